@@ -1,0 +1,2 @@
+//! The server: arguments, settings, telemetry, one library call.
+fn main() {}

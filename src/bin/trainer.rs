@@ -1,0 +1,2 @@
+//! The trainer: arguments, settings, telemetry, one library call.
+fn main() {}

@@ -1,0 +1,26 @@
+#![doc = include_str!("ARCHITECTURE.md")]
+
+pub mod queries;
+pub mod signals;
+
+pub mod text;
+
+pub mod model;
+
+pub mod decode;
+
+pub mod bundle;
+
+pub mod news;
+
+#[cfg(feature = "serve")]
+pub mod serve;
+
+#[cfg(feature = "train")]
+pub mod world;
+
+#[cfg(feature = "train")]
+pub mod train;
+
+pub mod settings;
+pub mod telemetry;

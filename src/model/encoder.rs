@@ -1,0 +1,1 @@
+//! BERT and RoBERTa family encoders: sentence embedder and signal cleaner.

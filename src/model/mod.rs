@@ -1,0 +1,9 @@
+//! Networks: ids in, tensors out; no text, no users, no clock.
+pub mod config;
+pub mod encoder;
+pub mod kv_cache;
+pub mod linear;
+pub mod ops;
+pub mod reward_head;
+pub mod transformer;
+pub mod weights;

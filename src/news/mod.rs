@@ -1,0 +1,5 @@
+//! The news side: articles, catalogues of them, the index a platform would search.
+pub mod article;
+pub mod catalogue;
+pub mod fuse;
+pub mod index;

@@ -1,0 +1,1 @@
+//! Settings files: read once in bin, all mistakes printed together, unknown keys refused.

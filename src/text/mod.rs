@@ -1,0 +1,4 @@
+//! Between words and token ids: prompts, the one parser of lists, the tokenizer wrapper.
+pub mod parse;
+pub mod prompt;
+pub mod tokens;

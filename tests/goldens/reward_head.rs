@@ -1,0 +1,1 @@
+//! Goldens: reward_head.

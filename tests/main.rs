@@ -1,0 +1,17 @@
+//! Every test of the house in one binary: one link, one run.
+#![allow(missing_docs, unreachable_pub, reason = "tests are read, not linked against")]
+
+mod support;
+
+mod architecture;
+mod bundles;
+mod decoding;
+mod goldens;
+mod gradients;
+mod news;
+mod parity;
+mod rpc;
+mod text;
+mod training;
+mod weights;
+mod world;

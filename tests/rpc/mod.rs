@@ -1,0 +1,1 @@
+//! Wire behaviour, one file each.
