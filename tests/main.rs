@@ -6,6 +6,7 @@ mod support;
 mod architecture;
 mod bundles;
 mod decoding;
+mod dependencies;
 mod goldens;
 mod gradients;
 mod news;

@@ -7,4 +7,6 @@ pub fn run_to_end(
     requests: impl Iterator<Item = GroupRequest>,
     max_rows: usize,
     on_finished: impl FnMut(FinishedRow),
-) -> Result<(), DecodeError> { todo!() }
+) -> Result<(), DecodeError> {
+    todo!()
+}
