@@ -5,12 +5,8 @@
 pub struct Query(String);
 
 impl Query {
-    pub(crate) fn new_checked(text: String) -> Self {
-        Self(text)
-    }
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+    pub(crate) fn new_checked(text: String) -> Self { Self(text) }
+    pub fn as_str(&self) -> &str { &self.0 }
 }
 
 /// 3 to 8 distinct queries in the order the model wrote them. Built by `text::parse` only.
@@ -18,12 +14,8 @@ impl Query {
 pub struct QueryList(Vec<Query>);
 
 impl QueryList {
-    pub(crate) fn new_checked(queries: Vec<Query>) -> Self {
-        Self(queries)
-    }
-    pub fn as_slice(&self) -> &[Query] {
-        &self.0
-    }
+    pub(crate) fn new_checked(queries: Vec<Query>) -> Self { Self(queries) }
+    pub fn as_slice(&self) -> &[Query] { &self.0 }
 }
 
 /// A list with what the reward head said of it.

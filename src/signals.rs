@@ -7,20 +7,12 @@ pub struct UserKey(String);
 
 impl UserKey {
     /// Checks and wraps a key.
-    pub fn new(key: &str) -> Result<Self, SignalViolation> {
-        todo!()
-    }
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+    pub fn new(key: &str) -> Result<Self, SignalViolation> { todo!() }
+    pub fn as_str(&self) -> &str { &self.0 }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stream {
-    Search,
-    Page,
-    Click,
-}
+pub enum Stream { Search, Page, Click }
 
 /// One raw signal as it came from the wire or a file, before any check.
 #[derive(Clone, Debug)]
@@ -36,24 +28,14 @@ pub struct SignalDraft {
 
 /// One checked signal: text normalised (NFC), control, bidi and zero-width characters stripped, length capped.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Signal {/* private */}
+pub struct Signal { /* private */ }
 
 impl Signal {
-    pub fn stream(&self) -> Stream {
-        todo!()
-    }
-    pub fn text(&self) -> &str {
-        todo!()
-    }
-    pub fn time_unix_s(&self) -> i64 {
-        todo!()
-    }
-    pub fn category(&self) -> Option<&str> {
-        todo!()
-    }
-    pub fn weight(&self) -> f32 {
-        todo!()
-    }
+    pub fn stream(&self) -> Stream { todo!() }
+    pub fn text(&self) -> &str { todo!() }
+    pub fn time_unix_s(&self) -> i64 { todo!() }
+    pub fn category(&self) -> Option<&str> { todo!() }
+    pub fn weight(&self) -> f32 { todo!() }
 }
 
 /// One reader's signals, oldest first, at least one, bounded per stream (the oldest are dropped and counted).
@@ -62,19 +44,11 @@ pub struct UserSignals {}
 
 impl UserSignals {
     /// Every violation of every draft is reported at once.
-    pub fn new(drafts: Vec<SignalDraft>) -> Result<Self, Vec<SignalViolation>> {
-        todo!()
-    }
-    pub fn as_slice(&self) -> &[Signal] {
-        todo!()
-    }
-    pub fn truncated_count(&self) -> usize {
-        todo!()
-    }
+    pub fn new(drafts: Vec<SignalDraft>) -> Result<Self, Vec<SignalViolation>> { todo!() }
+    pub fn as_slice(&self) -> &[Signal] { todo!() }
+    pub fn truncated_count(&self) -> usize { todo!() }
     /// sha256 over a canonical encoding of every field that can change an answer.
-    pub fn digest(&self) -> [u8; 32] {
-        todo!()
-    }
+    pub fn digest(&self) -> [u8; 32] { todo!() }
 }
 
 /// One broken field. `field` is a path such as `signals[3].text`.

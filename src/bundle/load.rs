@@ -1,19 +1,13 @@
 //! Verified loading: nothing is used before every file's digest matched.
 use super::manifest::{BundleId, Manifest};
-use crate::{
-    model::{reward_head::RewardHead, transformer::Transformer, weights::ModelError},
-    text::tokens::{Tokens, TokensError},
-};
+use crate::{model::{reward_head::RewardHead, transformer::Transformer, weights::ModelError}, text::tokens::{Tokens, TokensError}};
 use candle_core::{DType, Device};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Where a bundle lies.
 #[derive(Clone, Copy, Debug)]
-pub enum BundleSource<'a> {
-    Dir(&'a Path),
-    Embedded(&'static [(&'static str, &'static [u8])]),
-}
+pub enum BundleSource<'a> { Dir(&'a Path), Embedded(&'static [(&'static str, &'static [u8])]) }
 
 #[derive(Debug, Error)]
 pub enum BundleError {
@@ -36,6 +30,4 @@ pub struct Bundle {
     pub head: Option<RewardHead>,
 }
 
-pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<Bundle, BundleError> {
-    todo!()
-}
+pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<Bundle, BundleError> { todo!() }

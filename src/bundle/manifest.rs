@@ -10,10 +10,7 @@ pub struct BundleId(pub String);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FileEntry {
-    pub sha256: String,
-    pub bytes: u64,
-}
+pub struct FileEntry { pub sha256: String, pub bytes: u64 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

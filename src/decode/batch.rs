@@ -22,10 +22,7 @@ pub struct GroupRequest {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    Stop,
-    Length,
-}
+pub enum Finish { Stop, Length }
 
 /// The end of one query inside a row.
 #[derive(Clone, Debug)]
@@ -51,9 +48,7 @@ pub struct FinishedRow {
 pub enum DecodeError {
     #[error("prompt is empty")]
     EmptyPrompt,
-    #[error(
-        "prompt of {prompt_tokens} and {max_new_tokens} new tokens exceed the model's {max_positions} positions"
-    )]
+    #[error("prompt of {prompt_tokens} and {max_new_tokens} new tokens exceed the model's {max_positions} positions")]
     TooLong { prompt_tokens: usize, max_new_tokens: usize, max_positions: usize },
     #[error("model failed")]
     Model(#[from] ModelError),
@@ -61,33 +56,19 @@ pub enum DecodeError {
 
 /// What admitting a group cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admitted {
-    pub prefill_tokens_computed: usize,
-}
+pub struct Admitted { pub prefill_tokens_computed: usize }
 
 #[derive(Debug)]
 pub struct Batch {}
 
 impl Batch {
-    pub fn new(model: Arc<Transformer>) -> Self {
-        todo!()
-    }
+    pub fn new(model: Arc<Transformer>) -> Self { todo!() }
     /// Prefills the prompt once and forks it into N rows; the first token of each row is sampled here. Rows can already finish here.
-    pub fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
-        todo!()
-    }
+    pub fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> { todo!() }
     /// One token for every live row; returns rows that finished since the last call (those of admit included).
-    pub fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
-        todo!()
-    }
+    pub fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> { todo!() }
     /// Drops every row of a group; returns how many were live.
-    pub fn cancel(&mut self, group: GroupId) -> usize {
-        todo!()
-    }
-    pub fn n_rows(&self) -> usize {
-        todo!()
-    }
-    pub fn kv_bytes(&self) -> usize {
-        todo!()
-    }
+    pub fn cancel(&mut self, group: GroupId) -> usize { todo!() }
+    pub fn n_rows(&self) -> usize { todo!() }
+    pub fn kv_bytes(&self) -> usize { todo!() }
 }

@@ -7,6 +7,4 @@ pub fn run_to_end(
     requests: impl Iterator<Item = GroupRequest>,
     max_rows: usize,
     on_finished: impl FnMut(FinishedRow),
-) -> Result<(), DecodeError> {
-    todo!()
-}
+) -> Result<(), DecodeError> { todo!() }

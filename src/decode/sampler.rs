@@ -17,19 +17,12 @@ pub struct SamplerSettings {
 
 /// A drawn token and its log-probability (nats) under the plain model: temperature 1, nothing cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampled {
-    pub id: u32,
-    pub logprob: f32,
-}
+pub struct Sampled { pub id: u32, pub logprob: f32 }
 
 #[derive(Debug)]
 pub struct Sampler {}
 
 impl Sampler {
-    pub fn new(settings: SamplerSettings, seed: u64) -> Self {
-        todo!()
-    }
-    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Sampled {
-        todo!()
-    }
+    pub fn new(settings: SamplerSettings, seed: u64) -> Self { todo!() }
+    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Sampled { todo!() }
 }

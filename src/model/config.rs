@@ -2,11 +2,7 @@
 use super::weights::ModelError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    Qwen2,
-    Qwen3,
-    Llama,
-}
+pub enum Family { Qwen2, Qwen3, Llama }
 
 /// A decoder's shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,11 +31,7 @@ pub enum RopeScaling {
 
 impl DecoderConfig {
     /// Parses either layout. `file` names the source in errors.
-    pub fn parse(json: &[u8], file: &str) -> Result<Self, ModelError> {
-        todo!()
-    }
+    pub fn parse(json: &[u8], file: &str) -> Result<Self, ModelError> { todo!() }
     /// A Hugging Face `config.json` that `parse` and other tools read back.
-    pub fn to_json(&self) -> String {
-        todo!()
-    }
+    pub fn to_json(&self) -> String { todo!() }
 }

@@ -4,10 +4,7 @@ use candle_core::Tensor;
 
 /// Mean and variance of a predicted reward.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Score {
-    pub mean: f32,
-    pub variance: f32,
-}
+pub struct Score { pub mean: f32, pub variance: f32 }
 
 /// What the head reads of one generated list.
 #[derive(Clone, Debug)]
@@ -21,25 +18,16 @@ pub struct ListFeatures {
 }
 
 #[derive(Clone, Debug)]
-pub struct ListScores {
-    pub list: Score,
-    pub queries: Vec<Score>,
-}
+pub struct ListScores { pub list: Score, pub queries: Vec<Score> }
 
 #[derive(Clone, Debug)]
 pub struct RewardHead {}
 
 impl RewardHead {
     /// Reads `query.*` and `list.*` tensors (hidden_size wide input).
-    pub fn load(source: &mut dyn TensorSource, hidden_size: usize) -> Result<Self, ModelError> {
-        todo!()
-    }
+    pub fn load(source: &mut dyn TensorSource, hidden_size: usize) -> Result<Self, ModelError> { todo!() }
     /// Scores lists; used by the server (plain numbers out).
-    pub fn score(&self, lists: &[ListFeatures]) -> Result<Vec<ListScores>, ModelError> {
-        todo!()
-    }
+    pub fn score(&self, lists: &[ListFeatures]) -> Result<Vec<ListScores>, ModelError> { todo!() }
     /// Differentiable: list features batch -> (B, 2) mean and log-variance of lists; (sum of queries, 2) of queries.
-    pub fn forward(&self, lists: &[ListFeatures]) -> Result<(Tensor, Tensor), ModelError> {
-        todo!()
-    }
+    pub fn forward(&self, lists: &[ListFeatures]) -> Result<(Tensor, Tensor), ModelError> { todo!() }
 }

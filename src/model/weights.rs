@@ -30,44 +30,26 @@ pub trait TensorSource {
 
 /// Safetensors files of one checkpoint (one file or many with an index), checked: header, bounds, dtypes, finite values.
 #[derive(Debug)]
-pub struct Checkpoint {/* files: Vec<(String, Cow<'static, [u8]>)> ... */}
+pub struct Checkpoint { /* files: Vec<(String, Cow<'static, [u8]>)> ... */ }
 
 impl Checkpoint {
     /// Opens `model.safetensors` or `model.safetensors.index.json` and its shards.
-    pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, ModelError> {
-        todo!()
-    }
+    pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, ModelError> { todo!() }
     /// Takes files already in memory: (name, bytes).
-    pub fn from_files(
-        files: Vec<(String, Cow<'static, [u8]>)>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        todo!()
-    }
+    pub fn from_files(files: Vec<(String, Cow<'static, [u8]>)>, dtype: DType, device: &Device) -> Result<Self, ModelError> { todo!() }
 }
 
 /// Trainable tensors by name (Hugging Face names), f32.
 #[derive(Debug, Default)]
-pub struct Parameters {
-    vars: BTreeMap<String, Var>,
-}
+pub struct Parameters { vars: BTreeMap<String, Var> }
 
 impl Parameters {
     /// Fresh parameters on a seed: normal(0, 0.02) for weights of two dimensions, ones for norms, zeros for biases.
-    pub fn fresh(seed: u64, device: &Device) -> Self {
-        todo!()
-    }
+    pub fn fresh(seed: u64, device: &Device) -> Self { todo!() }
     /// Parameters copied from a checkpoint.
-    pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self, ModelError> {
-        todo!()
-    }
-    pub fn vars(&self) -> &BTreeMap<String, Var> {
-        &self.vars
-    }
+    pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self, ModelError> { todo!() }
+    pub fn vars(&self) -> &BTreeMap<String, Var> { &self.vars }
     /// Bytes of a safetensors file with every parameter in `dtype` (f32, f16, bf16), names sorted: same values, same bytes.
-    pub fn to_safetensors(&self, dtype: DType) -> Result<Vec<u8>, ModelError> {
-        todo!()
-    }
+    pub fn to_safetensors(&self, dtype: DType) -> Result<Vec<u8>, ModelError> { todo!() }
 }
 // impl TensorSource for Checkpoint; impl TensorSource for Parameters (makes the Var where it is missing and fresh).

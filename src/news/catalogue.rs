@@ -12,9 +12,5 @@ pub enum CatalogueError {
 }
 
 /// Reads JSON lines.
-pub fn parse_jsonl(bytes: &[u8], file: &str) -> Result<Vec<Article>, CatalogueError> {
-    todo!()
-}
-pub fn read(path: &Path) -> Result<Vec<Article>, CatalogueError> {
-    todo!()
-}
+pub fn parse_jsonl(bytes: &[u8], file: &str) -> Result<Vec<Article>, CatalogueError> { todo!() }
+pub fn read(path: &Path) -> Result<Vec<Article>, CatalogueError> { todo!() }

@@ -17,6 +17,4 @@ pub enum Malformed {
 }
 
 /// 3..8 queries, one per line, 2..12 words each, no duplicates after normalisation, no URL, no control characters.
-pub fn parse(generated: &str) -> Result<QueryList, Malformed> {
-    todo!()
-}
+pub fn parse(generated: &str) -> Result<QueryList, Malformed> { todo!() }

@@ -13,11 +13,7 @@ pub struct Prompt {
 }
 
 /// Builds the prompt within a budget of tokens (control tokens and instructions included).
-pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Prompt {
-    todo!()
-}
+pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Prompt { todo!() }
 
 /// Ids that a perfect model would write for a list: one query a line, ended by `<|im_end|>`.
-pub fn completion_ids(list: &QueryList, tokens: &Tokens) -> Vec<u32> {
-    todo!()
-}
+pub fn completion_ids(list: &QueryList, tokens: &Tokens) -> Vec<u32> { todo!() }
