@@ -1,0 +1,48 @@
+//! Compiles the protos without a system protoc, and lists the files of the demo bundle for the server binary.
+
+#[cfg(not(feature = "serve"))]
+fn main() {}
+
+#[cfg(feature = "serve")]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    protos()?;
+    demo_files()?;
+    Ok(())
+}
+
+/// Generates the messages, the service, the client, and the descriptor set that reflection serves.
+#[cfg(feature = "serve")]
+fn protos() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_file("newshound/v1/query_generation.proto")?;
+    std::fs::write(out_dir()?.join("newshound_descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}
+
+/// Writes `[(relative name, bytes)]` of everything in deploy/demo; an empty list where there is no demo.
+#[cfg(feature = "serve")]
+fn demo_files() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=deploy/demo");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/demo");
+    let mut files = Vec::new();
+    if folder.is_dir() {
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                files.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+            }
+        }
+    }
+    files.sort();
+    let rows: String =
+        files.iter().map(|(name, path)| format!("    ({name:?}, include_bytes!({path:?})),\n")).collect();
+    std::fs::write(out_dir()?.join("demo_files.rs"), format!("&[\n{rows}]\n"))?;
+    Ok(())
+}
+
+#[cfg(feature = "serve")]
+fn out_dir() -> Result<std::path::PathBuf, Box<dyn std::error::Error>> {
+    Ok(std::path::PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is set by cargo")?))
+}
