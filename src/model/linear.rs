@@ -1,1 +1,71 @@
 //! One linear layer behind one face.
+use super::weights::{ModelError, TensorSource};
+use candle_core::{Result, Tensor};
+
+/// Whether a layer adds a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// `{name}.bias` is read and added.
+    Added,
+    /// There is none.
+    Absent,
+}
+
+/// y = x W^T + b, with the weight stored (out, in) as published checkpoints store it.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Reads `{name}.weight` (out, in) and, where asked, `{name}.bias` (out).
+    ///
+    /// # Errors
+    /// If a tensor is missing, misshapen or not finite.
+    pub fn load(
+        source: &mut dyn TensorSource,
+        name: &str,
+        (n_in, n_out): (usize, usize),
+        bias: Bias,
+    ) -> std::result::Result<Self, ModelError> {
+        let weight = source.tensor(&format!("{name}.weight"), &[n_out, n_in])?;
+        let bias = match bias {
+            Bias::Added => Some(source.tensor(&format!("{name}.bias"), &[n_out])?),
+            Bias::Absent => None,
+        };
+        Ok(Self { weight, bias })
+    }
+
+    /// Takes a weight (out, in) that another layer owns too, without bias: a tied head.
+    #[must_use]
+    pub fn tied(weight: Tensor) -> Self {
+        Self { weight, bias: None }
+    }
+
+    /// The weight (out, in).
+    #[must_use]
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// Maps (.., in) to (.., out).
+    ///
+    /// # Errors
+    /// If the last dimension is not `in`.
+    pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
+        let (n_out, n_in) = self.weight.dims2()?;
+        let rows = input.reshape(((), n_in))?;
+        // Rows are flattened, so that one matrix product serves every row of every batch.
+        let output = rows.matmul(&self.weight.t()?)?;
+        let output = match &self.bias {
+            Some(bias) => output.broadcast_add(bias)?,
+            None => output,
+        };
+        let mut shape = input.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = n_out;
+        }
+        output.reshape(shape)
+    }
+}

@@ -4,6 +4,8 @@ pub mod encoder;
 pub mod kv_cache;
 pub mod linear;
 pub mod ops;
+mod parameters;
 pub mod reward_head;
+mod stored;
 pub mod transformer;
 pub mod weights;

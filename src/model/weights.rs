@@ -1,28 +1,77 @@
 //! Checkpoints on disk or in memory, read with every check before any tensor is used.
-use candle_core::{DType, Device, Shape, Tensor, Var};
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use super::stored::StoredFile;
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 use thiserror::Error;
+
+pub use super::parameters::Parameters;
+
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// What can be wrong with a checkpoint or config; every variant names the file and, where there is one, the tensor.
 #[derive(Debug, Error)]
 pub enum ModelError {
+    /// A config holds a value that no supported network has.
     #[error("{file}: {reason}")]
-    Config { file: String, reason: String },
+    Config {
+        /// The config.
+        file: String,
+        /// Key, value and what would be accepted.
+        reason: String,
+    },
+    /// A tensor that the network needs is in no file.
     #[error("{file}: tensor {tensor} is missing")]
-    MissingTensor { file: String, tensor: String },
+    MissingTensor {
+        /// The file, or the index of a checkpoint of many files.
+        file: String,
+        /// Its name.
+        tensor: String,
+    },
+    /// A tensor does not fit the config.
     #[error("{file}: tensor {tensor} has shape {got:?}, expected {expected:?}")]
-    WrongShape { file: String, tensor: String, got: Vec<usize>, expected: Vec<usize> },
+    WrongShape {
+        /// The file that holds it.
+        file: String,
+        /// Its name.
+        tensor: String,
+        /// As stored.
+        got: Vec<usize>,
+        /// As the config asks.
+        expected: Vec<usize>,
+    },
+    /// A tensor holds NaN, infinity, or a number that the wanted dtype cannot hold.
     #[error("{file}: tensor {tensor} holds a value that is not finite")]
-    NotFinite { file: String, tensor: String },
+    NotFinite {
+        /// The file that holds it.
+        file: String,
+        /// Its name.
+        tensor: String,
+    },
+    /// A file cannot be read or contradicts itself.
     #[error("{file}: {reason}")]
-    Unreadable { file: String, reason: String },
+    Unreadable {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The maths library refused.
     #[error("forward pass failed")]
     Forward(#[from] candle_core::Error),
 }
 
 /// Where a network takes its tensors from while it is built.
 pub trait TensorSource {
-    /// The tensor of that name, checked against the shape, in the source's dtype and on its device.
+    /// Takes the tensor of that name, checked against the shape, in the source's dtype and on its device.
+    ///
+    /// # Errors
+    /// If it is missing, has another shape, or holds a value that is not finite.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError>;
     /// Whether the source holds (or, for fresh parameters, would make) a tensor of that name.
     fn contains(&self, name: &str) -> bool;
@@ -30,26 +79,148 @@ pub trait TensorSource {
 
 /// Safetensors files of one checkpoint (one file or many with an index), checked: header, bounds, dtypes, finite values.
 #[derive(Debug)]
-pub struct Checkpoint { /* files: Vec<(String, Cow<'static, [u8]>)> ... */ }
+pub struct Checkpoint {
+    /// Named in errors about tensors that no file holds: the only file, or the index.
+    label: String,
+    files: Vec<StoredFile>,
+    /// Tensor name to index in `files`.
+    holders: BTreeMap<String, usize>,
+    dtype: DType,
+    device: Device,
+}
 
 impl Checkpoint {
-    /// Opens `model.safetensors` or `model.safetensors.index.json` and its shards.
-    pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, ModelError> { todo!() }
-    /// Takes files already in memory: (name, bytes).
-    pub fn from_files(files: Vec<(String, Cow<'static, [u8]>)>, dtype: DType, device: &Device) -> Result<Self, ModelError> { todo!() }
+    /// Opens `model.safetensors` or, where there is none, `model.safetensors.index.json` and its shards.
+    ///
+    /// Tensors are handed out in `dtype` on `device`. Files are read whole, so memory holds them until the
+    /// checkpoint is dropped.
+    /// # Errors
+    /// If a file is missing or contradicts itself.
+    pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, ModelError> {
+        if dir.join(SINGLE_FILE).is_file() {
+            return Self::from_files(vec![(SINGLE_FILE.to_owned(), read(dir, SINGLE_FILE)?)], dtype, device);
+        }
+        if !dir.join(INDEX_FILE).is_file() {
+            return Err(unreadable(&dir.display().to_string(), format!("has neither {SINGLE_FILE} nor {INDEX_FILE}")));
+        }
+        let index = read(dir, INDEX_FILE)?;
+        let mut files = Vec::new();
+        for shard in Index::parse(INDEX_FILE, &index)?.shards() {
+            if !dir.join(shard).is_file() {
+                return Err(unreadable(shard, format!("is named in {INDEX_FILE}, but is missing")));
+            }
+            files.push((shard.to_owned(), read(dir, shard)?));
+        }
+        files.push((INDEX_FILE.to_owned(), index));
+        Self::from_files(files, dtype, device)
+    }
+
+    /// Takes files already in memory: (name, bytes). A name that ends in `.index.json` is the index of the others.
+    ///
+    /// # Errors
+    /// If a file contradicts itself, the index, or another file.
+    pub fn from_files(
+        files: Vec<(String, Cow<'static, [u8]>)>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let (indices, files): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|(name, _)| name.ends_with(".index.json"));
+        let files =
+            files.into_iter().map(|(name, bytes)| StoredFile::parse(name, bytes)).collect::<Result<Vec<_>, _>>()?;
+        let first = indices.first().map(|(name, _)| name.clone()).or(files.first().map(|f| f.name().to_owned()));
+        let label = first.ok_or_else(|| unreadable("checkpoint", "holds no file".to_owned()))?;
+        let mut holders = BTreeMap::new();
+        for (file_idx, file) in files.iter().enumerate() {
+            for tensor in file.tensor_names() {
+                if let Some(other) = holders.insert(tensor.clone(), file_idx) {
+                    let other: &StoredFile = &files[other];
+                    return Err(unreadable(file.name(), format!("tensor {tensor} is also in {}", other.name())));
+                }
+            }
+        }
+        for (name, bytes) in &indices {
+            Index::parse(name, bytes)?.check(&files, &holders)?;
+        }
+        Ok(Self { label, files, holders, dtype, device: device.clone() })
+    }
+
+    /// Names and shapes of every stored tensor, sorted by name.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.holders
+            .iter()
+            .filter_map(|(name, &file)| self.files[file].shape(name).map(|shape| (name.as_str(), shape)))
+    }
+
+    /// Where its tensors are put.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What errors about missing tensors name.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
 }
 
-/// Trainable tensors by name (Hugging Face names), f32.
-#[derive(Debug, Default)]
-pub struct Parameters { vars: BTreeMap<String, Var> }
+impl TensorSource for Checkpoint {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let missing = || ModelError::MissingTensor { file: self.label.clone(), tensor: name.to_owned() };
+        let file = *self.holders.get(name).ok_or_else(missing)?;
+        self.files[file].read(name, shape, self.dtype, &self.device)
+    }
 
-impl Parameters {
-    /// Fresh parameters on a seed: normal(0, 0.02) for weights of two dimensions, ones for norms, zeros for biases.
-    pub fn fresh(seed: u64, device: &Device) -> Self { todo!() }
-    /// Parameters copied from a checkpoint.
-    pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self, ModelError> { todo!() }
-    pub fn vars(&self) -> &BTreeMap<String, Var> { &self.vars }
-    /// Bytes of a safetensors file with every parameter in `dtype` (f32, f16, bf16), names sorted: same values, same bytes.
-    pub fn to_safetensors(&self, dtype: DType) -> Result<Vec<u8>, ModelError> { todo!() }
+    fn contains(&self, name: &str) -> bool {
+        self.holders.contains_key(name)
+    }
 }
-// impl TensorSource for Checkpoint; impl TensorSource for Parameters (makes the Var where it is missing and fresh).
+
+/// `*.index.json`: which shard holds which tensor.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    fn parse(name: &str, bytes: &[u8]) -> Result<Self, ModelError> {
+        let index: Self = serde_json::from_slice(bytes)
+            .map_err(|error| unreadable(name, format!("is not an index of shards: {error}")))?;
+        // A shard name becomes a path, so it may not lead out of the folder.
+        let plain = |shard: &str| {
+            shard.ends_with(".safetensors") && !shard.starts_with('.') && !shard.contains(['/', '\\', ':', '\0'])
+        };
+        if let Some(shard) = index.shards().into_iter().find(|shard| !plain(shard)) {
+            return Err(unreadable(name, format!("shard {shard:?} is not a plain .safetensors file name")));
+        }
+        if index.weight_map.is_empty() {
+            return Err(unreadable(name, "names no tensor".to_owned()));
+        }
+        Ok(index)
+    }
+
+    fn shards(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
+
+    /// Checks that every tensor lies where the index says.
+    fn check(&self, files: &[StoredFile], holders: &BTreeMap<String, usize>) -> Result<(), ModelError> {
+        for (tensor, shard) in &self.weight_map {
+            if !files.iter().any(|file| file.name() == shard) {
+                return Err(unreadable(shard, "is named in the index, but is missing".to_owned()));
+            }
+            if holders.get(tensor).is_none_or(|&holder| files[holder].name() != shard) {
+                return Err(ModelError::MissingTensor { file: shard.clone(), tensor: tensor.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(dir: &Path, name: &str) -> Result<Cow<'static, [u8]>, ModelError> {
+    std::fs::read(dir.join(name)).map(Cow::Owned).map_err(|error| unreadable(name, error.to_string()))
+}
+
+fn unreadable(file: &str, reason: String) -> ModelError {
+    ModelError::Unreadable { file: file.to_owned(), reason }
+}
