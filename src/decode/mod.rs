@@ -1,4 +1,5 @@
 //! Prompt ids in, sampled rows out.
 pub mod batch;
+pub mod features;
 pub mod run;
 pub mod sampler;
