@@ -1,19 +1,92 @@
 //! Signals to prompt ids: instructions first, then signals oldest to newest, so that a new signal extends the prefix.
-use crate::{queries::QueryList, signals::UserSignals, text::tokens::Tokens};
+use super::tokens::Tokens;
+use crate::{
+    queries::QueryList,
+    signals::{Signal, Stream, UserSignals},
+};
 
 /// Changes whenever the same signals give other ids.
 pub const PROMPT_VERSION: u32 = 1;
 
+/// What the model is told. Short, since the smallest model reads it with every request.
+const INSTRUCTION: &str = "Write news search queries for this reader.";
+
 /// A prompt ready for the model.
 #[derive(Clone, Debug)]
 pub struct Prompt {
+    /// Token ids, control tokens included; the last ones open the assistant's turn.
     pub ids: Vec<u32>,
     /// Signals left out (oldest first) because the budget was full.
     pub n_dropped_signals: usize,
 }
 
 /// Builds the prompt within a budget of tokens (control tokens and instructions included).
-pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Prompt { todo!() }
+///
+/// Each signal is a line, `search: text | category`, and is tokenised by itself: ids are joined, never strings. The ids
+/// of a reader's signals are thereby a prefix of the ids with a newer signal added, up to the closing control tokens,
+/// and no text of a reader can become a control token. Where the budget is smaller than the frame, the frame alone
+/// comes back, with every signal dropped; the engine refuses it as too long.
+pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Prompt {
+    let mut ids = opening(tokens);
+    let closing = closing(tokens);
+    let lines: Vec<Vec<u32>> =
+        signals.as_slice().iter().map(|signal| tokens.encode_text(&line(signal))).collect();
+    let mut room = budget_tokens.saturating_sub(ids.len() + closing.len());
+    let n_kept = lines
+        .iter()
+        .rev()
+        .take_while(|line| match room.checked_sub(line.len()) {
+            Some(rest) => {
+                room = rest;
+                true
+            }
+            None => false,
+        })
+        .count();
+    let n_dropped_signals = lines.len() - n_kept;
+    ids.extend(lines.into_iter().skip(n_dropped_signals).flatten());
+    ids.extend(closing);
+    Prompt { ids, n_dropped_signals }
+}
 
 /// Ids that a perfect model would write for a list: one query a line, ended by `<|im_end|>`.
-pub fn completion_ids(list: &QueryList, tokens: &Tokens) -> Vec<u32> { todo!() }
+///
+/// The joined text is encoded as a whole, line feeds included: training sees the ids that the tokenizer itself prefers,
+/// and so the ids that decoding is most likely to give back.
+pub fn completion_ids(list: &QueryList, tokens: &Tokens) -> Vec<u32> {
+    let mut ids = tokens.encode_text(&list.to_text());
+    ids.push(tokens.im_end());
+    ids
+}
+
+/// The system turn, and the head of the user's turn.
+fn opening(tokens: &Tokens) -> Vec<u32> {
+    let mut ids = vec![tokens.im_start()];
+    ids.extend(tokens.encode_text(&format!("system\n{INSTRUCTION}")));
+    ids.push(tokens.im_end());
+    ids.extend(tokens.encode_text("\n"));
+    ids.push(tokens.im_start());
+    ids.extend(tokens.encode_text("user\n"));
+    ids
+}
+
+/// The end of the user's turn, and the head of the assistant's.
+fn closing(tokens: &Tokens) -> Vec<u32> {
+    let mut ids = vec![tokens.im_end()];
+    ids.extend(tokens.encode_text("\n"));
+    ids.push(tokens.im_start());
+    ids.extend(tokens.encode_text("assistant\n"));
+    ids
+}
+
+fn line(signal: &Signal) -> String {
+    let stream = match signal.stream() {
+        Stream::Search => "search",
+        Stream::Page => "page",
+        Stream::Click => "click",
+    };
+    match signal.category() {
+        Some(category) => format!("{stream}: {} | {category}\n", signal.text()),
+        None => format!("{stream}: {}\n", signal.text()),
+    }
+}
