@@ -1,33 +1,179 @@
 //! Verified loading: nothing is used before every file's digest matched.
-use super::manifest::{BundleId, Manifest};
-use crate::{model::{reward_head::RewardHead, transformer::Transformer, weights::ModelError}, text::tokens::{Tokens, TokensError}};
+use super::manifest::{BundleId, FORMAT_VERSION, MANIFEST_FILE, Manifest, sha256_hex};
+use super::save::is_plain_name;
+use crate::{
+    model::{
+        config::DecoderConfig,
+        ops::Numerics,
+        reward_head::RewardHead,
+        transformer::Transformer,
+        weights::{Checkpoint, ModelError},
+    },
+    text::{
+        prompt::PROMPT_VERSION,
+        tokens::{Tokens, TokensError},
+    },
+};
 use candle_core::{DType, Device};
-use std::path::{Path, PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
 use thiserror::Error;
+
+/// The network's shape.
+pub const CONFIG_FILE: &str = "config.json";
+/// The network's weights.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// The tokenizer.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// The reward head; a bundle may lack it.
+pub const HEAD_FILE: &str = "reward_head.safetensors";
 
 /// Where a bundle lies.
 #[derive(Clone, Copy, Debug)]
-pub enum BundleSource<'a> { Dir(&'a Path), Embedded(&'static [(&'static str, &'static [u8])]) }
+pub enum BundleSource<'a> {
+    /// A folder.
+    Dir(&'a Path),
+    /// Files compiled into the program: name and bytes.
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
 
+/// Why a bundle is refused; the file is named.
 #[derive(Debug, Error)]
 pub enum BundleError {
+    /// A file is missing, too many, unreadable or holds something wrong.
     #[error("{file}: {reason}")]
-    File { file: String, reason: String },
+    File {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file's content is not what the manifest says.
     #[error("{file}: sha256 is {got}, manifest says {expected}")]
-    Digest { file: String, got: String, expected: String },
+    Digest {
+        /// The file.
+        file: String,
+        /// Digest of what was read.
+        got: String,
+        /// Digest in the manifest.
+        expected: String,
+    },
+    /// The weights could not be used.
     #[error("model could not be loaded")]
     Model(#[from] ModelError),
+    /// The tokenizer could not be used.
     #[error("tokenizer could not be loaded")]
     Tokens(#[from] TokensError),
 }
 
+/// A model ready to serve.
 #[derive(Debug)]
 pub struct Bundle {
+    /// Short id of exactly this content.
     pub id: BundleId,
+    /// What the bundle says of itself.
     pub manifest: Manifest,
+    /// The tokenizer.
     pub tokens: Tokens,
+    /// The network.
     pub model: Transformer,
+    /// The reward head, where there is one.
     pub head: Option<RewardHead>,
 }
 
-pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<Bundle, BundleError> { todo!() }
+type Contents = BTreeMap<String, Cow<'static, [u8]>>;
+
+/// Reads a bundle, checks every file against the manifest and builds the network for serving.
+/// # Errors
+/// If a file is missing, too many, changed or does not fit the others.
+pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<Bundle, BundleError> {
+    let (id, manifest, mut files) = verified(source)?;
+    let tokens = Tokens::from_bytes(&take(&mut files, TOKENIZER_FILE)?)?;
+    let config = DecoderConfig::parse(&take(&mut files, CONFIG_FILE)?, CONFIG_FILE)?;
+    if tokens.n_tokens() > config.vocab_size {
+        let reason = format!("{} tokens, the model has {}", tokens.n_tokens(), config.vocab_size);
+        return Err(file_error(TOKENIZER_FILE, reason));
+    }
+    let weights = vec![(WEIGHTS_FILE.to_owned(), take(&mut files, WEIGHTS_FILE)?)];
+    let mut checkpoint = Checkpoint::from_files(weights, dtype, device)?;
+    let model = Transformer::load(&config, &mut checkpoint, Numerics::Serve)?;
+    let head = match files.remove(HEAD_FILE) {
+        // The head is tiny and its scores are compared closely: it stays in f32 whatever the weights are.
+        Some(bytes) => {
+            let mut source = Checkpoint::from_files(vec![(HEAD_FILE.to_owned(), bytes)], DType::F32, device)?;
+            Some(RewardHead::load(&mut source, config.hidden_size)?)
+        }
+        None => None,
+    };
+    Ok(Bundle { id, manifest, tokens, model, head })
+}
+
+/// Reads a bundle's files and checks them against the manifest, without building a network.
+/// # Errors
+/// If a file is missing, too many or changed, or the versions are not ours.
+pub fn verified(source: BundleSource<'_>) -> Result<(BundleId, Manifest, Contents), BundleError> {
+    let mut files = read(source)?;
+    let json = take(&mut files, MANIFEST_FILE)?;
+    let version: VersionOnly = parse_manifest(&json)?;
+    if version.format_version != FORMAT_VERSION {
+        let reason = format!("format version {}, this build reads {FORMAT_VERSION}", version.format_version);
+        return Err(file_error(MANIFEST_FILE, reason));
+    }
+    let manifest: Manifest = parse_manifest(&json)?;
+    if manifest.prompt_version != PROMPT_VERSION {
+        let reason = format!("prompt version {}, this build writes {PROMPT_VERSION}", manifest.prompt_version);
+        return Err(file_error(MANIFEST_FILE, reason));
+    }
+    if let Some(name) = files.keys().find(|name| !manifest.files.contains_key(*name)) {
+        return Err(file_error(name, "not in the manifest".to_owned()));
+    }
+    for (name, entry) in &manifest.files {
+        let bytes = files.get(name).ok_or_else(|| file_error(name, "missing".to_owned()))?;
+        let got = sha256_hex(bytes);
+        if got != entry.sha256 || bytes.len() as u64 != entry.bytes {
+            return Err(BundleError::Digest { file: name.clone(), got, expected: entry.sha256.clone() });
+        }
+    }
+    Ok((BundleId::of(&json), manifest, files))
+}
+
+/// Read before the rest of the manifest, whose fields another version may change.
+#[derive(serde::Deserialize)]
+struct VersionOnly {
+    format_version: u32,
+}
+
+fn parse_manifest<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, BundleError> {
+    serde_json::from_slice(json).map_err(|error| file_error(MANIFEST_FILE, error.to_string()))
+}
+
+fn read(source: BundleSource<'_>) -> Result<Contents, BundleError> {
+    match source {
+        BundleSource::Embedded(files) => {
+            Ok(files.iter().map(|(name, bytes)| ((*name).to_owned(), Cow::Borrowed(*bytes))).collect())
+        }
+        BundleSource::Dir(dir) => read_dir(dir),
+    }
+}
+
+fn read_dir(dir: &Path) -> Result<Contents, BundleError> {
+    let folder = |error: std::io::Error| file_error(&dir.display().to_string(), error.to_string());
+    let mut files = Contents::new();
+    for entry in std::fs::read_dir(dir).map_err(folder)? {
+        let entry = entry.map_err(folder)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !is_plain_name(&name) {
+            return Err(file_error(&name, "not a plain file name".to_owned()));
+        }
+        let bytes = std::fs::read(entry.path()).map_err(|error| file_error(&name, error.to_string()))?;
+        files.insert(name, Cow::Owned(bytes));
+    }
+    Ok(files)
+}
+
+fn take(files: &mut Contents, name: &str) -> Result<Cow<'static, [u8]>, BundleError> {
+    files.remove(name).ok_or_else(|| file_error(name, "missing".to_owned()))
+}
+
+fn file_error(file: &str, reason: String) -> BundleError {
+    BundleError::File { file: file.to_owned(), reason }
+}

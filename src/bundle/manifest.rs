@@ -1,31 +1,64 @@
 //! `manifest.json`: what is in a bundle, with the sha256 of every file and where it came from.
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, fmt::Write};
 
+/// Version of the folder's layout. A reader refuses any other.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// Name of the manifest in the folder.
+pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// Short stable id: first 16 hex digits of the manifest's sha256.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BundleId(pub String);
 
+impl BundleId {
+    /// Returns the id of a manifest as stored. Every file's digest is in there, so any other content has another id.
+    pub fn of(manifest_json: &[u8]) -> Self {
+        Self(sha256_hex(manifest_json)[..16].to_owned())
+    }
+}
+
+/// One file of a bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FileEntry { pub sha256: String, pub bytes: u64 }
+pub struct FileEntry {
+    /// Digest in lower-case hex.
+    pub sha256: String,
+    /// Length in bytes.
+    pub bytes: u64,
+}
 
+/// What is in a bundle and how it was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
+    /// Layout of the folder: [`FORMAT_VERSION`].
     pub format_version: u32,
+    /// Name of the model.
     pub name: String,
+    /// Version of the model.
     pub version: String,
+    /// Version of the prompt that the model was trained with.
     pub prompt_version: u32,
     /// f32 | f16 | bf16, as stored.
     pub weights_dtype: String,
-    /// By relative file name: config.json, model.safetensors, tokenizer.json, reward_head.safetensors, ...
+    /// By relative file name: config.json, model.safetensors, tokenizer.json, `reward_head.safetensors`, ...
     pub files: BTreeMap<String, FileEntry>,
     /// The exact commands, in order, that made it.
     pub commands: Vec<String>,
+    /// Seed of every stage.
     pub seeds: BTreeMap<String, u64>,
     /// Free facts: world name, steps, tokens seen, losses.
     pub training: BTreeMap<String, String>,
+}
+
+/// Returns the sha256 of bytes in lower-case hex.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }

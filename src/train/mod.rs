@@ -1,1 +1,22 @@
-//! train
+//! From a world's articles and traces to a student, its reward head and a bundle.
+//!
+//! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `head`, `bundle`. Each reads what a platform would
+//! have (texts, signals, later clicks of training readers), never the world's hidden truth and never a test reader.
+pub mod checkpoint;
+pub mod commands;
+pub mod cross_entropy;
+pub mod error;
+pub mod events;
+pub mod examples;
+pub mod fit;
+pub mod gradients;
+pub mod journal;
+pub mod optimizer;
+pub mod order;
+pub mod packing;
+pub mod pretrain;
+pub mod salient;
+pub mod schedule;
+pub mod settings;
+pub mod sft;
+pub mod tokenizer;

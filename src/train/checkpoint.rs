@@ -1,0 +1,136 @@
+//! Checkpoints: a Hugging Face folder with the optimiser's state beside it, written whole or not at all.
+use super::{
+    error::TrainError,
+    optimizer::{AdamW, AdamWSettings, OPTIMIZER_FILE},
+};
+use crate::{
+    bundle::{
+        load::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE},
+        save::Staged,
+    },
+    model::{
+        config::DecoderConfig,
+        weights::{Checkpoint, Parameters},
+    },
+};
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+const STATE_FILE: &str = "state.json";
+const PREFIX: &str = "step-";
+
+/// Where a run stands. Order and content of batches follow from `step` and the settings' seed, so the
+/// step is the data cursor too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunState {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Tokens that carried loss so far.
+    pub target_tokens: u64,
+    /// Digest of the stage's settings and inputs: a resumed run must be the same run.
+    pub settings_sha256: String,
+}
+
+/// Everything a run needs to go on.
+#[derive(Debug)]
+pub struct Run {
+    /// Shape of the network.
+    pub config: DecoderConfig,
+    /// Its weights.
+    pub parameters: Parameters,
+    /// The optimiser with its moments.
+    pub optimizer: AdamW,
+    /// Where the run stands.
+    pub state: RunState,
+}
+
+/// Writes a checkpoint below `out`, then deletes all but the newest `n_kept`; returns its folder.
+/// # Errors
+/// If the disk refuses.
+pub fn save(out: &Path, run: &Run, tokenizer_json: &[u8], n_kept: usize) -> Result<PathBuf, TrainError> {
+    std::fs::create_dir_all(out).map_err(TrainError::disk(out, "create"))?;
+    let folder = out.join(format!("{PREFIX}{:08}", run.state.step));
+    let state = serde_json::to_vec_pretty(&run.state).map_err(|error| TrainError::file(&folder, error))?;
+    let files = vec![
+        (CONFIG_FILE.to_owned(), run.config.to_json().into_bytes()),
+        (WEIGHTS_FILE.to_owned(), run.parameters.to_safetensors(DType::F32)?),
+        (TOKENIZER_FILE.to_owned(), tokenizer_json.to_vec()),
+        (OPTIMIZER_FILE.to_owned(), run.optimizer.to_safetensors()?),
+        (STATE_FILE.to_owned(), state),
+    ];
+    Staged::write(&folder, &files)?.publish()?;
+    let all = list(out)?;
+    for old in all.iter().rev().skip(n_kept.max(1)) {
+        std::fs::remove_dir_all(old).map_err(TrainError::disk(old, "delete"))?;
+    }
+    Ok(folder)
+}
+
+/// Returns the newest checkpoint below `out`, where there is one.
+/// # Errors
+/// If the folder cannot be read.
+pub fn latest(out: &Path) -> Result<Option<PathBuf>, TrainError> {
+    Ok(list(out)?.pop())
+}
+
+/// Returns the model folder that a path means: the folder itself, or the newest checkpoint of a run's folder.
+/// # Errors
+/// If neither is there.
+pub fn resolve(path: &Path) -> Result<PathBuf, TrainError> {
+    if path.join(CONFIG_FILE).is_file() {
+        return Ok(path.to_owned());
+    }
+    latest(path)?.ok_or_else(|| TrainError::file(path, "neither a model folder nor a run with checkpoints"))
+}
+
+/// Reads the weights of a model folder for training, with the shape of the network.
+/// # Errors
+/// If the folder does not hold a sound model.
+pub fn open_model(folder: &Path, device: &Device) -> Result<(DecoderConfig, Parameters), TrainError> {
+    let path = folder.join(CONFIG_FILE);
+    let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
+    let config = DecoderConfig::parse(&json, &path.display().to_string())?;
+    let parameters = Parameters::from_checkpoint(Checkpoint::open(folder, DType::F32, device)?)?;
+    Ok((config, parameters))
+}
+
+/// Reads a checkpoint back.
+/// # Errors
+/// If a file is missing or broken, or the checkpoint was made with other settings.
+pub fn open(
+    folder: &Path,
+    adamw: AdamWSettings,
+    settings_sha256: &str,
+    device: &Device,
+) -> Result<Run, TrainError> {
+    let path = folder.join(STATE_FILE);
+    let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
+    let state: RunState = serde_json::from_slice(&json).map_err(|error| TrainError::file(&path, error))?;
+    if state.settings_sha256 != settings_sha256 {
+        return Err(TrainError::file(folder, "made with other settings or data; choose another --out"));
+    }
+    let (config, parameters) = open_model(folder, device)?;
+    let path = folder.join(OPTIMIZER_FILE);
+    let moments = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
+    let optimizer = AdamW::from_safetensors(adamw, parameters.vars(), state.step, &moments)?;
+    Ok(Run { config, parameters, optimizer, state })
+}
+
+/// Complete checkpoints, oldest first. A write that was cut short has another name, so it is never seen here.
+fn list(out: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    if !out.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(out).map_err(TrainError::disk(out, "read"))? {
+        let path = entry.map_err(TrainError::disk(out, "read"))?.path();
+        let is_checkpoint = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        if is_checkpoint && path.join(STATE_FILE).is_file() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}

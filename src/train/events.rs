@@ -1,0 +1,250 @@
+//! What a platform would have of the world: articles and readers' traces. The world's hidden truth is never opened.
+use super::error::TrainError;
+use crate::{
+    news::{article::Article, catalogue},
+    signals::{DRAFTS_MAX, SignalDraft, Stream, UserSignals},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+};
+
+/// What a reader may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// Everything may be learned from.
+    Train,
+    /// For choices between runs.
+    Valid,
+    /// For the final figures only.
+    Test,
+}
+
+/// One trace of a reader.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Search, page visit or news click.
+    pub stream: Stream,
+    /// Query, page title or article title.
+    pub text: String,
+    /// Unix time, seconds.
+    pub time_unix_s: i64,
+    /// Topic, where the platform knows it.
+    pub category: Option<String>,
+    /// Index of the article that was clicked.
+    pub article_idx: Option<usize>,
+}
+
+impl Event {
+    /// The trace as a line of text, as prompts write it.
+    pub fn line(&self) -> String {
+        let stream = match self.stream {
+            Stream::Search => "search",
+            Stream::Page => "page",
+            Stream::Click => "click",
+        };
+        match &self.category {
+            Some(category) => format!("{stream}: {} | {category}\n", self.text),
+            None => format!("{stream}: {}\n", self.text),
+        }
+    }
+
+    fn draft(&self) -> SignalDraft {
+        SignalDraft {
+            stream: self.stream,
+            text: self.text.clone(),
+            time_unix_s: self.time_unix_s,
+            category: self.category.clone(),
+            source: None,
+            dwell_ms: None,
+            weight: None,
+        }
+    }
+}
+
+/// One reader.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reader {
+    /// Opaque key.
+    pub key: String,
+    /// What the reader may be used for.
+    pub split: Split,
+    /// Traces before the cutoff, oldest first.
+    pub events: Vec<Event>,
+    /// Indices of articles clicked within a day after the cutoff; only evaluation has them, and of no training reader.
+    pub held_out: Vec<usize>,
+}
+
+impl Reader {
+    /// Returns the signals at or before a moment; none where there are none that stand the checks.
+    pub fn signals_until(&self, time_unix_s: i64) -> Option<UserSignals> {
+        let past = &self.events[..self.n_until(time_unix_s)];
+        let newest = &past[past.len().saturating_sub(DRAFTS_MAX)..];
+        UserSignals::new(newest.iter().map(Event::draft).collect()).ok()
+    }
+
+    /// Returns the clicks after a moment and not after another, oldest first.
+    pub fn clicks_between(&self, after_unix_s: i64, until_unix_s: i64) -> impl DoubleEndedIterator<Item = &Event> {
+        let range = self.n_until(after_unix_s)..self.n_until(until_unix_s.max(after_unix_s));
+        self.events[range].iter().filter(|event| event.stream == Stream::Click && event.article_idx.is_some())
+    }
+
+    fn n_until(&self, time_unix_s: i64) -> usize {
+        self.events.partition_point(|event| event.time_unix_s <= time_unix_s)
+    }
+}
+
+/// Articles and readers of one world.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Size, seed and generator, as the world tells them.
+    pub name: String,
+    /// The world's own seed.
+    pub seed: u64,
+    /// The moment that parts the past from what is held out.
+    pub cutoff_unix_s: i64,
+    /// The whole catalogue, by the order of the file.
+    pub articles: Vec<Article>,
+    /// All readers, by the order of the file.
+    pub readers: Vec<Reader>,
+}
+
+/// How much of a world a command opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Training readers only, nothing held out: what every training command sees.
+    Training,
+    /// All readers and the held-out clicks, for the final figures.
+    Evaluation,
+}
+
+impl World {
+    /// Reads the tables of a world folder.
+    /// # Errors
+    /// If a table is missing, or a line is broken or names an unknown article.
+    pub fn read(dir: &Path, scope: Scope) -> Result<Self, TrainError> {
+        let about: About = read_json(&dir.join("world.json"))?;
+        let articles = catalogue::read(&dir.join("articles.jsonl"))?;
+        let by_id: HashMap<String, usize> =
+            articles.iter().enumerate().map(|(idx, article)| (article.id.clone(), idx)).collect();
+        let mut readers: Vec<Reader> = Vec::new();
+        let mut position: HashMap<String, usize> = HashMap::new();
+        let mut place = |readers: &mut Vec<Reader>, key: String, split: Split| {
+            *position.entry(key.clone()).or_insert_with(|| {
+                readers.push(Reader { key, split, events: Vec::new(), held_out: Vec::new() });
+                readers.len() - 1
+            })
+        };
+        let path = dir.join("events.jsonl");
+        for_each_line(&path, |row: EventRow| {
+            if scope == Scope::Training && row.split != Split::Train {
+                return Ok(());
+            }
+            let article_idx = row.article_id.as_ref().map(|id| by_id.get(id).copied().ok_or_else(|| unknown(id)));
+            let idx = place(&mut readers, row.user_key, row.split);
+            readers[idx].events.push(Event {
+                stream: row.stream.into(),
+                text: row.text,
+                time_unix_s: row.time_unix_s,
+                category: row.category,
+                article_idx: article_idx.transpose()?,
+            });
+            Ok(())
+        })?;
+        if scope == Scope::Evaluation {
+            for_each_line(&dir.join("held_out.jsonl"), |row: HeldOutRow| {
+                let article_idx = *by_id.get(&row.article_id).ok_or_else(|| unknown(&row.article_id))?;
+                let idx = place(&mut readers, row.user_key, row.split);
+                readers[idx].held_out.push(article_idx);
+                Ok(())
+            })?;
+        }
+        for reader in &mut readers {
+            reader.events.sort_by_key(|event| event.time_unix_s);
+        }
+        let name = format!("{} world, seed {}, generator {}", about.size, about.seed, about.generator_version);
+        Ok(Self { name, seed: about.seed, cutoff_unix_s: about.cutoff_unix_s, articles, readers })
+    }
+
+    /// Articles published at or before the cutoff.
+    pub fn published(&self) -> impl Iterator<Item = &Article> {
+        self.articles.iter().filter(|article| article.published_unix_s <= self.cutoff_unix_s)
+    }
+
+    /// Readers of the training split.
+    pub fn training_readers(&self) -> impl Iterator<Item = &Reader> {
+        self.readers.iter().filter(|reader| reader.split == Split::Train)
+    }
+}
+
+/// `world.json`, as far as training needs it.
+#[derive(Deserialize)]
+struct About {
+    generator_version: u32,
+    size: String,
+    seed: u64,
+    cutoff_unix_s: i64,
+}
+
+#[derive(Deserialize)]
+struct EventRow {
+    user_key: String,
+    split: Split,
+    stream: StreamName,
+    text: String,
+    time_unix_s: i64,
+    category: Option<String>,
+    article_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HeldOutRow {
+    user_key: String,
+    split: Split,
+    article_id: String,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StreamName {
+    Search,
+    Page,
+    Click,
+}
+
+impl From<StreamName> for Stream {
+    fn from(name: StreamName) -> Self {
+        match name {
+            StreamName::Search => Self::Search,
+            StreamName::Page => Self::Page,
+            StreamName::Click => Self::Click,
+        }
+    }
+}
+
+fn unknown(article_id: &str) -> String {
+    format!("article {article_id} is not in the catalogue")
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
+    let json = std::fs::read(path).map_err(TrainError::disk(path, "read"))?;
+    serde_json::from_slice(&json).map_err(|error| TrainError::file(path, error))
+}
+
+fn for_each_line<T: DeserializeOwned>(
+    path: &Path,
+    mut each: impl FnMut(T) -> Result<(), String>,
+) -> Result<(), TrainError> {
+    let file = File::open(path).map_err(TrainError::disk(path, "open"))?;
+    for (idx, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(TrainError::disk(path, "read"))?;
+        let wrong = |reason: String| TrainError::Line { file: path.display().to_string(), line: idx + 1, reason };
+        let row = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
+        each(row).map_err(wrong)?;
+    }
+    Ok(())
+}

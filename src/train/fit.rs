@@ -1,0 +1,183 @@
+//! The optimisation loop: micro-batches side by side, one update, a diary, checkpoints.
+use super::{
+    checkpoint::{self, Run},
+    cross_entropy,
+    error::TrainError,
+    gradients::Gradients,
+    journal::{Journal, StepMetrics},
+    settings::FitSettings,
+};
+use crate::model::{ops::Numerics, transformer::Transformer, weights::Parameters};
+use candle_core::{Device, Tensor};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// Rows that go through the network together, and the positions whose next token carries loss.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// Ids, row after row (B * T). Rows are padded on the right: attention is causal, so padding changes nothing before it.
+    pub ids: Vec<u32>,
+    /// Rows, B.
+    pub n_rows: usize,
+    /// Positions in `ids` from which a target is predicted.
+    pub predictors: Vec<u32>,
+    /// The target of each predictor.
+    pub targets: Vec<u32>,
+}
+
+/// Where a run writes and what it is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Title of the progress bar.
+    pub title: &'a str,
+    /// Folder of checkpoints, metrics and curve.
+    pub out: &'a Path,
+    /// Stored with every checkpoint.
+    pub tokenizer_json: &'a [u8],
+}
+
+/// Sum of losses over targets and its gradient.
+#[derive(Debug)]
+pub struct LossAndGradients {
+    /// Mean loss per target token of the whole step, this part's share, nats.
+    pub loss: f64,
+    /// Gradient of that share.
+    pub gradients: Gradients,
+}
+
+/// Runs until the last step of the settings; returns the last checkpoint's folder.
+///
+/// `batches` gives the micro-batches of a step and must depend on the step alone, so that a resumed run
+/// sees what the uninterrupted one would have seen.
+/// # Errors
+/// If the loss stops being a number, or the disk refuses.
+pub fn fit(
+    run: &mut Run,
+    settings: &FitSettings,
+    place: Place<'_>,
+    batches: &dyn Fn(u64) -> Vec<MicroBatch>,
+) -> Result<PathBuf, TrainError> {
+    let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Train)?;
+    let workers = Workers::new()?;
+    let mut journal = Journal::open(place.out, place.title, run.state.step, settings.steps)?;
+    let schedule = settings.schedule();
+    let mut folder = None;
+    while run.state.step < settings.steps {
+        let (step, started) = (run.state.step, Instant::now());
+        let micro_batches = batches(step);
+        let target_tokens = micro_batches.iter().map(|batch| batch.targets.len()).sum();
+        let mut sum = workers.loss_and_gradients(&model, &run.parameters, &micro_batches)?;
+        if !sum.loss.is_finite() {
+            return Err(TrainError::Diverged { step, loss: sum.loss });
+        }
+        let grad_norm = sum.gradients.clip(settings.max_grad_norm);
+        let learning_rate = schedule.rate(step);
+        run.optimizer.step(run.parameters.vars(), &sum.gradients, learning_rate)?;
+        run.state.step += 1;
+        run.state.target_tokens += target_tokens as u64;
+        let tokens = micro_batches.iter().map(|batch| batch.ids.len()).sum();
+        let step_time_s = started.elapsed().as_secs_f64();
+        journal.note(StepMetrics { step, loss: sum.loss, grad_norm, learning_rate, target_tokens, tokens, step_time_s })?;
+        if run.state.step % settings.checkpoint_every.max(1) == 0 || run.state.step == settings.steps {
+            folder = Some(checkpoint::save(place.out, run, place.tokenizer_json, settings.checkpoints_kept)?);
+            journal.draw()?;
+        }
+    }
+    journal.finish();
+    match folder {
+        Some(folder) => Ok(folder),
+        None => checkpoint::resolve(place.out),
+    }
+}
+
+/// Computes one micro-batch's share of the step's mean loss and its gradient.
+/// # Errors
+/// If the network fails or a parameter is cut off from the loss.
+pub fn loss_and_gradients(
+    model: &Transformer,
+    parameters: &Parameters,
+    batch: &MicroBatch,
+    n_step_targets: usize,
+) -> Result<LossAndGradients, TrainError> {
+    let device = model.device();
+    let width = batch.ids.len() / batch.n_rows.max(1);
+    let ids = Tensor::from_slice(&batch.ids, (batch.n_rows, width), device)?;
+    let hidden = model.hidden(&ids, None)?;
+    let (n_rows, width, hidden_size) = hidden.dims3()?; // (B, T, D)
+    let predictors = Tensor::from_slice(&batch.predictors, batch.predictors.len(), device)?;
+    // Logits are wide: they are computed only where a target is predicted.
+    let hidden = hidden.reshape((n_rows * width, hidden_size))?.index_select(&predictors, 0)?;
+    let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), device)?;
+    #[allow(clippy::cast_precision_loss, reason = "token counts of a step are far below 2^52")]
+    let loss = (cross_entropy::sum(&model.logits(&hidden)?, &targets)? / n_step_targets as f64)?;
+    let gradients = Gradients::collect(parameters.vars(), &loss.backward()?)?;
+    Ok(LossAndGradients { loss: f64::from(loss.to_scalar::<f32>()?), gradients })
+}
+
+/// Threads that compute micro-batches side by side.
+///
+/// Element-wise operations use one core each, so whole micro-batches side by side use the machine better than
+/// one matrix product on all cores. Sums are taken in the order of micro-batches: the result does not depend
+/// on the number of threads.
+#[derive(Debug)]
+pub struct Workers {
+    pools: Vec<ThreadPool>,
+}
+
+impl Workers {
+    /// Starts one worker per core, each computing on one thread.
+    /// # Errors
+    /// If the system gives no threads.
+    pub fn new() -> Result<Self, TrainError> {
+        let n_workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let pool = |_| {
+            ThreadPoolBuilder::new()
+                .num_threads(1)
+                .build()
+                .map_err(|error| TrainError::Settings { reason: error.to_string() })
+        };
+        Ok(Self { pools: (0..n_workers).map(pool).collect::<Result<_, _>>()? })
+    }
+
+    /// Computes the mean loss per target token over all micro-batches and its gradient.
+    /// # Errors
+    /// If a micro-batch fails, or there is no target at all.
+    pub fn loss_and_gradients(
+        &self,
+        model: &Transformer,
+        parameters: &Parameters,
+        batches: &[MicroBatch],
+    ) -> Result<LossAndGradients, TrainError> {
+        let n_targets: usize = batches.iter().map(|batch| batch.targets.len()).sum();
+        if n_targets == 0 {
+            return Err(TrainError::TooLittleData { reason: "a step has no target token".to_owned() });
+        }
+        let batches: Vec<_> = batches.iter().filter(|batch| !batch.targets.is_empty()).collect();
+        let mut sum = LossAndGradients { loss: 0.0, gradients: Gradients::default() };
+        for side_by_side in batches.chunks(self.pools.len()) {
+            let parts: Vec<_> = std::thread::scope(|scope| {
+                let running: Vec<_> = side_by_side
+                    .iter()
+                    .zip(&self.pools)
+                    .map(|(batch, pool)| {
+                        scope.spawn(|| pool.install(|| loss_and_gradients(model, parameters, batch, n_targets)))
+                    })
+                    .collect();
+                running.into_iter().map(|worker| worker.join()).collect()
+            });
+            for part in parts {
+                let lost = |_| TrainError::Settings { reason: "a training thread panicked".to_owned() };
+                let part = part.map_err(lost)??;
+                sum.loss += part.loss;
+                sum.gradients.add(part.gradients);
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// The device training runs on.
+pub const DEVICE: Device = Device::Cpu;

@@ -1,0 +1,113 @@
+//! Documents and examples to micro-batches.
+use super::{fit::MicroBatch, order::Order};
+
+/// A prompt and what should follow it, the stop token included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Read, without loss.
+    pub prompt: Vec<u32>,
+    /// Learned.
+    pub completion: Vec<u32>,
+}
+
+impl Example {
+    fn len(&self) -> usize {
+        self.prompt.len() + self.completion.len()
+    }
+}
+
+/// Joins documents in a seeded order, one separator after each, and cuts the stream into rows of `row_tokens + 1`
+/// ids: neighbours share one id, so that every id but the first is a target once. A rest shorter than a row is left out.
+pub fn pack(documents: &[Vec<u32>], separator: u32, row_tokens: usize, seed: u64) -> Vec<Vec<u32>> {
+    let mut stream = vec![separator];
+    for idx in Order::new(seed, documents.len()).items(0, documents.len()) {
+        stream.extend(&documents[idx]);
+        stream.push(separator);
+    }
+    let row_tokens = row_tokens.max(1);
+    (0..(stream.len() - 1) / row_tokens).map(|row| stream[row * row_tokens..=(row + 1) * row_tokens].to_vec()).collect()
+}
+
+/// Makes a micro-batch of packed rows: every position predicts the next id.
+pub fn packed_batch<'a>(rows: impl Iterator<Item = &'a [u32]>) -> MicroBatch {
+    let mut batch = MicroBatch { ids: Vec::new(), n_rows: 0, predictors: Vec::new(), targets: Vec::new() };
+    for row in rows {
+        batch.ids.extend(&row[..row.len() - 1]);
+        batch.targets.extend(&row[1..]);
+        batch.n_rows += 1;
+    }
+    batch.predictors = (0..u32::try_from(batch.ids.len()).unwrap_or(u32::MAX)).collect();
+    batch
+}
+
+/// Sorts examples by length and cuts them into groups of at most `micro_batch_tokens`, padding included; one example
+/// at least. Examples of like length share a micro-batch, so little of it is padding.
+pub fn buckets(examples: &[Example], micro_batch_tokens: usize) -> Vec<Vec<usize>> {
+    let mut sorted: Vec<usize> = (0..examples.len()).collect();
+    sorted.sort_by_key(|&idx| (examples[idx].len(), idx));
+    let mut buckets: Vec<Vec<usize>> = Vec::new();
+    for idx in sorted {
+        match buckets.last_mut() {
+            // The newest is the longest, so it sets the width.
+            Some(bucket) if (bucket.len() + 1) * examples[idx].len() <= micro_batch_tokens => bucket.push(idx),
+            _ => buckets.push(vec![idx]),
+        }
+    }
+    buckets
+}
+
+/// Makes a micro-batch of examples, padded on the right; only ids of completions are targets.
+pub fn example_batch(examples: &[&Example], padding: u32) -> MicroBatch {
+    // The last id of a row is a target only, so it needs no column.
+    let width = examples.iter().map(|example| example.len() - 1).max().unwrap_or(0);
+    let mut batch = MicroBatch { ids: Vec::new(), n_rows: examples.len(), predictors: Vec::new(), targets: Vec::new() };
+    for (row_idx, example) in examples.iter().enumerate() {
+        let row = example.prompt.iter().chain(&example.completion).take(example.len() - 1);
+        batch.ids.extend(row);
+        batch.ids.resize((row_idx + 1) * width, padding);
+        let first = row_idx * width + example.prompt.len() - 1;
+        let positions = first..first + example.completion.len();
+        batch.predictors.extend(positions.map(|position| u32::try_from(position).unwrap_or(u32::MAX)));
+        batch.targets.extend(&example.completion);
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_rows_make_every_id_a_target_once() {
+        let rows = pack(&[vec![1, 2, 3], vec![4, 5]], 0, 3, 7);
+        let batch = packed_batch(rows.iter().map(Vec::as_slice));
+        assert_eq!(batch.n_rows, 2);
+        let mut targets = batch.targets.clone();
+        targets.sort_unstable();
+        assert!(targets == [0, 1, 2, 3, 4, 5] || targets == [0, 0, 1, 2, 3, 4], "{targets:?}");
+    }
+
+    #[test]
+    fn only_completion_ids_are_targets_and_each_is_predicted_from_the_id_before() {
+        let long = Example { prompt: vec![1, 2, 3], completion: vec![4, 5] };
+        let short = Example { prompt: vec![6], completion: vec![7] };
+        let batch = example_batch(&[&short, &long], 0);
+        assert_eq!(batch.ids, [6, 0, 0, 0, 1, 2, 3, 4]);
+        assert_eq!(batch.predictors, [0, 6, 7]);
+        assert_eq!(batch.targets, [7, 4, 5]);
+    }
+
+    #[test]
+    fn buckets_hold_every_example_once_and_stay_below_the_limit() {
+        let examples: Vec<_> =
+            (1..20).map(|n| Example { prompt: vec![1; n], completion: vec![2] }).collect();
+        let buckets = buckets(&examples, 40);
+        let mut all: Vec<_> = buckets.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..19).collect::<Vec<_>>());
+        for bucket in &buckets {
+            let longest = bucket.iter().map(|&idx| examples[idx].len()).max().unwrap();
+            assert!(bucket.len() == 1 || bucket.len() * longest <= 40);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Pre-training: the language of the world's news and of its readers' traces.
+use super::{
+    checkpoint::{self, Run, RunState},
+    error::TrainError,
+    events::World,
+    fit::{self, MicroBatch, Place},
+    optimizer::AdamW,
+    order::Order,
+    packing,
+    settings::PretrainSettings,
+    tokenizer,
+};
+use crate::{
+    bundle::manifest::sha256_hex,
+    model::{config::DecoderConfig, ops::Numerics, transformer::Transformer, weights::Parameters},
+    text::tokens::Tokens,
+};
+use std::path::{Path, PathBuf};
+
+/// Trains a fresh student on packed documents; goes on from the newest checkpoint in `out` where there is one.
+///
+/// Returns the last checkpoint's folder.
+/// # Errors
+/// If the world holds less than one row of text, or training fails.
+pub fn run(world: &World, tokenizer_at: &Path, settings: &PretrainSettings, out: &Path) -> Result<PathBuf, TrainError> {
+    let (tokens, tokenizer_json) = tokenizer::read(tokenizer_at)?;
+    let rows = packing::pack(&documents(world, &tokens), tokens.end_of_text(), settings.row_tokens, settings.fit.seed);
+    if rows.is_empty() {
+        return Err(TrainError::TooLittleData { reason: "the world holds less than one row of text".to_owned() });
+    }
+    let digest = settings_digest(settings, &[&tokenizer_json, &id_bytes(&rows)])?;
+    let mut run = match checkpoint::latest(out)? {
+        Some(folder) => checkpoint::open(&folder, settings.fit.adamw(), &digest, &fit::DEVICE)?,
+        None => fresh(settings, &tokens, digest)?,
+    };
+    let n_rows = (settings.fit.micro_batch_tokens / settings.row_tokens.max(1)).max(1);
+    let order = Order::new(settings.fit.seed, rows.len());
+    let batches = |step: u64| -> Vec<MicroBatch> {
+        let n_step_rows = n_rows * settings.fit.micro_batches;
+        let chosen = order.items(step * n_step_rows as u64, n_step_rows);
+        let batch = |part: &[usize]| packing::packed_batch(part.iter().map(|&idx| rows[idx].as_slice()));
+        chosen.chunks(n_rows).map(batch).collect()
+    };
+    let place = Place { title: "pretrain", out, tokenizer_json: &tokenizer_json };
+    fit::fit(&mut run, &settings.fit, place, &batches)
+}
+
+/// Fresh parameters on the settings' seed.
+fn fresh(settings: &PretrainSettings, tokens: &Tokens, settings_sha256: String) -> Result<Run, TrainError> {
+    let config: DecoderConfig = settings.student.config(tokens.n_tokens(), tokens.im_end());
+    let mut parameters = Parameters::fresh(settings.fit.seed, &fit::DEVICE);
+    // Parameters come to be when a network first asks for them.
+    Transformer::load(&config, &mut parameters, Numerics::Train)?;
+    let optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
+    Ok(Run { config, parameters, optimizer, state: RunState { step: 0, target_tokens: 0, settings_sha256 } })
+}
+
+/// Articles published before the cutoff, and each training reader's traces as lines in the order of time.
+fn documents(world: &World, tokens: &Tokens) -> Vec<Vec<u32>> {
+    let articles = world.published().map(|article| tokens.encode_text(&format!("{}\n{}", article.title, article.summary)));
+    let readers = world.training_readers().map(|reader| {
+        reader.events.iter().flat_map(|event| tokens.encode_text(&event.line())).collect::<Vec<_>>()
+    });
+    articles.chain(readers).filter(|document| !document.is_empty()).collect()
+}
+
+/// Digest of settings and data: a checkpoint made with others is not resumed.
+pub(super) fn settings_digest<T: serde::Serialize>(settings: &T, data: &[&[u8]]) -> Result<String, TrainError> {
+    let text = serde_json::to_vec(settings).map_err(|error| TrainError::Settings { reason: error.to_string() })?;
+    let parts: Vec<String> = std::iter::once(text.as_slice()).chain(data.iter().copied()).map(sha256_hex).collect();
+    Ok(sha256_hex(parts.concat().as_bytes()))
+}
+
+/// Bytes of rows of ids, to be digested.
+pub(super) fn id_bytes(rows: &[Vec<u32>]) -> Vec<u8> {
+    rows.iter().flatten().flat_map(|id| id.to_le_bytes()).collect()
+}

@@ -1,0 +1,226 @@
+//! Settings of the stages: defaults in code with their reasons, a TOML file over them, flags over both.
+use super::{error::TrainError, optimizer::AdamWSettings, schedule::Schedule};
+use crate::model::config::{Biases, DecoderConfig, Family, RopeScaling};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::path::Path;
+use toml::{Table, Value};
+
+/// Shape of a fresh student. The vocabulary's size comes from the tokenizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StudentShape {
+    /// Width of the hidden states. 192: three million parameters in all, one hour of training on two cores.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward block. 512: 8/3 of the hidden size, the usual ratio of gated blocks.
+    pub intermediate_size: usize,
+    /// Blocks. 6: narrow and deep beats wide and flat at this size.
+    pub n_layers: usize,
+    /// Query heads. 6 of width 32.
+    pub n_heads: usize,
+    /// Key and value heads. 2: a third of the cache of six.
+    pub n_kv_heads: usize,
+    /// Longest row. 2048: the longest prompt the server accepts, and the list.
+    pub max_positions: usize,
+}
+
+impl StudentShape {
+    /// The demo student.
+    pub fn demo() -> Self {
+        Self { hidden_size: 192, intermediate_size: 512, n_layers: 6, n_heads: 6, n_kv_heads: 2, max_positions: 2048 }
+    }
+
+    /// Returns the decoder config of this shape: Qwen2 with a tied head.
+    pub fn config(&self, vocab_size: usize, eos_id: u32) -> DecoderConfig {
+        DecoderConfig {
+            family: Family::Qwen2,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            n_layers: self.n_layers,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            head_dim: self.hidden_size / self.n_heads.max(1),
+            vocab_size,
+            max_positions: self.max_positions,
+            rms_norm_eps: 1e-6,
+            // Rows are short: a small base turns every pair of dimensions within a row.
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            tied_head: true,
+            eos_ids: vec![eos_id],
+            biases: Biases::of(Family::Qwen2),
+        }
+    }
+}
+
+/// The optimisation loop, shared by pre-training and fine-tuning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FitSettings {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Seed of fresh parameters and of the order of examples.
+    pub seed: u64,
+    /// Micro-batches of one step; they are computed side by side, so a multiple of the cores.
+    pub micro_batches: usize,
+    /// Most tokens of one micro-batch, padding included; bounds the memory of a backward pass.
+    pub micro_batch_tokens: usize,
+    /// Highest learning rate.
+    pub peak_learning_rate: f64,
+    /// Last learning rate as a share of the highest.
+    pub final_learning_rate_ratio: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Gradients are scaled down to this norm.
+    pub max_grad_norm: f64,
+    /// Steps between two checkpoints.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept; older ones are deleted.
+    pub checkpoints_kept: usize,
+}
+
+impl FitSettings {
+    /// Returns the learning-rate schedule.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            peak: self.peak_learning_rate,
+            final_ratio: self.final_learning_rate_ratio,
+            warmup_steps: self.warmup_steps.min(self.steps),
+            n_steps: self.steps,
+        }
+    }
+
+    /// Returns the optimiser's constants.
+    pub fn adamw(&self) -> AdamWSettings {
+        AdamWSettings { beta1: 0.9, beta2: self.beta2, eps: 1e-8, weight_decay: self.weight_decay }
+    }
+}
+
+/// Pre-training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainSettings {
+    /// The fresh student.
+    pub student: StudentShape,
+    /// Tokens of one packed row. 256: longer than almost every article; attention costs the square.
+    pub row_tokens: usize,
+    /// The loop.
+    pub fit: FitSettings,
+}
+
+impl PretrainSettings {
+    /// Settings of the demo student.
+    pub fn demo() -> Self {
+        Self {
+            student: StudentShape::demo(),
+            row_tokens: 256,
+            fit: FitSettings {
+                steps: 700,
+                seed: 1,
+                micro_batches: 4,
+                micro_batch_tokens: 1024,
+                // High for a model this small, and stable with clipping at 1.
+                peak_learning_rate: 3e-3,
+                final_learning_rate_ratio: 0.1,
+                warmup_steps: 40,
+                weight_decay: 0.1,
+                // 0.95 forgets the large early gradients sooner than 0.999; the run has few steps.
+                beta2: 0.95,
+                max_grad_norm: 1.0,
+                checkpoint_every: 100,
+                checkpoints_kept: 2,
+            },
+        }
+    }
+}
+
+/// Supervised fine-tuning: signals to lists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftSettings {
+    /// Budget of the prompt in tokens; the oldest signals are left out first.
+    pub prompt_tokens: usize,
+    /// Moments per training reader at which the past is cut from the future.
+    pub cuts_per_reader: usize,
+    /// Later clicks count up to this many hours after the cut.
+    pub later_hours: i64,
+    /// The loop.
+    pub fit: FitSettings,
+}
+
+impl SftSettings {
+    /// Settings of the demo student.
+    pub fn demo() -> Self {
+        let fit = FitSettings {
+            steps: 900,
+            seed: 2,
+            peak_learning_rate: 1.5e-3,
+            final_learning_rate_ratio: 0.05,
+            ..PretrainSettings::demo().fit
+        };
+        Self { prompt_tokens: 448, cuts_per_reader: 4, later_hours: 72, fit }
+    }
+}
+
+/// Lays a TOML file and flags over defaults. `flags`: dotted key and value, where one was given.
+/// # Errors
+/// If the file cannot be read, or a key is unknown or of another type.
+pub fn layered<T: Serialize + DeserializeOwned>(
+    defaults: &T,
+    file: Option<&Path>,
+    flags: &[(&str, Option<Value>)],
+) -> Result<T, TrainError> {
+    let wrong = |reason: String| TrainError::Settings { reason };
+    let mut table = Table::try_from(defaults).map_err(|error| wrong(error.to_string()))?;
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).map_err(TrainError::disk(path, "read"))?;
+        let over: Table = text.parse().map_err(|error| TrainError::file(path, error))?;
+        lay_over(&mut table, over);
+    }
+    for (key, value) in flags {
+        if let Some(value) = value {
+            let over = key.rsplit('.').fold(value.clone(), |inner, part| Value::Table(Table::from_iter([(part.to_owned(), inner)])));
+            if let Value::Table(over) = over {
+                lay_over(&mut table, over);
+            }
+        }
+    }
+    table.try_into().map_err(|error| wrong(error.to_string()))
+}
+
+fn lay_over(table: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(value)) => lay_over(inner, value),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_lie_over_the_file_and_the_file_over_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pretrain.toml");
+        std::fs::write(&file, "row_tokens = 64\n[fit]\nsteps = 5\nseed = 9\n").unwrap();
+        let flags = [("fit.steps", Some(Value::Integer(7))), ("fit.seed", None)];
+        let settings = layered(&PretrainSettings::demo(), Some(&file), &flags).unwrap();
+        assert_eq!((settings.row_tokens, settings.fit.steps, settings.fit.seed), (64, 7, 9));
+        assert_eq!(settings.student, StudentShape::demo());
+    }
+
+    #[test]
+    fn unknown_key_is_refused_by_name() {
+        let flags = [("fit.stepz", Some(Value::Integer(7)))];
+        let error = layered(&PretrainSettings::demo(), None, &flags).unwrap_err();
+        assert!(error.to_string().contains("stepz"), "{error}");
+    }
+}

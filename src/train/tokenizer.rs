@@ -1,0 +1,95 @@
+//! Trains the byte-level BPE tokenizer of a student.
+use super::{error::TrainError, events::World};
+use crate::{
+    bundle::load::TOKENIZER_FILE,
+    text::tokens::{Tokens, TokensError},
+};
+use std::path::Path;
+use tokenizers::{
+    AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerBuilder,
+    models::{TrainerWrapper, bpe::{BPE, BpeTrainerBuilder}},
+    normalizers::unicode::NFC,
+    pre_tokenizers::{
+        byte_level::ByteLevel,
+        sequence::Sequence,
+        split::{Split, SplitPattern},
+    },
+};
+
+/// Control tokens, in the order of their ids, which follow all others.
+const CONTROLS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+
+/// Words, single digits, punctuation and white space: the pieces within which bytes may merge.
+///
+/// The pattern of the Qwen2 family, but for line feeds, which are split off before: a query always ends with a token
+/// of its own.
+const PIECES: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// Trains a tokenizer on article texts and training readers' signals; returns the `tokenizer.json`.
+///
+/// The same world and size give the same bytes.
+/// # Errors
+/// If the trainer fails, or the size leaves no room beside bytes and control tokens.
+pub fn train(world: &World, vocab_size: usize) -> Result<Vec<u8>, TrainError> {
+    let n_merged = vocab_size.checked_sub(CONTROLS.len()).filter(|n| *n >= 256).ok_or_else(|| {
+        TrainError::Settings { reason: format!("vocabulary of {vocab_size} is less than bytes and control tokens") }
+    })?;
+    let failed = |error: tokenizers::Error| TokensError::Unreadable { reason: error.to_string() };
+    let split = |pattern: &str| {
+        let pattern = SplitPattern::Regex(pattern.to_owned());
+        Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map(PreTokenizerWrapper::from)
+    };
+    let pieces: Vec<PreTokenizerWrapper> = vec![
+        split("\\n").map_err(failed)?,
+        split(PIECES).map_err(failed)?,
+        ByteLevel::new(false, false, false).into(),
+    ];
+    let mut tokenizer = TokenizerBuilder::new()
+        .with_model(BPE::default())
+        .with_normalizer(Some(NFC))
+        .with_pre_tokenizer(Some(Sequence::new(pieces)))
+        .with_post_processor(Some(ByteLevel::new(false, false, false)))
+        .with_decoder(Some(ByteLevel::new(false, false, false)))
+        .build()
+        .map_err(failed)?;
+    let mut trainer = BpeTrainerBuilder::new()
+        .vocab_size(n_merged)
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    tokenizer.train(&mut trainer, corpus(world).into_iter()).map_err(failed)?;
+    tokenizer
+        .add_special_tokens(CONTROLS.map(|name| AddedToken::from(name, true)))
+        .map_err(failed)?;
+    let mut json = tokenizer.to_string(true).map_err(failed)?.into_bytes();
+    json.push(b'\n');
+    // What was written must be readable by the only reader there is.
+    Tokens::from_bytes(&json)?;
+    Ok(json)
+}
+
+/// Trains a tokenizer and writes it into a folder as `tokenizer.json`.
+/// # Errors
+/// As [`train`], or if the disk refuses.
+pub fn run(world: &World, vocab_size: usize, out: &Path) -> Result<(), TrainError> {
+    let json = train(world, vocab_size)?;
+    std::fs::create_dir_all(out).map_err(TrainError::disk(out, "create"))?;
+    let path = out.join(TOKENIZER_FILE);
+    std::fs::write(&path, json).map_err(TrainError::disk(&path, "write"))
+}
+
+/// Reads a tokenizer: a `tokenizer.json`, or the folder that holds one. Returns its bytes too.
+/// # Errors
+/// If there is none or it is broken.
+pub fn read(path: &Path) -> Result<(Tokens, Vec<u8>), TrainError> {
+    let path = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
+    let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
+    Ok((Tokens::from_bytes(&json)?, json))
+}
+
+/// Texts that merges are learned from: what was published before the cutoff, and what training readers did.
+fn corpus(world: &World) -> Vec<String> {
+    let articles = world.published().map(|article| format!("{}\n{}\n", article.title, article.summary));
+    let signals = world.training_readers().flat_map(|reader| reader.events.iter().map(|event| format!("{}\n", event.text)));
+    articles.chain(signals).collect()
+}
