@@ -120,7 +120,8 @@ pub fn verified(source: BundleSource<'_>) -> Result<(BundleId, Manifest, Content
     }
     let manifest: Manifest = parse_manifest(&json)?;
     if manifest.prompt_version != PROMPT_VERSION {
-        let reason = format!("prompt version {}, this build writes {PROMPT_VERSION}", manifest.prompt_version);
+        let reason =
+            format!("prompt version {}, this build writes {PROMPT_VERSION}", manifest.prompt_version);
         return Err(file_error(MANIFEST_FILE, reason));
     }
     if let Some(name) = files.keys().find(|name| !manifest.files.contains_key(*name)) {

@@ -31,7 +31,10 @@ impl Staged {
         fs::create_dir_all(&staging).map_err(at(&staging))?;
         for (name, bytes) in files {
             if !is_plain_name(name) {
-                return Err(BundleError::File { file: name.clone(), reason: "not a plain file name".to_owned() });
+                return Err(BundleError::File {
+                    file: name.clone(),
+                    reason: "not a plain file name".to_owned(),
+                });
             }
             let path = staging.join(name);
             let mut file = File::create(&path).map_err(at(&path))?;
@@ -70,7 +73,9 @@ pub fn save(target: &Path, mut manifest: Manifest, mut files: Files) -> Result<M
     manifest.format_version = FORMAT_VERSION;
     manifest.files = files
         .iter()
-        .map(|(name, bytes)| (name.clone(), FileEntry { sha256: sha256_hex(bytes), bytes: bytes.len() as u64 }))
+        .map(|(name, bytes)| {
+            (name.clone(), FileEntry { sha256: sha256_hex(bytes), bytes: bytes.len() as u64 })
+        })
         .collect();
     let mut json = serde_json::to_vec_pretty(&manifest)
         .map_err(|error| BundleError::File { file: MANIFEST_FILE.to_owned(), reason: error.to_string() })?;

@@ -2,12 +2,18 @@
 use super::{
     error::TrainError,
     events::{Scope, World},
-    pretrain,
+    generate::{self, GenerateSettings},
+    model_folder::ModelFolder,
+    pretrain, score,
     settings::{PretrainSettings, SftSettings, layered},
     sft, tokenizer,
 };
+use crate::decode::sampler::SamplerSettings;
 use clap::{Args, Subcommand};
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::{Write, stdin},
+    path::PathBuf,
+};
 use toml::Value;
 
 /// What the trainer can do.
@@ -19,6 +25,10 @@ pub enum Command {
     Pretrain(PretrainArgs),
     /// Fine-tune a student: signals to lists of queries; resumes by itself.
     Sft(SftArgs),
+    /// Log-probabilities of given completions: JSON lines in, JSON lines out.
+    Score(ScoreArgs),
+    /// Continuations of prompts: JSON lines in, JSON lines out.
+    Generate(GenerateArgs),
 }
 
 /// Arguments of `tokenizer`.
@@ -91,6 +101,73 @@ impl FitArgs {
     }
 }
 
+/// Arguments of `score`.
+#[derive(Args, Debug)]
+pub struct ScoreArgs {
+    /// Model folder: unmodified Hugging Face layout, or a run's folder.
+    #[arg(long)]
+    model: PathBuf,
+    /// Divides the logits before the softmax.
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f64,
+}
+
+/// Arguments of `generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// Model folder: unmodified Hugging Face layout, or a run's folder.
+    #[arg(long)]
+    model: PathBuf,
+    /// Always take the likeliest token.
+    #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k", "seed", "n"])]
+    greedy: bool,
+    /// Most new tokens, the stop token included.
+    #[arg(long, default_value_t = 64)]
+    max_new_tokens: usize,
+    /// Divides the logits before the softmax.
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+    /// Tokens are drawn from the fewest that hold this probability; 1 switches it off.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Tokens are drawn from this many likeliest; 0 switches it off.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Seed of the first continuation.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Continuations per prompt.
+    #[arg(long, default_value_t = 1)]
+    n: usize,
+}
+
+impl GenerateArgs {
+    fn settings(&self) -> Result<GenerateSettings, TrainError> {
+        let wrong = |reason: String| Err(TrainError::Settings { reason });
+        if !self.greedy && !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return wrong(format!(
+                "temperature is {}, it must be above 0; --greedy takes the likeliest",
+                self.temperature
+            ));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return wrong(format!("top-p is {}, it must be above 0 and at most 1", self.top_p));
+        }
+        if self.n == 0 || self.max_new_tokens == 0 {
+            return wrong("--n and --max-new-tokens must be at least 1".to_owned());
+        }
+        let temperature = if self.greedy { 0.0 } else { self.temperature };
+        let sampler = SamplerSettings {
+            temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+        };
+        Ok(GenerateSettings { sampler, max_new_tokens: self.max_new_tokens, n: self.n, seed: self.seed })
+    }
+}
+
 /// Runs one command; what it has to say goes to `output`.
 /// # Errors
 /// What the command's stage says.
@@ -100,7 +177,8 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
             tokenizer::run(&World::read(&args.world, Scope::Training)?, args.vocab_size, &args.out)
         }
         Command::Pretrain(args) => {
-            let settings = layered(&PretrainSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
+            let settings =
+                layered(&PretrainSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
             let world = World::read(&args.world, Scope::Training)?;
             let folder = pretrain::run(&world, &args.tokenizer, &settings, &args.out)?;
             say(output, &folder.display())
@@ -111,6 +189,13 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
             let (tokens, json) = tokenizer::read(&args.tokenizer)?;
             let folder = sft::run(&world, (&tokens, &json), &args.init, &settings, &args.out)?;
             say(output, &folder.display())
+        }
+        Command::Score(args) => {
+            score::run(&ModelFolder::open(&args.model)?, args.temperature, &mut stdin().lock(), output)
+        }
+        Command::Generate(args) => {
+            let settings = args.settings()?;
+            generate::run(ModelFolder::open(&args.model)?, settings, &mut stdin().lock(), output)
         }
     }
 }

@@ -88,7 +88,11 @@ impl Reader {
     }
 
     /// Returns the clicks after a moment and not after another, oldest first.
-    pub fn clicks_between(&self, after_unix_s: i64, until_unix_s: i64) -> impl DoubleEndedIterator<Item = &Event> {
+    pub fn clicks_between(
+        &self,
+        after_unix_s: i64,
+        until_unix_s: i64,
+    ) -> impl DoubleEndedIterator<Item = &Event> {
         let range = self.n_until(after_unix_s)..self.n_until(until_unix_s.max(after_unix_s));
         self.events[range].iter().filter(|event| event.stream == Stream::Click && event.article_idx.is_some())
     }
@@ -144,7 +148,8 @@ impl World {
             if scope == Scope::Training && row.split != Split::Train {
                 return Ok(());
             }
-            let article_idx = row.article_id.as_ref().map(|id| by_id.get(id).copied().ok_or_else(|| unknown(id)));
+            let article_idx =
+                row.article_id.as_ref().map(|id| by_id.get(id).copied().ok_or_else(|| unknown(id)));
             let idx = place(&mut readers, row.user_key, row.split);
             readers[idx].events.push(Event {
                 stream: row.stream.into(),
@@ -166,7 +171,8 @@ impl World {
         for reader in &mut readers {
             reader.events.sort_by_key(|event| event.time_unix_s);
         }
-        let name = format!("{} world, seed {}, generator {}", about.size, about.seed, about.generator_version);
+        let name =
+            format!("{} world, seed {}, generator {}", about.size, about.seed, about.generator_version);
         Ok(Self { name, seed: about.seed, cutoff_unix_s: about.cutoff_unix_s, articles, readers })
     }
 
@@ -242,7 +248,8 @@ fn for_each_line<T: DeserializeOwned>(
     let file = File::open(path).map_err(TrainError::disk(path, "open"))?;
     for (idx, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(TrainError::disk(path, "read"))?;
-        let wrong = |reason: String| TrainError::Line { file: path.display().to_string(), line: idx + 1, reason };
+        let wrong =
+            |reason: String| TrainError::Line { file: path.display().to_string(), line: idx + 1, reason };
         let row = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
         each(row).map_err(wrong)?;
     }

@@ -37,15 +37,21 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<V
         .training_readers()
         .filter(|reader| !belongs_to_head(&reader.key))
         .flat_map(|reader| {
-            cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader).into_iter().filter_map(|cut| {
-                let list = target(world, &salience, reader, cut..=cut + settings.later_hours * 3600)?;
-                let prompt = prompt::build(&reader.signals_until(cut)?, tokens, settings.prompt_tokens).ids;
-                Some(Example { prompt, completion: prompt::completion_ids(&list, tokens) })
-            }).collect::<Vec<_>>()
+            cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader)
+                .into_iter()
+                .filter_map(|cut| {
+                    let list = target(world, &salience, reader, cut..=cut + settings.later_hours * 3600)?;
+                    let prompt =
+                        prompt::build(&reader.signals_until(cut)?, tokens, settings.prompt_tokens).ids;
+                    Some(Example { prompt, completion: prompt::completion_ids(&list, tokens) })
+                })
+                .collect::<Vec<_>>()
         })
         .collect();
     if examples.is_empty() {
-        return Err(TrainError::TooLittleData { reason: "no training reader has signals and later clicks".to_owned() });
+        return Err(TrainError::TooLittleData {
+            reason: "no training reader has signals and later clicks".to_owned(),
+        });
     }
     Ok(examples)
 }
@@ -79,7 +85,8 @@ pub fn target(
     let mut take = |event: &Event| {
         let article = &world.articles[event.article_idx?];
         let query = salience.query(&article.title)?;
-        (stories.insert(article.story_id.clone()) && texts.insert(parse::comparable(&query))).then(|| queries.push(query))
+        (stories.insert(article.story_id.clone()) && texts.insert(parse::comparable(&query)))
+            .then(|| queries.push(query))
     };
     let n_later = reader.clicks_between(start, end).filter_map(&mut take).take(QUERIES_MAX).count();
     if n_later == 0 {

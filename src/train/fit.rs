@@ -80,7 +80,15 @@ pub fn fit(
         run.state.target_tokens += target_tokens as u64;
         let tokens = micro_batches.iter().map(|batch| batch.ids.len()).sum();
         let step_time_s = started.elapsed().as_secs_f64();
-        journal.note(StepMetrics { step, loss: sum.loss, grad_norm, learning_rate, target_tokens, tokens, step_time_s })?;
+        journal.note(StepMetrics {
+            step,
+            loss: sum.loss,
+            grad_norm,
+            learning_rate,
+            target_tokens,
+            tokens,
+            step_time_s,
+        })?;
         if run.state.step % settings.checkpoint_every.max(1) == 0 || run.state.step == settings.steps {
             folder = Some(checkpoint::save(place.out, run, place.tokenizer_json, settings.checkpoints_kept)?);
             journal.draw()?;
@@ -163,7 +171,9 @@ impl Workers {
                     .iter()
                     .zip(&self.pools)
                     .map(|(batch, pool)| {
-                        scope.spawn(|| pool.install(|| loss_and_gradients(model, parameters, batch, n_targets)))
+                        scope.spawn(|| {
+                            pool.install(|| loss_and_gradients(model, parameters, batch, n_targets))
+                        })
                     })
                     .collect();
                 running.into_iter().map(|worker| worker.join()).collect()

@@ -51,11 +51,15 @@ impl Journal {
             String::new()
         };
         // A line cut short by a crash is dropped with the rest.
-        let metrics: Vec<StepMetrics> =
-            text.lines().map_while(|line| serde_json::from_str(line).ok()).filter(|m: &StepMetrics| m.step < first_step).collect();
+        let metrics: Vec<StepMetrics> = text
+            .lines()
+            .map_while(|line| serde_json::from_str(line).ok())
+            .filter(|m: &StepMetrics| m.step < first_step)
+            .collect();
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(TrainError::disk(&path, "write"))?;
-        let mut journal = Self { folder: folder.to_owned(), file, metrics: Vec::new(), bar: progress_bar(title, n_steps) };
+        let mut journal =
+            Self { folder: folder.to_owned(), file, metrics: Vec::new(), bar: progress_bar(title, n_steps) };
         for line in metrics {
             journal.write(line)?;
         }

@@ -78,7 +78,10 @@ impl AdamW {
         let settings = self.settings;
         let work: Vec<_> = self.moments.iter_mut().collect();
         work.into_par_iter().try_for_each(|(name, moments)| {
-            let missing = |what: &str| TrainError::File { file: name.clone(), reason: format!("parameter has no {what}") };
+            let missing = |what: &str| TrainError::File {
+                file: name.clone(),
+                reason: format!("parameter has no {what}"),
+            };
             let var = vars.get(name).ok_or_else(|| missing("value"))?;
             let gradient = gradients.get(name).ok_or_else(|| missing("gradient"))?;
             let mut values: Vec<f32> = var.flatten_all()?.to_vec1()?;
@@ -100,7 +103,10 @@ impl AdamW {
             .moments
             .iter()
             .flat_map(|(name, moments)| {
-                [(format!("first/{name}"), le_bytes(&moments.first)), (format!("second/{name}"), le_bytes(&moments.second))]
+                [
+                    (format!("first/{name}"), le_bytes(&moments.first)),
+                    (format!("second/{name}"), le_bytes(&moments.second)),
+                ]
             })
             .collect();
         let encode = |reason: safetensors::SafeTensorError| TrainError::File {
@@ -109,7 +115,12 @@ impl AdamW {
         };
         let views = bytes
             .iter()
-            .map(|(name, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map_err(encode)?)))
+            .map(|(name, bytes)| {
+                Ok((
+                    name.as_str(),
+                    TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map_err(encode)?,
+                ))
+            })
             .collect::<Result<Vec<_>, TrainError>>()?;
         safetensors::serialize(views, None).map_err(encode)
     }
@@ -157,7 +168,10 @@ fn le_bytes(values: &[f32]) -> Vec<u8> {
 }
 
 impl Update {
-    #[allow(clippy::cast_possible_truncation, reason = "constants are computed in f64 and used in f32, as torch does")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "constants are computed in f64 and used in f32, as torch does"
+    )]
     fn new(settings: AdamWSettings, n_steps: u64, learning_rate: f64, decays: bool) -> Self {
         let exponent = i32::try_from(n_steps).unwrap_or(i32::MAX);
         let correction1 = 1.0 - settings.beta1.powi(exponent);

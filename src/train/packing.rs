@@ -25,7 +25,9 @@ pub fn pack(documents: &[Vec<u32>], separator: u32, row_tokens: usize, seed: u64
         stream.push(separator);
     }
     let row_tokens = row_tokens.max(1);
-    (0..(stream.len() - 1) / row_tokens).map(|row| stream[row * row_tokens..=(row + 1) * row_tokens].to_vec()).collect()
+    (0..(stream.len() - 1) / row_tokens)
+        .map(|row| stream[row * row_tokens..=(row + 1) * row_tokens].to_vec())
+        .collect()
 }
 
 /// Makes a micro-batch of packed rows: every position predicts the next id.
@@ -49,7 +51,9 @@ pub fn buckets(examples: &[Example], micro_batch_tokens: usize) -> Vec<Vec<usize
     for idx in sorted {
         match buckets.last_mut() {
             // The newest is the longest, so it sets the width.
-            Some(bucket) if (bucket.len() + 1) * examples[idx].len() <= micro_batch_tokens => bucket.push(idx),
+            Some(bucket) if (bucket.len() + 1) * examples[idx].len() <= micro_batch_tokens => {
+                bucket.push(idx)
+            }
             _ => buckets.push(vec![idx]),
         }
     }
@@ -60,7 +64,8 @@ pub fn buckets(examples: &[Example], micro_batch_tokens: usize) -> Vec<Vec<usize
 pub fn example_batch(examples: &[&Example], padding: u32) -> MicroBatch {
     // The last id of a row is a target only, so it needs no column.
     let width = examples.iter().map(|example| example.len() - 1).max().unwrap_or(0);
-    let mut batch = MicroBatch { ids: Vec::new(), n_rows: examples.len(), predictors: Vec::new(), targets: Vec::new() };
+    let mut batch =
+        MicroBatch { ids: Vec::new(), n_rows: examples.len(), predictors: Vec::new(), targets: Vec::new() };
     for (row_idx, example) in examples.iter().enumerate() {
         let row = example.prompt.iter().chain(&example.completion).take(example.len() - 1);
         batch.ids.extend(row);
@@ -99,8 +104,7 @@ mod tests {
 
     #[test]
     fn buckets_hold_every_example_once_and_stay_below_the_limit() {
-        let examples: Vec<_> =
-            (1..20).map(|n| Example { prompt: vec![1; n], completion: vec![2] }).collect();
+        let examples: Vec<_> = (1..20).map(|n| Example { prompt: vec![1; n], completion: vec![2] }).collect();
         let buckets = buckets(&examples, 40);
         let mut all: Vec<_> = buckets.concat();
         all.sort_unstable();

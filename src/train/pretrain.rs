@@ -22,11 +22,23 @@ use std::path::{Path, PathBuf};
 /// Returns the last checkpoint's folder.
 /// # Errors
 /// If the world holds less than one row of text, or training fails.
-pub fn run(world: &World, tokenizer_at: &Path, settings: &PretrainSettings, out: &Path) -> Result<PathBuf, TrainError> {
+pub fn run(
+    world: &World,
+    tokenizer_at: &Path,
+    settings: &PretrainSettings,
+    out: &Path,
+) -> Result<PathBuf, TrainError> {
     let (tokens, tokenizer_json) = tokenizer::read(tokenizer_at)?;
-    let rows = packing::pack(&documents(world, &tokens), tokens.end_of_text(), settings.row_tokens, settings.fit.seed);
+    let rows = packing::pack(
+        &documents(world, &tokens),
+        tokens.end_of_text(),
+        settings.row_tokens,
+        settings.fit.seed,
+    );
     if rows.is_empty() {
-        return Err(TrainError::TooLittleData { reason: "the world holds less than one row of text".to_owned() });
+        return Err(TrainError::TooLittleData {
+            reason: "the world holds less than one row of text".to_owned(),
+        });
     }
     let digest = settings_digest(settings, &[&tokenizer_json, &id_bytes(&rows)])?;
     let mut run = match checkpoint::latest(out)? {
@@ -57,7 +69,9 @@ fn fresh(settings: &PretrainSettings, tokens: &Tokens, settings_sha256: String) 
 
 /// Articles published before the cutoff, and each training reader's traces as lines in the order of time.
 fn documents(world: &World, tokens: &Tokens) -> Vec<Vec<u32>> {
-    let articles = world.published().map(|article| tokens.encode_text(&format!("{}\n{}", article.title, article.summary)));
+    let articles = world
+        .published()
+        .map(|article| tokens.encode_text(&format!("{}\n{}", article.title, article.summary)));
     let readers = world.training_readers().map(|reader| {
         reader.events.iter().flat_map(|event| tokens.encode_text(&event.line())).collect::<Vec<_>>()
     });
@@ -65,9 +79,14 @@ fn documents(world: &World, tokens: &Tokens) -> Vec<Vec<u32>> {
 }
 
 /// Digest of settings and data: a checkpoint made with others is not resumed.
-pub(super) fn settings_digest<T: serde::Serialize>(settings: &T, data: &[&[u8]]) -> Result<String, TrainError> {
-    let text = serde_json::to_vec(settings).map_err(|error| TrainError::Settings { reason: error.to_string() })?;
-    let parts: Vec<String> = std::iter::once(text.as_slice()).chain(data.iter().copied()).map(sha256_hex).collect();
+pub(super) fn settings_digest<T: serde::Serialize>(
+    settings: &T,
+    data: &[&[u8]],
+) -> Result<String, TrainError> {
+    let text =
+        serde_json::to_vec(settings).map_err(|error| TrainError::Settings { reason: error.to_string() })?;
+    let parts: Vec<String> =
+        std::iter::once(text.as_slice()).chain(data.iter().copied()).map(sha256_hex).collect();
     Ok(sha256_hex(parts.concat().as_bytes()))
 }
 

@@ -21,7 +21,8 @@ impl Salience {
         let (mut n_articles, mut n_with) = (0_usize, HashMap::new());
         for article in articles {
             n_articles += 1;
-            let words: HashSet<String> = words(&article.title).chain(words(&article.summary)).map(fold).collect();
+            let words: HashSet<String> =
+                words(&article.title).chain(words(&article.summary)).map(fold).collect();
             for word in words {
                 *n_with.entry(word).or_insert(0) += 1;
             }
@@ -37,7 +38,9 @@ impl Salience {
         if found.len() < WORDS_MIN {
             return None;
         }
-        found.sort_by(|(a_idx, a), (b_idx, b)| self.rarity(b).total_cmp(&self.rarity(a)).then(a_idx.cmp(b_idx)));
+        found.sort_by(|(a_idx, a), (b_idx, b)| {
+            self.rarity(b).total_cmp(&self.rarity(a)).then(a_idx.cmp(b_idx))
+        });
         found.truncate(WORDS_MAX);
         found.sort_unstable();
         Some(found.into_iter().map(|(_, word)| word).collect::<Vec<_>>().join(" "))

@@ -26,7 +26,14 @@ pub struct StudentShape {
 impl StudentShape {
     /// The demo student.
     pub fn demo() -> Self {
-        Self { hidden_size: 192, intermediate_size: 512, n_layers: 6, n_heads: 6, n_kv_heads: 2, max_positions: 2048 }
+        Self {
+            hidden_size: 192,
+            intermediate_size: 512,
+            n_layers: 6,
+            n_heads: 6,
+            n_kv_heads: 2,
+            max_positions: 2048,
+        }
     }
 
     /// Returns the decoder config of this shape: Qwen2 with a tied head.
@@ -182,7 +189,9 @@ pub fn layered<T: Serialize + DeserializeOwned>(
     }
     for (key, value) in flags {
         if let Some(value) = value {
-            let over = key.rsplit('.').fold(value.clone(), |inner, part| Value::Table(Table::from_iter([(part.to_owned(), inner)])));
+            let over = key.rsplit('.').fold(value.clone(), |inner, part| {
+                Value::Table(Table::from_iter([(part.to_owned(), inner)]))
+            });
             if let Value::Table(over) = over {
                 lay_over(&mut table, over);
             }

@@ -35,7 +35,8 @@ pub fn run(
     check_tokenizer(&init, tokenizer_json)?;
     let examples = examples::build(world, tokens, settings)?;
     let buckets = packing::buckets(&examples, settings.fit.micro_batch_tokens);
-    let rows: Vec<Vec<u32>> = examples.iter().map(|example| [&*example.prompt, &*example.completion].concat()).collect();
+    let rows: Vec<Vec<u32>> =
+        examples.iter().map(|example| [&*example.prompt, &*example.completion].concat()).collect();
     let weights = init.join(WEIGHTS_FILE);
     let weights = sha256_hex(&std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?);
     let digest = settings_digest(settings, &[tokenizer_json, &id_bytes(&rows), weights.as_bytes()])?;
@@ -44,7 +45,12 @@ pub fn run(
         None => {
             let (config, parameters) = checkpoint::open_model(&init, &fit::DEVICE)?;
             let optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
-            Run { config, parameters, optimizer, state: RunState { step: 0, target_tokens: 0, settings_sha256: digest } }
+            Run {
+                config,
+                parameters,
+                optimizer,
+                state: RunState { step: 0, target_tokens: 0, settings_sha256: digest },
+            }
         }
     };
     let order = Order::new(settings.fit.seed, buckets.len());
@@ -64,5 +70,9 @@ pub fn run(
 fn check_tokenizer(init: &Path, tokenizer_json: &[u8]) -> Result<(), TrainError> {
     let path = init.join(TOKENIZER_FILE);
     let own = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
-    if own == tokenizer_json { Ok(()) } else { Err(TrainError::file(&path, "another tokenizer than the one given")) }
+    if own == tokenizer_json {
+        Ok(())
+    } else {
+        Err(TrainError::file(&path, "another tokenizer than the one given"))
+    }
 }

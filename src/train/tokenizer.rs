@@ -7,7 +7,10 @@ use crate::{
 use std::path::Path;
 use tokenizers::{
     AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerBuilder,
-    models::{TrainerWrapper, bpe::{BPE, BpeTrainerBuilder}},
+    models::{
+        TrainerWrapper,
+        bpe::{BPE, BpeTrainerBuilder},
+    },
     normalizers::unicode::NFC,
     pre_tokenizers::{
         byte_level::ByteLevel,
@@ -23,7 +26,8 @@ const CONTROLS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 ///
 /// The pattern of the Qwen2 family, but for line feeds, which are split off before: a query always ends with a token
 /// of its own.
-const PIECES: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const PIECES: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// Trains a tokenizer on article texts and training readers' signals; returns the `tokenizer.json`.
 ///
@@ -31,9 +35,10 @@ const PIECES: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 /// # Errors
 /// If the trainer fails, or the size leaves no room beside bytes and control tokens.
 pub fn train(world: &World, vocab_size: usize) -> Result<Vec<u8>, TrainError> {
-    let n_merged = vocab_size.checked_sub(CONTROLS.len()).filter(|n| *n >= 256).ok_or_else(|| {
-        TrainError::Settings { reason: format!("vocabulary of {vocab_size} is less than bytes and control tokens") }
-    })?;
+    let n_merged =
+        vocab_size.checked_sub(CONTROLS.len()).filter(|n| *n >= 256).ok_or_else(|| TrainError::Settings {
+            reason: format!("vocabulary of {vocab_size} is less than bytes and control tokens"),
+        })?;
     let failed = |error: tokenizers::Error| TokensError::Unreadable { reason: error.to_string() };
     let split = |pattern: &str| {
         let pattern = SplitPattern::Regex(pattern.to_owned());
@@ -58,9 +63,7 @@ pub fn train(world: &World, vocab_size: usize) -> Result<Vec<u8>, TrainError> {
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     tokenizer.train(&mut trainer, corpus(world).into_iter()).map_err(failed)?;
-    tokenizer
-        .add_special_tokens(CONTROLS.map(|name| AddedToken::from(name, true)))
-        .map_err(failed)?;
+    tokenizer.add_special_tokens(CONTROLS.map(|name| AddedToken::from(name, true))).map_err(failed)?;
     let mut json = tokenizer.to_string(true).map_err(failed)?.into_bytes();
     json.push(b'\n');
     // What was written must be readable by the only reader there is.
@@ -90,6 +93,8 @@ pub fn read(path: &Path) -> Result<(Tokens, Vec<u8>), TrainError> {
 /// Texts that merges are learned from: what was published before the cutoff, and what training readers did.
 fn corpus(world: &World) -> Vec<String> {
     let articles = world.published().map(|article| format!("{}\n{}\n", article.title, article.summary));
-    let signals = world.training_readers().flat_map(|reader| reader.events.iter().map(|event| format!("{}\n", event.text)));
+    let signals = world
+        .training_readers()
+        .flat_map(|reader| reader.events.iter().map(|event| format!("{}\n", event.text)));
     articles.chain(signals).collect()
 }
