@@ -7,10 +7,7 @@ use crate::{
 use std::path::Path;
 use tokenizers::{
     AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerBuilder,
-    models::{
-        TrainerWrapper,
-        bpe::{BPE, BpeTrainerBuilder},
-    },
+    models::bpe::{BPE, BpeTrainerBuilder},
     normalizers::unicode::NFC,
     pre_tokenizers::{
         byte_level::ByteLevel,
