@@ -1,4 +1,5 @@
 //! Networks: ids in, tensors out; no text, no users, no clock.
+mod attention;
 pub mod config;
 pub mod encoder;
 pub mod kv_cache;
@@ -6,6 +7,8 @@ pub mod linear;
 pub mod ops;
 mod parameters;
 pub mod reward_head;
+mod rotary;
+pub mod scorer;
 mod stored;
 pub mod transformer;
 pub mod weights;

@@ -1,21 +1,297 @@
 //! The one decoder definition, for serving and for training.
-use super::{config::DecoderConfig, kv_cache::{Forks, Prefix}, ops::Numerics, weights::{ModelError, TensorSource}};
-use candle_core::Tensor;
+use super::{
+    attention::{Attend, WholeRows},
+    config::{DecoderConfig, Family},
+    kv_cache::{Forks, Prefill, Prefix, Step},
+    linear::{Bias, Linear},
+    ops::{self, Numerics},
+    rotary::{Rotary, Rotation},
+    weights::{ModelError, TensorSource},
+};
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+/// A decoder of one of the supported families: token ids in, hidden states and logits out.
+#[derive(Debug)]
+pub struct Transformer {
+    config: DecoderConfig,
+    numerics: Numerics,
+    rotary: Rotary,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    /// Absent where only hidden states are asked for.
+    head: Option<Linear>,
+}
 
 #[derive(Debug)]
-pub struct Transformer {}
+struct Layer {
+    attention_norm: Tensor,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    /// Norms over each head of query and key (Qwen3).
+    head_norms: Option<(Tensor, Tensor)>,
+    output: Linear,
+    mlp_norm: Tensor,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
 
 impl Transformer {
-    pub fn load(config: &DecoderConfig, source: &mut dyn TensorSource, numerics: Numerics) -> Result<Self, ModelError> { todo!() }
-    pub fn config(&self) -> &DecoderConfig { todo!() }
-    pub fn device(&self) -> &candle_core::Device { todo!() }
-    /// Hidden states (B, T, D) after the final norm of whole rows, causal.
-    /// `ids` (B, T) u32. `mask` (B, T), 1 where a token is real, left or right padded; positions count real tokens. None: all real.
-    pub fn hidden(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, ModelError> { todo!() }
+    /// Builds a decoder with its output head.
+    ///
+    /// With `Numerics::Serve` the weights are taken out of any graph: they share their values with the source,
+    /// but a loss computed from this network has no gradient. With `Numerics::Train` every tensor gets one.
+    /// # Errors
+    /// If a tensor is missing, misshapen or not finite.
+    pub fn load(
+        config: &DecoderConfig,
+        source: &mut dyn TensorSource,
+        numerics: Numerics,
+    ) -> std::result::Result<Self, ModelError> {
+        let mut decoder = Self::load_body(config, source, numerics)?;
+        decoder.head = Some(if config.tied_head {
+            Linear::tied(decoder.embedding.clone())
+        } else {
+            let shape = (config.hidden_size, config.vocab_size);
+            Linear::load(&mut Taken { source, numerics }, "lm_head", shape, Bias::Absent)?
+        });
+        Ok(decoder)
+    }
+
+    /// Builds a decoder that has hidden states, but no logits.
+    pub(super) fn load_body(
+        config: &DecoderConfig,
+        source: &mut dyn TensorSource,
+        numerics: Numerics,
+    ) -> std::result::Result<Self, ModelError> {
+        // Embedding models are published without the outer name.
+        let bare = !source.contains("model.embed_tokens.weight") && source.contains("embed_tokens.weight");
+        let prefix = if bare { "" } else { "model." };
+        let mut source = Taken { source, numerics };
+        let embedding =
+            source.tensor(&format!("{prefix}embed_tokens.weight"), &[config.vocab_size, config.hidden_size])?;
+        let layers = (0..config.n_layers)
+            .map(|layer_idx| Layer::load(config, &mut source, &format!("{prefix}layers.{layer_idx}")))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let norm = source.tensor(&format!("{prefix}norm.weight"), &[config.hidden_size])?;
+        let rotary = Rotary::new(config);
+        Ok(Self { config: config.clone(), numerics, rotary, embedding, layers, norm, head: None })
+    }
+
+    /// The shape it was built with.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Where it computes.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.embedding.device()
+    }
+
+    /// Computes hidden states (B, T, D) after the final norm of whole rows, causal.
+    ///
+    /// `ids` (B, T) u32. `mask` (B, T), 1 where a token is real, left or right padded; positions count real tokens.
+    /// None: all real. Hidden states of padding are finite and mean nothing.
+    /// # Errors
+    /// If shapes differ, a row is empty or longer than the model's positions, or an id is not below the vocabulary.
+    pub fn hidden(&self, ids: &Tensor, mask: Option<&Tensor>) -> std::result::Result<Tensor, ModelError> {
+        let (n_rows, n_positions) = ids.dims2()?;
+        self.check_length(n_positions)?;
+        let device = self.device();
+        let (rotation, real) = match mask {
+            None => {
+                let positions: Vec<u32> = (0..).take(n_positions).collect();
+                (self.rotary.at(&positions, &[n_positions], self.embedding.dtype(), device)?, None)
+            }
+            Some(mask) => {
+                let (positions, real) = read_mask(mask, n_rows, n_positions)?;
+                let leading = [n_rows, n_positions];
+                (self.rotary.at(&positions, &leading, self.embedding.dtype(), device)?, Some(real))
+            }
+        };
+        let mut rows = WholeRows::new(n_positions, real.as_deref(), self.numerics, device)?;
+        Ok(self.run(ids, &rotation, &mut rows)?)
+    }
+
     /// Computes a prompt's keys and values; returns them and the hidden state (1, D) of its last position.
-    pub fn prefill(&self, ids: &[u32]) -> Result<(Prefix, Tensor), ModelError> { todo!() }
+    ///
+    /// # Errors
+    /// If the prompt is empty or longer than the model's positions, or an id is not below the vocabulary.
+    pub fn prefill(&self, ids: &[u32]) -> std::result::Result<(Prefix, Tensor), ModelError> {
+        self.check_length(ids.len())?;
+        self.check_ids(ids)?;
+        let n_positions = ids.len();
+        let positions: Vec<u32> = (0..).take(n_positions).collect();
+        let rotation = self.rotary.at(&positions, &[n_positions], self.embedding.dtype(), self.device())?;
+        let rows = WholeRows::new(n_positions, None, Numerics::Serve, self.device())?;
+        let mut prefill = Prefill::new(rows);
+        let ids = Tensor::from_slice(ids, (1, n_positions), self.device())?;
+        let hidden = self.run(&ids, &rotation, &mut prefill)?.detach();
+        Ok((prefill.into_prefix(n_positions), hidden.narrow(1, n_positions - 1, 1)?.squeeze(1)?))
+    }
+
     /// Feeds one token to every row of every group (ids in group order, then row order); returns hidden states (R, D) in that order.
-    pub fn step(&self, groups: &mut [&mut Forks], ids: &[u32]) -> Result<Tensor, ModelError> { todo!() }
-    /// Logits (.., V) f32 of hidden states (.., D).
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> { todo!() }
+    ///
+    /// On an error no group has moved, and the step can be tried again.
+    /// # Errors
+    /// If there is not one id per row, an id is not below the vocabulary, or a row stands at the last position.
+    pub fn step(&self, groups: &mut [&mut Forks], ids: &[u32]) -> std::result::Result<Tensor, ModelError> {
+        self.check_ids(ids)?;
+        let n_rows = ids.len();
+        let mut positions = Vec::with_capacity(n_rows);
+        for group in groups.iter() {
+            self.check_length(group.next_position() + 1)?;
+            let position = u32::try_from(group.next_position()).map_err(candle_core::Error::wrap)?;
+            positions.extend(std::iter::repeat_n(position, group.n_rows()));
+        }
+        if n_rows == 0 || positions.len() != n_rows {
+            return Err(message(format!("{n_rows} ids were given for {} rows", positions.len())));
+        }
+        let rotation = self.rotary.at(&positions, &[n_rows, 1], self.embedding.dtype(), self.device())?;
+        let ids = Tensor::from_slice(ids, (n_rows, 1), self.device())?;
+        let hidden = self.run(&ids, &rotation, &mut Step { groups: &mut *groups })?.detach();
+        groups.iter_mut().for_each(|group| group.advance());
+        Ok(hidden.squeeze(1)?)
+    }
+
+    /// Computes logits (.., V) f32 of hidden states (.., D).
+    ///
+    /// # Errors
+    /// If the width is not D, or the network was built without an output head.
+    pub fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, ModelError> {
+        let head = self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))?;
+        Ok(head.forward(hidden)?.to_dtype(DType::F32)?)
+    }
+
+    fn run(&self, ids: &Tensor, rotation: &Rotation, attend: &mut dyn Attend) -> Result<Tensor> {
+        let (n_rows, n_positions) = ids.dims2()?;
+        let embedded = self.embedding.index_select(&ids.flatten_all()?, 0)?;
+        let mut hidden = embedded.reshape((n_rows, n_positions, self.config.hidden_size))?;
+        for (layer_idx, layer) in self.layers.iter().enumerate() {
+            let normed = self.normed(&hidden, &layer.attention_norm)?;
+            let (query, key, value) = self.projected(layer, &normed, rotation)?;
+            let attended = attend.attend(layer_idx, &query, &key, &value)?;
+            hidden = (hidden + layer.output.forward(&attended)?)?;
+            let normed = self.normed(&hidden, &layer.mlp_norm)?;
+            let gated = ops::swiglu(&layer.gate.forward(&normed)?, &layer.up.forward(&normed)?)?;
+            hidden = (hidden + layer.down.forward(&gated)?)?;
+        }
+        self.normed(&hidden, &self.norm)
+    }
+
+    /// Query (B, T, n_heads, head_dim), key and value (B, T, n_kv_heads, head_dim) of one layer, rotated.
+    fn projected(&self, layer: &Layer, normed: &Tensor, rotation: &Rotation) -> Result<(Tensor, Tensor, Tensor)> {
+        let (n_rows, n_positions, _) = normed.dims3()?;
+        let heads = |linear: &Linear, n_heads: usize| {
+            linear.forward(normed)?.reshape((n_rows, n_positions, n_heads, self.config.head_dim))
+        };
+        let mut query = heads(&layer.query, self.config.n_heads)?;
+        let mut key = heads(&layer.key, self.config.n_kv_heads)?;
+        if let Some((query_norm, key_norm)) = &layer.head_norms {
+            query = self.normed(&query, query_norm)?;
+            key = self.normed(&key, key_norm)?;
+        }
+        let query = ops::rope(&query, rotation, self.numerics)?;
+        let key = ops::rope(&key, rotation, self.numerics)?;
+        Ok((query, key, heads(&layer.value, self.config.n_kv_heads)?))
+    }
+
+    fn normed(&self, input: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        ops::rms_norm(input, weight, self.config.rms_norm_eps, self.numerics)
+    }
+
+    fn check_length(&self, n_positions: usize) -> std::result::Result<(), ModelError> {
+        let max = self.config.max_positions;
+        if n_positions == 0 || n_positions > max {
+            return Err(message(format!("{n_positions} positions were asked for, the model has 1 to {max}")));
+        }
+        Ok(())
+    }
+
+    /// A GPU would read beyond the embedding where the CPU reports an error.
+    fn check_ids(&self, ids: &[u32]) -> std::result::Result<(), ModelError> {
+        match ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            Some(id) => Err(message(format!("id {id} is not below the vocabulary of {}", self.config.vocab_size))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Layer {
+    fn load(
+        config: &DecoderConfig,
+        source: &mut dyn TensorSource,
+        name: &str,
+    ) -> std::result::Result<Self, ModelError> {
+        let width = config.hidden_size;
+        let (query_width, kv_width) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+        let bias = |added| if added { Bias::Added } else { Bias::Absent };
+        let mut linear = |part: &str, shape: (usize, usize), added: bool| {
+            Linear::load(source, &format!("{name}.{part}"), shape, bias(added))
+        };
+        let biases = config.biases;
+        let query = linear("self_attn.q_proj", (width, query_width), biases.qkv)?;
+        let key = linear("self_attn.k_proj", (width, kv_width), biases.qkv)?;
+        let value = linear("self_attn.v_proj", (width, kv_width), biases.qkv)?;
+        let output = linear("self_attn.o_proj", (query_width, width), biases.output)?;
+        let gate = linear("mlp.gate_proj", (width, config.intermediate_size), biases.mlp)?;
+        let up = linear("mlp.up_proj", (width, config.intermediate_size), biases.mlp)?;
+        let down = linear("mlp.down_proj", (config.intermediate_size, width), biases.mlp)?;
+        let mut norm = |part: &str, width: usize| source.tensor(&format!("{name}.{part}.weight"), &[width]);
+        let head_norms = match config.family {
+            Family::Qwen3 => {
+                let head_dim = config.head_dim;
+                Some((norm("self_attn.q_norm", head_dim)?, norm("self_attn.k_norm", head_dim)?))
+            }
+            Family::Qwen2 | Family::Llama => None,
+        };
+        let attention_norm = norm("input_layernorm", width)?;
+        let mlp_norm = norm("post_attention_layernorm", width)?;
+        Ok(Self { attention_norm, query, key, value, head_norms, output, mlp_norm, gate, up, down })
+    }
+}
+
+/// Takes tensors out of the graph where the network is for serving.
+struct Taken<'a> {
+    source: &'a mut dyn TensorSource,
+    numerics: Numerics,
+}
+
+impl TensorSource for Taken<'_> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, ModelError> {
+        let tensor = self.source.tensor(name, shape)?;
+        Ok(match self.numerics {
+            Numerics::Serve => tensor.detach(),
+            Numerics::Train => tensor,
+        })
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.source.contains(name)
+    }
+}
+
+/// Returns each position's number among its row's real tokens, and whether it is one.
+fn read_mask(mask: &Tensor, n_rows: usize, n_positions: usize) -> Result<(Vec<u32>, Vec<bool>)> {
+    if mask.dims2()? != (n_rows, n_positions) {
+        bail!("mask has shape {:?}, ids have {:?}", mask.dims(), (n_rows, n_positions))
+    }
+    let real: Vec<bool> =
+        mask.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?.iter().map(|&flag| flag != 0.0).collect();
+    let positions = real.chunks(n_positions).flat_map(|row| {
+        row.iter().scan(0_u32, |n_real, &is_real| {
+            let position = *n_real;
+            *n_real += u32::from(is_real);
+            Some(position)
+        })
+    });
+    Ok((positions.collect(), real))
+}
+
+fn message(text: String) -> ModelError {
+    ModelError::Forward(candle_core::Error::Msg(text))
 }

@@ -1,0 +1,115 @@
+//! Causal attention of grouped query heads: the face that strategies share, and attention over whole rows.
+#![allow(clippy::cast_precision_loss, reason = "head widths are small")]
+use super::ops::{self, Numerics};
+use candle_core::{Device, Result, Tensor};
+
+/// Queries of one block of serving attention; bounds the score matrix of a long prompt and skips most of the
+/// half that causality hides.
+const BLOCK_ROWS: usize = 256;
+
+/// How a decoder layer's queries meet keys and values: over whole rows, into a prefix, or over groups of forks.
+pub(super) trait Attend {
+    /// Attends in one layer. `query` (B, T, n_heads, head_dim); `key`, `value` (B, T, n_kv_heads, head_dim), rotated.
+    /// Returns (B, T, n_heads · head_dim).
+    fn attend(&mut self, layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor>;
+}
+
+/// Attention of whole rows among themselves.
+#[derive(Debug)]
+pub(super) struct WholeRows {
+    numerics: Numerics,
+    blocks: Vec<Block>,
+}
+
+/// A run of queries and what each of them may see.
+#[derive(Debug)]
+struct Block {
+    start: usize,
+    n_queries: usize,
+    /// (B or 1, 1, n_queries, start + n_queries): 0 where visible, -inf where hidden.
+    bias: Tensor,
+}
+
+impl WholeRows {
+    /// Prepares rows of `n_positions`. `real`: whether each position of each row is a token, B · T flags; none: all.
+    pub(super) fn new(
+        n_positions: usize,
+        real: Option<&[bool]>,
+        numerics: Numerics,
+        device: &Device,
+    ) -> Result<Self> {
+        let block_rows = match numerics {
+            Numerics::Serve => BLOCK_ROWS,
+            Numerics::Train => n_positions.max(1),
+        };
+        let blocks = (0..n_positions).step_by(block_rows).map(|start| {
+            let n_queries = block_rows.min(n_positions - start);
+            let bias = visibility(start, n_queries, n_positions, real, device)?;
+            Ok(Block { start, n_queries, bias })
+        });
+        Ok(Self { numerics, blocks: blocks.collect::<Result<_>>()? })
+    }
+
+    /// `query` (B, T, n_heads, head_dim); `key`, `value` (B, n_kv_heads, T, head_dim), contiguous.
+    pub(super) fn over_heads(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let (n_rows, n_positions, n_heads, head_dim) = query.dims4()?;
+        let n_kv_heads = key.dim(1)?;
+        let n_shared = n_heads / n_kv_heads;
+        let key = key.reshape((n_rows * n_kv_heads, n_positions, head_dim))?;
+        let value = value.reshape((n_rows * n_kv_heads, n_positions, head_dim))?;
+        let query = (query.transpose(1, 2)? / (head_dim as f64).sqrt())?; // (B, heads, T, head_dim)
+        let mut attended = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let end = block.start + block.n_queries;
+            // The query heads of one key head are stacked as rows, so keys are never repeated.
+            let stacked = query.narrow(2, block.start, block.n_queries)?.contiguous()?.reshape((
+                n_rows * n_kv_heads,
+                n_shared * block.n_queries,
+                head_dim,
+            ))?;
+            let scores = stacked.matmul(&key.narrow(1, 0, end)?.transpose(1, 2)?)?;
+            let scores = scores.reshape((n_rows, n_heads, block.n_queries, end))?.broadcast_add(&block.bias)?;
+            let shares = ops::softmax(&scores, self.numerics)?;
+            let shares = shares.reshape((n_rows * n_kv_heads, n_shared * block.n_queries, end))?;
+            let mixed = shares.matmul(&value.narrow(1, 0, end)?)?;
+            attended.push(mixed.reshape((n_rows, n_heads, block.n_queries, head_dim))?.transpose(1, 2)?);
+        }
+        let attended = match attended.as_slice() {
+            [only] => only.clone(),
+            blocks => Tensor::cat(blocks, 1)?,
+        };
+        attended.reshape((n_rows, n_positions, n_heads * head_dim))
+    }
+}
+
+impl Attend for WholeRows {
+    fn attend(&mut self, _layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        self.over_heads(query, &heads_first(key)?, &heads_first(value)?)
+    }
+}
+
+/// (B, T, heads, head_dim) to contiguous (B, heads, T, head_dim).
+pub(super) fn heads_first(tensor: &Tensor) -> Result<Tensor> {
+    tensor.transpose(1, 2)?.contiguous()
+}
+
+fn visibility(
+    start: usize,
+    n_queries: usize,
+    n_positions: usize,
+    real: Option<&[bool]>,
+    device: &Device,
+) -> Result<Tensor> {
+    let end = start + n_queries;
+    let n_rows = real.map_or(1, |real| real.len() / n_positions);
+    let mut bias = Vec::with_capacity(n_rows * n_queries * end);
+    for row in 0..n_rows {
+        let is_real = |key: usize| real.is_none_or(|real| real[row * n_positions + key]);
+        for query in start..end {
+            // A padded query sees itself: its result is unused, but an empty softmax would be NaN.
+            let visible = |key: usize| key <= query && (is_real(key) || key == query);
+            bias.extend((0..end).map(|key| if visible(key) { 0.0 } else { f32::NEG_INFINITY }));
+        }
+    }
+    Tensor::from_vec(bias, (n_rows, 1, n_queries, end), device)
+}

@@ -1,0 +1,67 @@
+//! Rotary position embedding: cosines and sines of the positions at hand.
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "angles are f32, as published")]
+use super::config::{DecoderConfig, RopeScaling};
+use candle_core::{DType, Device, Result, Tensor};
+
+/// Angular frequencies of one model. Tables are made per call, so no length has to be reserved beforehand.
+#[derive(Clone, Debug)]
+pub(super) struct Rotary {
+    /// Radians per position, one per pair of head dimensions. f32, as the reference implementation computes them.
+    frequencies: Vec<f32>,
+}
+
+/// Cosines and sines (T, head_dim / 2), or (B, T, head_dim / 2) where rows stand at different positions.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// Cosines.
+    pub cos: Tensor,
+    /// Sines.
+    pub sin: Tensor,
+}
+
+impl Rotary {
+    pub(super) fn new(config: &DecoderConfig) -> Self {
+        let frequency = |pair: usize| {
+            let exponent = (2 * pair) as f64 / config.head_dim as f64;
+            let plain = config.rope_theta.powf(exponent).recip();
+            scale(plain, config.rope_scaling) as f32
+        };
+        Self { frequencies: (0..config.head_dim / 2).map(frequency).collect() }
+    }
+
+    /// Returns the rotation of each position; `leading` is the shape of `positions`: (T) or (B, T).
+    pub(super) fn at(
+        &self,
+        positions: &[u32],
+        leading: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Rotation> {
+        let angles = positions.iter().flat_map(|&position| {
+            // The product is rounded to f32 before its cosine is taken, as in the reference implementation.
+            self.frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency))
+        });
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
+        let shape = [leading, &[self.frequencies.len()]].concat();
+        let tensor = |values| Tensor::from_vec(values, shape.as_slice(), device)?.to_dtype(dtype);
+        Ok(Rotation { cos: tensor(cos)?, sin: tensor(sin)? })
+    }
+}
+
+/// Source: Llama 3.1 reference implementation, `apply_scaling`.
+fn scale(frequency: f64, scaling: RopeScaling) -> f64 {
+    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } = scaling else {
+        return frequency;
+    };
+    let original = original_max_positions as f64;
+    let wavelength = 2.0 * std::f64::consts::PI / frequency;
+    if wavelength < original / high_freq_factor {
+        frequency
+    } else if wavelength > original / low_freq_factor {
+        frequency / factor
+    } else {
+        let ramp = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+        (1.0 - ramp) * frequency / factor + ramp * frequency
+    }
+}
