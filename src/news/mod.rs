@@ -3,3 +3,5 @@ pub mod article;
 pub mod catalogue;
 pub mod fuse;
 pub mod index;
+#[cfg(feature = "train")]
+mod parquet_file;
