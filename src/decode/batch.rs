@@ -1,74 +1,393 @@
 //! Rows as a state machine: groups join and leave between steps; one step feeds one token to every live row.
-use super::sampler::SamplerSettings;
-use crate::model::{transformer::Transformer, weights::ModelError};
+use super::sampler::{Sampler, SamplerSettings};
+use crate::model::{kv_cache::Forks, transformer::Transformer, weights::ModelError};
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 use std::sync::Arc;
 use thiserror::Error;
 
+/// Logits in a step from which on rows are sampled on the thread pool; below, waking it costs more than it saves.
+const PARALLEL_LOGITS_MIN: usize = 1 << 16;
+
+/// Names a group within a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub u64);
 
 /// N samples of one prompt.
 #[derive(Clone, Debug)]
 pub struct GroupRequest {
+    /// Names the group; no other group in the batch may have it.
     pub id: GroupId,
+    /// Token ids, at least one.
     pub prompt: Vec<u32>,
-    /// One per row: N = seeds.len().
+    /// One per row: N = seeds.len(), at least one.
     pub seeds: Vec<u64>,
+    /// How tokens are drawn.
     pub sampler: SamplerSettings,
+    /// Tokens sampled per row at most, the stop token included; at least one.
     pub max_new_tokens: usize,
+    /// Ids that end a row.
     pub stop_ids: Arc<[u32]>,
     /// Ids that end a query; the hidden state they were sampled from is kept for the reward head.
     pub boundary_ids: Arc<[u32]>,
 }
 
+/// Why a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish { Stop, Length }
+pub enum Finish {
+    /// It sampled a stop id.
+    Stop,
+    /// It used up its tokens.
+    Length,
+}
 
 /// The end of one query inside a row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct QueryEnd {
     /// Number of the row's ids before the boundary (or stop) token.
     pub n_ids: usize,
-    /// Hidden state (hidden_size) from which the boundary was sampled.
+    /// Hidden state (`hidden_size`) from which the boundary was sampled.
     pub hidden: Vec<f32>,
 }
 
-#[derive(Clone, Debug)]
+/// A row that has ended.
+#[derive(Clone, Debug, PartialEq)]
 pub struct FinishedRow {
+    /// Its group.
     pub group: GroupId,
+    /// Its place among the group's seeds.
     pub row_idx: usize,
     /// Sampled ids, the stop id included.
     pub ids: Vec<u32>,
+    /// Log-probability of each id under the plain model, nats.
     pub logprobs: Vec<f32>,
+    /// Why it ended.
     pub finish: Finish,
+    /// Ends of its queries; a query cut off by the length has none, and a boundary right after another makes none.
     pub query_ends: Vec<QueryEnd>,
 }
 
+/// Why a group is refused or a step fails.
 #[derive(Debug, Error)]
 pub enum DecodeError {
+    /// There is nothing to continue.
     #[error("prompt is empty")]
     EmptyPrompt,
-    #[error("prompt of {prompt_tokens} and {max_new_tokens} new tokens exceed the model's {max_positions} positions")]
-    TooLong { prompt_tokens: usize, max_new_tokens: usize, max_positions: usize },
+    /// No row, or no token to sample.
+    #[error("request for {n_rows} rows of {max_new_tokens} tokens asks for nothing")]
+    EmptyRequest {
+        /// Rows asked for.
+        n_rows: usize,
+        /// Tokens per row asked for.
+        max_new_tokens: usize,
+    },
+    /// The prompt holds an id that the model has no embedding for.
+    #[error("prompt holds id {id}, the model knows {vocab_size}")]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// Number of ids that the model knows.
+        vocab_size: usize,
+    },
+    /// The id is taken by a group in the batch.
+    #[error("group {} is already in the batch", .id.0)]
+    GroupExists {
+        /// The group.
+        id: GroupId,
+    },
+    /// The group does not fit the model.
+    #[error(
+        "prompt of {prompt_tokens} and {max_new_tokens} new tokens exceed the model's {max_positions} positions"
+    )]
+    TooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens to sample per row.
+        max_new_tokens: usize,
+        /// Positions of the model.
+        max_positions: usize,
+    },
+    /// A group's logits are broken. The group has been dropped; every other group goes on.
+    #[error("group {} got logits that are not finite", .id.0)]
+    NotFinite {
+        /// The group.
+        id: GroupId,
+    },
+    /// The model failed. No row has moved; a request that was being admitted is not in the batch.
     #[error("model failed")]
     Model(#[from] ModelError),
 }
 
+impl From<candle_core::Error> for DecodeError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Model(ModelError::Forward(error))
+    }
+}
+
 /// What admitting a group cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admitted { pub prefill_tokens_computed: usize }
+pub struct Admitted {
+    /// Prompt tokens that went through the model: the prompt's length, whatever the number of rows.
+    pub prefill_tokens_computed: usize,
+}
 
+/// Rows of many groups that take each step together.
+///
+/// What a row says depends on its prompt, seed and settings, never on its neighbours.
 #[derive(Debug)]
-pub struct Batch {}
+pub struct Batch {
+    model: Arc<Transformer>,
+    groups: Vec<Group>,
+    finished: Vec<FinishedRow>,
+}
 
 impl Batch {
-    pub fn new(model: Arc<Transformer>) -> Self { todo!() }
+    /// An empty batch.
+    pub fn new(model: Arc<Transformer>) -> Self {
+        Self { model, groups: Vec::new(), finished: Vec::new() }
+    }
+
     /// Prefills the prompt once and forks it into N rows; the first token of each row is sampled here. Rows can already finish here.
-    pub fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> { todo!() }
+    ///
+    /// # Errors
+    /// If the request is empty, too long, or names an unknown id or a group that is here; or if the model fails. The
+    /// batch is unchanged then.
+    pub fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
+        self.check(&request)?;
+        let n_rows = request.seeds.len();
+        let prefill_tokens_computed = request.prompt.len();
+        let (prefix, hidden) = self.model.prefill(&request.prompt)?;
+        let logits = floats(&self.model.logits(&hidden)?)?;
+        let hidden = floats(&hidden)?;
+        let mut group = Group::new(request, Forks::new(Arc::new(prefix), n_rows));
+        let Group { rows, rules, .. } = &mut group;
+        sample(rows.iter_mut().map(|row| Turn { row, rules, hidden: &hidden, logits: &logits }).collect());
+        if group.rows.iter().any(|row| row.state == State::Broken) {
+            return Err(DecodeError::NotFinite { id: group.id });
+        }
+        group.take_finished(&mut self.finished)?;
+        if !group.rows.is_empty() {
+            self.groups.push(group);
+        }
+        Ok(Admitted { prefill_tokens_computed })
+    }
+
     /// One token for every live row; returns rows that finished since the last call (those of admit included).
-    pub fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> { todo!() }
-    /// Drops every row of a group; returns how many were live.
-    pub fn cancel(&mut self, group: GroupId) -> usize { todo!() }
-    pub fn n_rows(&self) -> usize { todo!() }
-    pub fn kv_bytes(&self) -> usize { todo!() }
+    ///
+    /// # Errors
+    /// If the model fails, or if a group's logits are not finite: that group is dropped then, the others have made
+    /// their step, and rows that finished come back with the next call.
+    pub fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
+        if self.groups.is_empty() {
+            return Ok(std::mem::take(&mut self.finished));
+        }
+        let ids: Vec<u32> =
+            self.groups.iter().flat_map(|group| group.rows.iter().map(Row::last_id)).collect();
+        let mut forks: Vec<&mut Forks> = self.groups.iter_mut().map(|group| &mut group.forks).collect();
+        let hidden = self.model.step(&mut forks, &ids)?;
+        let logits = floats(&self.model.logits(&hidden)?)?;
+        let hidden = floats(&hidden)?;
+        let (hidden_size, vocab_size) = (hidden.len() / ids.len(), logits.len() / ids.len());
+        let mut outputs = hidden.chunks(hidden_size.max(1)).zip(logits.chunks(vocab_size.max(1)));
+        let mut turns = Vec::with_capacity(ids.len());
+        for Group { rows, rules, .. } in &mut self.groups {
+            let outputs = rows.iter_mut().zip(&mut outputs);
+            turns.extend(outputs.map(|(row, (hidden, logits))| Turn { row, rules, hidden, logits }));
+        }
+        sample(turns);
+        let broken = self.drop_broken();
+        for group in &mut self.groups {
+            group.take_finished(&mut self.finished)?;
+        }
+        self.groups.retain(|group| !group.rows.is_empty());
+        match broken {
+            Some(id) => Err(DecodeError::NotFinite { id }),
+            None => Ok(std::mem::take(&mut self.finished)),
+        }
+    }
+
+    /// Drops every row of a group, also those that finished and were not handed over; returns how many were live.
+    pub fn cancel(&mut self, group: GroupId) -> usize {
+        self.finished.retain(|row| row.group != group);
+        let n_live = self.groups.iter().filter(|live| live.id == group).map(|live| live.rows.len()).sum();
+        self.groups.retain(|live| live.id != group);
+        n_live
+    }
+
+    /// Number of live rows.
+    pub fn n_rows(&self) -> usize {
+        self.groups.iter().map(|group| group.rows.len()).sum()
+    }
+
+    /// Number of live rows of one group.
+    pub fn n_rows_of(&self, group: GroupId) -> usize {
+        self.groups.iter().filter(|live| live.id == group).map(|live| live.rows.len()).sum()
+    }
+
+    /// Device bytes of keys and values, each prompt counted once.
+    pub fn kv_bytes(&self) -> usize {
+        self.groups.iter().map(|group| group.forks.n_bytes() + group.forks.prefix().n_bytes()).sum()
+    }
+
+    fn check(&self, request: &GroupRequest) -> Result<(), DecodeError> {
+        let config = self.model.config();
+        let (n_rows, max_new_tokens) = (request.seeds.len(), request.max_new_tokens);
+        if request.prompt.is_empty() {
+            return Err(DecodeError::EmptyPrompt);
+        }
+        if n_rows == 0 || max_new_tokens == 0 {
+            return Err(DecodeError::EmptyRequest { n_rows, max_new_tokens });
+        }
+        let (prompt_tokens, max_positions) = (request.prompt.len(), config.max_positions);
+        if prompt_tokens.saturating_add(max_new_tokens) > max_positions {
+            return Err(DecodeError::TooLong { prompt_tokens, max_new_tokens, max_positions });
+        }
+        if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= config.vocab_size) {
+            return Err(DecodeError::UnknownId { id, vocab_size: config.vocab_size });
+        }
+        match self.groups.iter().find(|group| group.id == request.id) {
+            Some(group) => Err(DecodeError::GroupExists { id: group.id }),
+            None => Ok(()),
+        }
+    }
+
+    /// Drops the first group with broken logits and, should there be more, those too; names the first.
+    fn drop_broken(&mut self) -> Option<GroupId> {
+        let is_broken = |group: &Group| group.rows.iter().any(|row| row.state == State::Broken);
+        let first = self.groups.iter().find(|group| is_broken(group)).map(|group| group.id);
+        self.groups.retain(|group| !is_broken(group));
+        first
+    }
+}
+
+/// What the rows of a group share.
+#[derive(Debug)]
+struct Rules {
+    max_new_tokens: usize,
+    stop_ids: Arc<[u32]>,
+    boundary_ids: Arc<[u32]>,
+}
+
+/// Live rows of one prompt, in the order of their keys and values.
+#[derive(Debug)]
+struct Group {
+    id: GroupId,
+    rules: Rules,
+    forks: Forks,
+    rows: Vec<Row>,
+}
+
+impl Group {
+    fn new(request: GroupRequest, forks: Forks) -> Self {
+        let GroupRequest { id, prompt, seeds, sampler, max_new_tokens, stop_ids, boundary_ids } = request;
+        let is_penalised = sampler.repetition_penalty != 1.0;
+        let row = |(row_idx, seed)| Row {
+            row_idx,
+            sampler: Sampler::new(sampler, seed),
+            history: is_penalised.then(|| prompt.clone()),
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+            query_ends: Vec::new(),
+            n_ids_at_boundary: 0,
+            state: State::Live,
+        };
+        let rows = seeds.into_iter().enumerate().map(row).collect();
+        Self { id, rules: Rules { max_new_tokens, stop_ids, boundary_ids }, forks, rows }
+    }
+
+    /// Moves rows that ended out of the group, and frees their keys and values.
+    fn take_finished(&mut self, finished: &mut Vec<FinishedRow>) -> Result<(), DecodeError> {
+        let n_before = finished.len();
+        for at in (0..self.rows.len()).rev() {
+            let State::Finished(finish) = self.rows[at].state else { continue };
+            self.forks.drop_row(at)?;
+            let Row { row_idx, ids, logprobs, query_ends, .. } = self.rows.remove(at);
+            finished.push(FinishedRow { group: self.id, row_idx, ids, logprobs, finish, query_ends });
+        }
+        finished[n_before..].reverse();
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Live,
+    Finished(Finish),
+    /// Its logits were not finite.
+    Broken,
+}
+
+#[derive(Debug)]
+struct Row {
+    row_idx: usize,
+    sampler: Sampler,
+    /// Prompt and sampled ids, where a repetition penalty looks at them.
+    history: Option<Vec<u32>>,
+    ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    query_ends: Vec<QueryEnd>,
+    /// Number of ids up to and including the last boundary.
+    n_ids_at_boundary: usize,
+    state: State,
+}
+
+impl Row {
+    fn last_id(&self) -> u32 {
+        *self.ids.last().expect("a live row has the token sampled in admit")
+    }
+
+    /// Samples one token from the logits (V) of a hidden state (D).
+    fn advance(&mut self, hidden: &[f32], logits: &[f32], rules: &Rules) {
+        let Some(sampled) = self.sampler.sample(logits, self.history.as_deref().unwrap_or_default()) else {
+            self.state = State::Broken;
+            return;
+        };
+        let is_stop = rules.stop_ids.contains(&sampled.id);
+        if is_stop || rules.boundary_ids.contains(&sampled.id) {
+            let n_ids = self.ids.len();
+            if n_ids > self.n_ids_at_boundary {
+                self.query_ends.push(QueryEnd { n_ids, hidden: hidden.to_vec() });
+            }
+            self.n_ids_at_boundary = n_ids + 1;
+        }
+        self.ids.push(sampled.id);
+        self.logprobs.push(sampled.logprob);
+        if let Some(history) = &mut self.history {
+            history.push(sampled.id);
+        }
+        if is_stop {
+            self.state = State::Finished(Finish::Stop);
+        } else if self.ids.len() >= rules.max_new_tokens {
+            self.state = State::Finished(Finish::Length);
+        }
+    }
+}
+
+/// A row, and what it samples from: a hidden state (D) and its logits (V).
+struct Turn<'a> {
+    row: &'a mut Row,
+    rules: &'a Rules,
+    hidden: &'a [f32],
+    logits: &'a [f32],
+}
+
+impl Turn<'_> {
+    fn take(&mut self) {
+        self.row.advance(self.hidden, self.logits, self.rules);
+    }
+}
+
+/// Lets every row sample; each has its own stream, so neither order nor threads change what is drawn.
+fn sample(mut turns: Vec<Turn<'_>>) {
+    let n_logits: usize = turns.iter().map(|turn| turn.logits.len()).sum();
+    if turns.len() > 1 && n_logits >= PARALLEL_LOGITS_MIN {
+        turns.par_iter_mut().for_each(Turn::take);
+    } else {
+        turns.iter_mut().for_each(Turn::take);
+    }
+}
+
+/// Numbers of a tensor on the CPU, row after row.
+fn floats(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+    tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }
