@@ -19,8 +19,8 @@ const POSITION_BIAS: f64 = 0.7;
 const FRESHNESS_HALF_LIFE_S: f64 = 18.0 * 3600.0;
 /// Relevance of an article outside all interests, next to 1 for the strongest interest.
 const CURIOSITY: f64 = 0.004;
-/// Share of relevance that goes to interests that are only implied by the reader's own.
-const IMPLIED_SHARE: f64 = 0.22;
+/// Share of relevance that goes to interests only implied by the own ones; gives a quarter of the held-out clicks.
+const IMPLIED_SHARE: f64 = 0.14;
 /// Each recent click on the same story makes the next less likely.
 const FATIGUE: f64 = 0.4;
 const HOUR_S: i64 = 3600;
@@ -136,7 +136,7 @@ impl<'world> Platform<'world> {
         clicks
     }
 
-    /// Gives at most a fifth or so of the relevance to what the interests imply.
+    /// Adds what the interests imply; the total stays the same.
     fn with_implied(&self, interests: &[(usize, f64)]) -> Vec<(usize, f64)> {
         let mut relevance: Vec<(usize, f64)> = Vec::with_capacity(4 * interests.len());
         let implied: Vec<(usize, f64)> = interests
@@ -145,12 +145,13 @@ impl<'world> Platform<'world> {
                 self.lexicon.interests[interest].implied.iter().map(move |&(target, p)| (target, weight * p))
             })
             .collect();
-        let total: f64 = implied.iter().map(|&(_, weight)| weight).sum();
+        let sum = |weights: &[(usize, f64)]| weights.iter().map(|&(_, weight)| weight).sum::<f64>();
+        let implied_scale = IMPLIED_SHARE * sum(interests) / sum(&implied).max(f64::MIN_POSITIVE);
         let own = interests.iter().map(|&(interest, weight)| (interest, weight * (1.0 - IMPLIED_SHARE)));
-        let others = implied.into_iter().map(|(target, weight)| (target, weight / total * IMPLIED_SHARE));
+        let others = implied.into_iter().map(|(target, weight)| (target, weight * implied_scale));
         for (interest, weight) in own.chain(others) {
-            match relevance.iter_mut().find(|(known, _)| *known == interest) {
-                Some((_, sum)) => *sum += weight,
+            match relevance.iter_mut().find(|(other, _)| *other == interest) {
+                Some((_, known)) => *known += weight,
                 None => relevance.push((interest, weight)),
             }
         }

@@ -41,6 +41,7 @@ fn a_small_world_passes_the_gates() {
     let settings = WorldSettings { size: Size::Small, seed: 1 };
     generate(&settings, dir.path(), &mut |_, _| ()).unwrap();
     let gates = measure(dir.path(), 300);
+    assert_eq!(gates.n_readers, 300);
     eprintln!("{gates:?}");
     check(&gates);
 }
@@ -126,7 +127,7 @@ fn oracle_queries(dir: &Path) -> BTreeMap<String, Vec<String>> {
             let interest = row["interest"].as_u64().unwrap();
             let mut words: Vec<String> = living.get(&interest).into_iter().flatten().cloned().collect();
             let key = if text(&row, "languages").starts_with("es") { "aspects_es" } else { "aspects_en" };
-            let own = aspects[interest as usize][key].as_array().unwrap();
+            let own = aspects[usize::try_from(interest).unwrap()][key].as_array().unwrap();
             words.extend(own.iter().take(3).map(|word| word.as_str().unwrap().to_owned()));
             queries.push((row["weight"].as_f64().unwrap(), words.join(" ")));
         }
