@@ -26,6 +26,10 @@ const GREEDY: SamplerSettings =
     SamplerSettings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
 
 fn model() -> Arc<Transformer> {
+    model_of(&mut Parameters::fresh(7, &Device::Cpu), true)
+}
+
+fn model_of(parameters: &mut Parameters, tied_head: bool) -> Arc<Transformer> {
     let config = DecoderConfig {
         family: Family::Qwen2,
         hidden_size: 32,
@@ -39,12 +43,11 @@ fn model() -> Arc<Transformer> {
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         rope_scaling: RopeScaling::None,
-        tied_head: true,
+        tied_head,
         eos_ids: vec![STOP],
         biases: Biases::of(Family::Qwen2),
     };
-    let mut parameters = Parameters::fresh(7, &Device::Cpu);
-    Arc::new(Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap())
+    Arc::new(Transformer::load(&config, parameters, Numerics::Serve).unwrap())
 }
 
 /// A group whose prompt of `n_prompt` ids and whose seeds follow from its id.
@@ -302,4 +305,39 @@ fn run_to_end_keeps_to_its_rows_and_changes_no_row() {
         assert_same(row, &narrow[key]);
     }
     run_to_end(&mut Batch::new(model.clone()), std::iter::empty(), 4, |_| unreachable!()).unwrap();
+}
+
+/// Two greedy groups of one row; the embedding of the second token that the first says becomes NaN.
+#[test]
+fn group_with_broken_logits_is_dropped_and_the_others_go_on() {
+    let mut parameters = Parameters::fresh(7, &Device::Cpu);
+    let sound = model_of(&mut parameters, false);
+    let greedy =
+        |id, n_prompt| GroupRequest { sampler: GREEDY, max_new_tokens: 6, ..request(id, n_prompt, 1) };
+    let says = |request: &GroupRequest| alone(&sound, request, 0);
+    let expected = says(&greedy(1, 5));
+    let (broken, poison) = (2..40)
+        .map(|id| (greedy(id, 7), says(&greedy(id, 7)).ids))
+        .find(|(request, ids)| {
+            ids.len() > 1
+                && ids[0] != ids[1]
+                && [&expected.ids, &request.prompt, &greedy(1, 5).prompt]
+                    .iter()
+                    .all(|known| !known.contains(&ids[1]))
+        })
+        .map(|(request, ids)| (request, ids[1]))
+        .unwrap();
+    let table = &parameters.vars()["model.embed_tokens.weight"];
+    let mut values = table.to_vec2::<f32>().unwrap();
+    values[poison as usize].fill(f32::NAN);
+    table.set(&Tensor::new(values, &Device::Cpu).unwrap()).unwrap();
+    let mut batch = Batch::new(model_of(&mut parameters, false));
+    batch.admit(greedy(1, 5)).unwrap();
+    batch.admit(broken.clone()).unwrap();
+    batch.step().unwrap();
+    assert!(matches!(batch.step(), Err(DecodeError::NotFinite { id }) if id == broken.id));
+    assert_same(&drain(&mut batch)[&(GroupId(1), 0)], &expected);
+    let poisoned = GroupRequest { prompt: vec![poison], ..greedy(3, 1) };
+    assert!(matches!(batch.admit(poisoned), Err(DecodeError::NotFinite { id: GroupId(3) })));
+    assert_eq!((batch.n_rows(), batch.kv_bytes()), (0, 0));
 }

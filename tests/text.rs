@@ -138,6 +138,42 @@ mod tokenizers {
     }
 }
 
+mod encoder_tokens {
+    use newshound::text::tokens::{TokensError, encoder::EncoderTokens};
+    use std::path::Path;
+
+    fn tokenizer() -> Vec<u8> {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/goldens/models");
+        std::fs::read(models.join("bert-embedder/tokenizer.json")).unwrap()
+    }
+
+    #[test]
+    fn texts_are_cut_to_the_length_with_the_tokens_around_them_kept() {
+        let tokens = EncoderTokens::from_bytes(&tokenizer(), 8).unwrap();
+        let of = |n| tokens.encode(&vec!["a"; n].join(" "));
+        assert_eq!((of(6).len(), of(7).len()), (8, 8));
+        assert_eq!((of(500).first(), of(500).last()), (Some(&2), Some(&3)));
+        assert_eq!(tokens.encode(""), [2, 3]);
+    }
+
+    #[test]
+    fn control_tokens_in_a_text_stay_text() {
+        let tokens = EncoderTokens::from_bytes(&tokenizer(), 64).unwrap();
+        let ids = tokens.encode("port [SEP] strike [CLS][MASK]");
+        assert_eq!(ids.iter().filter(|id| [2, 3, 4].contains(*id)).count(), 2, "{ids:?}");
+    }
+
+    #[test]
+    fn length_without_room_for_text_is_refused() {
+        assert!(EncoderTokens::from_bytes(&tokenizer(), 4).is_ok());
+        for tokens_max in [0, 1, 3] {
+            let refused = EncoderTokens::from_bytes(&tokenizer(), tokens_max);
+            assert!(matches!(refused, Err(TokensError::Unreadable { .. })));
+        }
+        assert!(matches!(EncoderTokens::open(Path::new("no/such"), 64), Err(TokensError::File { .. })));
+    }
+}
+
 mod prompts {
     use super::*;
 

@@ -169,3 +169,57 @@ fn labels(named: Option<&BTreeMap<String, Value>>, n_labels: Option<usize>) -> R
     let names: Option<Vec<String>> = (0..named.len()).map(name).collect();
     names.ok_or_else(|| "id2label does not name labels 0, 1, ..".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn base() -> Value {
+        json!({"model_type": "roberta", "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "vocab_size": 500, "max_position_embeddings": 66, "pad_token_id": 1})
+    }
+
+    fn with(key: &str, value: Value) -> Result<EncoderConfig, ModelError> {
+        let mut config = base();
+        config[key] = value;
+        EncoderConfig::parse(config.to_string().as_bytes(), "config.json")
+    }
+
+    #[test]
+    fn roberta_leaves_positions_to_padding_and_bert_does_not() {
+        assert_eq!(with("model_type", json!("roberta")).unwrap().tokens_max(), 64);
+        assert_eq!(with("model_type", json!("bert")).unwrap().tokens_max(), 66);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        let wrong = [
+            ("model_type", json!("t5")),
+            ("hidden_act", json!("gelu_new")),
+            ("position_embedding_type", json!("relative_key")),
+            ("is_decoder", json!(true)),
+            ("num_attention_heads", json!(5)),
+            ("num_attention_heads", json!(0)),
+            ("vocab_size", json!(1u64 << 40)),
+            ("max_position_embeddings", json!(2)),
+            ("pad_token_id", json!(500)),
+            ("layer_norm_eps", json!(0.0)),
+            ("num_labels", json!(1u64 << 40)),
+            ("id2label", json!({"0": "drop", "2": "keep"})),
+            ("id2label", json!({})),
+        ];
+        for (key, value) in wrong {
+            let refused = with(key, value.clone());
+            assert!(matches!(refused, Err(ModelError::Config { .. })), "{key} = {value}");
+        }
+        assert!(EncoderConfig::parse(b"[]", "config.json").is_err());
+    }
+
+    #[test]
+    fn labels_are_named_counted_or_two() {
+        assert_eq!(with("id2label", json!({"1": "keep", "0": "drop"})).unwrap().labels, ["drop", "keep"]);
+        assert_eq!(with("num_labels", json!(3)).unwrap().labels, ["LABEL_0", "LABEL_1", "LABEL_2"]);
+        assert_eq!(with("num_labels", Value::Null).unwrap().labels.len(), 2);
+    }
+}

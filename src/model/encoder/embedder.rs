@@ -183,3 +183,64 @@ fn parse<T: serde::de::DeserializeOwned>(json: &[u8], file: &str) -> std::result
 fn refused(file: &str, reason: String) -> ModelError {
     ModelError::Config { file: file.to_owned(), reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pooled(pooling: Pooling) -> Vec<Vec<f32>> {
+        let hidden = Tensor::new(
+            &[[[1f32, 2.0], [3.0, 4.0], [9.0, 9.0]], [[1.0, 0.0], [2.0, 0.0], [3.0, 3.0]]],
+            &Device::Cpu,
+        );
+        let mask = Tensor::new(&[[1f32, 1.0, 0.0], [1.0, 1.0, 1.0]], &Device::Cpu);
+        pool(&hidden.unwrap(), &mask.unwrap(), pooling).unwrap().to_vec2().unwrap()
+    }
+
+    #[test]
+    fn pooling_passes_padding_over() {
+        assert_eq!(pooled(Pooling::Mean), [[2.0, 3.0], [2.0, 1.0]]);
+        assert_eq!(pooled(Pooling::Cls), [[1.0, 2.0], [1.0, 0.0]]);
+        assert_eq!(pooled(Pooling::LastToken), [[3.0, 4.0], [3.0, 3.0]]);
+    }
+
+    #[test]
+    fn zero_vector_has_no_direction_and_stays() {
+        let vectors = Tensor::new(&[[3f32, 4.0], [0.0, 0.0]], &Device::Cpu).unwrap();
+        assert_eq!(unit(&vectors).unwrap().to_vec2::<f32>().unwrap(), [[0.6, 0.8], [0.0, 0.0]]);
+    }
+
+    #[test]
+    fn one_known_pooling_mode_is_accepted() {
+        let of = |json: &str| pooling(json.as_bytes(), "1_Pooling/config.json");
+        let flags = |cls: bool, mean: bool| {
+            format!(r#"{{"pooling_mode_cls_token": {cls}, "pooling_mode_mean_tokens": {mean}}}"#)
+        };
+        assert_eq!(of(&flags(true, false)).unwrap(), Pooling::Cls);
+        assert_eq!(of(&flags(false, true)).unwrap(), Pooling::Mean);
+        assert_eq!(of(r#"{"pooling_mode": "lasttoken"}"#).unwrap(), Pooling::LastToken);
+        for refused in
+            [flags(true, true), flags(false, false), r#"{"pooling_mode": "max"}"#.to_owned(), "[]".to_owned()]
+        {
+            assert!(of(&refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn folder_with_a_strange_module_or_path_is_refused() {
+        let read = |modules: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("modules.json"), modules).unwrap();
+            Head::read(dir.path())
+        };
+        let normal = r#"[{"path": "", "type": "a.Transformer"}, {"path": "2", "type": "a.Normalize"}]"#;
+        assert_eq!(read(normal).unwrap(), Head { pooling: Pooling::Mean, length: Length::Unit });
+        for refused in [
+            r#"[{"path": "2_Dense", "type": "a.Dense"}]"#,
+            r#"[{"path": "../x", "type": "a.Pooling"}]"#,
+            "{}",
+        ] {
+            assert!(read(refused).is_err(), "{refused}");
+        }
+    }
+}
