@@ -1,0 +1,61 @@
+//! What a list of queries finds: BM25 for each query, fused by reciprocal rank.
+use super::error::TrainError;
+use crate::{
+    news::{article::Article, fuse, index::NewsIndex},
+    queries::QueryList,
+};
+use std::collections::HashSet;
+
+/// Hits taken of each query before fusion.
+const HITS_PER_QUERY: usize = 50;
+/// Length of the ranking that recall is measured on.
+pub const RANKING_LENGTH: usize = 10;
+
+/// The catalogue as a platform would search it.
+#[derive(Debug)]
+pub struct Retrieval {
+    index: NewsIndex,
+}
+
+impl Retrieval {
+    /// Indexes a catalogue; article indices are those of the slice.
+    /// # Errors
+    /// If the index cannot be built.
+    pub fn new(articles: &[Article]) -> Result<Self, TrainError> {
+        Ok(Self { index: NewsIndex::build(articles)? })
+    }
+
+    /// Returns the ten articles that queries find among those alive at a moment, best first.
+    /// # Errors
+    /// If the search fails.
+    pub fn ranking<'a>(
+        &self,
+        queries: impl Iterator<Item = &'a str>,
+        alive_at: i64,
+    ) -> Result<Vec<usize>, TrainError> {
+        let ranked = queries.map(|query| self.hits(query, alive_at)).collect::<Result<Vec<_>, _>>()?;
+        Ok(fuse::reciprocal_rank(&ranked, RANKING_LENGTH))
+    }
+
+    /// Returns the ten articles that a list finds, best first.
+    /// # Errors
+    /// If the search fails.
+    pub fn list_ranking(&self, list: &QueryList, alive_at: i64) -> Result<Vec<usize>, TrainError> {
+        self.ranking(list.as_slice().iter().map(|query| query.as_str()), alive_at)
+    }
+
+    /// Returns what one query finds, best first.
+    /// # Errors
+    /// If the search fails.
+    pub fn hits(&self, query: &str, alive_at: i64) -> Result<Vec<usize>, TrainError> {
+        let hits = self.index.search(query, Some(alive_at), HITS_PER_QUERY)?;
+        Ok(hits.into_iter().map(|hit| hit.article_idx).collect())
+    }
+}
+
+/// Share of the relevant articles that stand in a ranking; 0 where nothing is relevant.
+#[allow(clippy::cast_precision_loss, reason = "rankings hold ten articles")]
+pub fn recall(ranking: &[usize], relevant: &HashSet<usize>) -> f64 {
+    let n_found = ranking.iter().filter(|idx| relevant.contains(idx)).count();
+    if relevant.is_empty() { 0.0 } else { n_found as f64 / relevant.len() as f64 }
+}

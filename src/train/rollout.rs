@@ -1,0 +1,116 @@
+//! Lists sampled from a student, by the decoder that serves.
+use super::error::TrainError;
+use crate::{
+    decode::{
+        batch::{Batch, DecodeError, FinishedRow, GroupId, GroupRequest},
+        features::list_features,
+        run::run_to_end,
+        sampler::SamplerSettings,
+    },
+    model::{reward_head::ListFeatures, transformer::Transformer},
+    queries::QueryList,
+    text::{parse, tokens::Tokens},
+};
+use rayon::ThreadPoolBuilder;
+use std::sync::Arc;
+
+/// How the server draws lists unless a request says otherwise.
+pub const SERVING: SamplerSettings =
+    SamplerSettings { temperature: 0.8, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
+/// Longest list in tokens: eight queries of nine tokens, with room.
+pub const LIST_TOKENS_MAX: usize = 96;
+/// Rows decoded side by side by one thread.
+const ROWS_MAX: usize = 32;
+
+/// One sampled list.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The list; none if the generation is malformed.
+    pub list: Option<QueryList>,
+    /// What the reward head reads of it.
+    pub features: ListFeatures,
+}
+
+/// A student that can be sampled.
+#[derive(Clone, Debug)]
+pub struct Sampled {
+    /// The network, built for serving.
+    pub model: Arc<Transformer>,
+    /// Its tokenizer.
+    pub tokens: Tokens,
+}
+
+impl Sampled {
+    /// Draws `n` lists for every prompt; the lists of one prompt stand together, in the order of their seeds.
+    ///
+    /// A prompt's seeds depend on `seed` and its place alone, so the lists do not depend on the number of threads.
+    /// `on_prompt` is called once per finished row, from any thread.
+    /// # Errors
+    /// If the network fails or a prompt is too long for it.
+    pub fn lists(
+        &self,
+        prompts: &[Vec<u32>],
+        n: usize,
+        seed: u64,
+        on_row: &(dyn Fn() + Sync),
+    ) -> Result<Vec<Vec<Sample>>, TrainError> {
+        let n_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let share = prompts.len().div_ceil(n_threads).max(1);
+        let parts: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = prompts
+                .chunks(share)
+                .enumerate()
+                .map(|(part, prompts)| {
+                    scope.spawn(move || {
+                        // Small products gain nothing from many threads; whole batches side by side do.
+                        let pool = ThreadPoolBuilder::new().num_threads(1).build();
+                        let pool = pool.map_err(|error| TrainError::Settings { reason: error.to_string() })?;
+                        pool.install(|| Ok(self.decode(prompts, n, row_seed(seed, (part * share * n) as u64), on_row)?))
+                    })
+                })
+                .collect();
+            running.into_iter().map(|worker| worker.join()).collect()
+        });
+        let mut lists = Vec::with_capacity(prompts.len());
+        for part in parts {
+            let lost = |_| TrainError::Settings { reason: "a sampling thread panicked".to_owned() };
+            lists.extend(part.map_err(lost)??);
+        }
+        Ok(lists)
+    }
+
+    fn decode(
+        &self,
+        prompts: &[Vec<u32>],
+        n: usize,
+        first_seed: u64,
+        on_row: &(dyn Fn() + Sync),
+    ) -> Result<Vec<Vec<Sample>>, DecodeError> {
+        let requests = prompts.iter().enumerate().map(|(idx, prompt)| GroupRequest {
+            id: GroupId(idx as u64),
+            prompt: prompt.clone(),
+            seeds: (0..n).map(|row| first_seed.wrapping_add((idx * n + row) as u64)).collect(),
+            sampler: SERVING,
+            max_new_tokens: LIST_TOKENS_MAX,
+            stop_ids: self.tokens.stop_ids(),
+            boundary_ids: self.tokens.boundary_ids(),
+        });
+        let mut rows: Vec<FinishedRow> = Vec::new();
+        run_to_end(&mut Batch::new(self.model.clone()), requests, ROWS_MAX, |row| {
+            rows.push(row);
+            on_row();
+        })?;
+        rows.sort_by_key(|row| (row.group, row.row_idx));
+        let samples: Vec<Sample> = rows.iter().map(|row| self.sample(row)).collect();
+        Ok(samples.chunks(n.max(1)).map(<[Sample]>::to_vec).collect())
+    }
+
+    fn sample(&self, row: &FinishedRow) -> Sample {
+        Sample { list: parse::parse(&self.tokens.decode(&row.ids)).ok(), features: list_features(row) }
+    }
+}
+
+/// Seeds of neighbouring rows follow each other from here; the factor keeps the rows of different base seeds apart.
+fn row_seed(seed: u64, row_idx: u64) -> u64 {
+    seed.wrapping_mul(1 << 32).wrapping_add(row_idx)
+}

@@ -1,0 +1,79 @@
+//! Intervals and rank statistics of the figures that are reported.
+#![allow(clippy::cast_precision_loss, reason = "counts of users and samples are far below 2^52")]
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+/// A mean with its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// 2.5th percentile of resampled means.
+    pub low: f64,
+    /// 97.5th percentile of resampled means.
+    pub high: f64,
+}
+
+/// Resamples of the bootstrap.
+const N_RESAMPLES: usize = 1_000;
+
+/// Percentile bootstrap of the mean, users resampled; of differences it is the paired interval.
+pub fn bootstrap(values: &[f64], seed: u64) -> Estimate {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    if values.is_empty() {
+        return Estimate { mean, low: mean, high: mean };
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut means: Vec<f64> = (0..N_RESAMPLES)
+        .map(|_| (0..values.len()).map(|_| values[rng.random_range(0..values.len())]).sum::<f64>() / n)
+        .collect();
+    means.sort_by(f64::total_cmp);
+    Estimate { mean, low: means[N_RESAMPLES / 40], high: means[N_RESAMPLES - 1 - N_RESAMPLES / 40] }
+}
+
+/// Spearman's rank correlation with mean ranks of ties; none where one side is constant.
+pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
+    let (a, b) = (ranks(a), ranks(b));
+    let n = a.len() as f64;
+    let (mean_a, mean_b) = (a.iter().sum::<f64>() / n, b.iter().sum::<f64>() / n);
+    let covariance: f64 = a.iter().zip(&b).map(|(a, b)| (a - mean_a) * (b - mean_b)).sum();
+    let spread = |values: &[f64], mean: f64| values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+    let product = spread(&a, mean_a) * spread(&b, mean_b);
+    (product > 0.0).then(|| covariance / product.sqrt())
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    values
+        .iter()
+        .map(|value| {
+            let below = values.iter().filter(|other| *other < value).count() as f64;
+            let equal = values.iter().filter(|other| *other == value).count() as f64;
+            below + (equal + 1.0) / 2.0
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interval_holds_the_mean_and_is_the_same_for_a_seed() {
+        let values: Vec<f64> = (0..200).map(|idx| f64::from(idx % 7)).collect();
+        let estimate = bootstrap(&values, 5);
+        assert!(estimate.low < estimate.mean && estimate.mean < estimate.high, "{estimate:?}");
+        assert_eq!(estimate, bootstrap(&values, 5));
+    }
+
+    #[test]
+    fn rank_correlation_sees_order_only_and_shares_ranks_of_ties() {
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 200.0, 3000.0]), Some(1.0));
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), Some(-1.0));
+        assert_eq!(spearman(&[1.0, 1.0], &[3.0, 2.0]), None);
+        // Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
+        let tied = spearman(&[1.0, 2.0, 2.0, 3.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+        assert!((tied - 0.948_683_298).abs() < 1e-6, "{tied}");
+    }
+}
