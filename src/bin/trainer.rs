@@ -16,6 +16,31 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    compute_side_by_side()?;
     let arguments = Arguments::parse();
     commands::run(arguments.command, &mut std::io::stdout().lock()).context("newshound-trainer stopped")
+}
+
+/// Starts the program again with candle's own threads switched off, unless the caller chose their number.
+///
+/// Candle spreads each element-wise operation over a pool that only one thread can use at a time, and reads the
+/// pool's size from the environment alone. The trainer computes whole micro-batches side by side instead, which
+/// would wait for that pool in turns.
+#[cfg(unix)]
+fn compute_side_by_side() -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt;
+    const POOL_SIZE: &str = "CANDLE_NUM_THREADS";
+    if std::env::vars_os().any(|(name, _)| name == POOL_SIZE) {
+        return Ok(());
+    }
+    let program = std::env::current_exe().context("this program cannot be found")?;
+    let error =
+        std::process::Command::new(program).args(std::env::args_os().skip(1)).env(POOL_SIZE, "1").exec();
+    Err(error).context("this program cannot be started again")
+}
+
+/// Elsewhere a program cannot replace itself; training is only slower.
+#[cfg(not(unix))]
+fn compute_side_by_side() -> anyhow::Result<()> {
+    Ok(())
 }

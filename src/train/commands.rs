@@ -3,13 +3,17 @@ use super::{
     error::TrainError,
     events::{Scope, World},
     generate::{self, GenerateSettings},
+    journal::progress_bar,
     model_folder::ModelFolder,
     pretrain, score,
     settings::{PretrainSettings, SftSettings, layered},
     sft, tokenizer,
 };
-use crate::decode::sampler::SamplerSettings;
-use clap::{Args, Subcommand};
+use crate::{
+    decode::sampler::SamplerSettings,
+    world::{self, Size, WorldSettings},
+};
+use clap::{Args, Subcommand, ValueEnum};
 use std::{
     io::{Write, stdin},
     path::PathBuf,
@@ -19,6 +23,9 @@ use toml::Value;
 /// What the trainer can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// The synthetic world.
+    #[command(subcommand)]
+    World(WorldCommand),
     /// Train the byte-level BPE tokenizer on a world's texts.
     Tokenizer(TokenizerArgs),
     /// Train a fresh student on a world's articles and traces; resumes by itself.
@@ -29,6 +36,34 @@ pub enum Command {
     Score(ScoreArgs),
     /// Continuations of prompts: JSON lines in, JSON lines out.
     Generate(GenerateArgs),
+}
+
+/// What can be done with worlds.
+#[derive(Debug, Subcommand)]
+pub enum WorldCommand {
+    /// Generate a world: the same size and seed give the same bytes.
+    Generate {
+        /// How large.
+        #[arg(long, value_enum)]
+        size: WorldSize,
+        /// Seed of everything in it.
+        #[arg(long)]
+        seed: u64,
+        /// Folder to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+/// Sizes by the names that `--size` takes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum WorldSize {
+    /// For tests.
+    Tiny,
+    /// For the demo student.
+    Small,
+    /// For studies.
+    Full,
 }
 
 /// Arguments of `tokenizer`.
@@ -173,6 +208,22 @@ impl GenerateArgs {
 /// What the command's stage says.
 pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
     match command {
+        Command::World(WorldCommand::Generate { size, seed, out }) => {
+            let size = match size {
+                WorldSize::Tiny => Size::Tiny,
+                WorldSize::Small => Size::Small,
+                WorldSize::Full => Size::Full,
+            };
+            let bar = progress_bar("world", 0);
+            let mut progress = |done, of| {
+                bar.set_length(of);
+                bar.set_position(done);
+            };
+            let summary = world::generate(&WorldSettings { size, seed }, &out, &mut progress)?;
+            bar.finish();
+            let json = serde_json::to_string(&summary).map_err(|error| TrainError::file(&out, error))?;
+            say(output, &json)
+        }
         Command::Tokenizer(args) => {
             tokenizer::run(&World::read(&args.world, Scope::Training)?, args.vocab_size, &args.out)
         }

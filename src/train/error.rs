@@ -5,6 +5,7 @@ use crate::{
     model::weights::ModelError,
     news::{catalogue::CatalogueError, index::IndexError},
     text::tokens::TokensError,
+    world::WorldError,
 };
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -76,6 +77,9 @@ pub enum TrainError {
     /// The article index failed.
     #[error("index failed")]
     Index(#[from] IndexError),
+    /// The world could not be written.
+    #[error("world could not be generated")]
+    World(#[from] WorldError),
     /// The catalogue could not be read.
     #[error("catalogue could not be read")]
     Catalogue(#[from] CatalogueError),

@@ -117,10 +117,14 @@ pub fn loss_and_gradients(
     let (n_rows, width, hidden_size) = hidden.dims3()?; // (B, T, D)
     let predictors = Tensor::from_slice(&batch.predictors, batch.predictors.len(), device)?;
     // Logits are wide: they are computed only where a target is predicted.
-    let hidden = hidden.reshape((n_rows * width, hidden_size))?.index_select(&predictors, 0)?;
-    let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), device)?;
+    let hidden = hidden.reshape((n_rows * width, hidden_size))?;
+    let hidden = if batch.predictors.len() == batch.ids.len() {
+        hidden
+    } else {
+        hidden.index_select(&predictors, 0)?
+    };
     #[allow(clippy::cast_precision_loss, reason = "token counts of a step are far below 2^52")]
-    let loss = (cross_entropy::sum(&model.logits(&hidden)?, &targets)? / n_step_targets as f64)?;
+    let loss = (cross_entropy::sum(&model.logits(&hidden)?, &batch.targets)? / n_step_targets as f64)?;
     let gradients = Gradients::collect(parameters.vars(), &loss.backward()?)?;
     Ok(LossAndGradients { loss: f64::from(loss.to_scalar::<f32>()?), gradients })
 }

@@ -59,15 +59,26 @@ pub struct Later<'a> {
 /// Rewards one list.
 /// # Errors
 /// If the search fails.
-pub fn reward(list: Option<&QueryList>, later: &Later<'_>, retrieval: &Retrieval) -> Result<ListReward, TrainError> {
+pub fn reward(
+    list: Option<&QueryList>,
+    later: &Later<'_>,
+    retrieval: &Retrieval,
+) -> Result<ListReward, TrainError> {
     let Some(list) = list else { return Ok(ListReward::default()) };
-    let titles: Vec<HashSet<String>> = later.clicked.iter().map(|&idx| word_set(&later.articles[idx].title)).collect();
-    let queries: Vec<HashSet<String>> = list.as_slice().iter().map(|query| word_set(query.as_str())).collect();
+    let titles: Vec<HashSet<String>> =
+        later.clicked.iter().map(|&idx| word_set(&later.articles[idx].title)).collect();
+    let queries: Vec<HashSet<String>> =
+        list.as_slice().iter().map(|query| word_set(query.as_str())).collect();
     let best = |query: &HashSet<String>| titles.iter().map(|title| share(query, title)).fold(0.0, f64::max);
-    let overlap = mean(titles.iter().map(|title| queries.iter().map(|query| share(query, title)).fold(0.0, f64::max)));
+    let overlap =
+        mean(titles.iter().map(|title| queries.iter().map(|query| share(query, title)).fold(0.0, f64::max)));
     let ranking = retrieval.list_ranking(list, later.at_unix_s)?;
-    let parts =
-        Rewards { valid: 1.0, diversity: diversity(&queries), overlap, recall: recall(&ranking, &later.clicked) };
+    let parts = Rewards {
+        valid: 1.0,
+        diversity: diversity(&queries),
+        overlap,
+        recall: recall(&ranking, &later.clicked),
+    };
     let per_query = list
         .as_slice()
         .iter()
@@ -82,7 +93,8 @@ pub fn reward(list: Option<&QueryList>, later: &Later<'_>, retrieval: &Retrieval
 }
 
 fn diversity(queries: &[HashSet<String>]) -> f64 {
-    let pairs = queries.iter().enumerate().flat_map(|(idx, a)| queries[idx + 1..].iter().map(move |b| (a, b)));
+    let pairs =
+        queries.iter().enumerate().flat_map(|(idx, a)| queries[idx + 1..].iter().map(move |b| (a, b)));
     1.0 - mean(pairs.map(|(a, b)| count(a.intersection(b)) / count(a.union(b)).max(1.0)))
 }
 

@@ -64,8 +64,10 @@ impl Sampled {
                     scope.spawn(move || {
                         // Small products gain nothing from many threads; whole batches side by side do.
                         let pool = ThreadPoolBuilder::new().num_threads(1).build();
-                        let pool = pool.map_err(|error| TrainError::Settings { reason: error.to_string() })?;
-                        pool.install(|| Ok(self.decode(prompts, n, row_seed(seed, (part * share * n) as u64), on_row)?))
+                        let pool =
+                            pool.map_err(|error| TrainError::Settings { reason: error.to_string() })?;
+                        let first_seed = row_seed(seed, (part * share * n) as u64);
+                        pool.install(|| self.decode(prompts, n, first_seed, on_row)).map_err(TrainError::from)
                     })
                 })
                 .collect();

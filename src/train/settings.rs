@@ -5,15 +5,18 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::path::Path;
 use toml::{Table, Value};
 
+/// Budget of the demo student's prompts: about thirty signals.
+pub const PROMPT_TOKENS: usize = 384;
+
 /// Shape of a fresh student. The vocabulary's size comes from the tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudentShape {
     /// Width of the hidden states. 192: three million parameters in all, one hour of training on two cores.
     pub hidden_size: usize,
-    /// Width inside the feed-forward block. 512: 8/3 of the hidden size, the usual ratio of gated blocks.
+    /// Width inside the feed-forward block. 768: wide, since this is where words of one interest are tied together.
     pub intermediate_size: usize,
-    /// Blocks. 6: narrow and deep beats wide and flat at this size.
+    /// Blocks. 4: each costs attention and element-wise work beside its products, and the task needs few hops.
     pub n_layers: usize,
     /// Query heads. 6 of width 32.
     pub n_heads: usize,
@@ -69,7 +72,8 @@ pub struct FitSettings {
     pub seed: u64,
     /// Micro-batches of one step; they are computed side by side, so a multiple of the cores.
     pub micro_batches: usize,
-    /// Most tokens of one micro-batch, padding included; bounds the memory of a backward pass.
+    /// Most tokens of one micro-batch, padding included. 512: its arrays are reused from one operation to the next,
+    /// while larger ones are asked of the system and zeroed every time.
     pub micro_batch_tokens: usize,
     /// Highest learning rate.
     pub peak_learning_rate: f64,
@@ -125,10 +129,10 @@ impl PretrainSettings {
             student: StudentShape::demo(),
             row_tokens: 256,
             fit: FitSettings {
-                steps: 700,
+                steps: 1200,
                 seed: 1,
-                micro_batches: 4,
-                micro_batch_tokens: 1024,
+                micro_batches: 8,
+                micro_batch_tokens: 512,
                 // High for a model this small, and stable with clipping at 1.
                 peak_learning_rate: 3e-3,
                 final_learning_rate_ratio: 0.1,
@@ -162,13 +166,13 @@ impl SftSettings {
     /// Settings of the demo student.
     pub fn demo() -> Self {
         let fit = FitSettings {
-            steps: 900,
+            steps: 500,
             seed: 2,
             peak_learning_rate: 1.5e-3,
             final_learning_rate_ratio: 0.05,
             ..PretrainSettings::demo().fit
         };
-        Self { prompt_tokens: 448, cuts_per_reader: 4, later_hours: 72, fit }
+        Self { prompt_tokens: PROMPT_TOKENS, cuts_per_reader: 4, later_hours: 72, fit }
     }
 }
 
