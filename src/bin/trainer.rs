@@ -34,8 +34,12 @@ fn compute_side_by_side() -> anyhow::Result<()> {
         return Ok(());
     }
     let program = std::env::current_exe().context("this program cannot be found")?;
-    let error =
-        std::process::Command::new(program).args(std::env::args_os().skip(1)).env(POOL_SIZE, "1").exec();
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        // Memory of one operation serves the next; given back to the system, it would have to be zeroed again.
+        .env(POOL_SIZE, "1")
+        .env("MIMALLOC_PURGE_DELAY", "-1")
+        .exec();
     Err(error).context("this program cannot be started again")
 }
 

@@ -129,7 +129,7 @@ impl PretrainSettings {
             student: StudentShape::demo(),
             row_tokens: 256,
             fit: FitSettings {
-                steps: 1200,
+                steps: 600,
                 seed: 1,
                 micro_batches: 8,
                 micro_batch_tokens: 512,
@@ -166,7 +166,7 @@ impl SftSettings {
     /// Settings of the demo student.
     pub fn demo() -> Self {
         let fit = FitSettings {
-            steps: 500,
+            steps: 350,
             seed: 2,
             peak_learning_rate: 1.5e-3,
             final_learning_rate_ratio: 0.05,
