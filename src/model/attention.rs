@@ -1,7 +1,11 @@
 //! Causal attention of grouped query heads: the face that strategies share, and attention over whole rows.
 #![allow(clippy::cast_precision_loss, reason = "head widths are small")]
-use super::ops::{self, Numerics};
+use super::{
+    fused,
+    ops::{self, Numerics},
+};
 use candle_core::{Device, Result, Tensor};
+use std::sync::Arc;
 
 /// Queries of one block of serving attention; bounds the score matrix of a long prompt and skips most of the
 /// half that causality hides.
@@ -18,6 +22,10 @@ pub(super) trait Attend {
 #[derive(Debug)]
 pub(super) struct WholeRows {
     numerics: Numerics,
+    n_positions: usize,
+    /// Whether each position of each row is a token, B · T flags; none: all.
+    real: Option<Arc<[bool]>>,
+    /// Made when first needed: the fused kernel needs none.
     blocks: Vec<Block>,
 }
 
@@ -32,26 +40,34 @@ struct Block {
 
 impl WholeRows {
     /// Prepares rows of `n_positions`. `real`: whether each position of each row is a token, B · T flags; none: all.
-    pub(super) fn new(
-        n_positions: usize,
-        real: Option<&[bool]>,
-        numerics: Numerics,
-        device: &Device,
-    ) -> Result<Self> {
-        let block_rows = match numerics {
+    pub(super) fn new(n_positions: usize, real: Option<Arc<[bool]>>, numerics: Numerics) -> Self {
+        Self { numerics, n_positions, real, blocks: Vec::new() }
+    }
+
+    /// `query` (B, T, n_heads, head_dim), `key`, `value` (B, T, n_kv_heads, head_dim), in the library's operations.
+    pub(super) fn composed(&mut self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        self.over_heads(query, &heads_first(key)?, &heads_first(value)?)
+    }
+
+    fn prepare_blocks(&mut self, device: &Device) -> Result<()> {
+        if !self.blocks.is_empty() {
+            return Ok(());
+        }
+        let block_rows = match self.numerics {
             Numerics::Serve => BLOCK_ROWS,
-            Numerics::Train => n_positions.max(1),
+            Numerics::Train => self.n_positions,
         };
-        let blocks = (0..n_positions).step_by(block_rows).map(|start| {
-            let n_queries = block_rows.min(n_positions - start);
-            let bias = visibility(start, n_queries, n_positions, real, device)?;
-            Ok(Block { start, n_queries, bias })
-        });
-        Ok(Self { numerics, blocks: blocks.collect::<Result<_>>()? })
+        for start in (0..self.n_positions).step_by(block_rows.max(1)) {
+            let n_queries = block_rows.min(self.n_positions - start);
+            let bias = visibility(start, n_queries, self.n_positions, self.real.as_deref(), device)?;
+            self.blocks.push(Block { start, n_queries, bias });
+        }
+        Ok(())
     }
 
     /// `query` (B, T, n_heads, head_dim); `key`, `value` (B, n_kv_heads, T, head_dim), contiguous.
-    pub(super) fn over_heads(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+    pub(super) fn over_heads(&mut self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        self.prepare_blocks(query.device())?;
         let (n_rows, n_positions, n_heads, head_dim) = query.dims4()?;
         let n_kv_heads = key.dim(1)?;
         let n_shared = n_heads / n_kv_heads;
@@ -84,7 +100,10 @@ impl WholeRows {
 
 impl Attend for WholeRows {
     fn attend(&mut self, _layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
-        self.over_heads(query, &heads_first(key)?, &heads_first(value)?)
+        match self.numerics {
+            Numerics::Train if fused::takes(query) => fused::attention(query, key, value, self.real.clone()),
+            Numerics::Serve | Numerics::Train => self.composed(query, key, value),
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! One linear layer behind one face.
-use super::weights::{ModelError, TensorSource};
+use super::{
+    fused,
+    weights::{ModelError, TensorSource},
+};
 use candle_core::{Result, Tensor};
 
 /// Whether a layer adds a bias.
@@ -59,6 +62,7 @@ impl Linear {
         // Rows are flattened, so that one matrix product serves every row of every batch.
         let output = rows.matmul(&self.weight.t()?)?;
         let output = match &self.bias {
+            Some(bias) if fused::takes(&output) => fused::add_bias(&output, bias)?,
             Some(bias) => output.broadcast_add(bias)?,
             None => output,
         };

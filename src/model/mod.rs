@@ -2,6 +2,7 @@
 mod attention;
 pub mod config;
 pub mod encoder;
+mod fused;
 pub mod kv_cache;
 pub mod linear;
 pub mod ops;

@@ -113,7 +113,7 @@ impl Transformer {
                 (self.rotary.at(&positions, &leading, self.embedding.dtype(), device)?, Some(real))
             }
         };
-        let mut rows = WholeRows::new(n_positions, real.as_deref(), self.numerics, device)?;
+        let mut rows = WholeRows::new(n_positions, real.map(Into::into), self.numerics);
         Ok(self.run(ids, &rotation, &mut rows)?)
     }
 
@@ -127,7 +127,7 @@ impl Transformer {
         let n_positions = ids.len();
         let positions: Vec<u32> = (0..).take(n_positions).collect();
         let rotation = self.rotary.at(&positions, &[n_positions], self.embedding.dtype(), self.device())?;
-        let rows = WholeRows::new(n_positions, None, Numerics::Serve, self.device())?;
+        let rows = WholeRows::new(n_positions, None, Numerics::Serve);
         let mut prefill = Prefill::new(rows);
         let ids = Tensor::from_slice(ids, (1, n_positions), self.device())?;
         let hidden = self.run(&ids, &rotation, &mut prefill)?.detach();
@@ -165,6 +165,25 @@ impl Transformer {
     pub fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, ModelError> {
         let head = self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))?;
         Ok(head.forward(hidden)?.to_dtype(DType::F32)?)
+    }
+
+    /// Sums, over positions, each weight times the negative log-probability of its token, in nats: a scalar.
+    ///
+    /// `hidden` (.., D), `ids` (..) u32: the token that follows each position, `weights` (..): 0 where none is asked
+    /// of the model. Much cheaper than logits of all positions. Differentiable.
+    /// # Errors
+    /// If shapes differ, an id is not below the vocabulary, or the network was built without an output head.
+    pub fn cross_entropy(
+        &self,
+        hidden: &Tensor,
+        ids: &Tensor,
+        weights: &Tensor,
+    ) -> std::result::Result<Tensor, ModelError> {
+        let head = self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))?;
+        let ids = ids.flatten_all()?.to_vec1::<u32>()?;
+        let weights = weights.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let rows = hidden.reshape(((), self.config.hidden_size))?;
+        Ok(ops::linear_cross_entropy(&rows, head.weight(), &ids, &weights)?)
     }
 
     fn run(&self, ids: &Tensor, rotation: &Rotation, attend: &mut dyn Attend) -> Result<Tensor> {
