@@ -15,13 +15,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn protos() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(true).open_file("newshound/v1/query_generation.proto")?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_file("newshound/v1/query_generation.proto")?;
     std::fs::write(out_dir()?.join("newshound_descriptors.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    // Our codec says INVALID_ARGUMENT where the library's says INTERNAL.
+    tonic_prost_build::configure()
+        .codec_path("crate::serve::rpc::codec::Codec")
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }
 
-/// Writes `[(relative name, bytes)]` of everything in deploy/demo; an empty list where there is no demo.
+/// Writes `BUNDLE` (what deploy/demo/manifest.json names, and itself) and `DATA` (the rest), each as `[(name, bytes)]`; both are
+/// empty where there is no demo.
 #[cfg(feature = "serve")]
 fn demo_files() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=deploy/demo");
@@ -36,9 +43,17 @@ fn demo_files() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     files.sort();
-    let rows: String =
-        files.iter().map(|(name, path)| format!("    ({name:?}, include_bytes!({path:?})),\n")).collect();
-    std::fs::write(out_dir()?.join("demo_files.rs"), format!("&[\n{rows}]\n"))?;
+    let manifest = std::fs::read_to_string(folder.join("manifest.json")).unwrap_or_default();
+    let (bundle, data): (Vec<_>, Vec<_>) = files
+        .iter()
+        .partition(|(name, _)| name == "manifest.json" || manifest.contains(&format!("\"{name}\"")));
+    let list = |name: &str, files: &[&(String, std::path::PathBuf)]| {
+        let rows: String =
+            files.iter().map(|(name, path)| format!("    ({name:?}, include_bytes!({path:?})),\n")).collect();
+        format!("pub(super) static {name}: &[(&str, &[u8])] = &[\n{rows}];\n")
+    };
+    let source = list("BUNDLE", &bundle) + &list("DATA", &data);
+    std::fs::write(out_dir()?.join("demo_files.rs"), source)?;
     Ok(())
 }
 

@@ -1,1 +1,205 @@
-//! Settings files: read once in bin, all mistakes printed together, unknown keys refused.
+//! Settings files: read once by a binary, all mistakes reported together, unknown keys refused.
+//!
+//! A file is TOML with one level of sections. Overrides (`section.key`, value) come from the command line or from the
+//! environment that the binary hands over, and win over the file.
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
+use thiserror::Error;
+
+/// Everything that is wrong with a settings file, one sentence per mistake.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub struct Mistakes {
+    /// File the settings came from.
+    pub file: String,
+    /// One sentence per mistake, in the order of the file's keys.
+    pub mistakes: Vec<String>,
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} has {} mistake(s)", self.file, self.mistakes.len())?;
+        self.mistakes.iter().try_for_each(|mistake| write!(out, "\n  {mistake}"))
+    }
+}
+
+/// Hands out values by key and remembers every mistake instead of stopping at the first.
+#[derive(Debug)]
+pub struct Reader {
+    file: String,
+    values: BTreeMap<String, toml::Value>,
+    mistakes: Vec<String>,
+}
+
+impl Reader {
+    /// Reads TOML text; `file` names it in messages. Unreadable text counts as a mistake.
+    pub fn new(text: &str, file: &str, overrides: &[(String, String)]) -> Self {
+        let mut reader = Self { file: file.to_owned(), values: BTreeMap::new(), mistakes: Vec::new() };
+        match text.parse::<toml::Table>() {
+            Ok(table) => reader.flatten(table),
+            Err(error) => reader.mistakes.push(format!("is not TOML: {}", error.message())),
+        }
+        for (key, value) in overrides {
+            // A word that is no TOML value is meant as text, so that addresses need no quotes.
+            let parsed = format!("value = {value}").parse::<toml::Table>();
+            let parsed = parsed.ok().and_then(|mut table| table.remove("value"));
+            reader.values.insert(key.clone(), parsed.unwrap_or_else(|| toml::Value::String(value.clone())));
+        }
+        reader
+    }
+
+    fn flatten(&mut self, table: toml::Table) {
+        for (section, value) in table {
+            match value {
+                toml::Value::Table(keys) => {
+                    self.values
+                        .extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+                }
+                value => {
+                    self.values.insert(section, value);
+                }
+            }
+        }
+    }
+
+    /// A whole number within a range, or the default where the key is absent.
+    pub fn whole(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
+        let Some(value) = self.values.remove(key) else { return default };
+        let whole = value.as_integer().and_then(|value| u64::try_from(value).ok());
+        match whole.filter(|value| range.contains(value)) {
+            Some(value) => value,
+            None => self.refuse(
+                key,
+                &value,
+                &format!("a whole number from {} to {}", range.start(), range.end()),
+                default,
+            ),
+        }
+    }
+
+    /// A count within a range, or the default where the key is absent.
+    pub fn count(&mut self, key: &str, range: RangeInclusive<u64>, default: usize) -> usize {
+        let value = self.whole(key, range, default as u64);
+        usize::try_from(value).unwrap_or(default)
+    }
+
+    /// A finite number within a range, or the default where the key is absent.
+    pub fn number(&mut self, key: &str, range: RangeInclusive<f64>, default: f64) -> f64 {
+        let Some(value) = self.values.remove(key) else { return default };
+        #[allow(clippy::cast_precision_loss, reason = "settings are small numbers")]
+        let number = value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64));
+        match number.filter(|number| number.is_finite() && range.contains(number)) {
+            Some(number) => number,
+            None => self.refuse(
+                key,
+                &value,
+                &format!("a number from {} to {}", range.start(), range.end()),
+                default,
+            ),
+        }
+    }
+
+    /// Text that `parse` accepts, or the default where the key is absent.
+    pub fn text<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+        default: T,
+    ) -> T {
+        let Some(value) = self.values.remove(key) else { return default };
+        match value.as_str().and_then(parse) {
+            Some(parsed) => parsed,
+            None => self.refuse(key, &value, expected, default),
+        }
+    }
+
+    /// Notes a mistake that only several values together make.
+    pub fn require(&mut self, holds: bool, sentence: &str) {
+        if !holds {
+            self.mistakes.push(sentence.to_owned());
+        }
+    }
+
+    fn refuse<T>(&mut self, key: &str, value: &toml::Value, expected: &str, default: T) -> T {
+        self.mistakes.push(format!("{key} = {value} should be {expected}"));
+        default
+    }
+
+    /// Returns the settings if there was no mistake and no unknown key.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn finish<T>(mut self, settings: T) -> Result<T, Mistakes> {
+        self.mistakes.extend(self.values.keys().map(|key| format!("{key} is not a setting")));
+        if self.mistakes.is_empty() {
+            return Ok(settings);
+        }
+        Err(Mistakes { file: self.file, mistakes: self.mistakes })
+    }
+}
+
+/// Picks overrides out of environment variables: after `prefix`, two underscores stand for the dot, as in `ENGINE__ROWS_MAX`.
+pub fn overrides(variables: impl Iterator<Item = (String, String)>, prefix: &str) -> Vec<(String, String)> {
+    let key = |name: &str| name.strip_prefix(prefix).map(|rest| rest.to_lowercase().replace("__", "."));
+    let mut found: Vec<_> = variables.filter_map(|(name, value)| Some((key(&name)?, value))).collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, overrides: &[(&str, &str)]) -> Result<(u64, f64, String), Mistakes> {
+        let overrides: Vec<_> =
+            overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let mut reader = Reader::new(text, "server.toml", &overrides);
+        let rows = reader.whole("engine.rows", 1..=8, 4);
+        let share = reader.number("engine.share", 0.0..=1.0, 0.5);
+        let address = reader.text("address", "an address", |text| Some(text.to_owned()), "here".to_owned());
+        reader.finish((rows, share, address))
+    }
+
+    #[test]
+    fn absent_keys_take_their_defaults() {
+        assert_eq!(read("", &[]), Ok((4, 0.5, "here".to_owned())));
+    }
+
+    #[test]
+    fn both_ends_of_a_range_are_inside_it() {
+        assert_eq!(read("[engine]\nrows = 1\nshare = 0", &[]).map(|read| (read.0, read.1)), Ok((1, 0.0)));
+        assert_eq!(read("[engine]\nrows = 8\nshare = 1.0", &[]).map(|read| (read.0, read.1)), Ok((8, 1.0)));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_together() {
+        let error = read("address = 3\n[engine]\nrows = 9\nshare = nan\nrow = 1", &[]).unwrap_err();
+        let expected = [
+            "engine.rows = 9 should be a whole number from 1 to 8",
+            "engine.share = nan should be a number from 0 to 1",
+            "address = 3 should be an address",
+            "engine.row is not a setting",
+        ];
+        assert_eq!(error.mistakes, expected);
+    }
+
+    #[test]
+    fn overrides_win_over_the_file_and_need_no_quotes() {
+        let read =
+            read("address = \"file\"\n[engine]\nrows = 2", &[("engine.rows", "3"), ("address", "a:1")]);
+        assert_eq!(read, Ok((3, 0.5, "a:1".to_owned())));
+    }
+
+    #[test]
+    fn the_environment_names_sections_by_two_underscores() {
+        let variables = [("NH_ENGINE__ROWS_MAX", "3"), ("HOME", "/"), ("NH_ADDRESS", "a")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter();
+        let expected = [("address", "a"), ("engine.rows_max", "3")];
+        let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(overrides(variables, "NH_"), expected);
+    }
+
+    #[test]
+    fn text_that_is_not_toml_is_a_mistake() {
+        assert_eq!(read("rows 3", &[]).unwrap_err().mistakes.len(), 1);
+    }
+}

@@ -1,2 +1,272 @@
 //! Signals to queries, online: one request at a time through cache, prompt, engine, parser and reward head.
+//!
+//! This file only wires the rooms together. A request's way is told in `answer`, a generation's in `generation`, the model
+//! thread's in `engine`, the wire in `rpc`.
+pub mod answer;
+pub mod batcher;
+pub mod cache;
+pub mod candidate;
+pub mod commands;
+pub mod demo;
+pub mod engine;
+pub mod flights;
+pub mod generation;
+pub mod health;
+pub mod http;
+pub mod metrics;
+pub mod question;
+pub mod rerank;
 pub mod rpc;
+pub mod settings;
+
+use crate::{
+    bundle::{
+        load::Bundle,
+        manifest::{BundleId, Manifest},
+    },
+    decode::batch::Batch,
+    model::reward_head::RewardHead,
+    serve::{
+        answer::Answerer,
+        batcher::Room,
+        engine::{Ending, Engine, EngineThread, Generator, Limits},
+        generation::Writer,
+        health::Health,
+        metrics::Metrics,
+        rpc::{
+            encode::ModelFacts,
+            server::{Rpc, RpcError, SERVICE_NAME},
+            service::Service,
+        },
+        settings::{EngineSettings, GenerationSettings, ServeSettings},
+    },
+    text::tokens::Tokens,
+};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::{net::TcpListener, task::JoinSet};
+use tracing::{error, info};
+
+/// How often histograms are folded.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Fewest prompt tokens that make sense: instructions and one signal.
+const PROMPT_TOKENS_MIN: usize = 64;
+
+/// Why the server did not start, or did not end well.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// An address cannot be listened on.
+    #[error("{key} {addr} cannot be used; choose another with --{flag}")]
+    Bind {
+        /// The setting.
+        key: &'static str,
+        /// The command line flag.
+        flag: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The model cannot take what the settings allow.
+    #[error(
+        "model has {positions} positions; generation.output_tokens_max of {output_tokens_max} leaves less than {PROMPT_TOKENS_MIN} for the prompt"
+    )]
+    Positions {
+        /// Positions of the model.
+        positions: usize,
+        /// What a candidate may write.
+        output_tokens_max: usize,
+    },
+    /// The metrics could not be set up.
+    #[error("metrics could not be set up")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    /// The model thread could not be started.
+    #[error("model thread could not be started")]
+    Thread(#[source] io::Error),
+    /// The gRPC server failed.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    /// The model thread panicked.
+    #[error("model thread panicked")]
+    EnginePanicked,
+}
+
+/// Open sockets of a server.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+    /// For /metrics and /healthz.
+    pub http: TcpListener,
+}
+
+impl Listeners {
+    /// Opens both sockets.
+    ///
+    /// # Errors
+    /// If an address is taken or not ours; the error names it.
+    pub async fn bind(grpc_addr: SocketAddr, http_addr: SocketAddr) -> Result<Self, RunError> {
+        let bind = async |key, flag, addr| {
+            TcpListener::bind(addr).await.map_err(|source| RunError::Bind { key, flag, addr, source })
+        };
+        Ok(Self {
+            grpc: bind("grpc_addr", "grpc-addr", grpc_addr).await?,
+            http: bind("http_addr", "http-addr", http_addr).await?,
+        })
+    }
+}
+
+/// What the server needs of a bundle, apart from the network.
+#[derive(Debug)]
+pub struct Parts {
+    /// Id of the bundle.
+    pub id: BundleId,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// Its tokenizer.
+    pub tokens: Tokens,
+    /// Its reward head.
+    pub head: Option<RewardHead>,
+    /// Positions of its network.
+    pub max_positions: usize,
+}
+
+/// Serves a bundle until `shutdown` resolves, then drains and returns.
+///
+/// # Errors
+/// If the server cannot start, or the model thread dies.
+pub async fn run(
+    settings: ServeSettings,
+    bundle: Bundle,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let Bundle { id, manifest, tokens, model, head } = bundle;
+    let max_positions = model.config().max_positions;
+    let parts = Parts { id, manifest, tokens, head, max_positions };
+    run_with(settings, parts, move || Batch::new(Arc::new(model)), listeners, shutdown).await
+}
+
+/// Serves with a generator of the caller's: what `run` does once the network is in a batch.
+///
+/// # Errors
+/// As `run`.
+pub async fn run_with<G: Generator>(
+    mut settings: ServeSettings,
+    parts: Parts,
+    make: impl FnOnce() -> G + Send + 'static,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    settings.generation = fitted(settings.generation, parts.max_positions)?;
+    let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?);
+    let (engine, mut thread) =
+        Engine::start(limits(settings.engine), Arc::clone(&metrics), make).map_err(RunError::Thread)?;
+    let reporter = tonic_health::server::HealthReporter::new();
+    let health_service = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
+    let health = Health::new(reporter, vec![SERVICE_NAME], Arc::clone(&metrics)).await;
+    let service = service(&settings, parts, engine.clone(), &health, &metrics);
+    let rpc = Rpc {
+        service,
+        health_service,
+        health: Arc::clone(&health),
+        metrics: Arc::clone(&metrics),
+        connections: settings.connections,
+        shutdown: settings.shutdown,
+    };
+    let background = background(listeners.http, &metrics, &health);
+    health.ready().await;
+    info!(grpc = ?listeners.grpc.local_addr().ok(), "ready");
+    let mut ending = None;
+    let stop = async {
+        tokio::select! {
+            () = shutdown => {}
+            ended = &mut thread.ended => ending = Some(ended.unwrap_or(Ending::Panicked)),
+        }
+    };
+    let served = rpc.serve(listeners.grpc, stop).await;
+    health.draining().await;
+    let ending = end(&engine, thread, ending).await;
+    drop(background);
+    served?;
+    info!("stopped");
+    if ending == Ending::Panicked { Err(RunError::EnginePanicked) } else { Ok(()) }
+}
+
+/// What a candidate and a prompt may take together, within the positions of the model.
+fn fitted(mut settings: GenerationSettings, positions: usize) -> Result<GenerationSettings, RunError> {
+    let output_tokens_max = settings.output_tokens_max;
+    let for_prompt = positions.saturating_sub(output_tokens_max);
+    if for_prompt < PROMPT_TOKENS_MIN {
+        return Err(RunError::Positions { positions, output_tokens_max });
+    }
+    settings.prompt_tokens_max = settings.prompt_tokens_max.min(for_prompt);
+    Ok(settings)
+}
+
+fn limits(settings: EngineSettings) -> Limits {
+    Limits {
+        room: Room { rows: settings.rows_max, tokens: settings.tokens_max },
+        queue_max: settings.queue_requests_max,
+        queue_wait_max: settings.queue_wait_max,
+        overtake_max: settings.overtake_max,
+    }
+}
+
+fn service(
+    settings: &ServeSettings,
+    parts: Parts,
+    engine: Engine,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+) -> Service {
+    let model = ModelFacts {
+        bundle_id: parts.id.0.clone(),
+        manifest: parts.manifest,
+        has_reward_head: parts.head.is_some(),
+    };
+    let writer = Writer {
+        tokens: parts.tokens,
+        head: parts.head,
+        engine,
+        prompt_tokens_max: settings.generation.prompt_tokens_max,
+        metrics: Arc::clone(metrics),
+    };
+    let answerer = Arc::new(Answerer::new(writer, parts.id, settings.cache));
+    Service::new(answerer, Arc::clone(health), Arc::clone(metrics), model, settings)
+}
+
+/// The operators' port and the upkeep of metrics; both end when the set is dropped.
+fn background(listener: TcpListener, metrics: &Arc<Metrics>, health: &Arc<Health>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let (of_http, of_upkeep) = (Arc::clone(metrics), Arc::clone(metrics));
+    let health = Arc::clone(health);
+    tasks.spawn(async move {
+        if let Err(error) = http::serve(listener, of_http, health).await {
+            error!(%error, "operators' port failed");
+        }
+    });
+    tasks.spawn(async move {
+        let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            interval.tick().await;
+            of_upkeep.upkeep();
+        }
+    });
+    tasks
+}
+
+/// Ends the model thread and joins it.
+async fn end(engine: &Engine, mut thread: EngineThread, known: Option<Ending>) -> Ending {
+    engine.stop();
+    let ending = match known {
+        Some(ending) => ending,
+        None => (&mut thread.ended).await.unwrap_or(Ending::Panicked),
+    };
+    // The thread has reported its end, so joining takes no time; it is a blocking call all the same.
+    if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
+        error!("model thread could not be joined");
+    }
+    ending
+}

@@ -1,2 +1,10 @@
 //! The wire: the only room that names protobuf messages and gRPC statuses.
+pub mod client;
+pub mod codec;
+pub mod connections;
+pub mod decode;
+pub mod encode;
 pub mod proto;
+pub mod server;
+pub mod service;
+pub mod status;

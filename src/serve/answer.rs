@@ -1,0 +1,323 @@
+//! One request, read top to bottom: cache, or a flight that others share, or a generation of its own.
+use crate::{
+    bundle::manifest::BundleId,
+    model::weights::ModelError,
+    serve::{
+        cache::{AnswerCache, CacheKey},
+        candidate::{Answer, Candidate},
+        engine::{Deadline, EngineError},
+        flights::{Flight, Flights, Progress, Seat},
+        generation::Writer,
+        metrics::{Metrics, Outcome},
+        question::{CacheMode, Question},
+        settings::CacheSettings,
+    },
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use thiserror::Error;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+/// Why a request has no answer. One variant per thing its sender can do about it.
+#[derive(Clone, Debug, Error)]
+pub enum ServeError {
+    /// Come back later.
+    #[error("{queued} requests may wait, and that many do")]
+    QueueFull {
+        /// Places in the queue.
+        queued: usize,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Come back later.
+    #[error("waited {waited_ms} ms for the model")]
+    QueueAge {
+        /// How long it waited.
+        waited_ms: u64,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Allow more time.
+    #[error("deadline passed")]
+    DeadlineHit,
+    /// Ask another server: this one is going to stop.
+    #[error("server is draining")]
+    Draining,
+    /// Ask another server: this one lost its model.
+    #[error("model thread has ended")]
+    EngineGone,
+    /// Ask for another way of reranking.
+    #[error("bundle has no reward head")]
+    NoRewardHead,
+    /// Try another seed or a lower temperature.
+    #[error("none of {n_candidates} candidates is a valid list")]
+    NoValidList {
+        /// How many there were.
+        n_candidates: usize,
+    },
+    /// Report it: the model failed.
+    #[error("model failed")]
+    Engine(#[source] Arc<crate::decode::batch::DecodeError>),
+    /// Report it: the reward head failed.
+    #[error("reward head failed")]
+    Head(#[source] Arc<ModelError>),
+    /// Report it: a task of the server panicked.
+    #[error("a task of the server panicked")]
+    Panicked,
+}
+
+impl ServeError {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Draining => Outcome::Shed,
+            Self::DeadlineHit => Outcome::Deadline,
+            Self::NoRewardHead => Outcome::Rejected,
+            Self::EngineGone
+            | Self::NoValidList { .. }
+            | Self::Engine(_)
+            | Self::Head(_)
+            | Self::Panicked => Outcome::Failed,
+        }
+    }
+}
+
+impl From<EngineError> for ServeError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::QueueFull { queued, retry_after } => Self::QueueFull { queued, retry_after },
+            EngineError::QueueAge { waited_ms, retry_after } => Self::QueueAge { waited_ms, retry_after },
+            EngineError::DeadlineHit => Self::DeadlineHit,
+            EngineError::Gone => Self::EngineGone,
+            EngineError::Fault(error) => Self::Engine(error),
+        }
+    }
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was stored that long.
+    Hit(Duration),
+    /// It was generated for this request.
+    Miss,
+    /// Another request had started to generate it.
+    Coalesced,
+    /// It was generated, and the cache was left alone.
+    Bypass,
+}
+
+/// Answers questions: everything that requests share.
+#[derive(Debug)]
+pub struct Answerer {
+    writer: Arc<Writer>,
+    cache: AnswerCache<Answer>,
+    flights: Flights,
+    bundle: BundleId,
+    metrics: Arc<Metrics>,
+}
+
+/// An answer that is stored, or one to watch.
+#[derive(Debug)]
+pub enum Course {
+    /// Stored.
+    Stored(Arc<Answer>, Duration),
+    /// Being generated.
+    Flying(watch::Receiver<Progress>, Origin),
+}
+
+impl Answerer {
+    /// An answerer with an empty cache.
+    pub fn new(writer: Writer, bundle: BundleId, cache: CacheSettings) -> Self {
+        let metrics = Arc::clone(&writer.metrics);
+        let cache = AnswerCache::new(cache.bytes_max, cache.ttl);
+        Self { writer: Arc::new(writer), cache, flights: Flights::default(), bundle, metrics }
+    }
+
+    /// Whether lists can be scored.
+    pub fn has_reward_head(&self) -> bool {
+        self.writer.head.is_some()
+    }
+
+    /// Answers a question; `watch` sees every candidate as it ends, or all at once if the answer is stored.
+    ///
+    /// Dropping the future costs nobody else who waits for the same answer anything.
+    ///
+    /// # Errors
+    /// If there is no answer, or not before the deadline.
+    pub async fn answer(
+        self: &Arc<Self>,
+        question: Question,
+        mut watch: impl FnMut(&Arc<Candidate>),
+    ) -> Result<(Arc<Answer>, Origin), ServeError> {
+        let mut counted = Counted { metrics: &self.metrics, outcome: Outcome::Cancelled };
+        let deadline = question.deadline;
+        let result = match self.start(question).await {
+            Course::Stored(answer, age) => {
+                answer.candidates.iter().for_each(&mut watch);
+                Ok((answer, Origin::Hit(age)))
+            }
+            Course::Flying(watcher, origin) => {
+                follow(watcher, deadline, watch).await.map(|answer| (answer, origin))
+            }
+        };
+        counted.outcome = match &result {
+            Ok((_, Origin::Hit(_))) => Outcome::Cached,
+            Ok((_, Origin::Coalesced)) => Outcome::Coalesced,
+            Ok((_, Origin::Miss | Origin::Bypass)) => Outcome::Ok,
+            Err(error) => error.outcome(),
+        };
+        result
+    }
+
+    /// Finds the answer, or somebody who generates it, or starts to.
+    async fn start(self: &Arc<Self>, question: Question) -> Course {
+        let key =
+            CacheKey::new(&question.user, &question.signals, &self.bundle, &question.options.canonical());
+        let deadline = question.deadline;
+        if question.cache == CacheMode::Default {
+            if let Some((answer, age)) = self.cache.get(key, Instant::now()).await {
+                self.metrics.cache_request("hit", Some(age));
+                return Course::Stored(answer, age);
+            }
+            return match self.flights.join(key, deadline) {
+                Seat::Follower(watcher) => {
+                    self.metrics.cache_request("coalesced", None);
+                    Course::Flying(watcher, Origin::Coalesced)
+                }
+                Seat::Leader(flight, watcher) => {
+                    self.metrics.cache_request("miss", None);
+                    self.fly(question, flight, key);
+                    Course::Flying(watcher, Origin::Miss)
+                }
+            };
+        }
+        let origin = if question.cache == CacheMode::Bypass { Origin::Bypass } else { Origin::Miss };
+        self.metrics.cache_request(if origin == Origin::Bypass { "bypass" } else { "miss" }, None);
+        let (flight, watcher) = Flight::alone(Deadline::new(deadline));
+        self.fly(question, flight, key);
+        Course::Flying(watcher, origin)
+    }
+
+    /// Generates in a task of its own, so that whoever asked first may leave.
+    fn fly(self: &Arc<Self>, question: Question, flight: Arc<Flight>, key: CacheKey) {
+        let answerer = Arc::clone(self);
+        tokio::spawn(async move {
+            let joinable = question.cache == CacheMode::Default;
+            let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });
+            let outcome = tokio::select! {
+                outcome = answerer.generate(Arc::new(question), &flight, key) => outcome,
+                () = answerer.unwatched(&flight, key, joinable) => {
+                    debug!("nobody waits for the answer any more");
+                    return;
+                }
+            };
+            if joinable {
+                answerer.flights.land(key, &flight);
+            }
+            flight.progress.send_modify(|progress| progress.outcome = Some(outcome));
+        });
+    }
+
+    async fn generate(
+        &self,
+        question: Arc<Question>,
+        flight: &Flight,
+        key: CacheKey,
+    ) -> Result<Arc<Answer>, ServeError> {
+        // Between this request's look into the cache and its take-off, an earlier flight may have landed.
+        if question.cache == CacheMode::Default {
+            if let Some((answer, _)) = self.cache.get(key, Instant::now()).await {
+                flight.progress.send_modify(|progress| progress.candidates.clone_from(&answer.candidates));
+                return Ok(answer);
+            }
+        }
+        let publish = |candidate: &Arc<Candidate>| {
+            flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
+        };
+        let answer = self.writer.generate(&question, Arc::clone(&flight.deadline), publish).await;
+        let answer = Arc::new(answer.inspect_err(|error| match error {
+            ServeError::Engine(_) | ServeError::Head(_) | ServeError::Panicked | ServeError::EngineGone => {
+                warn!(error = %crate::telemetry::Chain(error), "request has no answer");
+            }
+            ServeError::QueueFull { .. }
+            | ServeError::QueueAge { .. }
+            | ServeError::DeadlineHit
+            | ServeError::Draining
+            | ServeError::NoRewardHead
+            | ServeError::NoValidList { .. } => debug!(%error, "request has no answer"),
+        })?);
+        if question.cache != CacheMode::Bypass {
+            self.cache.put(key, Arc::clone(&answer), answer.n_bytes(), Instant::now()).await;
+            let (entries, bytes) = self.cache.size();
+            self.metrics.cache_size(entries, bytes);
+        }
+        Ok(answer)
+    }
+
+    /// Resolves when nobody watches a flight and nobody can join it any more.
+    async fn unwatched(&self, flight: &Flight, key: CacheKey, joinable: bool) {
+        loop {
+            flight.progress.closed().await;
+            if !joinable || self.flights.land_if_unwatched(key, flight) {
+                return;
+            }
+        }
+    }
+}
+
+/// Watches a flight to its end.
+async fn follow(
+    mut watcher: watch::Receiver<Progress>,
+    deadline: Option<Instant>,
+    mut watch: impl FnMut(&Arc<Candidate>),
+) -> Result<Arc<Answer>, ServeError> {
+    let mut n_seen = 0;
+    loop {
+        let (fresh, outcome) = {
+            let progress = watcher.borrow_and_update();
+            (progress.candidates.get(n_seen..).unwrap_or_default().to_vec(), progress.outcome.clone())
+        };
+        n_seen += fresh.len();
+        fresh.iter().for_each(&mut watch);
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
+        let changed = match deadline {
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), watcher.changed()).await {
+                Ok(changed) => changed,
+                Err(_) => return Err(ServeError::DeadlineHit),
+            },
+            None => watcher.changed().await,
+        };
+        // The task publishes an outcome before it ends, unless it panicked.
+        changed.map_err(|_| ServeError::Panicked)?;
+    }
+}
+
+/// Takes a flight off the board even if its task panics.
+struct Landing<'a> {
+    flights: &'a Flights,
+    key: CacheKey,
+    flight: &'a Arc<Flight>,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.flights.land(self.key, self.flight);
+    }
+}
+
+/// Counts a request exactly once, as cancelled if its future is dropped.
+struct Counted<'a> {
+    metrics: &'a Metrics,
+    outcome: Outcome,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.metrics.outcome(self.outcome);
+    }
+}

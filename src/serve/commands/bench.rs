@@ -1,0 +1,181 @@
+//! `bench`: open-loop load on a running server. Requests leave at their times whatever the server does, and a latency counts from
+//! the time at which its request should have left, so a server that stalls cannot hide it.
+use super::CommandError;
+use crate::{
+    serve::rpc::client::{Ask, Client, ClientError},
+    signals::{SignalDraft, Stream},
+};
+use clap::Args;
+use hdrhistogram::Histogram;
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+
+/// Percentiles that are reported.
+const PERCENTILES: [f64; 5] = [50.0, 90.0, 95.0, 99.0, 99.9];
+/// Latencies are kept in microseconds up to a minute, to three digits.
+const LATENCY_US_MAX: u64 = 60_000_000;
+
+/// How to load.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// Address of the server
+    #[arg(long, default_value = "127.0.0.1:50051", global = true)]
+    pub addr: String,
+    /// Requests per second
+    #[arg(long, default_value_t = 5.0)]
+    pub rate: f64,
+    /// For how long, in seconds
+    #[arg(long, default_value_t = 10.0)]
+    pub duration_s: f64,
+    /// Candidates per request
+    #[arg(long, default_value_t = 8)]
+    pub n: u32,
+    /// Different readers; fewer than requests means cache hits
+    #[arg(long, default_value_t = 1_000_000)]
+    pub readers: u64,
+    /// Signals per reader
+    #[arg(long, default_value_t = 12)]
+    pub signals: u64,
+    /// Connections
+    #[arg(long, default_value_t = 4)]
+    pub connections: usize,
+    /// How long a request may take, in milliseconds
+    #[arg(long, default_value_t = 30_000)]
+    pub timeout_ms: u64,
+    /// Writes one JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Loads a server and reports.
+///
+/// # Errors
+/// If nobody answers, or the load makes no sense.
+pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+    let sensible = args.rate > 0.0 && args.rate <= 100_000.0 && args.duration_s > 0.0 && args.duration_s <= 86_400.0;
+    if !sensible || args.connections == 0 || args.signals == 0 || args.readers == 0 {
+        let usage = "rate and duration must be above 0, connections, readers and signals at least 1";
+        return Err(CommandError::Usage(usage.to_owned()));
+    }
+    let mut clients = Vec::with_capacity(args.connections);
+    for _ in 0..args.connections {
+        clients.push(Client::connect(&args.addr).await?);
+    }
+    let started = Instant::now();
+    let mut calls = JoinSet::new();
+    let mut tally = Tally::new()?;
+    for (number, client) in (0u64..).zip(clients.iter().cycle()) {
+        #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
+        let due_s = number as f64 / args.rate;
+        if due_s >= args.duration_s {
+            break;
+        }
+        let due = started + Duration::from_secs_f64(due_s);
+        tokio::time::sleep_until(due.into()).await;
+        let (client, ask) = (client.clone(), question(&args, number));
+        calls.spawn(async move {
+            let outcome = client.ask(ask).await.map(|reply| reply.cache);
+            (outcome, due.elapsed())
+        });
+        while let Some(ended) = calls.try_join_next() {
+            tally.add(ended.map_err(|_| CommandError::Panicked)?);
+        }
+    }
+    while let Some(ended) = calls.join_next().await {
+        tally.add(ended.map_err(|_| CommandError::Panicked)?);
+    }
+    tally.report(&args, started.elapsed(), out)
+}
+
+fn question(args: &BenchArgs, number: u64) -> Ask {
+    const WORDS: [&str; 8] = ["solar", "storm", "train", "strike", "market", "city", "council", "football"];
+    let reader = number % args.readers;
+    // Words that differ by reader, so that prompts do; times that do not, so that a reader's answer can be a cache hit.
+    let word = |at: u64| {
+        let position = usize::try_from(reader.wrapping_mul(31).wrapping_add(at * 7) % 8).unwrap_or(0);
+        WORDS[position]
+    };
+    let signals = (0..args.signals).map(|at| SignalDraft {
+        stream: [Stream::Search, Stream::Page, Stream::Click][usize::try_from(at % 3).unwrap_or(0)],
+        text: format!("{} {} {}", word(at), word(at + 1), word(at + 3)),
+        time_unix_s: 1_700_000_000 + i64::try_from(at).unwrap_or(0) * 60,
+        category: None,
+        source: None,
+        dwell_ms: None,
+        weight: None,
+    });
+    Ask {
+        user_key: format!("bench-{reader}"),
+        signals: signals.collect(),
+        n_candidates: Some(args.n),
+        seed: Some(reader),
+        bypass_cache: false,
+        timeout: Duration::from_millis(args.timeout_ms),
+    }
+}
+
+struct Tally {
+    latencies: Histogram<u64>,
+    codes: BTreeMap<String, u64>,
+    caches: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    fn new() -> Result<Self, CommandError> {
+        let latencies = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3);
+        let latencies = latencies.map_err(|error| CommandError::Usage(error.to_string()))?;
+        Ok(Self { latencies, codes: BTreeMap::new(), caches: BTreeMap::new() })
+    }
+
+    /// Only answers have a latency; refusals are fast and would flatter it.
+    fn add(&mut self, (outcome, took): (Result<&'static str, ClientError>, Duration)) {
+        let code = match outcome {
+            Ok(cache) => {
+                let took_us = u64::try_from(took.as_micros()).unwrap_or(LATENCY_US_MAX);
+                self.latencies.saturating_record(took_us);
+                *self.caches.entry(cache).or_default() += 1;
+                "OK".to_owned()
+            }
+            Err(ClientError::Refused { code, .. }) => code.to_owned(),
+            Err(ClientError::Address { .. } | ClientError::Unreachable { .. }) => "UNREACHABLE".to_owned(),
+        };
+        *self.codes.entry(code).or_default() += 1;
+    }
+
+    fn report(&self, args: &BenchArgs, took: Duration, out: &mut dyn Write) -> Result<(), CommandError> {
+        #[allow(clippy::cast_precision_loss, reason = "latencies are below a minute")]
+        let percentiles: BTreeMap<String, f64> = PERCENTILES
+            .iter()
+            .map(|&percentile| {
+                let latency = self.latencies.value_at_quantile(percentile / 100.0) as f64 / 1000.0;
+                (format!("p{percentile}"), latency)
+            })
+            .collect();
+        if args.json {
+            let report = serde_json::json!({
+                "rate_per_s": args.rate,
+                "candidates": args.n,
+                "seconds": took.as_secs_f64(),
+                "codes": self.codes,
+                "cache": self.caches,
+                "latency_ms": percentiles,
+            });
+            return Ok(writeln!(out, "{report}")?);
+        }
+        writeln!(out, "{} requests per second for {:.1} s, {} candidates each", args.rate, took.as_secs_f64(), args.n)?;
+        for (code, count) in &self.codes {
+            writeln!(out, "  {code:<20} {count}")?;
+        }
+        for (cache, count) in &self.caches {
+            writeln!(out, "  cache {cache:<14} {count}")?;
+        }
+        for (name, latency) in &percentiles {
+            writeln!(out, "  {name:<6} {latency:9.1} ms")?;
+        }
+        Ok(())
+    }
+}

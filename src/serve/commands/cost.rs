@@ -1,0 +1,120 @@
+//! `bench cost`: what more candidates cost the model, in one run, without a server around it.
+use super::CommandError;
+use crate::{
+    bundle::load::{self, BundleSource},
+    decode::{
+        batch::{Batch, GroupId, GroupRequest},
+        sampler::SamplerSettings,
+    },
+    serve::demo,
+};
+use candle_core::{DType, Device};
+use clap::Args;
+use rand::{Rng, SeedableRng};
+use std::{
+    io::Write,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What to measure.
+#[derive(Clone, Debug, Args)]
+pub struct CostArgs {
+    /// Numbers of candidates; the first is what the others are compared with
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8])]
+    pub n: Vec<usize>,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 512)]
+    pub prompt_tokens: usize,
+    /// Tokens of each candidate
+    #[arg(long, default_value_t = 48)]
+    pub new_tokens: usize,
+    /// Repetitions; the numbers alternate in each
+    #[arg(long, default_value_t = 5)]
+    pub repetitions: usize,
+    /// Folder of the bundle; without it, the demo's
+    #[arg(long)]
+    pub bundle: Option<PathBuf>,
+}
+
+/// Measures and reports the median time for each number of candidates, and its ratio to the first.
+///
+/// # Errors
+/// If the bundle cannot be loaded or the model fails.
+pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+    if args.n.contains(&0) || args.n.is_empty() || args.repetitions == 0 || args.new_tokens == 0 {
+        return Err(CommandError::Usage("numbers must be at least 1".to_owned()));
+    }
+    let bundle = match &args.bundle {
+        Some(dir) => load::load(BundleSource::Dir(dir), DType::F32, &Device::Cpu)?,
+        None => demo::bundle()?,
+    };
+    let model = Arc::new(bundle.model);
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let vocab_size = u32::try_from(model.config().vocab_size).unwrap_or(u32::MAX);
+    let prompt: Vec<u32> = (0..args.prompt_tokens).map(|_| random.random_range(0..vocab_size)).collect();
+    let mut times = vec![Vec::with_capacity(args.repetitions); args.n.len()];
+    // The first round warms caches and thread pools and is not counted.
+    for round in 0..=args.repetitions {
+        for (times, &n) in times.iter_mut().zip(&args.n) {
+            let took = once(&mut Batch::new(Arc::clone(&model)), &prompt, n, args.new_tokens)?;
+            if round > 0 {
+                times.push(took);
+            }
+        }
+    }
+    let medians: Vec<f64> = times.into_iter().map(median_ms).collect();
+    for (&n, &median) in args.n.iter().zip(&medians) {
+        let ratio = median / medians[0];
+        if json {
+            let (prompt_tokens, new_tokens) = (args.prompt_tokens, args.new_tokens);
+            let row = serde_json::json!({
+                "n": n, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens,
+                "repetitions": args.repetitions, "median_ms": median, "ratio": ratio,
+            });
+            writeln!(out, "{row}")?;
+        } else {
+            writeln!(out, "N={n:<3} median {median:9.1} ms  ratio to N={} {ratio:.2}", args.n[0])?;
+        }
+    }
+    Ok(())
+}
+
+/// Time of one group from its prompt to its last token; no row stops before the others.
+fn once(batch: &mut Batch, prompt: &[u32], n: usize, new_tokens: usize) -> Result<Duration, CommandError> {
+    let request = GroupRequest {
+        id: GroupId(0),
+        prompt: prompt.to_vec(),
+        seeds: (0..n as u64).collect(),
+        sampler: SamplerSettings { temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0.0, repetition_penalty: 1.0 },
+        max_new_tokens: new_tokens,
+        stop_ids: Arc::new([]),
+        boundary_ids: Arc::new([]),
+    };
+    let started = Instant::now();
+    batch.admit(request)?;
+    while batch.n_rows() > 0 {
+        batch.step()?;
+    }
+    Ok(started.elapsed())
+}
+
+fn median_ms(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    let middle = times.len() / 2;
+    let median = if times.len() % 2 == 1 { times[middle] } else { (times[middle - 1] + times[middle]) / 2 };
+    median.as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_the_mean_of_the_two_middles() {
+        let ms = |times: &[u64]| median_ms(times.iter().map(|&ms| Duration::from_millis(ms)).collect());
+        assert!((ms(&[9, 1, 5]) - 5.0).abs() < 1e-9);
+        assert!((ms(&[9, 1, 5, 6]) - 5.5).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,69 @@
+//! What the server's commands do; `bin/server.rs` only reads the command line. Everything is written to a writer that is passed in.
+pub mod ask;
+pub mod bench;
+pub mod cost;
+pub mod probe;
+pub mod serve;
+pub mod tour;
+
+use crate::{
+    bundle::load::BundleError,
+    news::index::IndexError,
+    serve::{RunError, demo::DemoError, rpc::client::ClientError},
+    settings::Mistakes,
+};
+use std::{io, path::PathBuf};
+use thiserror::Error;
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// The settings have mistakes.
+    #[error(transparent)]
+    Settings(#[from] Mistakes),
+    /// A file cannot be read.
+    #[error("{} cannot be read", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The bundle is refused.
+    #[error("bundle could not be loaded")]
+    Bundle(#[from] BundleError),
+    /// The demo is absent or refused.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    /// The demo's catalogue cannot be searched.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The server did not start, or did not end well.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The server that was asked refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The server that was asked does not serve.
+    #[error("server at {addr} does not serve")]
+    NotServing {
+        /// Its address.
+        addr: String,
+    },
+    /// What was asked makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The model failed in a measurement.
+    #[error("model failed")]
+    Decode(#[from] crate::decode::batch::DecodeError),
+    /// The output cannot be written.
+    #[error("output cannot be written")]
+    Output(#[from] io::Error),
+    /// Signals of the system cannot be listened to.
+    #[error("signals cannot be listened to")]
+    Signals(#[source] io::Error),
+    /// A task of the command panicked.
+    #[error("a task panicked")]
+    Panicked,
+}

@@ -1,0 +1,97 @@
+//! `serve`: a bundle, settings, and an end by signal.
+use super::CommandError;
+use crate::{
+    bundle::load::{self, BundleSource},
+    serve::{Listeners, run, settings::ServeSettings},
+};
+use candle_core::{DType, Device};
+use clap::Args;
+use std::{future::Future, io::Write, net::SocketAddr, path::PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Addresses, for every way of serving.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Addresses {
+    /// Where gRPC is served
+    #[arg(long, global = true)]
+    pub grpc_addr: Option<SocketAddr>,
+    /// Where /metrics and /healthz are served
+    #[arg(long, global = true)]
+    pub http_addr: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// Puts what the command line says over the settings.
+    pub fn over(self, settings: ServeSettings) -> ServeSettings {
+        ServeSettings {
+            grpc_addr: self.grpc_addr.unwrap_or(settings.grpc_addr),
+            http_addr: self.http_addr.unwrap_or(settings.http_addr),
+            ..settings
+        }
+    }
+}
+
+/// What to serve.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Folder of the bundle
+    #[arg(long)]
+    pub bundle: PathBuf,
+    /// Settings file; see deploy/server.toml
+    #[arg(long)]
+    pub settings: Option<PathBuf>,
+}
+
+/// Serves a bundle until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the settings, the bundle or an address cannot be used.
+pub async fn serve(
+    args: ServeArgs,
+    addresses: Addresses,
+    overrides: &[(String, String)],
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    let settings = addresses.over(read_settings(args.settings, overrides)?);
+    // Before the model is loaded: a taken port should not take half a minute to find out.
+    let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
+    let shutdown = signalled()?;
+    let dir = args.bundle;
+    let loaded = tokio::task::spawn_blocking(move || {
+        load::load(BundleSource::Dir(&dir), DType::F32, &Device::Cpu)
+    });
+    let bundle = loaded.await.map_err(|_| CommandError::Panicked)??;
+    let (name, id) = (&bundle.manifest.name, &bundle.id.0);
+    writeln!(
+        out,
+        "serving {name} ({id}) on {}, metrics on {}",
+        settings.grpc_addr, settings.http_addr
+    )?;
+    Ok(run(settings, bundle, listeners, shutdown).await?)
+}
+
+fn read_settings(
+    path: Option<PathBuf>,
+    overrides: &[(String, String)],
+) -> Result<ServeSettings, CommandError> {
+    let Some(path) = path else { return Ok(ServeSettings::read("", "environment", overrides)?) };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(ServeSettings::read(&text, &path.display().to_string(), overrides)?),
+        Err(source) => Err(CommandError::File { path, source }),
+    }
+}
+
+/// A future that resolves on SIGTERM or SIGINT. Both are listened to from now on.
+///
+/// # Errors
+/// If the system does not let us.
+pub fn signalled() -> Result<impl Future<Output = ()>, CommandError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,222 @@
+//! No command: the demo answers for its readers on the terminal, then keeps serving.
+use super::{
+    CommandError,
+    serve::{Addresses, signalled},
+};
+use crate::{
+    news::{article::Article, fuse::reciprocal_rank, index::NewsIndex},
+    serve::{
+        Listeners,
+        demo::{self, DemoUser},
+        rpc::client::{Ask, Client, Reply, ReplyList},
+        run,
+        settings::ServeSettings,
+    },
+    signals::Stream,
+};
+use std::{fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
+use tokio::sync::oneshot;
+
+/// Hits per query that are fused, and articles that are shown.
+const HITS_PER_QUERY: usize = 20;
+const ARTICLES_SHOWN: usize = 5;
+/// Signals shown per reader.
+const SIGNALS_SHOWN: usize = 8;
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Runs the demo until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the demo is absent, an address cannot be used, or the server fails.
+pub async fn tour(
+    addresses: Addresses,
+    overrides: &[(String, String)],
+    out: &mut (dyn Write + Send),
+) -> Result<(), CommandError> {
+    let settings = addresses.over(ServeSettings::read("", "environment", overrides)?);
+    let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
+    let addr = |listener: &tokio::net::TcpListener| listener.local_addr().map_err(CommandError::Output);
+    let (grpc, http) = (addr(&listeners.grpc)?, addr(&listeners.http)?);
+    let mut shutdown = Box::pin(signalled()?);
+    let loaded = tokio::task::spawn_blocking(|| Ok::<_, CommandError>((demo::bundle()?, Shelf::load()?)));
+    let (bundle, shelf) = loaded.await.map_err(|_| CommandError::Panicked)??;
+    writeln!(
+        out,
+        "newshound demo: model {} ({}), {} articles, {} readers\n",
+        bundle.manifest.name,
+        bundle.id.0,
+        shelf.articles.len(),
+        shelf.users.len()
+    )?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = async {
+        // A sender that is dropped says the same as one that sends.
+        let _ = stopped.await;
+    };
+    let mut serving = tokio::spawn(run(settings, bundle, listeners, stopped));
+    tokio::select! {
+        shown = show(&shelf, grpc, http, out) => shown?,
+        () = &mut shutdown => {}
+        ended = &mut serving => return Ok(ended.map_err(|_| CommandError::Panicked)??),
+    }
+    tokio::select! {
+        () = shutdown => drop(stop),
+        ended = &mut serving => return Ok(ended.map_err(|_| CommandError::Panicked)??),
+    }
+    Ok(serving.await.map_err(|_| CommandError::Panicked)??)
+}
+
+/// The demo's articles and readers.
+struct Shelf {
+    articles: Vec<Article>,
+    index: NewsIndex,
+    users: Vec<DemoUser>,
+}
+
+impl Shelf {
+    fn load() -> Result<Self, CommandError> {
+        let articles = demo::articles()?;
+        let index = NewsIndex::build(&articles)?;
+        Ok(Self { articles, index, users: demo::users()? })
+    }
+
+    /// Titles that the queries of a list find, best first.
+    fn retrieved(&self, list: &ReplyList, as_of_unix_s: i64) -> Result<Vec<&str>, CommandError> {
+        let mut ranked = Vec::with_capacity(list.queries.len());
+        for (query, _) in &list.queries {
+            let hits = self.index.search(query, Some(as_of_unix_s), HITS_PER_QUERY)?;
+            ranked.push(hits.iter().map(|hit| hit.article_idx).collect());
+        }
+        let best = reciprocal_rank(&ranked, ARTICLES_SHOWN);
+        Ok(best.iter().filter_map(|&idx| self.articles.get(idx)).map(|article| article.title.as_str()).collect())
+    }
+}
+
+async fn show(
+    shelf: &Shelf,
+    grpc: SocketAddr,
+    http: SocketAddr,
+    out: &mut (dyn Write + Send),
+) -> Result<(), CommandError> {
+    let client = Client::connect(&grpc.to_string()).await?;
+    for user in &shelf.users {
+        let ask = Ask {
+            user_key: user.user_key.clone(),
+            signals: user.signals.clone(),
+            n_candidates: None,
+            seed: Some(1),
+            bypass_cache: false,
+            timeout: TIMEOUT,
+        };
+        writeln!(out, "reader {}\n{}", user.user_key, signals(user))?;
+        match client.ask(ask).await {
+            Ok(reply) => {
+                writeln!(out, "{}", lists(&reply))?;
+                writeln!(out, "  finds in the catalogue")?;
+                for title in shelf.retrieved(&reply.best, user.as_of_unix_s)? {
+                    writeln!(out, "    - {title}")?;
+                }
+                writeln!(out)?;
+            }
+            // One reader without a list does not end the demo.
+            Err(error) => writeln!(out, "  no list: {error}\n")?,
+        }
+    }
+    write!(out, "{}", how_to_call(grpc, http, shelf.users.first()))?;
+    Ok(out.flush()?)
+}
+
+/// The newest signals of a reader, oldest first.
+fn signals(user: &DemoUser) -> String {
+    let mut drafts: Vec<_> = user.signals.iter().collect();
+    drafts.sort_by_key(|draft| draft.time_unix_s);
+    let n_left_out = drafts.len().saturating_sub(SIGNALS_SHOWN);
+    let mut text = String::new();
+    if n_left_out > 0 {
+        let _ = writeln!(text, "  ... {n_left_out} older signals");
+    }
+    for draft in &drafts[n_left_out..] {
+        let word = match draft.stream {
+            Stream::Search => "searched",
+            Stream::Page => "visited ",
+            Stream::Click => "clicked ",
+        };
+        let hours = (user.as_of_unix_s - draft.time_unix_s).max(0) / 3600;
+        let _ = writeln!(text, "  {hours:>4} h ago {word} {}", draft.text);
+    }
+    text
+}
+
+/// The candidates with their scores, and the chosen one in full.
+pub(super) fn lists(reply: &Reply) -> String {
+    let mut text = format!(
+        "  {} candidates by {}, {} prompt tokens, {} tokens written, {} in {:.0} ms\n",
+        reply.candidates.len(),
+        reply.rerank,
+        reply.prompt_tokens,
+        reply.output_tokens,
+        reply.cache,
+        reply.total.as_secs_f64() * 1000.0
+    );
+    for list in &reply.candidates {
+        let mark = if list.index == reply.best.index { '*' } else { ' ' };
+        let queries: Vec<&str> = list.queries.iter().map(|(query, _)| query.as_str()).collect();
+        let shown = if list.valid { queries.join(" | ") } else { "(no valid list)".to_owned() };
+        let score = list.list_score.map_or_else(|| "     -".to_owned(), |score| format!("{score:6.3}"));
+        let _ = writeln!(text, "  {mark} score {score}  log-prob {:6.2}  {shown}", list.mean_logprob);
+    }
+    text.push_str("  chosen\n");
+    for (query, score) in &reply.best.queries {
+        let score = score.map_or_else(String::new, |score| format!("  {score:.3}"));
+        let _ = writeln!(text, "    {query}{score}");
+    }
+    text.pop();
+    text
+}
+
+fn how_to_call(grpc: SocketAddr, http: SocketAddr, user: Option<&DemoUser>) -> String {
+    let key = user.map_or("reader-1", |user| user.user_key.as_str());
+    let time = user.map_or(0, |user| user.as_of_unix_s);
+    format!(
+        r#"serving gRPC on {grpc}, metrics on http://{http}/metrics; stop with Ctrl-C
+
+  newshound-server ask --addr {grpc} --user {key}
+
+  buf curl --http2-prior-knowledge --protocol grpc http://{grpc}/newshound.v1.QueryGenerationService/GenerateQueries \
+    -d '{{"user": {{"key": "me"}}, "signals": [{{"stream": "STREAM_SEARCH", "text": "rain jacket", "event_time": "{time}s"}}]}}'
+
+  Python (pip install grpcio grpcio-tools): tests/clients/python/example.py --addr {grpc}
+"#
+    )
+    .replace(&format!("\"{time}s\""), &format!("\"{}\"", rfc3339(time)))
+}
+
+/// A UTC time as JSON writes it. Source of the calendar arithmetic: Howard Hinnant, "chrono-compatible low-level date algorithms".
+fn rfc3339(time_unix_s: i64) -> String {
+    let (days, second) = (time_unix_s.div_euclid(86_400), time_unix_s.rem_euclid(86_400));
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_json_does() {
+        let check = |time, expected: &str| assert_eq!(rfc3339(time), expected);
+        check(0, "1970-01-01T00:00:00Z");
+        check(951_782_400, "2000-02-29T00:00:00Z");
+        check(1_700_000_000, "2023-11-14T22:13:20Z");
+        check(4_102_444_799, "2099-12-31T23:59:59Z");
+    }
+}

@@ -1,0 +1,345 @@
+//! The model thread: it alone owns the batch; others hand it jobs over a bounded channel and hear back over one of their own.
+use crate::{
+    decode::{
+        batch::{Admitted, Batch, DecodeError, FinishedRow, GroupId, GroupRequest},
+        sampler::SamplerSettings,
+    },
+    serve::{
+        batcher::{Batcher, Picked, Room},
+        engine::pace::Pace,
+        metrics::Metrics,
+    },
+};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::{debug, error, info};
+
+mod pace;
+mod thread;
+
+/// What decodes. `decode::batch::Batch` does; tests put a script in its place.
+pub trait Generator {
+    /// Starts the rows of a prompt.
+    ///
+    /// # Errors
+    /// If the prompt cannot be decoded or the model fails.
+    fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError>;
+    /// Gives every row one token; returns the rows that ended.
+    ///
+    /// # Errors
+    /// If the model fails.
+    fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError>;
+    /// Drops the rows of a group; returns how many there were.
+    fn cancel(&mut self, group: GroupId) -> usize;
+    /// Rows of a group that are not finished.
+    fn n_rows_of(&self, group: GroupId) -> usize;
+    /// Rows that are not finished.
+    fn n_rows(&self) -> usize;
+    /// Memory of keys and values.
+    fn kv_bytes(&self) -> usize;
+}
+
+impl Generator for Batch {
+    fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
+        Self::admit(self, request)
+    }
+
+    fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
+        Self::step(self)
+    }
+
+    fn cancel(&mut self, group: GroupId) -> usize {
+        Self::cancel(self, group)
+    }
+
+    fn n_rows_of(&self, group: GroupId) -> usize {
+        Self::n_rows_of(self, group)
+    }
+
+    fn n_rows(&self) -> usize {
+        Self::n_rows(self)
+    }
+
+    fn kv_bytes(&self) -> usize {
+        Self::kv_bytes(self)
+    }
+}
+
+/// Limits of the batch and its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Room of the batch.
+    pub room: Room,
+    /// Jobs that may wait.
+    pub queue_max: usize,
+    /// How long a job may wait.
+    pub queue_wait_max: Duration,
+    /// How long smaller jobs may overtake one that does not fit.
+    pub overtake_max: Duration,
+}
+
+/// Until when an answer is of use to anybody who waits for it. Shared by all who do: the latest wins.
+#[derive(Debug)]
+pub struct Deadline {
+    origin: Instant,
+    /// Nanoseconds after the origin; the largest number means never.
+    passes_at: AtomicU64,
+}
+
+impl Deadline {
+    /// A deadline, or none.
+    pub fn new(at: Option<Instant>) -> Self {
+        let origin = Instant::now();
+        Self { origin, passes_at: AtomicU64::new(nanoseconds(origin, at)) }
+    }
+
+    /// Moves the deadline to a later time; an earlier one changes nothing.
+    pub fn extend(&self, at: Option<Instant>) {
+        self.passes_at.fetch_max(nanoseconds(self.origin, at), Ordering::Relaxed);
+    }
+
+    /// Whether nobody can use an answer any more.
+    pub fn passed(&self, now: Instant) -> bool {
+        nanoseconds(self.origin, Some(now)) >= self.passes_at.load(Ordering::Relaxed)
+    }
+}
+
+fn nanoseconds(origin: Instant, at: Option<Instant>) -> u64 {
+    let Some(at) = at else { return u64::MAX };
+    u64::try_from(at.saturating_duration_since(origin).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// One prompt to decode.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Token ids.
+    pub prompt: Vec<u32>,
+    /// One per row.
+    pub seeds: Vec<u64>,
+    /// How tokens are drawn.
+    pub sampler: SamplerSettings,
+    /// Most tokens of a row.
+    pub max_new_tokens: usize,
+    /// Ids that end a row.
+    pub stop_ids: Arc<[u32]>,
+    /// Ids that end a query.
+    pub boundary_ids: Arc<[u32]>,
+    /// Until when the job is worth anything.
+    pub deadline: Arc<Deadline>,
+}
+
+impl Job {
+    fn need(&self) -> Room {
+        let rows = self.seeds.len();
+        Room { rows, tokens: self.prompt.len().saturating_add(rows.saturating_mul(self.max_new_tokens)) }
+    }
+}
+
+/// What a job's owner hears, in this order: `Admitted`, `Row` for each row, `Done`; or `Failed` at any time, and nothing after it.
+#[derive(Debug)]
+pub enum Event {
+    /// The prompt went through the model.
+    Admitted {
+        /// Time in the queue.
+        queue: Duration,
+        /// Time of the prefill.
+        prefill: Duration,
+        /// Prompt tokens computed.
+        prefill_tokens_computed: usize,
+    },
+    /// A row ended.
+    Row(FinishedRow),
+    /// All rows ended.
+    Done {
+        /// Time since the prefill.
+        decode: Duration,
+    },
+    /// There will be no more.
+    Failed(EngineError),
+}
+
+/// Why a job was not decoded to its end.
+#[derive(Clone, Debug, Error)]
+pub enum EngineError {
+    /// The queue has no place.
+    #[error("queue is full")]
+    QueueFull {
+        /// Places in the queue.
+        queued: usize,
+        /// When a place is likely.
+        retry_after: Duration,
+    },
+    /// The job waited too long.
+    #[error("waited {waited_ms} ms in the queue")]
+    QueueAge {
+        /// How long it waited.
+        waited_ms: u64,
+        /// When the queue is likely to be shorter.
+        retry_after: Duration,
+    },
+    /// The deadline passed first.
+    #[error("deadline passed")]
+    DeadlineHit,
+    /// The thread has ended or is about to.
+    #[error("model thread has ended")]
+    Gone,
+    /// The model or its input is at fault.
+    #[error("model failed")]
+    Fault(#[source] Arc<DecodeError>),
+}
+
+enum Command {
+    Generate(Box<Queued>),
+    /// Wakes an idle thread so that it sees that it has to stop.
+    Wake,
+}
+
+struct Queued {
+    job: Job,
+    reply: mpsc::Sender<Event>,
+    since: Instant,
+    /// The place in the queue; given back when the job leaves it.
+    place: OwnedSemaphorePermit,
+}
+
+/// How the model thread ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to.
+    Stopped,
+    /// It panicked: the process must not go on.
+    Panicked,
+}
+
+/// The way to the model thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    commands: mpsc::Sender<Command>,
+    places: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+/// What the thread and its callers both know.
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    stopping: AtomicBool,
+    pace: Pace,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Generate(_) => "Generate",
+            Self::Wake => "Wake",
+        })
+    }
+}
+
+/// The running thread: how to join it and how to learn that it ended.
+#[derive(Debug)]
+pub struct EngineThread {
+    handle: JoinHandle<()>,
+    /// Resolves when the thread has ended.
+    pub ended: oneshot::Receiver<Ending>,
+}
+
+impl EngineThread {
+    /// Waits for the end of the thread; blocks.
+    pub fn join(self) {
+        if self.handle.join().is_err() {
+            // The thread catches its own panics, so this is a panic while it reported one.
+            error!("model thread could not be joined");
+        }
+    }
+}
+
+impl Engine {
+    /// Starts the model thread; `make` builds the generator on it.
+    ///
+    /// # Errors
+    /// If the system has no more threads.
+    pub fn start<G: Generator>(
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        make: impl FnOnce() -> G + Send + 'static,
+    ) -> std::io::Result<(Self, EngineThread)> {
+        // One more than the places: a wake-up must not be lost behind a full queue.
+        let (commands, inbox) = mpsc::channel(limits.queue_max + 1);
+        let shared =
+            Arc::new(Shared { limits, stopping: AtomicBool::new(false), pace: Pace::default(), metrics });
+        let (ending, ended) = oneshot::channel();
+        let of_thread = Arc::clone(&shared);
+        let handle = std::thread::Builder::new().name("model".to_owned()).spawn(move || {
+            let run = AssertUnwindSafe(|| thread::run(make(), inbox, &of_thread));
+            let how = match catch_unwind(run) {
+                Ok(()) => Ending::Stopped,
+                Err(_) => {
+                    error!("model thread panicked");
+                    Ending::Panicked
+                }
+            };
+            of_thread.metrics.engine_state(0, 0, 0);
+            debug!(ending = ?how, "model thread ended");
+            // Nobody may be listening any more, and then nobody needs to know.
+            let _ = ending.send(how);
+        })?;
+        let places = Arc::new(Semaphore::new(limits.queue_max));
+        Ok((Self { commands, places, shared }, EngineThread { handle, ended }))
+    }
+
+    /// Queues a job. Dropping the receiver gives the job up: its rows are freed within one step.
+    ///
+    /// # Errors
+    /// `QueueFull` without waiting, or `Gone`.
+    pub fn submit(&self, job: Job) -> Result<mpsc::Receiver<Event>, EngineError> {
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            return Err(EngineError::Gone);
+        }
+        let full = || {
+            let retry_after = self.shared.pace.until_free(self.shared.limits.queue_max);
+            self.shared.metrics.refused("full", retry_after);
+            EngineError::QueueFull { queued: self.shared.limits.queue_max, retry_after }
+        };
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| full())?;
+        // Room for every event of the job, so that the thread never waits for a slow reader.
+        let (reply, events) = mpsc::channel(job.seeds.len() + 3);
+        let queued = Queued { job, reply, since: Instant::now(), place };
+        match self.commands.try_send(Command::Generate(Box::new(queued))) {
+            Ok(()) => Ok(events),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(full()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(EngineError::Gone),
+        }
+    }
+
+    /// Tells the thread to end after its current step; what is queued or running fails with `Gone`.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        // A full channel means that the thread is awake and will look by itself; a closed one that it has ended.
+        let _ = self.commands.try_send(Command::Wake);
+        info!("model thread is told to stop");
+    }
+}
+
+/// An error and what caused it, on one line.
+fn cause(error: &DecodeError) -> String {
+    let mut line = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        source = error.source();
+    }
+    line
+}

@@ -1,0 +1,267 @@
+//! The loop of the model thread: receive, forget who is gone, admit, step.
+use super::{
+    Arc, Batcher, Command, DecodeError, Duration, EngineError, Event, FinishedRow, Generator, GroupId,
+    GroupRequest, HashMap, Instant, Job, Ordering, Picked, Queued, Room, Shared, debug, error, mpsc,
+};
+
+/// Runs until told to stop or until nobody can send commands any more.
+pub(super) fn run<G: Generator>(generator: G, inbox: mpsc::Receiver<Command>, shared: &Shared) {
+    let waiting = Batcher::new(shared.limits.overtake_max);
+    let mut thread =
+        Thread { generator, waiting, running: HashMap::new(), next_group: 0, has_orphans: false, left_at: None, shared };
+    thread.serve(inbox);
+    thread.give_up();
+}
+
+struct Thread<'a, G> {
+    generator: G,
+    waiting: Batcher<Box<Queued>>,
+    running: HashMap<GroupId, Running>,
+    next_group: u64,
+    /// Whether groups may have been dropped that nobody named.
+    has_orphans: bool,
+    /// When the last job left, if the thread has been busy since.
+    left_at: Option<Instant>,
+    shared: &'a Shared,
+}
+
+/// A group in the batch.
+struct Running {
+    reply: mpsc::Sender<Event>,
+    deadline: Arc<super::Deadline>,
+    need: Room,
+    rows_left: usize,
+    /// Tokens that each live row has.
+    n_tokens: usize,
+    prefilled_at: Instant,
+}
+
+impl<G: Generator> Thread<'_, G> {
+    fn serve(&mut self, mut inbox: mpsc::Receiver<Command>) {
+        loop {
+            if self.running.is_empty() && self.waiting.is_empty() {
+                self.left_at = None;
+                self.show_state();
+                match inbox.blocking_recv() {
+                    Some(command) => self.take(command),
+                    None => return,
+                }
+            }
+            while let Ok(command) = inbox.try_recv() {
+                self.take(command);
+            }
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            self.forget_gone();
+            self.admit();
+            self.show_state();
+            if !self.running.is_empty() {
+                self.step();
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Generate(queued) => {
+                let (need, since) = (queued.job.need(), queued.since);
+                self.waiting.push(queued, need, since);
+            }
+            Command::Wake => {}
+        }
+    }
+
+    fn show_state(&self) {
+        let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
+        self.shared.metrics.engine_state(self.waiting.len(), rows, kv_bytes);
+    }
+
+    /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
+    fn forget_gone(&mut self) {
+        let now = Instant::now();
+        let shared = self.shared;
+        let age_max = shared.limits.queue_wait_max;
+        let gone = |queued: &Box<Queued>, waited: Duration| {
+            queued.reply.is_closed() || queued.job.deadline.passed(now) || waited >= age_max
+        };
+        self.waiting.remove_if(now, gone, |queued| {
+            if queued.reply.is_closed() {
+                return shared.metrics.candidates("cancelled", queued.job.seeds.len());
+            }
+            if queued.job.deadline.passed(now) {
+                shared.metrics.deadline_missed("queue", 1);
+                return tell(&queued.reply, Event::Failed(EngineError::DeadlineHit));
+            }
+            let waited_ms = u64::try_from((now - queued.since).as_millis()).unwrap_or(u64::MAX);
+            let retry_after = shared.pace.until_free(shared.limits.queue_max);
+            shared.metrics.refused("age", retry_after);
+            tell(&queued.reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
+        });
+        let late = |running: &Running| running.deadline.passed(now);
+        let gone: Vec<GroupId> = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.reply.is_closed() || late(running))
+            .map(|(group, _)| *group)
+            .collect();
+        for group in gone {
+            self.cancel(group, EngineError::DeadlineHit);
+        }
+    }
+
+    /// Takes a group out of the batch and tells its owner, if there still is one, why.
+    fn cancel(&mut self, group: GroupId, why: EngineError) {
+        let n_rows = self.generator.cancel(group);
+        let Some(running) = self.running.remove(&group) else { return };
+        self.shared.metrics.candidates("cancelled", running.rows_left);
+        self.shared.metrics.output_tokens("cancelled", n_rows * running.n_tokens);
+        if running.reply.is_closed() {
+            debug!(n_rows, "client is gone, rows freed");
+            return;
+        }
+        if matches!(why, EngineError::DeadlineHit) {
+            self.shared.metrics.deadline_missed("running", 1);
+        }
+        tell(&running.reply, Event::Failed(why));
+    }
+
+    fn free_room(&self) -> Room {
+        self.running.values().fold(self.shared.limits.room, |free, running| free.less(running.need))
+    }
+
+    fn admit(&mut self) {
+        loop {
+            let idle = self.running.is_empty();
+            let Some(picked) = self.waiting.pick(Instant::now(), self.free_room(), idle) else { return };
+            self.admit_one(picked);
+        }
+    }
+
+    fn admit_one(&mut self, picked: Picked<Box<Queued>>) {
+        let Picked { job: queued, need, waited } = picked;
+        let Queued { job, reply, place, .. } = *queued;
+        drop(place);
+        // A client may have gone since `forget_gone`; a prefill for nobody would cost more than this look.
+        if reply.is_closed() {
+            return self.shared.metrics.candidates("cancelled", job.seeds.len());
+        }
+        let group = GroupId(self.next_group);
+        self.next_group += 1;
+        let (rows_left, deadline) = (job.seeds.len(), Arc::clone(&job.deadline));
+        let started = Instant::now();
+        match self.generator.admit(request(group, job)) {
+            Ok(admitted) => {
+                let prefilled_at = Instant::now();
+                let prefill = prefilled_at - started;
+                let prefill_tokens_computed = admitted.prefill_tokens_computed;
+                self.shared.metrics.prefilled(prefill_tokens_computed, prefill, waited);
+                tell(&reply, Event::Admitted { queue: waited, prefill, prefill_tokens_computed });
+                let running = Running { reply, deadline, need, rows_left, n_tokens: 1, prefilled_at };
+                self.running.insert(group, running);
+            }
+            Err(error) => {
+                // Only this job is at fault; the others know nothing of it.
+                self.generator.cancel(group);
+                error!(reason = %super::cause(&error), "prompt could not be decoded");
+                self.shared.metrics.engine_fault();
+                tell(&reply, Event::Failed(EngineError::Fault(Arc::new(error))));
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let rows = self.generator.n_rows();
+        let started = Instant::now();
+        match self.generator.step() {
+            Ok(finished) => {
+                if rows > 0 {
+                    self.shared.metrics.stepped(rows, started.elapsed());
+                }
+                self.running.values_mut().for_each(|running| running.n_tokens += 1);
+                finished.into_iter().for_each(|row| self.hand_over(row));
+                if self.has_orphans {
+                    self.fail_orphans();
+                }
+            }
+            Err(DecodeError::NotFinite { id }) => self.fail_one(id),
+            Err(error) => self.fail_all(error),
+        }
+    }
+
+    fn hand_over(&mut self, row: FinishedRow) {
+        let group = row.group;
+        let Some(running) = self.running.get_mut(&group) else { return };
+        running.rows_left = running.rows_left.saturating_sub(1);
+        tell(&running.reply, Event::Row(row));
+        if running.rows_left > 0 {
+            return;
+        }
+        tell(&running.reply, Event::Done { decode: running.prefilled_at.elapsed() });
+        self.running.remove(&group);
+        let now = Instant::now();
+        if let Some(before) = self.left_at.replace(now) {
+            self.shared.pace.note(now - before);
+        }
+    }
+
+    /// The generator dropped this group; every other one goes on. It may have dropped more than it named: that is seen after the
+    /// next step, when all rows that finished have been handed over.
+    fn fail_one(&mut self, group: GroupId) {
+        self.has_orphans = true;
+        let error = DecodeError::NotFinite { id: group };
+        error!(reason = %super::cause(&error), "group failed");
+        self.shared.metrics.engine_fault();
+        self.cancel(group, EngineError::Fault(Arc::new(error)));
+    }
+
+    fn fail_orphans(&mut self) {
+        let generator = &self.generator;
+        let orphan = self.running.keys().copied().find(|&group| generator.n_rows_of(group) == 0);
+        match orphan {
+            Some(group) => self.fail_one(group),
+            None => self.has_orphans = false,
+        }
+    }
+
+    /// A failed step leaves no row that can be trusted: all end, and the next job starts from an empty batch.
+    fn fail_all(&mut self, error: DecodeError) {
+        error!(reason = %super::cause(&error), n_groups = self.running.len(), "decode step failed");
+        self.shared.metrics.engine_fault();
+        let error = Arc::new(error);
+        let groups: Vec<GroupId> = self.running.keys().copied().collect();
+        for group in groups {
+            self.cancel(group, EngineError::Fault(Arc::clone(&error)));
+        }
+    }
+
+    fn give_up(&mut self) {
+        let groups: Vec<GroupId> = self.running.keys().copied().collect();
+        for group in groups {
+            self.cancel(group, EngineError::Gone);
+        }
+        self.waiting.remove_if(
+            Instant::now(),
+            |_, _| true,
+            |queued| tell(&queued.reply, Event::Failed(EngineError::Gone)),
+        );
+    }
+}
+
+/// Hands an event over without waiting. The channel has room for all events of a job, so only a closed one refuses, and that
+/// is noticed before the next step.
+fn tell(reply: &mpsc::Sender<Event>, event: Event) {
+    let _ = reply.try_send(event);
+}
+
+fn request(id: GroupId, job: Job) -> GroupRequest {
+    GroupRequest {
+        id,
+        prompt: job.prompt,
+        seeds: job.seeds,
+        sampler: job.sampler,
+        max_new_tokens: job.max_new_tokens,
+        stop_ids: job.stop_ids,
+        boundary_ids: job.boundary_ids,
+    }
+}

@@ -1,0 +1,96 @@
+//! Single flight: those who ask the same at the same time share one generation, which belongs to none of them.
+//!
+//! A generation runs in a task of its own and publishes its progress; everybody who waits, the first included, only watches. So
+//! whoever leaves costs the others nothing, and when the last one has left the generation is given up.
+use crate::serve::{
+    answer::ServeError,
+    cache::CacheKey,
+    candidate::{Answer, Candidate},
+    engine::Deadline,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::watch;
+
+/// What watchers of a generation see.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Candidates in the order in which they ended.
+    pub candidates: Vec<Arc<Candidate>>,
+    /// How it ended.
+    pub outcome: Option<Result<Arc<Answer>, ServeError>>,
+}
+
+/// One generation under way.
+#[derive(Debug)]
+pub struct Flight {
+    /// Where it publishes.
+    pub progress: watch::Sender<Progress>,
+    /// Until when anybody waits for it.
+    pub deadline: Arc<Deadline>,
+}
+
+impl Flight {
+    /// A flight that nobody else can join, and its first watcher.
+    pub fn alone(deadline: Deadline) -> (Arc<Self>, watch::Receiver<Progress>) {
+        let (progress, watcher) = watch::channel(Progress::default());
+        (Arc::new(Self { progress, deadline: Arc::new(deadline) }), watcher)
+    }
+}
+
+/// What `Flights::join` found.
+#[derive(Debug)]
+pub enum Seat {
+    /// The same is being generated: watch it.
+    Follower(watch::Receiver<Progress>),
+    /// Nobody generates it: the caller starts it, and watches it too.
+    Leader(Arc<Flight>, watch::Receiver<Progress>),
+}
+
+/// The generations under way, by key.
+#[derive(Debug, Default)]
+pub struct Flights {
+    by_key: Mutex<HashMap<CacheKey, Arc<Flight>>>,
+}
+
+impl Flights {
+    /// Joins the flight of a key, or starts one. A follower's deadline keeps the flight going until then.
+    pub fn join(&self, key: CacheKey, deadline: Option<std::time::Instant>) -> Seat {
+        let mut by_key = self.lock();
+        if let Some(flight) = by_key.get(&key) {
+            flight.deadline.extend(deadline);
+            return Seat::Follower(flight.progress.subscribe());
+        }
+        let (flight, watcher) = Flight::alone(Deadline::new(deadline));
+        by_key.insert(key, Arc::clone(&flight));
+        Seat::Leader(flight, watcher)
+    }
+
+    /// Takes a flight off the board, whatever becomes of it: who comes later starts another.
+    pub fn land(&self, key: CacheKey, flight: &Arc<Flight>) {
+        let mut by_key = self.lock();
+        // A later flight of the same key is not this one's to remove.
+        if by_key.get(&key).is_some_and(|other| Arc::ptr_eq(other, flight)) {
+            by_key.remove(&key);
+        }
+    }
+
+    /// Takes a flight off the board if nobody watches it any more; says whether it did.
+    ///
+    /// Watchers join under the same lock, so nobody can join a flight that this gave up.
+    pub fn land_if_unwatched(&self, key: CacheKey, flight: &Flight) -> bool {
+        let mut by_key = self.lock();
+        let unwatched = flight.progress.receiver_count() == 0;
+        if unwatched {
+            by_key.remove(&key);
+        }
+        unwatched
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<CacheKey, Arc<Flight>>> {
+        // The map is whole after every statement, so a panic elsewhere while it was locked broke nothing.
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,42 @@
+//! The operators' port: /metrics for Prometheus, /healthz for probes.
+use crate::serve::{health::Health, metrics::Metrics};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use std::{io, sync::Arc};
+use tokio::net::TcpListener;
+
+#[derive(Clone, Debug)]
+struct Shared {
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+}
+
+/// Serves until the future is dropped.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<Health>) -> io::Result<()> {
+    let routes = Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(healthz))
+        .with_state(Shared { metrics, health });
+    axum::serve(listener, routes).await
+}
+
+async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
+}
+
+/// 200 while work is accepted, 503 before and while draining.
+async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
+    if shared.health.is_accepting() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    }
+}

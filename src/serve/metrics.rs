@@ -1,0 +1,416 @@
+//! Every metric of the server, and nothing is measured elsewhere under another name.
+//!
+//! Names start with `newshound_`, units are base units, labels are closed sets of words: never a user, a text or a request.
+//! Each server has its own registry, so several servers in one process count apart.
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+use std::time::Duration;
+
+/// Latencies of requests, seconds.
+const LATENCY: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0,
+    10.0, 30.0,
+];
+/// Parts of a request, seconds.
+const PART: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+/// Candidates of a request, queries of a list.
+const CANDIDATES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+const ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+const QUERIES: &[f64] = &[3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+const TOKENS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
+const REWARD: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+const AGE: &[f64] = &[0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3600.0];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram(&'static [f64]),
+}
+
+use Kind::{Counter as C, Gauge as G, Histogram as H};
+
+/// Name, kind and help of everything that can be scraped.
+const METRICS: &[(&str, Kind, &str)] = &[
+    ("newshound_rpc_requests_total", C, "Calls that ended, by method and gRPC code."),
+    (
+        "newshound_rpc_duration_seconds",
+        H(LATENCY),
+        "Time from the first to the last byte of a call, by method.",
+    ),
+    ("newshound_rpc_in_flight", G, "Calls that have not ended, by method."),
+    ("newshound_outcomes_total", C, "Generation requests by how they ended; each is counted once."),
+    ("newshound_queue_depth", G, "Requests that wait for the model."),
+    ("newshound_queue_wait_seconds", H(LATENCY), "Time an admitted request waited for the model."),
+    ("newshound_queue_refused_total", C, "Requests refused by the queue, by reason."),
+    ("newshound_retry_after_seconds", H(LATENCY), "Delays that refused clients were asked to keep."),
+    ("newshound_deadline_missed_total", C, "Requests whose deadline passed, by where they were."),
+    ("newshound_batch_rows", H(ROWS), "Rows that got a token in one decode step."),
+    ("newshound_step_duration_seconds", H(PART), "Time of one prefill or one decode step."),
+    ("newshound_running_rows", G, "Rows in the batch."),
+    ("newshound_capacity_rows", G, "Most rows the batch may hold."),
+    ("newshound_kv_bytes", G, "Memory of keys and values in the batch."),
+    ("newshound_prefill_tokens_total", C, "Prompt tokens that went through the model."),
+    ("newshound_output_tokens_total", C, "Sampled tokens, by what became of them."),
+    ("newshound_engine_faults_total", C, "Failures of the model thread that ended the running requests."),
+    ("newshound_prompt_tokens", H(TOKENS), "Tokens of a prompt."),
+    ("newshound_phase_duration_seconds", H(PART), "Time of each phase of a generation."),
+    (
+        "newshound_time_to_first_candidate_seconds",
+        H(LATENCY),
+        "Time from the start of a generation to its first valid list.",
+    ),
+    ("newshound_candidates_per_request", H(CANDIDATES), "Candidates that a generation started."),
+    ("newshound_candidates_total", C, "Candidates, by what became of them."),
+    ("newshound_invalid_output_total", C, "Candidates that are no valid list, by reason."),
+    ("newshound_queries_per_list", H(QUERIES), "Queries of a valid list."),
+    ("newshound_best_list_score", H(REWARD), "Predicted reward of the chosen list."),
+    ("newshound_cache_requests_total", C, "Generation requests, by where their answer came from."),
+    ("newshound_cache_entries", G, "Stored answers."),
+    ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
+    ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
+    ("newshound_connections_open", G, "Open gRPC connections."),
+    ("newshound_connections_refused_total", C, "Connections closed by the server before a call, by reason."),
+    ("newshound_build_info", G, "Always 1; its label is the server's version."),
+    ("newshound_ready", G, "1 while new work is accepted."),
+    ("newshound_draining", G, "1 from the signal to stop until the end."),
+];
+
+/// What became of a request; each counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Generated for it.
+    Ok,
+    /// Answered from the cache.
+    Cached,
+    /// Answered by a generation that another request started.
+    Coalesced,
+    /// Refused because the queue was full or it waited too long.
+    Shed,
+    /// Refused because of what it asked.
+    Rejected,
+    /// Its client went away.
+    Cancelled,
+    /// Its deadline passed.
+    Deadline,
+    /// We could not answer.
+    Failed,
+}
+
+impl Outcome {
+    const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::Cached,
+        Self::Coalesced,
+        Self::Shed,
+        Self::Rejected,
+        Self::Cancelled,
+        Self::Deadline,
+        Self::Failed,
+    ];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Cached => "cached",
+            Self::Coalesced => "coalesced",
+            Self::Shed => "shed",
+            Self::Rejected => "rejected",
+            Self::Cancelled => "cancelled",
+            Self::Deadline => "deadline",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The registry of one server.
+#[derive(Debug)]
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+}
+
+impl Metrics {
+    /// A registry that knows every metric; each one without labels is there from the first scrape.
+    ///
+    /// # Errors
+    /// If the buckets of a histogram are empty.
+    pub fn new(capacity_rows: usize) -> Result<Self, BuildError> {
+        let mut builder = PrometheusBuilder::new();
+        for (name, kind, _) in METRICS {
+            if let H(buckets) = kind {
+                builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
+            }
+        }
+        let metrics = Self { recorder: builder.build_recorder() };
+        for &(name, kind, help) in METRICS {
+            match kind {
+                C => metrics.recorder.describe_counter(name.into(), None, help.into()),
+                G => metrics.recorder.describe_gauge(name.into(), None, help.into()),
+                H(_) => metrics.recorder.describe_histogram(name.into(), None, help.into()),
+            }
+        }
+        metrics.show_from_the_start(capacity_rows);
+        Ok(metrics)
+    }
+
+    /// Series that exist before anything happened, so that rates start from zero and dashboards are not empty.
+    fn show_from_the_start(&self, capacity_rows: usize) {
+        for name in ["newshound_prefill_tokens_total", "newshound_engine_faults_total"] {
+            self.counter(name, &[]).increment(0);
+        }
+        for fate in ["valid", "invalid", "cancelled"] {
+            self.candidates(fate, 0);
+            self.output_tokens(fate, 0);
+        }
+        for outcome in Outcome::ALL {
+            self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(0);
+        }
+        for status in ["hit", "miss", "coalesced", "bypass"] {
+            self.counter("newshound_cache_requests_total", &[("status", status)]).increment(0);
+        }
+        for reason in ["full", "age"] {
+            self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(0);
+        }
+        for phase in ["queue", "running"] {
+            self.deadline_missed(phase, 0);
+        }
+        for reason in ["total", "per_peer", "handshake"] {
+            self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(0);
+        }
+        for (name, kind, _) in METRICS {
+            if matches!(kind, G) && !name.contains("rpc") && !name.contains("build_info") {
+                self.set(name, 0.0);
+            }
+        }
+        self.set("newshound_capacity_rows", size(capacity_rows));
+        self.gauge("newshound_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn render(&self) -> String {
+        self.recorder.handle().render()
+    }
+
+    /// Folds what was recorded since the last call; without it histograms grow between scrapes.
+    pub fn upkeep(&self) {
+        self.recorder.handle().run_upkeep();
+    }
+
+    /// Counts a call that ended.
+    pub fn rpc_ended(&self, method: &'static str, code: &'static str, took: Duration) {
+        self.counter("newshound_rpc_requests_total", &[("method", method), ("code", code)]).increment(1);
+        let histogram = self.histogram("newshound_rpc_duration_seconds", &[("method", method)]);
+        histogram.record(took.as_secs_f64());
+    }
+
+    /// Calls of a method that have not ended.
+    pub fn rpc_in_flight(&self, method: &'static str) -> Gauge {
+        self.gauge("newshound_rpc_in_flight", &[("method", method)])
+    }
+
+    /// Counts how a generation request ended.
+    pub fn outcome(&self, outcome: Outcome) {
+        self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(1);
+    }
+
+    /// Counts a request that the queue refused (`full` or `age`), and the delay its client was told.
+    pub fn refused(&self, reason: &'static str, retry_after: Duration) {
+        self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(1);
+        self.histogram("newshound_retry_after_seconds", &[]).record(retry_after.as_secs_f64());
+    }
+
+    /// Counts requests whose deadline passed in a phase (`queue` or `running`).
+    pub fn deadline_missed(&self, phase: &'static str, n: u64) {
+        self.counter("newshound_deadline_missed_total", &[("phase", phase)]).increment(n);
+    }
+
+    /// Records the state of the model thread.
+    pub fn engine_state(&self, queued: usize, rows: usize, kv_bytes: usize) {
+        self.set("newshound_queue_depth", size(queued));
+        self.set("newshound_running_rows", size(rows));
+        self.set("newshound_kv_bytes", size(kv_bytes));
+    }
+
+    /// Records a prefill of `tokens` tokens for a request that waited.
+    pub fn prefilled(&self, tokens: usize, took: Duration, waited: Duration) {
+        self.counter("newshound_prefill_tokens_total", &[]).increment(tokens as u64);
+        let histogram = self.histogram("newshound_step_duration_seconds", &[("phase", "prefill")]);
+        histogram.record(took.as_secs_f64());
+        self.histogram("newshound_queue_wait_seconds", &[]).record(waited.as_secs_f64());
+    }
+
+    /// Records a decode step over `rows` rows.
+    pub fn stepped(&self, rows: usize, took: Duration) {
+        self.histogram("newshound_batch_rows", &[]).record(size(rows));
+        let histogram = self.histogram("newshound_step_duration_seconds", &[("phase", "decode")]);
+        histogram.record(took.as_secs_f64());
+    }
+
+    /// Counts a failure of the model thread.
+    pub fn engine_fault(&self) {
+        self.counter("newshound_engine_faults_total", &[]).increment(1);
+    }
+
+    /// Counts sampled tokens by fate: `valid`, `invalid` or `cancelled`.
+    pub fn output_tokens(&self, fate: &'static str, n: usize) {
+        self.counter("newshound_output_tokens_total", &[("fate", fate)]).increment(n as u64);
+    }
+
+    /// Counts candidates by fate: `valid`, `invalid` or `cancelled`.
+    pub fn candidates(&self, fate: &'static str, n: usize) {
+        self.counter("newshound_candidates_total", &[("fate", fate)]).increment(n as u64);
+    }
+
+    /// Counts a candidate that is no valid list.
+    pub fn invalid_output(&self, reason: &'static str) {
+        self.counter("newshound_invalid_output_total", &[("reason", reason)]).increment(1);
+    }
+
+    /// Records the size of a valid list.
+    pub fn list_queries(&self, n: usize) {
+        self.histogram("newshound_queries_per_list", &[]).record(size(n));
+    }
+
+    /// Records a phase of a generation: `tokenize`, `queue`, `prefill`, `decode` or `rerank`.
+    pub fn phase(&self, phase: &'static str, took: Duration) {
+        self.histogram("newshound_phase_duration_seconds", &[("phase", phase)]).record(took.as_secs_f64());
+    }
+
+    /// Records what a generation starts with.
+    pub fn generation_started(&self, prompt_tokens: usize, candidates: usize) {
+        self.histogram("newshound_prompt_tokens", &[]).record(size(prompt_tokens));
+        self.histogram("newshound_candidates_per_request", &[]).record(size(candidates));
+    }
+
+    /// Records when the first valid list came.
+    pub fn first_candidate(&self, took: Duration) {
+        self.histogram("newshound_time_to_first_candidate_seconds", &[]).record(took.as_secs_f64());
+    }
+
+    /// Records the predicted reward of a chosen list.
+    pub fn best_list_score(&self, score: f32) {
+        self.histogram("newshound_best_list_score", &[]).record(f64::from(score));
+    }
+
+    /// Counts where an answer came from (`hit`, `miss`, `coalesced` or `bypass`), with its age for a hit.
+    pub fn cache_request(&self, status: &'static str, age: Option<Duration>) {
+        self.counter("newshound_cache_requests_total", &[("status", status)]).increment(1);
+        if let Some(age) = age {
+            self.histogram("newshound_cache_age_at_hit_seconds", &[]).record(age.as_secs_f64());
+        }
+    }
+
+    /// Records how much is stored.
+    pub fn cache_size(&self, entries: u64, bytes: u64) {
+        self.set("newshound_cache_entries", whole(entries));
+        self.set("newshound_cache_weight_bytes", whole(bytes));
+    }
+
+    /// Open connections.
+    pub fn connections_open(&self) -> Gauge {
+        self.gauge("newshound_connections_open", &[])
+    }
+
+    /// Counts a connection closed before a call: `total`, `per_peer` or `handshake`.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(1);
+    }
+
+    /// Records whether new work is accepted, and whether the end has begun.
+    pub fn readiness(&self, ready: bool, draining: bool) {
+        self.set("newshound_ready", f64::from(u8::from(ready)));
+        self.set("newshound_draining", f64::from(u8::from(draining)));
+    }
+
+    fn set(&self, name: &'static str, value: f64) {
+        self.gauge(name, &[]).set(value);
+    }
+
+    fn counter(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Counter {
+        self.recorder.register_counter(&key(name, labels), &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Gauge {
+        self.recorder.register_gauge(&key(name, labels), &METADATA)
+    }
+
+    fn histogram(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Histogram {
+        self.recorder.register_histogram(&key(name, labels), &METADATA)
+    }
+}
+
+static METADATA: Metadata<'static> = Metadata::new("newshound", Level::INFO, None);
+
+fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
+    let labels: Vec<Label> =
+        labels.iter().map(|(name, value)| Label::from_static_parts(name, value)).collect();
+    Key::from_parts(name, labels)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn size(n: usize) -> f64 {
+    n as f64
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn whole(n: u64) -> f64 {
+    n as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A registry in which everything happened once.
+    fn busy() -> Metrics {
+        let metrics = Metrics::new(128).unwrap();
+        let second = Duration::from_secs(1);
+        metrics.rpc_ended("GenerateQueries", "OK", second);
+        metrics.rpc_in_flight("GenerateQueries").increment(1);
+        metrics.refused("full", second);
+        metrics.prefilled(10, second, second);
+        metrics.stepped(8, second);
+        metrics.invalid_output("word_count");
+        metrics.list_queries(5);
+        metrics.phase("tokenize", second);
+        metrics.generation_started(10, 8);
+        metrics.first_candidate(second);
+        metrics.best_list_score(0.5);
+        metrics.cache_request("hit", Some(second));
+        metrics
+    }
+
+    #[test]
+    fn every_metric_is_scraped_with_help_type_and_buckets() {
+        let text = busy().render();
+        for (name, kind, help) in METRICS {
+            assert!(text.contains(&format!("# HELP {name} {help}")), "{name} has no help in\n{text}");
+            let (word, sample) = match kind {
+                C => ("counter", format!("{name}")),
+                G => ("gauge", format!("{name}")),
+                H(_) => ("histogram", format!("{name}_bucket{{")),
+            };
+            assert!(text.contains(&format!("# TYPE {name} {word}")), "{name} is no {word} in\n{text}");
+            assert!(text.lines().any(|line| line.starts_with(&sample)), "{name} has no sample");
+        }
+        assert!(!text.contains("quantile="), "a histogram without buckets became a summary");
+    }
+
+    #[test]
+    fn every_scraped_metric_is_in_the_table() {
+        let text = busy().render();
+        for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+            let name = line.split(' ').nth(2).unwrap();
+            assert!(METRICS.iter().any(|(known, ..)| *known == name), "{name} is not in the table");
+        }
+    }
+
+    #[test]
+    fn two_servers_count_apart() {
+        let (one, other) = (Metrics::new(1).unwrap(), Metrics::new(1).unwrap());
+        one.engine_fault();
+        assert!(one.render().contains("newshound_engine_faults_total 1"));
+        assert!(other.render().contains("newshound_engine_faults_total 0"));
+    }
+}

@@ -1,0 +1,214 @@
+//! A client of our own service, for the commands: words in, words out, nothing of the wire.
+use super::proto::{self, query_generation_service_client::QueryGenerationServiceClient};
+use crate::{
+    serve::rpc::status,
+    signals::{SignalDraft, Stream},
+};
+use prost_types::{Duration as ProtoDuration, Timestamp};
+use std::time::Duration;
+use thiserror::Error;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_types::StatusExt;
+
+/// Why a call gave nothing.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The address is none.
+    #[error("{addr} is no address such as 127.0.0.1:50051")]
+    Address {
+        /// What was given.
+        addr: String,
+    },
+    /// Nobody answers there.
+    #[error("no server answers at {addr}")]
+    Unreachable {
+        /// The address.
+        addr: String,
+        /// What the transport says.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The server refused.
+    #[error("{code}: {message}{details}")]
+    Refused {
+        /// Name of the gRPC code.
+        code: &'static str,
+        /// What the server says.
+        message: String,
+        /// Reason and broken fields, if the server named any.
+        details: String,
+    },
+}
+
+/// What to ask.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Key of the reader.
+    pub user_key: String,
+    /// What is known of the reader.
+    pub signals: Vec<SignalDraft>,
+    /// N; the server's default if absent.
+    pub n_candidates: Option<u32>,
+    /// Seed; a fresh one if absent.
+    pub seed: Option<u64>,
+    /// Whether the cache is left alone.
+    pub bypass_cache: bool,
+    /// Until when to wait.
+    pub timeout: Duration,
+}
+
+/// One list of a reply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplyList {
+    /// Number of the candidate.
+    pub index: u32,
+    /// Whether it is a list at all.
+    pub valid: bool,
+    /// Predicted reward.
+    pub list_score: Option<f32>,
+    /// Mean log-probability per token.
+    pub mean_logprob: f32,
+    /// Queries, each with its predicted reward.
+    pub queries: Vec<(String, Option<f32>)>,
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// The chosen list.
+    pub best: ReplyList,
+    /// Every candidate.
+    pub candidates: Vec<ReplyList>,
+    /// HIT, MISS, COALESCED or BYPASS.
+    pub cache: &'static str,
+    /// How the best list was found.
+    pub rerank: &'static str,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens of all candidates.
+    pub output_tokens: u32,
+    /// The server's own time.
+    pub total: Duration,
+}
+
+/// A connection to a server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects within five seconds.
+    ///
+    /// # Errors
+    /// If the address is none, or nobody answers there.
+    pub async fn connect(addr: &str) -> Result<Self, ClientError> {
+        let addr = addr.to_owned();
+        let endpoint = Endpoint::from_shared(format!("http://{addr}"))
+            .map_err(|_| ClientError::Address { addr: addr.clone() })?
+            .connect_timeout(Duration::from_secs(5));
+        match endpoint.connect().await {
+            Ok(channel) => Ok(Self { channel }),
+            Err(source) => Err(ClientError::Unreachable { addr, source }),
+        }
+    }
+
+    /// Asks for queries, and for every candidate.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn ask(&self, ask: Ask) -> Result<Reply, ClientError> {
+        let mut request = tonic::Request::new(message(&ask));
+        request.set_timeout(ask.timeout);
+        let mut client = QueryGenerationServiceClient::new(self.channel.clone());
+        let response = client.generate_queries(request).await.map_err(|status| refused(&status))?;
+        Ok(reply(response.into_inner()))
+    }
+
+    /// Whether the server says that it serves.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn is_serving(&self) -> Result<bool, ClientError> {
+        let request = HealthCheckRequest { service: String::new() };
+        let mut client = HealthClient::new(self.channel.clone());
+        let response = client.check(request).await.map_err(|status| refused(&status))?;
+        Ok(response.into_inner().status() == ServingStatus::Serving)
+    }
+}
+
+fn message(ask: &Ask) -> proto::GenerateQueriesRequest {
+    let mode = if ask.bypass_cache { proto::CacheMode::Bypass } else { proto::CacheMode::Default };
+    proto::GenerateQueriesRequest {
+        user: Some(proto::UserRef { key: ask.user_key.clone() }),
+        signals: ask.signals.iter().map(signal).collect(),
+        options: Some(proto::GenerationOptions {
+            candidate_count: ask.n_candidates,
+            seed: ask.seed,
+            return_candidates: true,
+            ..Default::default()
+        }),
+        cache: Some(proto::CachePolicy { mode: mode.into() }),
+        correlation_id: String::new(),
+    }
+}
+
+fn signal(draft: &SignalDraft) -> proto::Signal {
+    let stream = match draft.stream {
+        Stream::Search => proto::Stream::Search,
+        Stream::Page => proto::Stream::Page,
+        Stream::Click => proto::Stream::Click,
+    };
+    let dwell = draft.dwell_ms.map(|dwell_ms| Duration::from_millis(u64::from(dwell_ms)));
+    proto::Signal {
+        stream: stream.into(),
+        text: draft.text.clone(),
+        event_time: Some(Timestamp { seconds: draft.time_unix_s, nanos: 0 }),
+        category: draft.category.clone(),
+        source: draft.source.clone(),
+        dwell: dwell.and_then(|dwell| ProtoDuration::try_from(dwell).ok()),
+        weight: draft.weight,
+    }
+}
+
+fn reply(response: proto::GenerateQueriesResponse) -> Reply {
+    let cache = response.cache.unwrap_or_default().status();
+    let rerank = response.rerank();
+    let usage = response.usage.unwrap_or_default();
+    let total = response.timing.and_then(|timing| timing.total).unwrap_or_default();
+    Reply {
+        best: list(response.best.unwrap_or_default()),
+        candidates: response.candidates.into_iter().map(list).collect(),
+        cache: cache.as_str_name().trim_start_matches("CACHE_STATUS_"),
+        rerank: rerank.as_str_name().trim_start_matches("RERANK_METHOD_"),
+        prompt_tokens: usage.prompt_tokens,
+        output_tokens: usage.output_tokens,
+        total: total.try_into().unwrap_or_default(),
+    }
+}
+
+fn list(list: proto::QueryList) -> ReplyList {
+    ReplyList {
+        index: list.index,
+        valid: list.valid,
+        list_score: list.list_score,
+        mean_logprob: list.mean_logprob,
+        queries: list.queries.into_iter().map(|query| (query.text, query.score)).collect(),
+    }
+}
+
+fn refused(status: &tonic::Status) -> ClientError {
+    let found = status.get_error_details();
+    let mut details = String::new();
+    if let Some(info) = found.error_info() {
+        details.push_str(&format!(" ({})", info.reason));
+    }
+    for violation in found.bad_request().into_iter().flat_map(|bad| &bad.field_violations) {
+        details.push_str(&format!("\n  {} {}", violation.field, violation.description));
+    }
+    let code = status::code_word(status.code());
+    ClientError::Refused { code, message: status.message().to_owned(), details }
+}

@@ -1,0 +1,202 @@
+//! Our own accept loop: what the library does not offer. Connections are counted, all together and per peer; one that does not
+//! speak HTTP/2 soon after it opened is closed; and all can be closed at once when the server must end.
+use crate::serve::{metrics::Metrics, settings::ConnectionSettings};
+use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    time::Sleep,
+};
+use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+use tracing::{debug, warn};
+
+/// Bytes of the HTTP/2 preface, which a client must send first. Source: RFC 9113, section 3.4.
+const PREFACE_BYTES: usize = 24;
+/// Pause after the system refused to accept (no descriptors left); without it the loop would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts connections within the limits, for ever. Every connection ends when `cut` is cancelled.
+pub fn accept(
+    listener: TcpListener,
+    settings: ConnectionSettings,
+    metrics: Arc<Metrics>,
+    cut: CancellationToken,
+) -> impl Stream<Item = io::Result<Guarded>> {
+    let peers = Arc::new(Peers { by_ip: Mutex::default(), settings, metrics });
+    async_stream(listener, peers, cut)
+}
+
+fn async_stream(
+    listener: TcpListener,
+    peers: Arc<Peers>,
+    cut: CancellationToken,
+) -> impl Stream<Item = io::Result<Guarded>> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = sender.closed() => return,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(place) = Peers::enter(&peers, peer.ip()) else { continue };
+            // Small frames are answers to a waiting reader; they must not wait for company.
+            let _ = stream.set_nodelay(true);
+            let timeout = peers.settings.handshake_timeout;
+            if sender.send(Ok(Guarded::new(stream, place, timeout, &cut))).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(receiver)
+}
+
+#[derive(Debug)]
+struct Peers {
+    by_ip: Mutex<HashMap<IpAddr, usize>>,
+    settings: ConnectionSettings,
+    metrics: Arc<Metrics>,
+}
+
+impl Peers {
+    fn enter(peers: &Arc<Self>, ip: IpAddr) -> Option<Place> {
+        let mut by_ip = peers.lock();
+        let total: usize = by_ip.values().sum();
+        let of_peer = by_ip.get(&ip).copied().unwrap_or(0);
+        if total >= peers.settings.total_max || of_peer >= peers.settings.per_peer_max {
+            let reason = if total >= peers.settings.total_max { "total" } else { "per_peer" };
+            peers.metrics.connection_refused(reason);
+            debug!(reason, "connection refused");
+            return None;
+        }
+        by_ip.insert(ip, of_peer + 1);
+        peers.metrics.connections_open().increment(1.0);
+        Some(Place { peers: Arc::clone(peers), ip })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // The map is whole after every statement.
+        self.by_ip.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place among the counted ones.
+#[derive(Debug)]
+struct Place {
+    peers: Arc<Peers>,
+    ip: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_ip = self.peers.lock();
+        match by_ip.get_mut(&self.ip) {
+            Some(n) if *n > 1 => *n -= 1,
+            Some(_) | None => {
+                by_ip.remove(&self.ip);
+            }
+        }
+        self.peers.metrics.connections_open().decrement(1.0);
+    }
+}
+
+/// A connection that ends by itself when its client does not speak, or when the server must end.
+#[derive(Debug)]
+pub struct Guarded {
+    stream: TcpStream,
+    /// Until the preface is here.
+    handshake: Option<Handshake>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Handshake {
+    bytes_left: usize,
+    timeout: Pin<Box<Sleep>>,
+}
+
+impl Guarded {
+    fn new(stream: TcpStream, place: Place, timeout: Duration, cut: &CancellationToken) -> Self {
+        let timeout = Box::pin(tokio::time::sleep(timeout));
+        let handshake = Some(Handshake { bytes_left: PREFACE_BYTES, timeout });
+        Self { stream, handshake, cut: Box::pin(cut.clone().cancelled_owned()), place }
+    }
+
+    /// An error if the connection has to end now.
+    fn ended(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "server ends"));
+        }
+        if let Some(handshake) = &mut self.handshake
+            && handshake.timeout.as_mut().poll(context).is_ready()
+        {
+            self.place.peers.metrics.connection_refused("handshake");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface"));
+        }
+        Ok(())
+    }
+}
+
+impl Connected for Guarded {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.ended(context)?;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let n_bytes = buffer.filled().len() - before;
+        if let Some(handshake) = &mut self.handshake {
+            handshake.bytes_left = handshake.bytes_left.saturating_sub(n_bytes);
+            if handshake.bytes_left == 0 {
+                self.handshake = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

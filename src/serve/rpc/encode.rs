@@ -1,0 +1,145 @@
+//! Answers in our words to messages on the wire.
+use super::proto;
+use crate::{
+    bundle::manifest::Manifest,
+    decode::batch::Finish,
+    serve::{
+        answer::Origin,
+        candidate::{Answer, Candidate},
+        rerank::{self, Method},
+    },
+};
+use prost_types::Duration as ProtoDuration;
+use std::time::Duration;
+
+/// What every response of a server repeats.
+#[derive(Clone, Debug)]
+pub struct ModelFacts {
+    /// Id of the bundle.
+    pub bundle_id: String,
+    /// What the bundle says of itself.
+    pub manifest: Manifest,
+    /// Whether lists are scored.
+    pub has_reward_head: bool,
+}
+
+impl ModelFacts {
+    /// The model on the wire.
+    pub fn encode(&self) -> proto::ModelRef {
+        proto::ModelRef {
+            name: self.manifest.name.clone(),
+            version: self.manifest.version.clone(),
+            bundle_id: self.bundle_id.clone(),
+            prompt_version: self.manifest.prompt_version,
+            has_reward_head: self.has_reward_head,
+        }
+    }
+}
+
+/// A response without what only the request knows: ids, model, candidates.
+pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::GenerateQueriesResponse {
+    let best = answer.best();
+    proto::GenerateQueriesResponse {
+        response_id: String::new(),
+        best: Some(list(best, answer.n_queries_max)),
+        candidates: Vec::new(),
+        model: None,
+        usage: Some(usage(answer)),
+        timing: Some(timing(answer, total)),
+        cache: Some(cache(origin)),
+        rerank: match answer.method {
+            Method::RewardHead => proto::RerankMethod::RewardHead,
+            Method::LogProb => proto::RerankMethod::Logprob,
+            Method::None => proto::RerankMethod::None,
+        }
+        .into(),
+        correlation_id: String::new(),
+    }
+}
+
+/// Every candidate, whole, by number.
+pub fn candidates(answer: &Answer) -> Vec<proto::QueryList> {
+    answer.candidates.iter().map(|candidate| list(candidate, usize::MAX)).collect()
+}
+
+/// A candidate of which at most `n_queries_max` queries are shown.
+pub fn list(candidate: &Candidate, n_queries_max: usize) -> proto::QueryList {
+    let scores = candidate.scores.as_ref();
+    let queries = candidate.list.as_ref().map_or_else(
+        |_| Vec::new(),
+        |list| {
+            let queries = list.as_slice();
+            let of_queries = scores.and_then(|scores| scores.queries.as_deref());
+            let ranks = rerank::ranks(queries.len(), of_queries);
+            rerank::keep(queries.len(), of_queries, n_queries_max)
+                .into_iter()
+                .map(|idx| proto::Query {
+                    text: queries[idx].as_str().to_owned(),
+                    score: of_queries.map(|scores| scores[idx]),
+                    rank: count(ranks[idx]),
+                })
+                .collect()
+        },
+    );
+    proto::QueryList {
+        index: count(candidate.row_idx),
+        queries,
+        list_score: scores.map(|scores| scores.list),
+        mean_logprob: candidate.mean_logprob,
+        finish_reason: match candidate.finish {
+            Finish::Stop => proto::FinishReason::Stop,
+            Finish::Length => proto::FinishReason::Length,
+        }
+        .into(),
+        valid: candidate.list.is_ok(),
+        output_tokens: count(candidate.n_tokens),
+    }
+}
+
+fn usage(answer: &Answer) -> proto::Usage {
+    let n_candidates = count(answer.candidates.len());
+    proto::Usage {
+        prompt_tokens: count(answer.prompt_tokens),
+        prefill_tokens_computed: count(answer.prefill_tokens_computed),
+        output_tokens: count(answer.candidates.iter().map(|candidate| candidate.n_tokens).sum()),
+        candidates_started: n_candidates,
+        candidates_completed: n_candidates,
+        candidates_invalid: count(
+            answer.candidates.iter().filter(|candidate| candidate.list.is_err()).count(),
+        ),
+        truncated_signals: count(answer.n_truncated_signals),
+    }
+}
+
+fn timing(answer: &Answer, total: Duration) -> proto::Timing {
+    let phases = &answer.phases;
+    proto::Timing {
+        queue: duration(phases.queue),
+        tokenize: duration(phases.tokenize),
+        prefill: duration(phases.prefill),
+        decode: duration(phases.decode),
+        rerank: duration(phases.rerank),
+        total: duration(total),
+        time_to_first_candidate: duration(phases.time_to_first_candidate),
+    }
+}
+
+fn cache(origin: Origin) -> proto::CacheInfo {
+    let (status, age) = match origin {
+        Origin::Hit(age) => (proto::CacheStatus::Hit, duration(age)),
+        Origin::Miss => (proto::CacheStatus::Miss, None),
+        Origin::Coalesced => (proto::CacheStatus::Coalesced, None),
+        Origin::Bypass => (proto::CacheStatus::Bypass, None),
+    };
+    proto::CacheInfo { status: status.into(), age }
+}
+
+/// A duration; absent only if it is longer than the wire can say.
+pub fn duration(duration: Duration) -> Option<ProtoDuration> {
+    ProtoDuration::try_from(duration).ok()
+}
+
+/// A count; one that the wire cannot say becomes the largest that it can.
+pub fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,124 @@
+//! The gRPC server: services, HTTP/2 limits, and an end that no client can put off.
+use super::{
+    connections,
+    proto::{self, query_generation_service_server::QueryGenerationServiceServer},
+    service::Service,
+};
+use crate::serve::{
+    health::Health,
+    metrics::Metrics,
+    settings::{ConnectionSettings, ShutdownSettings},
+};
+use std::{future::Future, sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{server::NamedService, transport::Server};
+use tonic_health::{pb::health_server::HealthServer, server::HealthService};
+use tracing::{info, warn};
+
+/// HTTP/2 limits. The library's own are made for trusted peers; see the reasons beside each.
+const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+/// Streams reset by the peer before we accepted them (rapid reset, CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 20;
+/// Streams reset by us because of the peer's mistakes.
+const LOCAL_RESETS_MAX: usize = 256;
+/// Requests carry a handful of headers.
+const HEADER_LIST_BYTES_MAX: u32 = 8 << 10;
+/// Requests are kilobytes.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// A peer that does not answer a ping is gone, and its requests with it.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the server could not serve.
+#[derive(Debug, Error)]
+pub enum RpcError {
+    /// The descriptors that we compiled in are broken.
+    #[error("reflection could not be built")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The server failed.
+    #[error("gRPC server failed")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Name of the service in health checks.
+pub const SERVICE_NAME: &str = <QueryGenerationServiceServer<Service> as NamedService>::NAME;
+
+/// Everything the server needs.
+#[derive(Debug)]
+pub struct Rpc {
+    /// The service.
+    pub service: Service,
+    /// Answers health checks.
+    pub health_service: HealthService,
+    /// Knows what is under way.
+    pub health: Arc<Health>,
+    /// Where connections are counted.
+    pub metrics: Arc<Metrics>,
+    /// Limits of connections.
+    pub connections: ConnectionSettings,
+    /// Limits of the end.
+    pub shutdown: ShutdownSettings,
+}
+
+impl Rpc {
+    /// Serves until `stop` resolves, then drains. Returns within the drain deadline whatever clients do.
+    ///
+    /// # Errors
+    /// If the server cannot be built or fails.
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), RpcError> {
+        let cut = CancellationToken::new();
+        // Whatever way this function is left, no connection outlives it.
+        let _cut = cut.clone().drop_guard();
+        let incoming = connections::accept(listener, self.connections, Arc::clone(&self.metrics), cut);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let service = QueryGenerationServiceServer::new(self.service)
+            .max_decoding_message_size(self.connections.message_bytes_max);
+        let routes = builder(self.connections)
+            .add_service(service)
+            .add_service(HealthServer::new(self.health_service))
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        let draining = CancellationToken::new();
+        let serving = routes.serve_with_incoming_shutdown(incoming, draining.clone().cancelled_owned());
+        tokio::pin!(serving);
+        tokio::select! {
+            served = &mut serving => return served.map_err(RpcError::from),
+            () = stop => {}
+        }
+        self.health.draining().await;
+        info!("draining");
+        draining.cancel();
+        tokio::select! {
+            served = &mut serving => served.map_err(RpcError::from)?,
+            () = idle(&self.health, self.shutdown.idle_grace) => info!("silent connections are cut"),
+            () = tokio::time::sleep(self.shutdown.drain_deadline) => warn!("drain deadline passed, requests are cut"),
+        }
+        Ok(())
+    }
+}
+
+/// Resolves when nothing is under way and clients have had a while to close.
+async fn idle(health: &Health, grace: Duration) {
+    health.idle().await;
+    tokio::time::sleep(grace).await;
+}
+
+fn builder(settings: ConnectionSettings) -> Server {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_connection_age(settings.age_max)
+}

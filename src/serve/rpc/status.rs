@@ -1,0 +1,138 @@
+//! Errors on the wire: a code, and google.rpc details that a program can read.
+use crate::serve::answer::ServeError;
+use std::{collections::HashMap, time::Duration};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// The domain of every reason.
+pub const DOMAIN: &str = "newshound.v1";
+
+/// One broken field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field, such as `signals[3].text`.
+    pub field: String,
+    /// What it must be. Never what it was: that may be personal.
+    pub description: String,
+}
+
+/// The status of an error.
+pub fn status(error: &ServeError) -> Status {
+    let message = error.to_string();
+    let plain = |code, reason| with_details(code, &message, reason, &[]);
+    match error {
+        ServeError::QueueFull { retry_after, .. } => busy(&message, "QUEUE_FULL", *retry_after),
+        ServeError::QueueAge { retry_after, .. } => busy(&message, "QUEUE_AGE", *retry_after),
+        ServeError::DeadlineHit => plain(Code::DeadlineExceeded, "DEADLINE_HIT"),
+        ServeError::Draining => plain(Code::Unavailable, "DRAINING"),
+        ServeError::EngineGone => plain(Code::Unavailable, "ENGINE_GONE"),
+        ServeError::NoRewardHead => plain(Code::FailedPrecondition, "NO_REWARD_HEAD"),
+        ServeError::NoValidList { n_candidates } => {
+            let facts = [("candidates", n_candidates.to_string())];
+            with_details(Code::Internal, &message, "NO_VALID_LIST", &facts)
+        }
+        // What went wrong inside is logged where it happened; a client can do nothing with it.
+        ServeError::Engine(_) | ServeError::Head(_) | ServeError::Panicked => {
+            plain(Code::Internal, "ENGINE_FAULT")
+        }
+    }
+}
+
+/// The status of a request with broken fields: all of them at once.
+pub fn invalid(violations: &[Violation]) -> Status {
+    let mut details = ErrorDetails::with_error_info("FIELD_INVALID", DOMAIN, HashMap::new());
+    for violation in violations {
+        details.add_bad_request_violation(&violation.field, &violation.description);
+    }
+    let message = format!("{} field(s) are invalid", violations.len());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// The status of bytes that are no message.
+pub fn malformed() -> Status {
+    with_details(Code::InvalidArgument, "message could not be decoded", "MESSAGE_MALFORMED", &[])
+}
+
+fn busy(message: &str, reason: &str, retry_after: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    details.set_retry_info(Some(retry_after));
+    let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);
+    // What gRPC libraries with a retry policy obey by themselves; RetryInfo is for applications.
+    status.metadata_mut().insert("grpc-retry-pushback-ms", milliseconds(retry_after).into());
+    status
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn with_details(code: Code, message: &str, reason: &str, facts: &[(&str, String)]) -> Status {
+    let facts: HashMap<String, String> =
+        facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, facts))
+}
+
+/// The name of a code, as a metric label.
+pub fn code_word(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(error: &ServeError, code: Code, reason: &str) -> Status {
+        let status = status(error);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
+        status
+    }
+
+    #[test]
+    fn every_error_has_a_code_and_a_reason() {
+        let retry_after = Duration::from_millis(250);
+        let full =
+            check(&ServeError::QueueFull { queued: 3, retry_after }, Code::ResourceExhausted, "QUEUE_FULL");
+        assert_eq!(full.get_error_details().retry_info().unwrap().retry_delay, Some(retry_after));
+        assert_eq!(full.metadata().get("grpc-retry-pushback-ms").unwrap(), "250");
+        let aged = ServeError::QueueAge { waited_ms: 9, retry_after };
+        check(&aged, Code::ResourceExhausted, "QUEUE_AGE");
+        check(&ServeError::DeadlineHit, Code::DeadlineExceeded, "DEADLINE_HIT");
+        check(&ServeError::Draining, Code::Unavailable, "DRAINING");
+        check(&ServeError::EngineGone, Code::Unavailable, "ENGINE_GONE");
+        check(&ServeError::NoRewardHead, Code::FailedPrecondition, "NO_REWARD_HEAD");
+        check(&ServeError::NoValidList { n_candidates: 8 }, Code::Internal, "NO_VALID_LIST");
+        check(&ServeError::Panicked, Code::Internal, "ENGINE_FAULT");
+    }
+
+    #[test]
+    fn all_broken_fields_are_told_at_once() {
+        let violation =
+            |field: &str| Violation { field: field.to_owned(), description: "is required".to_owned() };
+        let status = invalid(&[violation("user.key"), violation("signals[0].text")]);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let fields: Vec<_> =
+            details.bad_request().unwrap().field_violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["user.key", "signals[0].text"]);
+    }
+}

@@ -1,0 +1,248 @@
+//! Every setting of the server: meaning, unit, default, and why that default.
+use crate::settings::{Mistakes, Reader};
+use std::{net::SocketAddr, time::Duration};
+
+/// Most candidates a request may ask for; the proto promises this number.
+pub const CANDIDATES_MAX: usize = 32;
+
+/// Everything the server can be told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServeSettings {
+    /// `grpc_addr`: where gRPC is served. Default 127.0.0.1:50051: nothing is open to others unless somebody says so.
+    pub grpc_addr: SocketAddr,
+    /// `http_addr`: where /metrics and /healthz are served, apart from users' traffic. Default 127.0.0.1:9464.
+    pub http_addr: SocketAddr,
+    /// The model thread and its queue.
+    pub engine: EngineSettings,
+    /// What one request may consume.
+    pub generation: GenerationSettings,
+    /// Stored answers.
+    pub cache: CacheSettings,
+    /// Connections and messages.
+    pub connections: ConnectionSettings,
+    /// The end.
+    pub shutdown: ShutdownSettings,
+}
+
+/// `[engine]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// `rows_max`: rows decoded together. Default 128: four of the largest requests; more rows than that only add waiting on a CPU.
+    pub rows_max: usize,
+    /// `tokens_max`: prompt tokens plus the most that the rows can write, over all running requests; bounds the memory of keys and
+    /// values. Default 65,536: 128 rows of 256 new tokens and their prompts, doubled.
+    pub tokens_max: usize,
+    /// `queue_requests_max`: requests that may wait. Default 256: about ten seconds of work; who comes later is told when to retry.
+    pub queue_requests_max: usize,
+    /// `queue_wait_max_ms`: longest wait before a request is refused. Default 10,000: after that its reader has gone.
+    pub queue_wait_max: Duration,
+    /// `overtake_max_ms`: how long smaller requests may overtake one that does not fit yet. Default 250: then nothing more is
+    /// admitted until it fits, so that large requests cannot starve.
+    pub overtake_max: Duration,
+}
+
+/// `[generation]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GenerationSettings {
+    /// `prompt_tokens_max`: prompts are cut to this by leaving out the oldest signals. Default 768: some forty signals.
+    pub prompt_tokens_max: usize,
+    /// `output_tokens_max`: most tokens of one candidate, and the default of a request. Default 96: eight queries of twelve tokens.
+    pub output_tokens_max: usize,
+}
+
+/// `[cache]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// `bytes_max`: approximate memory of stored answers. Default 67,108,864: some ten thousand answers.
+    pub bytes_max: u64,
+    /// `ttl_ms`: how long an answer is used. Default 300,000: news of five minutes ago are still news.
+    pub ttl: Duration,
+}
+
+/// `[connections]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionSettings {
+    /// `total_max`: open connections; further ones are closed at once. Default 4,096: far below the usual limit of descriptors.
+    pub total_max: usize,
+    /// `per_peer_max`: open connections of one IP address. Default 256: one client cannot take all places.
+    pub per_peer_max: usize,
+    /// `handshake_timeout_ms`: until when a new connection must have sent its HTTP/2 preface. Default 5,000.
+    pub handshake_timeout: Duration,
+    /// `message_bytes_max`: largest request. Default 262,144: a full set of signals is a tenth of it.
+    pub message_bytes_max: usize,
+    /// `age_max_s`: after which a connection is told to reconnect, so that load balances again. Default 600. No grace is set:
+    /// with one, the HTTP/2 server cuts calls instead of sending a GOAWAY.
+    pub age_max: Duration,
+}
+
+/// `[shutdown]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutdownSettings {
+    /// `drain_deadline_ms`: after the signal, running requests may finish until then. Default 25,000: below the 30 s after which
+    /// orchestrators kill.
+    pub drain_deadline: Duration,
+    /// `idle_grace_ms`: once no request runs, how long clients may take to close. Default 1,000: a client that stays silent would
+    /// otherwise hold the process until the deadline.
+    pub idle_grace: Duration,
+}
+
+impl ServeSettings {
+    /// The defaults: what the demo runs with.
+    pub fn demo() -> Self {
+        Self {
+            grpc_addr: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            http_addr: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            engine: EngineSettings {
+                rows_max: 128,
+                tokens_max: 65_536,
+                queue_requests_max: 256,
+                queue_wait_max: Duration::from_secs(10),
+                overtake_max: Duration::from_millis(250),
+            },
+            generation: GenerationSettings { prompt_tokens_max: 768, output_tokens_max: 96 },
+            cache: CacheSettings { bytes_max: 64 << 20, ttl: Duration::from_secs(300) },
+            connections: ConnectionSettings {
+                total_max: 4096,
+                per_peer_max: 256,
+                handshake_timeout: Duration::from_secs(5),
+                message_bytes_max: 256 << 10,
+                age_max: Duration::from_secs(600),
+            },
+            shutdown: ShutdownSettings {
+                drain_deadline: Duration::from_secs(25),
+                idle_grace: Duration::from_secs(1),
+            },
+        }
+    }
+
+    /// Reads a settings file; keys that are absent keep the defaults.
+    ///
+    /// # Errors
+    /// Every mistake and every unknown key at once.
+    pub fn read(text: &str, file: &str, overrides: &[(String, String)]) -> Result<Self, Mistakes> {
+        let defaults = Self::demo();
+        let mut reader = Reader::new(text, file, overrides);
+        let address = |text: &str| text.parse::<SocketAddr>().ok();
+        let settings = Self {
+            grpc_addr: reader.text(
+                "grpc_addr",
+                "an address such as 127.0.0.1:50051",
+                address,
+                defaults.grpc_addr,
+            ),
+            http_addr: reader.text(
+                "http_addr",
+                "an address such as 127.0.0.1:9464",
+                address,
+                defaults.http_addr,
+            ),
+            engine: engine(&mut reader, defaults.engine),
+            generation: generation(&mut reader, defaults.generation),
+            cache: cache(&mut reader, defaults.cache),
+            connections: connections(&mut reader, defaults.connections),
+            shutdown: shutdown(&mut reader, defaults.shutdown),
+        };
+        let largest =
+            settings.generation.prompt_tokens_max + CANDIDATES_MAX * settings.generation.output_tokens_max;
+        reader.require(
+            largest <= settings.engine.tokens_max,
+            &format!(
+                "engine.tokens_max should be at least {largest}, the largest request that [generation] allows"
+            ),
+        );
+        reader.finish(settings)
+    }
+}
+
+fn milliseconds(reader: &mut Reader, key: &str, most: u64, default: Duration) -> Duration {
+    let default = u64::try_from(default.as_millis()).unwrap_or(most);
+    Duration::from_millis(reader.whole(key, 1..=most, default))
+}
+
+fn engine(reader: &mut Reader, default: EngineSettings) -> EngineSettings {
+    EngineSettings {
+        rows_max: reader.count("engine.rows_max", CANDIDATES_MAX as u64..=4096, default.rows_max),
+        tokens_max: reader.count("engine.tokens_max", 1024..=16_777_216, default.tokens_max),
+        queue_requests_max: reader.count("engine.queue_requests_max", 1..=65_536, default.queue_requests_max),
+        queue_wait_max: milliseconds(reader, "engine.queue_wait_max_ms", 600_000, default.queue_wait_max),
+        overtake_max: milliseconds(reader, "engine.overtake_max_ms", 600_000, default.overtake_max),
+    }
+}
+
+fn generation(reader: &mut Reader, default: GenerationSettings) -> GenerationSettings {
+    GenerationSettings {
+        prompt_tokens_max: reader.count(
+            "generation.prompt_tokens_max",
+            64..=32_768,
+            default.prompt_tokens_max,
+        ),
+        output_tokens_max: reader.count("generation.output_tokens_max", 8..=4096, default.output_tokens_max),
+    }
+}
+
+fn cache(reader: &mut Reader, default: CacheSettings) -> CacheSettings {
+    CacheSettings {
+        bytes_max: reader.whole("cache.bytes_max", 0..=1 << 40, default.bytes_max),
+        ttl: milliseconds(reader, "cache.ttl_ms", 86_400_000, default.ttl),
+    }
+}
+
+fn connections(reader: &mut Reader, default: ConnectionSettings) -> ConnectionSettings {
+    let age_s = reader.whole("connections.age_max_s", 1..=86_400, default.age_max.as_secs());
+    ConnectionSettings {
+        total_max: reader.count("connections.total_max", 1..=1_000_000, default.total_max),
+        per_peer_max: reader.count("connections.per_peer_max", 1..=1_000_000, default.per_peer_max),
+        handshake_timeout: milliseconds(
+            reader,
+            "connections.handshake_timeout_ms",
+            60_000,
+            default.handshake_timeout,
+        ),
+        message_bytes_max: reader.count(
+            "connections.message_bytes_max",
+            1024..=16_777_216,
+            default.message_bytes_max,
+        ),
+        age_max: Duration::from_secs(age_s),
+    }
+}
+
+fn shutdown(reader: &mut Reader, default: ShutdownSettings) -> ShutdownSettings {
+    ShutdownSettings {
+        drain_deadline: milliseconds(reader, "shutdown.drain_deadline_ms", 3_600_000, default.drain_deadline),
+        idle_grace: milliseconds(reader, "shutdown.idle_grace_ms", 60_000, default.idle_grace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_demo() {
+        assert_eq!(ServeSettings::read("", "server.toml", &[]), Ok(ServeSettings::demo()));
+    }
+
+    #[test]
+    fn the_sample_file_spells_out_the_defaults() {
+        let sample = include_str!("../../deploy/server.toml");
+        assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
+        let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
+        assert_eq!(keys, 18, "the sample shows every setting");
+    }
+
+    #[test]
+    fn the_largest_request_must_fit_the_batch() {
+        let text = |tokens_max| format!("[engine]\ntokens_max = {tokens_max}");
+        let largest = 768 + 32 * 96;
+        assert!(ServeSettings::read(&text(largest), "a", &[]).is_ok());
+        let error = ServeSettings::read(&text(largest - 1), "a", &[]).unwrap_err();
+        assert_eq!(error.mistakes.len(), 1, "{error}");
+    }
+
+    #[test]
+    fn a_bad_address_names_its_key() {
+        let error = ServeSettings::read("grpc_addr = \"localhost\"", "a", &[]).unwrap_err();
+        assert!(error.mistakes[0].starts_with("grpc_addr"), "{error}");
+    }
+}

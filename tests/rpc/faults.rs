@@ -1,0 +1,54 @@
+//! What breaks inside is told outside in one word, and what can go on goes on.
+use super::script::Mishap;
+use super::server::{Plan, ask, refusal, request, within};
+use newshound::serve::{Listeners, RunError};
+use std::net::SocketAddr;
+use tonic::Code;
+
+#[tokio::test]
+async fn no_valid_list_is_an_internal_error_with_its_reason() {
+    let server = Plan::new().writing(|_, _| "a single line".to_owned()).start().await;
+    let status = server.client().await.generate_queries(request("reader")).await.unwrap_err();
+    let details = refusal(&status, Code::Internal, "NO_VALID_LIST");
+    assert!(details.retry_info().is_none());
+    assert_eq!(server.metric("newshound_invalid_output_total{reason=\"query_count\"}").await, Some(4.0));
+    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"failed\"}").await, Some(1.0));
+}
+
+#[tokio::test]
+async fn a_failed_step_ends_the_running_requests_and_the_next_one_is_served() {
+    let mut plan = Plan::new();
+    plan.mishap = Mishap::Step;
+    let server = plan.start().await;
+    let mut client = server.client().await;
+    let status = within(client.generate_queries(request("unlucky"))).await.unwrap_err();
+    refusal(&status, Code::Internal, "ENGINE_FAULT");
+    assert!(!status.message().contains("prompt"), "what failed inside is for the log: {status:?}");
+    ask(&mut client, request("lucky")).await;
+    assert_eq!(server.metric("newshound_engine_faults_total").await, Some(1.0));
+    server.until("newshound_running_rows", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_panic_of_the_model_thread_ends_the_server_with_an_error() {
+    let mut plan = Plan::new();
+    plan.mishap = Mishap::Panic;
+    let mut server = plan.start().await;
+    let mut client = server.client().await;
+    let status = within(client.generate_queries(request("reader"))).await.unwrap_err();
+    refusal(&status, Code::Unavailable, "ENGINE_GONE");
+    drop(client);
+    assert!(matches!(server.ended().await, Err(RunError::EnginePanicked)));
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_clear_error_that_names_it() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let taken = tokio::net::TcpListener::bind(any).await.unwrap();
+    let addr = taken.local_addr().unwrap();
+    let text = |error: RunError| error.to_string();
+    let error = text(Listeners::bind(addr, any).await.unwrap_err());
+    assert!(error.contains(&addr.to_string()) && error.contains("--grpc-addr"), "{error}");
+    let error = text(Listeners::bind(any, addr).await.unwrap_err());
+    assert!(error.contains(&addr.to_string()) && error.contains("--http-addr"), "{error}");
+}

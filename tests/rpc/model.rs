@@ -1,0 +1,76 @@
+//! The whole way with a real network: a tiny one with random weights, whose lists are never valid.
+use super::script::{Gate, Log, tokens};
+use super::server::{Plan, Server, options, parts, refusal, request, within};
+use candle_core::Device;
+use newshound::{
+    decode::batch::Batch,
+    model::{
+        config::{Biases, DecoderConfig, Family, RopeScaling},
+        ops::Numerics,
+        transformer::Transformer,
+        weights::Parameters,
+    },
+    serve::rpc::proto::generate_queries_event::Event,
+};
+use std::sync::Arc;
+
+async fn start() -> Server {
+    let tokens = tokens();
+    let config = DecoderConfig {
+        family: Family::Qwen2,
+        hidden_size: 32,
+        intermediate_size: 64,
+        n_layers: 2,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 8,
+        vocab_size: tokens.n_tokens(),
+        max_positions: 1024,
+        rms_norm_eps: 1e-6,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::None,
+        tied_head: true,
+        eos_ids: vec![tokens.im_end()],
+        biases: Biases::of(Family::Qwen2),
+    };
+    let make = move || {
+        let mut parameters = Parameters::fresh(7, &Device::Cpu);
+        Batch::new(Arc::new(Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap()))
+    };
+    let parts = newshound::serve::Parts { max_positions: 1024, ..parts(false) };
+    Server::start(Plan::new().settings, parts, make, Arc::new(Gate::default()), Arc::new(Log::default())).await
+}
+
+#[tokio::test]
+async fn a_random_network_writes_no_list_and_leaves_no_row_behind() {
+    let server = start().await;
+    let status = within(server.client().await.generate_queries(request("reader"))).await.unwrap_err();
+    refusal(&status, tonic::Code::Internal, "NO_VALID_LIST");
+    server.until("newshound_running_rows", 0.0).await;
+    assert_eq!(server.metric("newshound_kv_bytes").await, Some(0.0));
+    assert_eq!(server.metric("newshound_candidates_total{fate=\"invalid\"}").await, Some(4.0));
+}
+
+#[tokio::test]
+async fn the_same_seed_samples_the_same_rows_in_company_as_alone() {
+    let server = start().await;
+    let lists = async |seed: u64| {
+        let mut request = request("reader");
+        options(&mut request).seed = Some(seed);
+        options(&mut request).max_output_tokens = Some(12);
+        let mut stream =
+            within(server.client().await.stream_generate_queries(request)).await.unwrap().into_inner();
+        let mut lists = Vec::new();
+        while let Ok(Some(event)) = within(stream.message()).await {
+            if let Some(Event::Candidate(candidate)) = event.event {
+                lists.push(candidate.list.unwrap());
+            }
+        }
+        lists.sort_by_key(|list| list.index);
+        lists
+    };
+    let alone = lists(1).await;
+    assert_eq!(alone.len(), 4);
+    let (in_company, _, _) = tokio::join!(lists(1), lists(2), lists(3));
+    assert_eq!(in_company, alone);
+}

@@ -1,0 +1,93 @@
+//! The queue is bounded in length and age, and says when to come back.
+use super::server::{Plan, Server, ask, refusal, request, within};
+use newshound::serve::settings::ServeSettings;
+use std::time::{Duration, Instant};
+use tonic::Code;
+
+fn one_at_a_time(settings: &mut ServeSettings) {
+    settings.engine.rows_max = 4;
+    settings.engine.queue_requests_max = 1;
+}
+
+/// One request runs, and one waits.
+async fn filled(server: &Server) -> Vec<tokio::task::JoinHandle<Result<(), tonic::Status>>> {
+    let mut calls = Vec::new();
+    for (user, in_flight) in [("runs", 1.0), ("waits", 2.0)] {
+        let mut client = server.client().await;
+        calls.push(tokio::spawn(async move { client.generate_queries(request(user)).await.map(|_| ()) }));
+        server.until("newshound_rpc_in_flight{method=\"GenerateQueries\"}", in_flight).await;
+        if user == "runs" {
+            server.until("newshound_running_rows", 4.0).await;
+        }
+    }
+    calls
+}
+
+#[tokio::test]
+async fn full_queue_refuses_with_resource_exhausted_and_accepts_again_later() {
+    let server = Plan::new().gated().with(one_at_a_time).start().await;
+    let calls = filled(&server).await;
+    let mut client = server.client().await;
+    let mut refused = None;
+    // The waiting request may not have taken its place yet, and then this one does; the next is refused.
+    for user in ["third", "fourth"] {
+        let mut call = tonic::Request::new(request(user));
+        call.set_timeout(Duration::from_millis(300));
+        let status = within(client.generate_queries(call)).await.unwrap_err();
+        if status.code() == Code::ResourceExhausted {
+            refused = Some(status);
+        }
+    }
+    let status = refused.expect("one of them is refused");
+    let details = refusal(&status, Code::ResourceExhausted, "QUEUE_FULL");
+    let delay = details.retry_info().unwrap().retry_delay.unwrap();
+    assert!(delay >= Duration::from_millis(50) && delay <= Duration::from_secs(10), "{delay:?}");
+    assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
+
+    server.gate.open();
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
+    ask(&mut client, request("later")).await;
+}
+
+#[tokio::test]
+async fn queue_with_one_place_accepts() {
+    let server = Plan::new().gated().with(one_at_a_time).start().await;
+    let calls = filled(&server).await;
+    server.gate.open();
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
+    assert_eq!(server.log.prefills(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_too_long_is_told_to_come_back() {
+    let settings = |settings: &mut ServeSettings| {
+        settings.engine.rows_max = 4;
+        settings.engine.queue_wait_max = Duration::from_millis(300);
+    };
+    let server = Plan::new().gated().with(settings).start().await;
+    let (mut running, mut waiting) = (server.client().await, server.client().await);
+    let first = tokio::spawn(async move { running.generate_queries(request("runs")).await });
+    server.until("newshound_running_rows", 4.0).await;
+    let second = tokio::spawn(async move { waiting.generate_queries(request("waits")).await });
+    server.until("newshound_rpc_in_flight{method=\"GenerateQueries\"}", 2.0).await;
+    // The age is looked at between steps; the first request has more of them to make than pass here.
+    let status = within(async {
+        while !second.is_finished() {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(30) {
+                server.get("/healthz").await;
+            }
+            server.gate.allow(1);
+        }
+        second.await.unwrap().unwrap_err()
+    })
+    .await;
+    let details = refusal(&status, Code::ResourceExhausted, "QUEUE_AGE");
+    assert!(details.retry_info().is_some());
+    server.gate.open();
+    within(first).await.unwrap().unwrap();
+}

@@ -1,0 +1,74 @@
+//! Which list is chosen, and what is shown of it.
+use super::script::LIST;
+use super::server::{Plan, ask, options, request, texts};
+use newshound::serve::rpc::proto::{self, RerankMethod};
+
+fn asking(method: RerankMethod) -> proto::GenerateQueriesRequest {
+    let mut request = request("reader");
+    options(&mut request).rerank = method.into();
+    options(&mut request).return_candidates = true;
+    request
+}
+
+#[tokio::test]
+async fn auto_means_the_head_where_there_is_one() {
+    let server = Plan::new().with_head().start().await;
+    let response = ask(&mut server.client().await, asking(RerankMethod::Auto)).await;
+    assert_eq!(response.rerank(), RerankMethod::RewardHead);
+    let best = response.best.unwrap();
+    let scores: Vec<f32> = response.candidates.iter().map(|list| list.list_score.unwrap()).collect();
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    assert_eq!(best.list_score, Some(highest), "{scores:?}");
+    assert!(best.queries.iter().all(|query| query.score.is_some()));
+}
+
+#[tokio::test]
+async fn auto_means_the_likelihood_where_there_is_no_head() {
+    let server = Plan::new().start().await;
+    let response = ask(&mut server.client().await, asking(RerankMethod::Auto)).await;
+    assert_eq!(response.rerank(), RerankMethod::Logprob);
+    assert_eq!(response.best.unwrap().index, 0, "row 0 is the likeliest");
+}
+
+#[tokio::test]
+async fn none_takes_the_first_valid_list() {
+    let text = |row_idx: usize, _| if row_idx < 2 { "no list".to_owned() } else { LIST.to_owned() };
+    let server = Plan::new().with_head().writing(text).start().await;
+    let response = ask(&mut server.client().await, asking(RerankMethod::None)).await;
+    assert_eq!((response.rerank(), response.best.unwrap().index), (RerankMethod::None, 2));
+    let valid: Vec<bool> = response.candidates.iter().map(|list| list.valid).collect();
+    assert_eq!(valid, [false, false, true, true]);
+    assert!(response.candidates[0].queries.is_empty() && response.candidates[0].list_score.is_none());
+}
+
+#[tokio::test]
+async fn query_count_keeps_the_best_queries_in_their_order() {
+    let long = format!("{LIST}\nfourth story today\nfifth story today");
+    let server = Plan::new().with_head().writing(move |_, _| long.clone()).start().await;
+    let mut client = server.client().await;
+    let whole = ask(&mut client, asking(RerankMethod::Auto)).await.best.unwrap();
+    assert_eq!(whole.queries.len(), 5);
+    let mut request = asking(RerankMethod::Auto);
+    options(&mut request).query_count = Some(3);
+    let response = ask(&mut client, request).await;
+    let best = response.best.unwrap();
+    let expected: Vec<_> =
+        whole.queries.iter().filter(|query| query.rank <= 3).map(|query| query.text.as_str()).collect();
+    assert_eq!(texts(&best), expected);
+    assert_eq!(response.candidates[0].queries.len(), 5, "candidates are shown whole");
+}
+
+#[tokio::test]
+async fn a_list_that_reached_the_token_limit_is_not_valid() {
+    let server = Plan::new().start().await;
+    let mut request = request("reader");
+    let n_tokens = super::script::tokens().encode_text(LIST).len() + 1;
+    options(&mut request).return_candidates = true;
+    options(&mut request).max_output_tokens = Some(u32::try_from(n_tokens).unwrap());
+    let mut client = server.client().await;
+    assert!(ask(&mut client, request.clone()).await.candidates[0].valid);
+    options(&mut request).max_output_tokens = Some(u32::try_from(n_tokens - 1).unwrap());
+    let status = client.generate_queries(request).await.unwrap_err();
+    let details = super::server::refusal(&status, tonic::Code::Internal, "NO_VALID_LIST");
+    assert_eq!(details.error_info().unwrap().metadata["candidates"], "4");
+}

@@ -1,0 +1,175 @@
+//! A generator that writes given texts, one token a step, as fast as the test allows.
+use crate::support::goldens;
+use newshound::{
+    decode::batch::{Admitted, DecodeError, Finish, FinishedRow, GroupId, GroupRequest, QueryEnd},
+    serve::engine::Generator,
+    text::tokens::Tokens,
+};
+use std::sync::{
+    Arc, Condvar, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// Width of the hidden states that the script invents.
+pub const HIDDEN: usize = 32;
+
+/// A valid list.
+pub const LIST: &str = "solar storm tonight\ntrain strike talks\ncity council vote";
+
+/// The tokenizer of the smallest golden model.
+pub fn tokens() -> Tokens {
+    let path = goldens::root().join("models/qwen2-tied/tokenizer.json");
+    Tokens::from_bytes(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// What the script does and what was done to it.
+#[derive(Debug, Default)]
+pub struct Log {
+    pub prefills: AtomicUsize,
+    pub steps: AtomicUsize,
+    pub cancelled_rows: AtomicUsize,
+}
+
+impl Log {
+    pub fn prefills(&self) -> usize {
+        self.prefills.load(Ordering::SeqCst)
+    }
+
+    pub fn steps(&self) -> usize {
+        self.steps.load(Ordering::SeqCst)
+    }
+}
+
+/// Lets steps through: a number of them, or all.
+#[derive(Debug, Default)]
+pub struct Gate {
+    permits: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub fn allow(&self, n_steps: usize) {
+        let mut permits = self.permits.lock().unwrap();
+        *permits = permits.saturating_add(n_steps);
+        self.changed.notify_all();
+    }
+
+    pub fn open(&self) {
+        *self.permits.lock().unwrap() = usize::MAX;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut permits = self.permits.lock().unwrap();
+        while *permits == 0 {
+            permits = self.changed.wait(permits).unwrap();
+        }
+        if *permits != usize::MAX {
+            *permits -= 1;
+        }
+    }
+}
+
+/// What goes wrong, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    None,
+    /// The first prefill panics.
+    Panic,
+    /// The first step fails.
+    Step,
+}
+
+/// The text of a row, by row number and seed.
+pub type Text = Arc<dyn Fn(usize, u64) -> String + Send + Sync>;
+
+struct Row {
+    group: GroupId,
+    row_idx: usize,
+    ids: Vec<u32>,
+    finish: Finish,
+    n_written: usize,
+    boundary_ids: Arc<[u32]>,
+}
+
+pub struct Script {
+    tokens: Tokens,
+    text: Text,
+    gate: Arc<Gate>,
+    log: Arc<Log>,
+    mishap: Mishap,
+    rows: Vec<Row>,
+}
+
+impl Script {
+    pub fn new(text: Text, gate: Arc<Gate>, log: Arc<Log>, mishap: Mishap) -> Self {
+        Self { tokens: tokens(), text, gate, log, mishap, rows: Vec::new() }
+    }
+}
+
+impl Generator for Script {
+    fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
+        assert!(self.mishap != Mishap::Panic, "the script says so");
+        self.log.prefills.fetch_add(1, Ordering::SeqCst);
+        for (row_idx, &seed) in request.seeds.iter().enumerate() {
+            let mut ids = self.tokens.encode_text(&(self.text)(row_idx, seed));
+            ids.push(self.tokens.im_end());
+            let finish = if ids.len() > request.max_new_tokens { Finish::Length } else { Finish::Stop };
+            ids.truncate(request.max_new_tokens);
+            let boundary_ids = Arc::clone(&request.boundary_ids);
+            self.rows.push(Row { group: request.id, row_idx, ids, finish, n_written: 1, boundary_ids });
+        }
+        Ok(Admitted { prefill_tokens_computed: request.prompt.len() })
+    }
+
+    fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
+        self.gate.pass();
+        self.log.steps.fetch_add(1, Ordering::SeqCst);
+        if self.mishap == Mishap::Step {
+            self.mishap = Mishap::None;
+            return Err(DecodeError::EmptyPrompt);
+        }
+        self.rows.iter_mut().for_each(|row| row.n_written += 1);
+        let (finished, live) =
+            std::mem::take(&mut self.rows).into_iter().partition(|row| row.n_written >= row.ids.len());
+        self.rows = live;
+        let finished: Vec<Row> = finished;
+        Ok(finished.into_iter().map(finished_row).collect())
+    }
+
+    fn cancel(&mut self, group: GroupId) -> usize {
+        let before = self.rows.len();
+        self.rows.retain(|row| row.group != group);
+        let n_cancelled = before - self.rows.len();
+        self.log.cancelled_rows.fetch_add(n_cancelled, Ordering::SeqCst);
+        n_cancelled
+    }
+
+    fn n_rows_of(&self, group: GroupId) -> usize {
+        self.rows.iter().filter(|row| row.group == group).count()
+    }
+
+    fn n_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn kv_bytes(&self) -> usize {
+        self.rows.len() * 1000
+    }
+}
+
+/// Later rows are less likely: row `i` has a mean log-probability of -(i + 1) / 10.
+fn finished_row(row: Row) -> FinishedRow {
+    let ends = (0..row.ids.len()).filter(|&at| {
+        row.boundary_ids.contains(&row.ids[at]) || (at + 1 == row.ids.len() && row.finish == Finish::Stop)
+    });
+    let hidden = vec![1.0 / (row.row_idx as f32 + 1.0); HIDDEN];
+    FinishedRow {
+        group: row.group,
+        row_idx: row.row_idx,
+        query_ends: ends.map(|n_ids| QueryEnd { n_ids, hidden: hidden.clone() }).collect(),
+        logprobs: vec![-(row.row_idx as f32 + 1.0) / 10.0; row.ids.len()],
+        ids: row.ids,
+        finish: row.finish,
+    }
+}

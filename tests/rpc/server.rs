@@ -1,0 +1,229 @@
+//! A server in this process, on ports of its own, and requests to it.
+use super::script::{Gate, HIDDEN, LIST, Log, Mishap, Script, Text, tokens};
+use candle_core::Device;
+use newshound::{
+    bundle::manifest::{BundleId, Manifest},
+    model::{reward_head::RewardHead, weights::Parameters},
+    serve::{
+        self, Listeners, Parts, RunError,
+        rpc::proto::{self, query_generation_service_client::QueryGenerationServiceClient},
+        settings::ServeSettings,
+    },
+};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
+use tonic::{Status, transport::Channel};
+use tonic_types::{ErrorDetails, StatusExt};
+
+pub type Client = QueryGenerationServiceClient<Channel>;
+
+/// Longer than anything here takes on a slow machine; only a test that fails waits so long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a test may choose.
+pub struct Plan {
+    pub settings: ServeSettings,
+    pub text: Text,
+    pub mishap: Mishap,
+    pub head: bool,
+    /// Whether steps pass without the test allowing them.
+    pub gate_open: bool,
+}
+
+impl Plan {
+    /// Every row writes the same valid list, without a head.
+    pub fn new() -> Self {
+        let settings = ServeSettings::demo();
+        Self { settings, text: Arc::new(|_, _| LIST.to_owned()), mishap: Mishap::None, head: false, gate_open: true }
+    }
+
+    pub fn gated(self) -> Self {
+        Self { gate_open: false, ..self }
+    }
+
+    pub fn with_head(self) -> Self {
+        Self { head: true, ..self }
+    }
+
+    pub fn writing(self, text: impl Fn(usize, u64) -> String + Send + Sync + 'static) -> Self {
+        Self { text: Arc::new(text), ..self }
+    }
+
+    pub fn with(mut self, change: impl FnOnce(&mut ServeSettings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    pub async fn start(self) -> Server {
+        let Self { settings, text, mishap, head, gate_open } = self;
+        let (gate, log) = (Arc::new(Gate::default()), Arc::new(Log::default()));
+        if gate_open {
+            gate.open();
+        }
+        let script = (Arc::clone(&gate), Arc::clone(&log));
+        let make = move || Script::new(text, script.0, script.1, mishap);
+        Server::start(settings, parts(head), make, gate, log).await
+    }
+}
+
+pub fn parts(head: bool) -> Parts {
+    let manifest = Manifest {
+        format_version: 1,
+        name: "scripted".to_owned(),
+        version: "7".to_owned(),
+        prompt_version: newshound::text::prompt::PROMPT_VERSION,
+        weights_dtype: "f32".to_owned(),
+        files: Default::default(),
+        commands: Vec::new(),
+        seeds: Default::default(),
+        training: Default::default(),
+    };
+    let head =
+        head.then(|| RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), HIDDEN).unwrap());
+    Parts { id: BundleId("0123456789abcdef".to_owned()), manifest, tokens: tokens(), head, max_positions: 4096 }
+}
+
+/// A running server. Dropping it stops it without waiting.
+pub struct Server {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    pub gate: Arc<Gate>,
+    pub log: Arc<Log>,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The model thread may be waiting at the gate, and a runtime does not end before its blocking tasks.
+        self.gate.open();
+        self.running.abort();
+    }
+}
+
+impl Server {
+    pub async fn start<G: serve::engine::Generator + 'static>(
+        settings: ServeSettings,
+        parts: Parts,
+        make: impl FnOnce() -> G + Send + 'static,
+        gate: Arc<Gate>,
+        log: Arc<Log>,
+    ) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listeners = Listeners::bind(any, any).await.unwrap();
+        let (grpc, http) = (listeners.grpc.local_addr().unwrap(), listeners.http.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let running = tokio::spawn(serve::run_with(settings, parts, make, listeners, shutdown));
+        Self { grpc, http, gate, log, stop: Some(stop), running }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::new(self.channel().await)
+    }
+
+    pub async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap()
+    }
+
+    /// What a SIGTERM does.
+    pub fn signal(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&mut self) -> Result<(), RunError> {
+        within(&mut self.running).await.unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let status = response.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = response.split_once("\r\n\r\n").unwrap().1.to_owned();
+        (status, body)
+    }
+
+    /// The value of a series, as `name` or `name{labels}`; none where it does not exist.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next().unwrap().parse().ok()
+    }
+
+    /// Waits until a series has a value.
+    pub async fn until(&self, series: &str, expected: f64) {
+        within(async {
+            while self.metric(series).await != Some(expected) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+/// Fails a test that would wait for ever.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("this should not take so long")
+}
+
+pub fn signal(stream: proto::Stream, text: &str, time_unix_s: i64) -> proto::Signal {
+    proto::Signal {
+        stream: stream.into(),
+        text: text.to_owned(),
+        event_time: Some(prost_types::Timestamp { seconds: time_unix_s, nanos: 0 }),
+        ..Default::default()
+    }
+}
+
+/// A request that is right in every field.
+pub fn request(user: &str) -> proto::GenerateQueriesRequest {
+    proto::GenerateQueriesRequest {
+        user: Some(proto::UserRef { key: user.to_owned() }),
+        signals: vec![
+            signal(proto::Stream::Search, "running shoes for winter", 1_700_000_000),
+            signal(proto::Stream::Click, "marathon route announced", 1_700_000_100),
+        ],
+        options: Some(proto::GenerationOptions { candidate_count: Some(4), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+pub fn with_mode(mode: proto::CacheMode, request: proto::GenerateQueriesRequest) -> proto::GenerateQueriesRequest {
+    proto::GenerateQueriesRequest { cache: Some(proto::CachePolicy { mode: mode.into() }), ..request }
+}
+
+pub fn options(request: &mut proto::GenerateQueriesRequest) -> &mut proto::GenerationOptions {
+    request.options.get_or_insert_default()
+}
+
+pub async fn ask(client: &mut Client, request: proto::GenerateQueriesRequest) -> proto::GenerateQueriesResponse {
+    within(client.generate_queries(request)).await.unwrap().into_inner()
+}
+
+pub fn cache_status(response: &proto::GenerateQueriesResponse) -> proto::CacheStatus {
+    response.cache.as_ref().unwrap().status()
+}
+
+pub fn texts(list: &proto::QueryList) -> Vec<&str> {
+    list.queries.iter().map(|query| query.text.as_str()).collect()
+}
+
+/// The details of a refusal, checked for its code and reason.
+pub fn refusal(status: &Status, code: tonic::Code, reason: &str) -> ErrorDetails {
+    assert_eq!(status.code(), code, "{status:?}");
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("{status:?} has no ErrorInfo"));
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, "newshound.v1"));
+    details
+}

@@ -1,0 +1,109 @@
+//! StreamGenerateQueries: accepted, every candidate as it ends, done.
+use super::script::LIST;
+use super::server::{Client, Plan, cache_status, options, request, within};
+use newshound::serve::rpc::proto::{self, generate_queries_event::Event};
+
+async fn events(client: &mut Client, request: proto::GenerateQueriesRequest) -> Vec<Event> {
+    let mut stream = within(client.stream_generate_queries(request)).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    while let Some(event) = within(stream.message()).await.unwrap() {
+        events.push(event.event.unwrap());
+    }
+    events
+}
+
+fn candidates(events: &[Event]) -> Vec<&proto::Candidate> {
+    events
+        .iter()
+        .filter_map(|event| if let Event::Candidate(candidate) = event { Some(candidate) } else { None })
+        .collect()
+}
+
+#[tokio::test]
+async fn events_come_in_order_and_the_best_so_far_is_marked() {
+    // Later rows are longer, so they end later; they are less likely, so the first one stays the best.
+    let text = |row_idx: usize, _| format!("{LIST}{}", "\nanother story today".repeat(row_idx.min(1)));
+    let server = Plan::new().writing(text).start().await;
+    let events = events(&mut server.client().await, request("reader")).await;
+
+    let Event::Accepted(accepted) = &events[0] else { panic!("{events:?}") };
+    let Event::Done(done) = &events[events.len() - 1] else { panic!("{events:?}") };
+    assert_eq!(accepted.response_id, done.response_id);
+    assert_eq!(events.len(), 2 + 4);
+    let candidates = candidates(&events);
+    let first = candidates[0].list.as_ref().unwrap();
+    assert_eq!((first.index, candidates[0].best_so_far), (0, true));
+    assert!(candidates[1..].iter().all(|candidate| !candidate.best_so_far), "{candidates:?}");
+    assert_eq!(done.best.as_ref().unwrap().index, 0);
+    assert!(done.candidates.is_empty(), "they were sent before");
+}
+
+#[tokio::test]
+async fn a_later_list_that_is_better_becomes_the_best_so_far() {
+    // The likeliest row is the longest here.
+    let text = |row_idx: usize, _| format!("{LIST}{}", if row_idx == 0 { "\nanother story today" } else { "" });
+    let server = Plan::new().writing(text).start().await;
+    let events = events(&mut server.client().await, request("reader")).await;
+    let last = candidates(&events)[3].clone();
+    assert_eq!((last.list.unwrap().index, last.best_so_far), (0, true));
+}
+
+#[tokio::test]
+async fn a_candidate_is_sent_before_the_others_end() {
+    let text = |row_idx: usize, _| if row_idx == 0 { LIST.to_owned() } else { format!("{LIST}\nanother story today") };
+    let server = Plan::new().writing(text).gated().start().await;
+    let mut client = server.client().await;
+    let mut stream = within(client.stream_generate_queries(request("reader"))).await.unwrap().into_inner();
+    let mut next = async || within(stream.message()).await.unwrap().unwrap().event.unwrap();
+    assert!(matches!(next().await, Event::Accepted(_)));
+    let n_tokens = super::script::tokens().encode_text(LIST).len() + 1;
+    server.gate.allow(n_tokens - 1);
+    let Event::Candidate(candidate) = next().await else { panic!("no candidate") };
+    assert_eq!(candidate.list.unwrap().index, 0);
+    server.until("newshound_running_rows", 3.0).await;
+    server.gate.open();
+    for _ in 0..3 {
+        assert!(matches!(next().await, Event::Candidate(_)));
+    }
+    assert!(matches!(next().await, Event::Done(_)));
+}
+
+#[tokio::test]
+async fn malformed_candidates_are_sent_but_never_lead() {
+    let text = |row_idx: usize, _| if row_idx == 0 { "one line only".to_owned() } else { LIST.to_owned() };
+    let server = Plan::new().writing(text).start().await;
+    let events = events(&mut server.client().await, request("reader")).await;
+    let candidates = candidates(&events);
+    assert_eq!(candidates.len(), 4);
+    let malformed = candidates.iter().find(|candidate| candidate.list.as_ref().unwrap().index == 0).unwrap();
+    assert!(!malformed.best_so_far && !malformed.list.as_ref().unwrap().valid);
+    let Event::Done(done) = &events[5] else { panic!("{events:?}") };
+    assert_eq!(done.usage.unwrap().candidates_invalid, 1);
+}
+
+#[tokio::test]
+async fn a_stored_answer_streams_the_same_candidates() {
+    let server = Plan::new().start().await;
+    let mut client = server.client().await;
+    let first = events(&mut client, request("reader")).await;
+    let second = events(&mut client, request("reader")).await;
+    assert_eq!(candidates(&second).len(), 4);
+    let lists = |events: &[Event]| {
+        let mut lists: Vec<_> = candidates(events).iter().map(|candidate| candidate.list.clone().unwrap()).collect();
+        lists.sort_by_key(|list| list.index);
+        lists
+    };
+    assert_eq!(lists(&first), lists(&second));
+    let Event::Done(done) = &second[5] else { panic!("{second:?}") };
+    assert_eq!(cache_status(done), proto::CacheStatus::Hit);
+    assert_eq!(server.log.prefills(), 1);
+}
+
+#[tokio::test]
+async fn a_broken_request_is_refused_before_anything_is_accepted() {
+    let server = Plan::new().start().await;
+    let mut request = request("");
+    options(&mut request).candidate_count = Some(0);
+    let status = server.client().await.stream_generate_queries(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+}
