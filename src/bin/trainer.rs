@@ -1,7 +1,7 @@
 //! The trainer: arguments, settings, telemetry, one library call.
 use anyhow::Context;
 use clap::Parser;
-use newshound::train::commands::{self, Command};
+use newshound::train::{arguments::Command, commands};
 
 /// Candle's short-lived tensors spend much of a training step in the allocator.
 #[global_allocator]

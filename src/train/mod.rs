@@ -2,19 +2,25 @@
 //!
 //! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `head`, `bundle`. Each reads what a platform would
 //! have (texts, signals, later clicks of training readers), never the world's hidden truth and never a test reader.
+pub mod arguments;
 pub mod checkpoint;
 pub mod commands;
 pub mod cross_entropy;
+pub mod demo;
 pub mod error;
+pub mod evaluate;
 pub mod events;
 pub mod examples;
 pub mod fit;
 pub mod generate;
 pub mod gradients;
+pub mod head;
+pub mod head_fit;
 pub mod journal;
 pub mod model_folder;
 pub mod optimizer;
 pub mod order;
+pub mod pack_bundle;
 pub mod packing;
 pub mod pretrain;
 pub mod retrieval;

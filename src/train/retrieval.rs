@@ -4,7 +4,7 @@ use crate::{
     news::{article::Article, fuse, index::NewsIndex},
     queries::QueryList,
 };
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// Hits taken of each query before fusion.
 const HITS_PER_QUERY: usize = 50;
@@ -55,7 +55,7 @@ impl Retrieval {
 
 /// Share of the relevant articles that stand in a ranking; 0 where nothing is relevant.
 #[allow(clippy::cast_precision_loss, reason = "rankings hold ten articles")]
-pub fn recall(ranking: &[usize], relevant: &HashSet<usize>) -> f64 {
+pub fn recall(ranking: &[usize], relevant: &BTreeSet<usize>) -> f64 {
     let n_found = ranking.iter().filter(|idx| relevant.contains(idx)).count();
     if relevant.is_empty() { 0.0 } else { n_found as f64 / relevant.len() as f64 }
 }

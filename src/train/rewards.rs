@@ -5,7 +5,7 @@ use super::{
     salient::{fold, words},
 };
 use crate::{news::article::Article, queries::QueryList};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Weights of the composite; they sum to one. Finding later clicks is what lists are for, but most lists find none or
 /// all of the few there are: nearness to their titles tells the rest apart. The other two keep lists well-formed.
@@ -51,7 +51,7 @@ pub struct Later<'a> {
     /// Articles were alive, or not, at this moment.
     pub at_unix_s: i64,
     /// Indices of the articles clicked.
-    pub clicked: HashSet<usize>,
+    pub clicked: BTreeSet<usize>,
     /// The whole catalogue.
     pub articles: &'a [Article],
 }

@@ -8,13 +8,16 @@ use toml::{Table, Value};
 /// Budget of the demo student's prompts: about thirty signals.
 pub const PROMPT_TOKENS: usize = 384;
 
+/// Tokens of the demo student, control tokens included. 8192: almost every word of its world is one token.
+pub const DEMO_VOCABULARY: usize = 8192;
+
 /// Shape of a fresh student. The vocabulary's size comes from the tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudentShape {
     /// Width of the hidden states. 192: three million parameters in all, one hour of training on two cores.
     pub hidden_size: usize,
-    /// Width inside the feed-forward block. 768: wide, since this is where words of one interest are tied together.
+    /// Width inside the feed-forward block. 512: 8/3 of the hidden size, the usual ratio of gated blocks.
     pub intermediate_size: usize,
     /// Blocks. 4: each costs attention and element-wise work beside its products, and the task needs few hops.
     pub n_layers: usize,
@@ -131,7 +134,7 @@ impl PretrainSettings {
             fit: FitSettings {
                 steps: 600,
                 seed: 1,
-                micro_batches: 8,
+                micro_batches: 4,
                 micro_batch_tokens: 512,
                 // High for a model this small, and stable with clipping at 1.
                 peak_learning_rate: 3e-3,
@@ -141,7 +144,7 @@ impl PretrainSettings {
                 // 0.95 forgets the large early gradients sooner than 0.999; the run has few steps.
                 beta2: 0.95,
                 max_grad_norm: 1.0,
-                checkpoint_every: 100,
+                checkpoint_every: 50,
                 checkpoints_kept: 2,
             },
         }
@@ -166,13 +169,34 @@ impl SftSettings {
     /// Settings of the demo student.
     pub fn demo() -> Self {
         let fit = FitSettings {
-            steps: 350,
+            steps: 800,
             seed: 2,
             peak_learning_rate: 1.5e-3,
             final_learning_rate_ratio: 0.05,
             ..PretrainSettings::demo().fit
         };
         Self { prompt_tokens: PROMPT_TOKENS, cuts_per_reader: 4, later_hours: 72, fit }
+    }
+}
+
+/// The reward head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadSettings {
+    /// Seed of sampling, fresh parameters and order.
+    pub seed: u64,
+    /// Lists sampled per prompt: as many as the server samples.
+    pub lists_per_prompt: usize,
+    /// Moments per reader at which lists are asked for.
+    pub cuts_per_reader: usize,
+    /// Later clicks count up to this many hours after the moment. 48: a day alone leaves most readers without one.
+    pub later_hours: i64,
+}
+
+impl HeadSettings {
+    /// Settings of the demo head.
+    pub fn demo() -> Self {
+        Self { seed: 3, lists_per_prompt: 8, cuts_per_reader: 3, later_hours: 48 }
     }
 }
 

@@ -1,0 +1,284 @@
+//! What the command line of the trainer accepts.
+use super::{error::TrainError, generate::GenerateSettings, settings::DEMO_VOCABULARY};
+use crate::decode::sampler::SamplerSettings;
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use toml::Value;
+
+/// What the trainer can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The synthetic world.
+    #[command(subcommand)]
+    World(WorldCommand),
+    /// Train the byte-level BPE tokenizer on a world's texts.
+    Tokenizer(TokenizerArgs),
+    /// Train a fresh student on a world's articles and traces; resumes by itself.
+    Pretrain(PretrainArgs),
+    /// Fine-tune a student: signals to lists of queries; resumes by itself.
+    Sft(SftArgs),
+    /// Fit the reward head on lists sampled for training readers that fine-tuning left out.
+    Head(HeadArgs),
+    /// Pack a model, its tokenizer and its head into a bundle.
+    Bundle(BundleArgs),
+    /// Run every stage with fixed seeds and write the demo bundle; stages that are done are not run again.
+    DemoBundle {
+        /// Folder to write.
+        #[arg(long)]
+        out: PathBuf,
+        /// Folder for what the stages leave.
+        #[arg(long, default_value = "work")]
+        work: PathBuf,
+        /// World folder instead of a fresh one.
+        #[arg(long)]
+        world: Option<PathBuf>,
+    },
+    /// Figures of a bundle on test readers: validity, Recall@10, intervals.
+    Eval(EvalArgs),
+    /// Log-probabilities of given completions: JSON lines in, JSON lines out.
+    Score(ScoreArgs),
+    /// Continuations of prompts: JSON lines in, JSON lines out.
+    Generate(GenerateArgs),
+}
+
+/// What can be done with worlds.
+#[derive(Debug, Subcommand)]
+pub enum WorldCommand {
+    /// Generate a world: the same size and seed give the same bytes.
+    Generate {
+        /// How large.
+        #[arg(long, value_enum)]
+        size: WorldSize,
+        /// Seed of everything in it.
+        #[arg(long)]
+        seed: u64,
+        /// Folder to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+/// Sizes by the names that `--size` takes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum WorldSize {
+    /// For tests.
+    Tiny,
+    /// For the demo student.
+    Small,
+    /// For studies.
+    Full,
+}
+
+/// Arguments of `tokenizer`.
+#[derive(Args, Debug)]
+pub struct TokenizerArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(super) world: PathBuf,
+    /// Tokens in all, control tokens included.
+    #[arg(long, default_value_t = DEMO_VOCABULARY)]
+    pub(super) vocab_size: usize,
+    /// Folder to write tokenizer.json into.
+    #[arg(long)]
+    pub(super) out: PathBuf,
+}
+
+/// Arguments of `pretrain`.
+#[derive(Args, Debug)]
+pub struct PretrainArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(super) world: PathBuf,
+    /// Folder with tokenizer.json.
+    #[arg(long)]
+    pub(super) tokenizer: PathBuf,
+    /// Folder of the run: checkpoints, metrics.jsonl, loss.svg.
+    #[arg(long)]
+    pub(super) out: PathBuf,
+    #[command(flatten)]
+    pub(super) fit: FitArgs,
+}
+
+/// Arguments of `sft`.
+#[derive(Args, Debug)]
+pub struct SftArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(super) world: PathBuf,
+    /// Folder with tokenizer.json.
+    #[arg(long)]
+    pub(super) tokenizer: PathBuf,
+    /// Model to start from: a model folder or a run's folder.
+    #[arg(long)]
+    pub(super) init: PathBuf,
+    /// Folder of the run: checkpoints, metrics.jsonl, loss.svg.
+    #[arg(long)]
+    pub(super) out: PathBuf,
+    #[command(flatten)]
+    pub(super) fit: FitArgs,
+}
+
+/// What both loops let the command line change; everything else is in the settings file.
+#[derive(Args, Debug)]
+pub struct FitArgs {
+    /// TOML file over the defaults; unknown keys are refused.
+    #[arg(long)]
+    pub(super) settings: Option<PathBuf>,
+    /// Optimiser steps.
+    #[arg(long)]
+    pub(super) steps: Option<u32>,
+    /// Seed of parameters and order.
+    #[arg(long)]
+    pub(super) seed: Option<u32>,
+}
+
+impl FitArgs {
+    pub(super) fn flags(&self) -> [(&'static str, Option<Value>); 2] {
+        let value = |flag: Option<u32>| flag.map(|flag| Value::Integer(i64::from(flag)));
+        [("fit.steps", value(self.steps)), ("fit.seed", value(self.seed))]
+    }
+}
+
+/// Arguments of `head`.
+#[derive(Args, Debug)]
+pub struct HeadArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(super) world: PathBuf,
+    /// Fine-tuned model: a model folder or a run's folder, with tokenizer.json.
+    #[arg(long)]
+    pub(super) model: PathBuf,
+    /// File to write, a safetensors file; the report goes beside it as .json.
+    #[arg(long)]
+    pub(super) out: PathBuf,
+    /// TOML file over the defaults; unknown keys are refused.
+    #[arg(long)]
+    pub(super) settings: Option<PathBuf>,
+    /// Seed of sampling and fitting.
+    #[arg(long)]
+    pub(super) seed: Option<u32>,
+}
+
+/// Arguments of `bundle`.
+#[derive(Args, Debug)]
+pub struct BundleArgs {
+    /// Model folder or run's folder.
+    #[arg(long)]
+    pub(super) model: PathBuf,
+    /// Folder with tokenizer.json.
+    #[arg(long)]
+    pub(super) tokenizer: PathBuf,
+    /// Reward head.
+    #[arg(long)]
+    pub(super) head: Option<PathBuf>,
+    /// Name of the model.
+    #[arg(long)]
+    pub(super) name: String,
+    /// Version of the model.
+    #[arg(long)]
+    pub(super) version: String,
+    /// A command that made it, in order; repeat for each.
+    #[arg(long = "command")]
+    pub(super) commands: Vec<String>,
+    /// Seed of a stage as stage=number; repeat for each.
+    #[arg(long = "seed", value_parser = stage_seed)]
+    pub(super) seeds: Vec<(String, u64)>,
+    /// Folder to write.
+    #[arg(long)]
+    pub(super) out: PathBuf,
+}
+
+fn stage_seed(text: &str) -> Result<(String, u64), String> {
+    let (stage, seed) = text.split_once('=').ok_or("expected stage=number")?;
+    Ok((stage.to_owned(), seed.parse().map_err(|_| format!("{seed} is not a seed"))?))
+}
+
+/// Arguments of `eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(super) world: PathBuf,
+    /// Bundle folder.
+    #[arg(long)]
+    pub(super) bundle: PathBuf,
+    /// Most test readers.
+    #[arg(long, default_value_t = 1_000)]
+    pub(super) users: usize,
+    /// Lists per reader: best-of-N is compared with the first of them.
+    #[arg(long, default_value_t = 8)]
+    pub(super) n: usize,
+    /// Seed of readers, sampling and bootstrap.
+    #[arg(long, default_value_t = 7)]
+    pub(super) seed: u64,
+    /// Also write the figures as JSON.
+    #[arg(long)]
+    pub(super) json: Option<PathBuf>,
+}
+
+/// Arguments of `score`.
+#[derive(Args, Debug)]
+pub struct ScoreArgs {
+    /// Model folder: unmodified Hugging Face layout, or a run's folder.
+    #[arg(long)]
+    pub(super) model: PathBuf,
+    /// Divides the logits before the softmax.
+    #[arg(long, default_value_t = 1.0)]
+    pub(super) temperature: f64,
+}
+
+/// Arguments of `generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// Model folder: unmodified Hugging Face layout, or a run's folder.
+    #[arg(long)]
+    pub(super) model: PathBuf,
+    /// Always take the likeliest token.
+    #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k", "seed", "n"])]
+    pub(super) greedy: bool,
+    /// Most new tokens, the stop token included.
+    #[arg(long, default_value_t = 64)]
+    pub(super) max_new_tokens: usize,
+    /// Divides the logits before the softmax.
+    #[arg(long, default_value_t = 0.8)]
+    pub(super) temperature: f32,
+    /// Tokens are drawn from the fewest that hold this probability; 1 switches it off.
+    #[arg(long, default_value_t = 1.0)]
+    pub(super) top_p: f32,
+    /// Tokens are drawn from this many likeliest; 0 switches it off.
+    #[arg(long, default_value_t = 0)]
+    pub(super) top_k: usize,
+    /// Seed of the first continuation.
+    #[arg(long, default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Continuations per prompt.
+    #[arg(long, default_value_t = 1)]
+    pub(super) n: usize,
+}
+
+impl GenerateArgs {
+    pub(super) fn settings(&self) -> Result<GenerateSettings, TrainError> {
+        let wrong = |reason: String| Err(TrainError::Settings { reason });
+        if !self.greedy && !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return wrong(format!(
+                "temperature is {}, it must be above 0; --greedy takes the likeliest",
+                self.temperature
+            ));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return wrong(format!("top-p is {}, it must be above 0 and at most 1", self.top_p));
+        }
+        if self.n == 0 || self.max_new_tokens == 0 {
+            return wrong("--n and --max-new-tokens must be at least 1".to_owned());
+        }
+        let temperature = if self.greedy { 0.0 } else { self.temperature };
+        let sampler = SamplerSettings {
+            temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+        };
+        Ok(GenerateSettings { sampler, max_new_tokens: self.max_new_tokens, n: self.n, seed: self.seed })
+    }
+}

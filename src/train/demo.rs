@@ -1,0 +1,225 @@
+//! The demo bundle from nothing: every stage with fixed seeds, then the files that the server embeds.
+use super::{
+    checkpoint,
+    error::TrainError,
+    events::{Event, Reader, Scope, Split, World},
+    head,
+    journal::{StepMetrics, progress_bar},
+    model_folder,
+    pack_bundle::{self, Parts, Provenance},
+    pretrain,
+    rollout::Sampled,
+    settings::{DEMO_VOCABULARY, HeadSettings, PretrainSettings, SftSettings},
+    sft, tokenizer,
+};
+use crate::{
+    bundle::{load::TOKENIZER_FILE, save::Files},
+    signals::Stream,
+    world::{self, Size, WorldSettings},
+};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Seed of the demo's world.
+const WORLD_SEED: u64 = 1;
+/// Largest demo bundle; it is compiled into the server.
+const BYTES_MAX: u64 = 12 * 1024 * 1024;
+/// Readers shown by the demo.
+const N_READERS: usize = 3;
+/// A reader is shown only with this many signals of each stream.
+const SIGNALS_PER_STREAM: usize = 5;
+/// Newest signals shown of a reader.
+const SIGNALS_SHOWN: usize = 30;
+
+/// Where the stages leave their outputs. A stage whose output is there is not run again, and one cut short goes on.
+#[derive(Clone, Debug)]
+struct Places {
+    world: PathBuf,
+    tokenizer: PathBuf,
+    pretrain: PathBuf,
+    sft: PathBuf,
+    head: PathBuf,
+}
+
+/// Runs all stages in `work` and writes the demo bundle to `out`. `world`: an existing world instead of a fresh one.
+/// # Errors
+/// If a stage fails, or the bundle is larger than the server may embed.
+pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainError> {
+    let places = Places {
+        world: world.map_or_else(|| work.join("world"), Path::to_owned),
+        tokenizer: work.join("tokenizer"),
+        pretrain: work.join("pretrain"),
+        sft: work.join("sft"),
+        head: work.join("head.safetensors"),
+    };
+    if !places.world.join("world.json").is_file() {
+        generate(&places.world)?;
+    }
+    let training = World::read(&places.world, Scope::Training)?;
+    train(&training, &places)?;
+    let shown = World::read(&places.world, Scope::Evaluation)?;
+    let others = vec![
+        ("articles.jsonl".to_owned(), alive_articles(&shown)?),
+        ("users.jsonl".to_owned(), readers(&shown)?),
+    ];
+    let parts = Parts {
+        model: places.sft.clone(),
+        tokenizer: places.tokenizer.clone(),
+        head: Some(places.head.clone()),
+        others,
+    };
+    let manifest = pack_bundle::run(parts, provenance(&training, &places)?, out)?;
+    let n_bytes: u64 = manifest.files.values().map(|entry| entry.bytes).sum();
+    if n_bytes > BYTES_MAX {
+        return Err(TrainError::file(out, format!("{n_bytes} bytes, the server embeds at most {BYTES_MAX}")));
+    }
+    Ok(())
+}
+
+fn generate(out: &Path) -> Result<(), TrainError> {
+    let bar = progress_bar("world", 0);
+    let mut progress = |done, of| {
+        bar.set_length(of);
+        bar.set_position(done);
+    };
+    world::generate(&WorldSettings { size: Size::Small, seed: WORLD_SEED }, out, &mut progress)?;
+    bar.finish();
+    Ok(())
+}
+
+fn train(world: &World, places: &Places) -> Result<(), TrainError> {
+    if !places.tokenizer.join(TOKENIZER_FILE).is_file() {
+        tokenizer::run(world, DEMO_VOCABULARY, &places.tokenizer)?;
+    }
+    let (tokens, json) = tokenizer::read(&places.tokenizer)?;
+    // Runs resume by themselves, and a finished one returns at once.
+    pretrain::run(world, &places.tokenizer, &PretrainSettings::demo(), &places.pretrain)?;
+    sft::run(world, (&tokens, &json), &places.pretrain, &SftSettings::demo(), &places.sft)?;
+    if !places.head.is_file() {
+        let student =
+            Sampled { model: Arc::new(model_folder::ModelFolder::open(&places.sft)?.model), tokens };
+        head::run(world, &student, &HeadSettings::demo(), &places.head)?;
+    }
+    Ok(())
+}
+
+/// The commands that would do the same one by one, the seeds, and what the runs say of themselves.
+fn provenance(world: &World, places: &Places) -> Result<Provenance, TrainError> {
+    let commands = [
+        format!("newshound-trainer world generate --size small --seed {WORLD_SEED} --out work/world"),
+        format!("newshound-trainer tokenizer --world work/world --vocab-size {DEMO_VOCABULARY} --out work/tokenizer"),
+        "newshound-trainer pretrain --world work/world --tokenizer work/tokenizer --out work/pretrain".to_owned(),
+        "newshound-trainer sft --world work/world --tokenizer work/tokenizer --init work/pretrain --out work/sft".to_owned(),
+        "newshound-trainer head --world work/world --model work/sft --out work/head.safetensors".to_owned(),
+        "newshound-trainer demo-bundle --work work --out deploy/demo".to_owned(),
+    ];
+    let (pretrain, sft, head) = (PretrainSettings::demo(), SftSettings::demo(), HeadSettings::demo());
+    let seeds =
+        [("world", world.seed), ("pretrain", pretrain.fit.seed), ("sft", sft.fit.seed), ("head", head.seed)];
+    let mut training = BTreeMap::from([("world".to_owned(), world.name.clone())]);
+    for (stage, run) in [("pretrain", &places.pretrain), ("sft", &places.sft)] {
+        training.extend(facts(stage, run)?);
+    }
+    Ok(Provenance {
+        name: "newshound-demo".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commands: commands.into(),
+        seeds: seeds.into_iter().map(|(stage, seed)| (stage.to_owned(), seed)).collect(),
+        training,
+    })
+}
+
+/// Steps, tokens and last losses of a run, from its diary.
+pub fn facts(stage: &str, run: &Path) -> Result<BTreeMap<String, String>, TrainError> {
+    let path = run.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&path).map_err(TrainError::disk(&path, "read"))?;
+    let metrics: Vec<StepMetrics> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let recent = &metrics[metrics.len().saturating_sub(20)..];
+    let loss = super::rewards::mean(recent.iter().map(|step| step.loss));
+    let tokens: usize = metrics.iter().map(|step| step.tokens).sum();
+    let folder = checkpoint::latest(run)?
+        .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
+    Ok(BTreeMap::from([
+        (format!("{stage}.checkpoint"), folder.unwrap_or_default()),
+        (format!("{stage}.steps"), metrics.len().to_string()),
+        (format!("{stage}.tokens"), tokens.to_string()),
+        (format!("{stage}.loss"), format!("{loss:.4}")),
+    ]))
+}
+
+/// Articles alive at the cutoff, one JSON object a line.
+fn alive_articles(world: &World) -> Result<Vec<u8>, TrainError> {
+    json_lines(world.articles.iter().filter(|article| article.is_alive_at(world.cutoff_unix_s)))
+}
+
+#[derive(Serialize)]
+struct ReaderLine<'a> {
+    user_key: &'a str,
+    as_of_unix_s: i64,
+    signals: Vec<SignalLine<'a>>,
+}
+
+#[derive(Serialize)]
+struct SignalLine<'a> {
+    stream: &'static str,
+    text: &'a str,
+    time_unix_s: i64,
+    category: Option<&'a str>,
+    source: Option<&'a str>,
+    dwell_ms: Option<u32>,
+}
+
+/// The first test readers, by key, that have signals of every stream. Chosen by signals alone.
+fn readers(world: &World) -> Result<Vec<u8>, TrainError> {
+    let count =
+        |reader: &Reader, stream: Stream| reader.events.iter().filter(|event| event.stream == stream).count();
+    let rich = |reader: &&Reader| {
+        reader.split == Split::Test
+            && [Stream::Search, Stream::Page, Stream::Click]
+                .iter()
+                .all(|&stream| count(reader, stream) >= SIGNALS_PER_STREAM)
+    };
+    let mut chosen: Vec<&Reader> = world.readers.iter().filter(rich).collect();
+    chosen.sort_by(|a, b| a.key.cmp(&b.key));
+    json_lines(chosen.into_iter().take(N_READERS).map(|reader| {
+        let newest = &reader.events[reader.events.len().saturating_sub(SIGNALS_SHOWN)..];
+        ReaderLine {
+            user_key: &reader.key,
+            as_of_unix_s: world.cutoff_unix_s,
+            signals: newest.iter().map(SignalLine::of).collect(),
+        }
+    }))
+}
+
+impl<'a> SignalLine<'a> {
+    fn of(event: &'a Event) -> Self {
+        let stream = match event.stream {
+            Stream::Search => "search",
+            Stream::Page => "page",
+            Stream::Click => "click",
+        };
+        let category = event.category.as_deref();
+        Self {
+            stream,
+            text: &event.text,
+            time_unix_s: event.time_unix_s,
+            category,
+            source: None,
+            dwell_ms: None,
+        }
+    }
+}
+
+fn json_lines(rows: impl Iterator<Item = impl Serialize>) -> Result<Vec<u8>, TrainError> {
+    let mut bytes = Vec::new();
+    for row in rows {
+        let wrong = |error| TrainError::File { file: "demo".to_owned(), reason: format!("{error}") };
+        serde_json::to_writer(&mut bytes, &row).map_err(wrong)?;
+        bytes.push(b'\n');
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,198 @@
+//! The reward head: what a list will be worth, read off the student's own hidden states.
+use super::{
+    error::TrainError,
+    events::World,
+    examples::{belongs_to_head, cuts},
+    head_fit::{self, Ordering, Table},
+    journal::progress_bar,
+    retrieval::Retrieval,
+    rewards::{Later, ListReward, reward},
+    rollout::{Sample, Sampled},
+    settings::{HeadSettings, PROMPT_TOKENS},
+};
+use crate::{
+    model::{
+        reward_head::{ListFeatures, RewardHead},
+        weights::Parameters,
+    },
+    text::prompt,
+};
+use candle_core::{DType, Device};
+use rayon::prelude::*;
+use serde::Serialize;
+use std::path::Path;
+
+/// One reader in this many judges when to stop and gives the figures of the report.
+const HELD_OUT_SHARE: usize = 5;
+
+/// How the head orders the lists of readers it was not fitted on.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct HeadReport {
+    /// Lists that were rewarded.
+    pub n_lists: usize,
+    /// Share of sampled lists that are valid.
+    pub valid: f64,
+    /// The head's score of lists against their composite reward.
+    pub lists: Ordering,
+    /// The head's score of queries against theirs.
+    pub queries: Ordering,
+    /// The mean log-probability against the composite reward: what is there without a head.
+    pub logprob: Ordering,
+}
+
+/// Lists of one reader at one moment with their rewards, valid ones only.
+struct Group {
+    features: Vec<ListFeatures>,
+    rewards: Vec<ListReward>,
+}
+
+/// Samples lists of training readers that fine-tuning left out, rewards them by what these readers clicked later,
+/// fits the head and writes it.
+/// # Errors
+/// If there are too few such readers, or sampling or fitting fails.
+pub fn run(
+    world: &World,
+    student: &Sampled,
+    settings: &HeadSettings,
+    out: &Path,
+) -> Result<HeadReport, TrainError> {
+    let retrieval = Retrieval::new(&world.articles)?;
+    let (prompts, laters) = questions(world, student, settings);
+    let bar = progress_bar("lists", (prompts.len() * settings.lists_per_prompt) as u64);
+    let samples = student.lists(&prompts, settings.lists_per_prompt, settings.seed, &|| bar.inc(1))?;
+    bar.finish();
+    let n_lists = samples.iter().map(Vec::len).sum::<usize>();
+    let n_valid = samples.iter().flatten().filter(|sample| sample.list.is_some()).count();
+    let groups: Vec<Group> = samples
+        .into_par_iter()
+        .zip(&laters)
+        .map(|(samples, later)| rewarded(samples, later, &retrieval))
+        .collect::<Result<_, _>>()?;
+    let (held_out, train): (Vec<_>, Vec<_>) = groups
+        .into_iter()
+        .enumerate()
+        .partition(|(idx, _)| (idx / settings.cuts_per_reader) % HELD_OUT_SHARE == 0);
+    let only = |groups: Vec<(usize, Group)>| -> Vec<Group> {
+        groups.into_iter().map(|(_, group)| group).filter(|group| group.features.len() > 1).collect()
+    };
+    let (held_out, train) = (only(held_out), only(train));
+    if train.is_empty() || held_out.is_empty() {
+        return Err(TrainError::TooLittleData { reason: "too few readers gave two valid lists".to_owned() });
+    }
+    let mut parameters = Parameters::fresh(settings.seed, &Device::Cpu);
+    let head = RewardHead::load(&mut parameters, student.model.config().hidden_size)?;
+    #[allow(clippy::cast_precision_loss, reason = "thousands of lists")]
+    let valid = n_valid as f64 / n_lists.max(1) as f64;
+    let mut report = fit(&head, &parameters, (&train, &held_out), settings.seed)?;
+    (report.n_lists, report.valid) = (n_lists, valid);
+    write(out, &parameters, &report)?;
+    Ok(report)
+}
+
+/// Prompts of the head's readers at their cuts, and what they clicked after; cuts without a click are left out.
+fn questions<'a>(
+    world: &'a World,
+    student: &Sampled,
+    settings: &HeadSettings,
+) -> (Vec<Vec<u32>>, Vec<Later<'a>>) {
+    world
+        .training_readers()
+        .filter(|reader| belongs_to_head(&reader.key))
+        .flat_map(|reader| {
+            cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader)
+                .into_iter()
+                .map(move |at| (reader, at))
+        })
+        .filter_map(|(reader, at_unix_s)| {
+            let until = (at_unix_s + settings.later_hours * 3600).min(world.cutoff_unix_s);
+            let clicked: std::collections::BTreeSet<usize> =
+                reader.clicks_between(at_unix_s, until).filter_map(|event| event.article_idx).collect();
+            let signals = reader.signals_until(at_unix_s)?;
+            let prompt = prompt::build(&signals, &student.tokens, PROMPT_TOKENS).ids;
+            (!clicked.is_empty()).then_some((prompt, Later { at_unix_s, clicked, articles: &world.articles }))
+        })
+        .unzip()
+}
+
+fn rewarded(samples: Vec<Sample>, later: &Later<'_>, retrieval: &Retrieval) -> Result<Group, TrainError> {
+    let mut group = Group { features: Vec::new(), rewards: Vec::new() };
+    for sample in samples {
+        let Some(list) = &sample.list else { continue };
+        let reward = reward(Some(list), later, retrieval)?;
+        if reward.queries.len() == sample.features.query_hidden.len() {
+            group.features.push(sample.features);
+            group.rewards.push(reward);
+        }
+    }
+    Ok(group)
+}
+
+fn fit(
+    head: &RewardHead,
+    parameters: &Parameters,
+    (train, held_out): (&[Group], &[Group]),
+    seed: u64,
+) -> Result<HeadReport, TrainError> {
+    let lists = (list_table(head, train)?, list_table(head, held_out)?);
+    let queries = (query_table(head, train)?, query_table(head, held_out)?);
+    let (of_lists, of_queries) = (|x: &_| head.forward_lists(x), |x: &_| head.forward_queries(x));
+    head_fit::fit(parameters, "list", &of_lists, (&lists.0, &lists.1), seed)?;
+    head_fit::fit(parameters, "query", &of_queries, (&queries.0, &queries.1), seed)?;
+    let logprobs: Vec<f64> =
+        held_out.iter().flat_map(|group| &group.features).map(|list| f64::from(list.mean_logprob)).collect();
+    Ok(HeadReport {
+        n_lists: 0,
+        valid: 0.0,
+        lists: head_fit::ordering(&lists.1, &head_fit::predict(&of_lists, &lists.1)?),
+        queries: head_fit::ordering(&queries.1, &head_fit::predict(&of_queries, &queries.1)?),
+        logprob: head_fit::ordering(&lists.1, &logprobs),
+    })
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "rewards lie between 0 and 1")]
+fn list_table(head: &RewardHead, groups: &[Group]) -> Result<Table, TrainError> {
+    let features: Vec<ListFeatures> = groups.iter().flat_map(|group| group.features.clone()).collect();
+    let rewards = groups
+        .iter()
+        .flat_map(|group| &group.rewards)
+        .map(|reward| reward.parts.composite() as f32)
+        .collect();
+    Ok(Table {
+        inputs: head.list_inputs(&features)?,
+        rewards,
+        groups: consecutive(groups.iter().map(|g| g.features.len())),
+    })
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "rewards lie between 0 and 1")]
+fn query_table(head: &RewardHead, groups: &[Group]) -> Result<Table, TrainError> {
+    let features: Vec<ListFeatures> = groups.iter().flat_map(|group| group.features.clone()).collect();
+    let rewards = groups.iter().flat_map(|group| &group.rewards).flat_map(|reward| &reward.queries);
+    let rewards = rewards.map(|reward| *reward as f32).collect();
+    let n_queries = |group: &Group| group.rewards.iter().map(|reward| reward.queries.len()).sum();
+    Ok(Table {
+        inputs: head.query_inputs(&features)?,
+        rewards,
+        groups: consecutive(groups.iter().map(n_queries)),
+    })
+}
+
+/// Row numbers of groups that stand one after the other.
+fn consecutive(sizes: impl Iterator<Item = usize>) -> Vec<Vec<usize>> {
+    sizes
+        .scan(0, |start, size| {
+            *start += size;
+            Some((*start - size..*start).collect())
+        })
+        .collect()
+}
+
+fn write(out: &Path, parameters: &Parameters, report: &HeadReport) -> Result<(), TrainError> {
+    if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(TrainError::disk(parent, "create"))?;
+    }
+    std::fs::write(out, parameters.to_safetensors(DType::F32)?).map_err(TrainError::disk(out, "write"))?;
+    let path = out.with_extension("json");
+    let json = serde_json::to_vec_pretty(report).map_err(|error| TrainError::file(&path, error))?;
+    std::fs::write(&path, json).map_err(TrainError::disk(&path, "write"))
+}

@@ -1,0 +1,73 @@
+//! A trained model to a bundle: weights in f16, tokenizer, head, and how all of it was made.
+use super::{checkpoint, error::TrainError, fit::DEVICE};
+use crate::{
+    bundle::{
+        load::{CONFIG_FILE, HEAD_FILE, TOKENIZER_FILE, WEIGHTS_FILE},
+        manifest::{FORMAT_VERSION, Manifest},
+        save::{self, Files},
+    },
+    text::prompt::PROMPT_VERSION,
+};
+use candle_core::DType;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// What goes into a bundle.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Model folder or run.
+    pub model: PathBuf,
+    /// Folder with tokenizer.json.
+    pub tokenizer: PathBuf,
+    /// The reward head, where there is one.
+    pub head: Option<PathBuf>,
+    /// Other files by name, such as a catalogue.
+    pub others: Files,
+}
+
+/// What a bundle says of itself.
+#[derive(Clone, Debug)]
+pub struct Provenance {
+    /// Name of the model.
+    pub name: String,
+    /// Version of the model.
+    pub version: String,
+    /// The commands that made it, in order.
+    pub commands: Vec<String>,
+    /// Seed of every stage.
+    pub seeds: BTreeMap<String, u64>,
+    /// Free facts.
+    pub training: BTreeMap<String, String>,
+}
+
+/// Writes a bundle's folder, whole or not at all; returns the manifest.
+/// # Errors
+/// If a part cannot be read or the folder cannot be written.
+pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest, TrainError> {
+    let model = checkpoint::resolve(&parts.model)?;
+    let (config, parameters) = checkpoint::open_model(&model, &DEVICE)?;
+    let (_tokens, tokenizer) = super::tokenizer::read(&parts.tokenizer)?;
+    let mut files = vec![
+        (CONFIG_FILE.to_owned(), config.to_json().into_bytes()),
+        (WEIGHTS_FILE.to_owned(), parameters.to_safetensors(DType::F16)?),
+        (TOKENIZER_FILE.to_owned(), tokenizer),
+    ];
+    if let Some(head) = &parts.head {
+        files.push((HEAD_FILE.to_owned(), std::fs::read(head).map_err(TrainError::disk(head, "read"))?));
+    }
+    files.extend(parts.others);
+    let manifest = Manifest {
+        format_version: FORMAT_VERSION,
+        name: provenance.name,
+        version: provenance.version,
+        prompt_version: PROMPT_VERSION,
+        weights_dtype: "f16".to_owned(),
+        files: BTreeMap::new(),
+        commands: provenance.commands,
+        seeds: provenance.seeds,
+        training: provenance.training,
+    };
+    Ok(save::save(out, manifest, files)?)
+}
