@@ -13,7 +13,7 @@ use super::{
     sft, tokenizer,
 };
 use crate::{
-    bundle::{load::TOKENIZER_FILE, save::Files},
+    bundle::load::TOKENIZER_FILE,
     signals::Stream,
     world::{self, Size, WorldSettings},
 };
@@ -120,7 +120,10 @@ fn provenance(world: &World, places: &Places) -> Result<Provenance, TrainError> 
     let (pretrain, sft, head) = (PretrainSettings::demo(), SftSettings::demo(), HeadSettings::demo());
     let seeds =
         [("world", world.seed), ("pretrain", pretrain.fit.seed), ("sft", sft.fit.seed), ("head", head.seed)];
-    let mut training = BTreeMap::from([("world".to_owned(), world.name.clone())]);
+    let mut training = BTreeMap::from([
+        ("world".to_owned(), world.name.clone()),
+        ("prompt_tokens".to_owned(), sft.prompt_tokens.to_string()),
+    ]);
     for (stage, run) in [("pretrain", &places.pretrain), ("sft", &places.sft)] {
         training.extend(facts(stage, run)?);
     }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     bundle::load::{self, BundleSource},
     model::reward_head::RewardHead,
-    signals::{Stream, UserSignals},
+    signals::UserSignals,
     text::prompt,
 };
 use candle_core::{DType, Device};

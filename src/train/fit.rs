@@ -1,7 +1,6 @@
 //! The optimisation loop: micro-batches side by side, one update, a diary, checkpoints.
 use super::{
     checkpoint::{self, Run},
-    cross_entropy,
     error::TrainError,
     gradients::Gradients,
     journal::{Journal, StepMetrics},
@@ -116,15 +115,23 @@ pub fn loss_and_gradients(
     let hidden = model.hidden(&ids, None)?;
     let (n_rows, width, hidden_size) = hidden.dims3()?; // (B, T, D)
     let predictors = Tensor::from_slice(&batch.predictors, batch.predictors.len(), device)?;
-    // Logits are wide: they are computed only where a target is predicted.
+    // The head is wide: it is applied only where a target is predicted.
     let hidden = hidden.reshape((n_rows * width, hidden_size))?;
     let hidden = if batch.predictors.len() == batch.ids.len() {
         hidden
     } else {
         hidden.index_select(&predictors, 0)?
     };
-    #[allow(clippy::cast_precision_loss, reason = "token counts of a step are far below 2^52")]
-    let loss = (cross_entropy::sum(&model.logits(&hidden)?, &batch.targets)? / n_step_targets as f64)?;
+    let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), device)?;
+    // Divided by the targets of the whole step: the gradient does not depend on how the step is cut.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "a step has some thousand targets"
+    )]
+    let weight = (1.0 / n_step_targets as f64) as f32;
+    let weights = Tensor::full(weight, batch.targets.len(), device)?;
+    let loss = model.cross_entropy(&hidden, &targets, &weights)?;
     let gradients = Gradients::collect(parameters.vars(), &loss.backward()?)?;
     Ok(LossAndGradients { loss: f64::from(loss.to_scalar::<f32>()?), gradients })
 }

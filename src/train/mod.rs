@@ -5,7 +5,6 @@
 pub mod arguments;
 pub mod checkpoint;
 pub mod commands;
-pub mod cross_entropy;
 pub mod demo;
 pub mod error;
 pub mod evaluate;

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::path::Path;
 use toml::{Table, Value};
 
-/// Budget of the demo student's prompts: about thirty signals.
-pub const PROMPT_TOKENS: usize = 384;
+/// Budget of the demo student's prompts: about twenty signals. Longer prompts cost training time in proportion.
+pub const PROMPT_TOKENS: usize = 256;
 
 /// Tokens of the demo student, control tokens included. 8192: almost every word of its world is one token.
 pub const DEMO_VOCABULARY: usize = 8192;
@@ -169,10 +169,10 @@ impl SftSettings {
     /// Settings of the demo student.
     pub fn demo() -> Self {
         let fit = FitSettings {
-            steps: 800,
+            steps: 1800,
             seed: 2,
             peak_learning_rate: 1.5e-3,
-            final_learning_rate_ratio: 0.05,
+            checkpoint_every: 100,
             ..PretrainSettings::demo().fit
         };
         Self { prompt_tokens: PROMPT_TOKENS, cuts_per_reader: 4, later_hours: 72, fit }
