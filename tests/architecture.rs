@@ -69,6 +69,7 @@ const ABSENT: &[(&str, &str, &str)] = &[
     ("src/serve/batcher.rs", "tonic", "policy is pure"),
     ("src/serve/rerank.rs", "tonic", "policy is pure"),
     ("src/serve/rerank.rs", "candle", "policy is pure"),
+    ("src/signals.rs", "serde", "files and wire have their own counterparts of signals"),
     ("src/signals", "serde", "files and wire have their own counterparts of signals"),
     ("src/queries.rs", "serde", "files and wire have their own counterparts of queries"),
     ("src", "unbounded", "every queue is bounded"),
