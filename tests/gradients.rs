@@ -170,7 +170,9 @@ fn the_reward_head_has_the_gradient_of_finite_differences() {
     }
     let lists: Vec<ListFeatures> = (1..4_u8)
         .map(|n_queries| ListFeatures {
-            query_hidden: (0..n_queries).map(|_| (0..3).map(|_| rng.random_range(-1.0..1.0)).collect()).collect(),
+            query_hidden: (0..n_queries)
+                .map(|_| (0..3).map(|_| rng.random_range(-1.0..1.0)).collect())
+                .collect(),
             query_logprob: (0..n_queries).map(|_| rng.random_range(-2.0..0.0)).collect(),
             mean_logprob: -0.7,
         })

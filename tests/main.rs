@@ -1,6 +1,10 @@
 //! Every test of the house in one binary: one link, one run.
 #![allow(missing_docs, unreachable_pub, reason = "tests are read, not linked against")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy.toml frees test functions only, not the helpers they share")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy.toml frees test functions only, not the helpers they share"
+)]
 
 mod support;
 

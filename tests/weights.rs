@@ -192,7 +192,10 @@ fn an_index_that_contradicts_its_shards_is_refused() {
         files.push(("model.safetensors.index.json", index(entries)));
         files
     };
-    refused(indexed(&[("w", "b.safetensors")], vec![("a.safetensors", shard())]), &["b.safetensors", "missing"]);
+    refused(
+        indexed(&[("w", "b.safetensors")], vec![("a.safetensors", shard())]),
+        &["b.safetensors", "missing"],
+    );
     let named = [("w", "a.safetensors"), ("v", "a.safetensors")];
     refused(indexed(&named, vec![("a.safetensors", shard())]), &["a.safetensors", "tensor v", "missing"]);
     let twice = vec![("a.safetensors", shard()), ("b.safetensors", shard())];
@@ -220,7 +223,9 @@ fn a_decoder_names_the_tensor_it_lacks() {
     let bytes = parameters(&config).to_safetensors(DType::F32).unwrap();
     let load = |config: &DecoderConfig| {
         let mut checkpoint = open(vec![("model.safetensors", bytes.clone())]).unwrap();
-        Transformer::load(config, &mut checkpoint, Numerics::Serve).map(|_| ()).map_err(|error| error.to_string())
+        Transformer::load(config, &mut checkpoint, Numerics::Serve)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     };
     assert_eq!(load(&config), Ok(()));
     let untied = load(&DecoderConfig { tied_head: false, ..config.clone() }).unwrap_err();
@@ -303,7 +308,10 @@ fn config_refused(key: &str, value: Value, mention: &str) {
     let mut changed: Value = serde_json::from_str(&config().to_json()).unwrap();
     changed[key] = value;
     let error = parse(&changed).unwrap_err().to_string();
-    assert!(error.contains("config.json") && error.contains(mention), "{error:?} does not mention {mention:?}");
+    assert!(
+        error.contains("config.json") && error.contains(mention),
+        "{error:?} does not mention {mention:?}"
+    );
 }
 
 #[test]
@@ -315,7 +323,9 @@ fn configs_of_no_supported_decoder_are_refused() {
     config_refused("rope_scaling", json!({"type": "yarn", "factor": 4.0}), "yarn");
     config_refused("rope_scaling", json!({"rope_type": "llama3", "factor": 4.0}), "low_freq_factor");
     config_refused("quantization_config", json!({"bits": 4}), "quantised");
-    for key in ["hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "vocab_size"] {
+    for key in
+        ["hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "vocab_size"]
+    {
         config_refused(key, json!(0), key);
         config_refused(key, json!(u64::MAX), key);
     }

@@ -81,7 +81,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             None => tour::tour(arguments.addresses, &overrides, &mut out).await,
             Some(Command::Serve(args)) => serve::serve(args, arguments.addresses, &overrides, &mut out).await,
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
-            Some(Command::Bench { what: Some(Measure::Cost(args)), load }) => cost::cost(&args, load.json, &mut out),
+            Some(Command::Bench { what: Some(Measure::Cost(args)), load }) => {
+                cost::cost(&args, load.json, &mut out)
+            }
             Some(Command::Bench { what: None, load }) => bench::bench(load, &mut out).await,
             Some(Command::Probe(args)) => probe::probe(args, &mut out).await,
         }

@@ -42,6 +42,8 @@ pub struct Manifest {
     pub version: String,
     /// Version of the prompt that the model was trained with.
     pub prompt_version: u32,
+    /// Longest prompt that the model was trained on, in tokens; the server cuts prompts to it.
+    pub prompt_tokens_max: usize,
     /// f32 | f16 | bf16, as stored.
     pub weights_dtype: String,
     /// By relative file name: config.json, model.safetensors, tokenizer.json, `reward_head.safetensors`, ...

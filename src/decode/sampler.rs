@@ -25,6 +25,13 @@ pub struct SamplerSettings {
     pub repetition_penalty: f32,
 }
 
+impl SamplerSettings {
+    /// How lists are drawn unless a request says otherwise: warm enough that N lists differ, without the unlikeliest
+    /// twentieth, where most malformed lists begin.
+    pub const SERVING: Self =
+        Self { temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0.0, repetition_penalty: 1.0 };
+}
+
 /// A drawn token and its log-probability (nats) under the plain model: temperature 1, nothing cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampled {

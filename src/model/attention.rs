@@ -84,7 +84,8 @@ impl WholeRows {
                 head_dim,
             ))?;
             let scores = stacked.matmul(&key.narrow(1, 0, end)?.transpose(1, 2)?)?;
-            let scores = scores.reshape((n_rows, n_heads, block.n_queries, end))?.broadcast_add(&block.bias)?;
+            let scores =
+                scores.reshape((n_rows, n_heads, block.n_queries, end))?.broadcast_add(&block.bias)?;
             let shares = ops::softmax(&scores, self.numerics)?;
             let shares = shares.reshape((n_rows * n_kv_heads, n_shared * block.n_queries, end))?;
             let mixed = shares.matmul(&value.narrow(1, 0, end)?)?;

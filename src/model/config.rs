@@ -259,7 +259,8 @@ impl Raw {
             (Some(head_dim), _) => head_dim,
             (None, Family::Qwen3) => 128,
             (None, Family::Qwen2 | Family::Llama) => {
-                if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+                if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads)
+                {
                     return Err(format!(
                         "hidden_size {} is not a multiple of num_attention_heads {} and head_dim is not given",
                         self.hidden_size, self.num_attention_heads
@@ -303,7 +304,8 @@ impl Raw {
 
     fn family(&self) -> Result<Family, String> {
         let class = self.architectures.as_ref().and_then(|classes| classes.first());
-        let known = ["Qwen2", "Qwen3", "Llama"].into_iter().zip([Family::Qwen2, Family::Qwen3, Family::Llama]);
+        let known =
+            ["Qwen2", "Qwen3", "Llama"].into_iter().zip([Family::Qwen2, Family::Qwen3, Family::Llama]);
         for (name, family) in known {
             let task = class.map(|class| class.strip_prefix(name));
             let of_class = matches!(task, Some(Some("ForCausalLM" | "ForSequenceClassification" | "Model")));

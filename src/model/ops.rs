@@ -100,7 +100,8 @@ pub fn linear_cross_entropy(hidden: &Tensor, head: &Tensor, ids: &[u32], weights
     let hidden = if counted.len() == n_rows {
         hidden.clone()
     } else {
-        let rows = counted.iter().map(|&row| u32::try_from(row)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let rows =
+            counted.iter().map(|&row| u32::try_from(row)).collect::<std::result::Result<Vec<_>, _>>()?;
         hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)?
     };
     if fused::takes(&hidden) {

@@ -93,7 +93,10 @@ impl RewardHead {
     /// # Errors
     /// If there is no list, or a feature has another width or is not finite.
     pub fn forward(&self, lists: &[ListFeatures]) -> Result<(Tensor, Tensor), ModelError> {
-        Ok((self.forward_lists(&self.list_inputs(lists)?)?, self.forward_queries(&self.query_inputs(lists)?)?))
+        Ok((
+            self.forward_lists(&self.list_inputs(lists)?)?,
+            self.forward_queries(&self.query_inputs(lists)?)?,
+        ))
     }
 
     /// Maps rows of `query_inputs` to mean and log-variance: (n, 2). Differentiable.

@@ -1,5 +1,9 @@
 //! Rotary position embedding: cosines and sines of the positions at hand.
-#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "angles are f32, as published")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "angles are f32, as published"
+)]
 use super::config::{DecoderConfig, RopeScaling};
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -51,7 +55,8 @@ impl Rotary {
 
 /// Source: Llama 3.1 reference implementation, `apply_scaling`.
 fn scale(frequency: f64, scaling: RopeScaling) -> f64 {
-    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } = scaling else {
+    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } = scaling
+    else {
         return frequency;
     };
     let original = original_max_positions as f64;

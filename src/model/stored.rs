@@ -75,7 +75,10 @@ impl StoredFile {
         let values = widen(&self.bytes[self.data_start + start..self.data_start + end], info.dtype)
             .ok_or_else(|| ModelError::Unreadable {
                 file: self.name.clone(),
-                reason: format!("tensor {tensor} is stored as {:?}; F32, F16 and BF16 can be read", info.dtype),
+                reason: format!(
+                    "tensor {tensor} is stored as {:?}; F32, F16 and BF16 can be read",
+                    info.dtype
+                ),
             })?;
         if !all_finite(&values, dtype) {
             return Err(ModelError::NotFinite { file: self.name.clone(), tensor: tensor.to_owned() });
@@ -159,7 +162,9 @@ fn check_layout(tensors: &BTreeMap<String, TensorInfo>, data_bytes: usize) -> Re
             return Err(format!("tensor {name} lies at bytes {start}..{end}, expected a start at {covered}"));
         }
         if end > data_bytes {
-            return Err(format!("tensor {name} ends at byte {end}, but the file holds {data_bytes} bytes of data"));
+            return Err(format!(
+                "tensor {name} ends at byte {end}, but the file holds {data_bytes} bytes of data"
+            ));
         }
         let n_bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &size| bits.checked_mul(size));
         if n_bits != (end - start).checked_mul(8) {

@@ -70,8 +70,8 @@ impl Transformer {
         let bare = !source.contains("model.embed_tokens.weight") && source.contains("embed_tokens.weight");
         let prefix = if bare { "" } else { "model." };
         let mut source = Taken { source, numerics };
-        let embedding =
-            source.tensor(&format!("{prefix}embed_tokens.weight"), &[config.vocab_size, config.hidden_size])?;
+        let embedding = source
+            .tensor(&format!("{prefix}embed_tokens.weight"), &[config.vocab_size, config.hidden_size])?;
         let layers = (0..config.n_layers)
             .map(|layer_idx| Layer::load(config, &mut source, &format!("{prefix}layers.{layer_idx}")))
             .collect::<std::result::Result<Vec<_>, _>>()?;
@@ -203,7 +203,12 @@ impl Transformer {
     }
 
     /// Query (B, T, n_heads, head_dim), key and value (B, T, n_kv_heads, head_dim) of one layer, rotated.
-    fn projected(&self, layer: &Layer, normed: &Tensor, rotation: &Rotation) -> Result<(Tensor, Tensor, Tensor)> {
+    fn projected(
+        &self,
+        layer: &Layer,
+        normed: &Tensor,
+        rotation: &Rotation,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
         let (n_rows, n_positions, _) = normed.dims3()?;
         let heads = |linear: &Linear, n_heads: usize| {
             linear.forward(normed)?.reshape((n_rows, n_positions, n_heads, self.config.head_dim))
@@ -234,7 +239,9 @@ impl Transformer {
     /// A GPU would read beyond the embedding where the CPU reports an error.
     fn check_ids(&self, ids: &[u32]) -> std::result::Result<(), ModelError> {
         match ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
-            Some(id) => Err(message(format!("id {id} is not below the vocabulary of {}", self.config.vocab_size))),
+            Some(id) => {
+                Err(message(format!("id {id} is not below the vocabulary of {}", self.config.vocab_size)))
+            }
             None => Ok(()),
         }
     }

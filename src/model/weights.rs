@@ -101,7 +101,10 @@ impl Checkpoint {
             return Self::from_files(vec![(SINGLE_FILE.to_owned(), read(dir, SINGLE_FILE)?)], dtype, device);
         }
         if !dir.join(INDEX_FILE).is_file() {
-            return Err(unreadable(&dir.display().to_string(), format!("has neither {SINGLE_FILE} nor {INDEX_FILE}")));
+            return Err(unreadable(
+                &dir.display().to_string(),
+                format!("has neither {SINGLE_FILE} nor {INDEX_FILE}"),
+            ));
         }
         let index = read(dir, INDEX_FILE)?;
         let mut files = Vec::new();
@@ -126,16 +129,22 @@ impl Checkpoint {
     ) -> Result<Self, ModelError> {
         let (indices, files): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|(name, _)| name.ends_with(".index.json"));
-        let files =
-            files.into_iter().map(|(name, bytes)| StoredFile::parse(name, bytes)).collect::<Result<Vec<_>, _>>()?;
-        let first = indices.first().map(|(name, _)| name.clone()).or(files.first().map(|f| f.name().to_owned()));
+        let files = files
+            .into_iter()
+            .map(|(name, bytes)| StoredFile::parse(name, bytes))
+            .collect::<Result<Vec<_>, _>>()?;
+        let first =
+            indices.first().map(|(name, _)| name.clone()).or(files.first().map(|f| f.name().to_owned()));
         let label = first.ok_or_else(|| unreadable("checkpoint", "holds no file".to_owned()))?;
         let mut holders = BTreeMap::new();
         for (file_idx, file) in files.iter().enumerate() {
             for tensor in file.tensor_names() {
                 if let Some(other) = holders.insert(tensor.clone(), file_idx) {
                     let other: &StoredFile = &files[other];
-                    return Err(unreadable(file.name(), format!("tensor {tensor} is also in {}", other.name())));
+                    return Err(unreadable(
+                        file.name(),
+                        format!("tensor {tensor} is also in {}", other.name()),
+                    ));
                 }
             }
         }
@@ -188,7 +197,9 @@ impl Index {
             .map_err(|error| unreadable(name, format!("is not an index of shards: {error}")))?;
         // A shard name becomes a path, so it may not lead out of the folder.
         let plain = |shard: &str| {
-            shard.ends_with(".safetensors") && !shard.starts_with('.') && !shard.contains(['/', '\\', ':', '\0'])
+            shard.ends_with(".safetensors")
+                && !shard.starts_with('.')
+                && !shard.contains(['/', '\\', ':', '\0'])
         };
         if let Some(shard) = index.shards().into_iter().find(|shard| !plain(shard)) {
             return Err(unreadable(name, format!("shard {shard:?} is not a plain .safetensors file name")));

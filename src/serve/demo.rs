@@ -20,7 +20,9 @@ const USERS_FILE: &str = "users.jsonl";
 #[derive(Debug, Error)]
 pub enum DemoError {
     /// It was not there when the server was compiled.
-    #[error("this server was compiled without {file}; build it with the demo in deploy/demo, or use `serve --bundle`")]
+    #[error(
+        "this server was compiled without {file}; build it with the demo in deploy/demo, or use `serve --bundle`"
+    )]
     Absent {
         /// What was missing.
         file: &'static str,

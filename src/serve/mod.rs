@@ -159,7 +159,7 @@ pub async fn run_with<G: Generator>(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    settings.generation = fitted(settings.generation, parts.max_positions)?;
+    settings.generation = fitted(settings.generation, &parts)?;
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?);
     let (engine, mut thread) =
         Engine::start(limits(settings.engine), Arc::clone(&metrics), make).map_err(RunError::Thread)?;
@@ -194,14 +194,17 @@ pub async fn run_with<G: Generator>(
     if ending == Ending::Panicked { Err(RunError::EnginePanicked) } else { Ok(()) }
 }
 
-/// What a candidate and a prompt may take together, within the positions of the model.
-fn fitted(mut settings: GenerationSettings, positions: usize) -> Result<GenerationSettings, RunError> {
+/// What a candidate and a prompt may take together, within the positions of the model; a prompt is never longer than
+/// those that the model was trained on.
+fn fitted(mut settings: GenerationSettings, parts: &Parts) -> Result<GenerationSettings, RunError> {
+    let positions = parts.max_positions;
     let output_tokens_max = settings.output_tokens_max;
     let for_prompt = positions.saturating_sub(output_tokens_max);
     if for_prompt < PROMPT_TOKENS_MIN {
         return Err(RunError::Positions { positions, output_tokens_max });
     }
-    settings.prompt_tokens_max = settings.prompt_tokens_max.min(for_prompt);
+    settings.prompt_tokens_max =
+        settings.prompt_tokens_max.min(for_prompt).min(parts.manifest.prompt_tokens_max);
     Ok(settings)
 }
 

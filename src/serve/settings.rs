@@ -44,7 +44,8 @@ pub struct EngineSettings {
 /// `[generation]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GenerationSettings {
-    /// `prompt_tokens_max`: prompts are cut to this by leaving out the oldest signals. Default 768: some forty signals.
+    /// `prompt_tokens_max`: prompts are cut to this, or to what the bundle was trained on if that is less, by
+    /// leaving out the oldest signals. Default 768: some forty signals.
     pub prompt_tokens_max: usize,
     /// `output_tokens_max`: most tokens of one candidate, and the default of a request. Default 96: eight queries of twelve tokens.
     pub output_tokens_max: usize,

@@ -177,6 +177,9 @@ pub struct BundleArgs {
     /// Version of the model.
     #[arg(long)]
     pub(super) version: String,
+    /// Longest prompt it was fine-tuned on, in tokens; the server cuts prompts to it.
+    #[arg(long, default_value_t = super::settings::PROMPT_TOKENS)]
+    pub(super) prompt_tokens: usize,
     /// A command that made it, in order; repeat for each.
     #[arg(long = "command")]
     pub(super) commands: Vec<String>,

@@ -93,6 +93,7 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
     let provenance = Provenance {
         name: args.name,
         version: args.version,
+        prompt_tokens_max: args.prompt_tokens,
         commands: args.commands,
         seeds: args.seeds.into_iter().collect(),
         training: BTreeMap::new(),

@@ -25,7 +25,7 @@ use std::{
 };
 
 /// Seed of the demo's world.
-const WORLD_SEED: u64 = 1;
+const WORLD_SEED: u64 = 7;
 /// Largest demo bundle; it is compiled into the server.
 const BYTES_MAX: u64 = 12 * 1024 * 1024;
 /// Readers shown by the demo.
@@ -86,7 +86,7 @@ fn generate(out: &Path) -> Result<(), TrainError> {
         bar.set_length(of);
         bar.set_position(done);
     };
-    world::generate(&WorldSettings { size: Size::Small, seed: WORLD_SEED }, out, &mut progress)?;
+    world::generate(&WorldSettings { size: Size::Full, seed: WORLD_SEED }, out, &mut progress)?;
     bar.finish();
     Ok(())
 }
@@ -110,7 +110,7 @@ fn train(world: &World, places: &Places) -> Result<(), TrainError> {
 /// The commands that would do the same one by one, the seeds, and what the runs say of themselves.
 fn provenance(world: &World, places: &Places) -> Result<Provenance, TrainError> {
     let commands = [
-        format!("newshound-trainer world generate --size small --seed {WORLD_SEED} --out work/world"),
+        format!("newshound-trainer world generate --size full --seed {WORLD_SEED} --out work/world"),
         format!("newshound-trainer tokenizer --world work/world --vocab-size {DEMO_VOCABULARY} --out work/tokenizer"),
         "newshound-trainer pretrain --world work/world --tokenizer work/tokenizer --out work/pretrain".to_owned(),
         "newshound-trainer sft --world work/world --tokenizer work/tokenizer --init work/pretrain --out work/sft".to_owned(),
@@ -120,16 +120,14 @@ fn provenance(world: &World, places: &Places) -> Result<Provenance, TrainError> 
     let (pretrain, sft, head) = (PretrainSettings::demo(), SftSettings::demo(), HeadSettings::demo());
     let seeds =
         [("world", world.seed), ("pretrain", pretrain.fit.seed), ("sft", sft.fit.seed), ("head", head.seed)];
-    let mut training = BTreeMap::from([
-        ("world".to_owned(), world.name.clone()),
-        ("prompt_tokens".to_owned(), sft.prompt_tokens.to_string()),
-    ]);
+    let mut training = BTreeMap::from([("world".to_owned(), world.name.clone())]);
     for (stage, run) in [("pretrain", &places.pretrain), ("sft", &places.sft)] {
         training.extend(facts(stage, run)?);
     }
     Ok(Provenance {
         name: "newshound-demo".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        prompt_tokens_max: sft.prompt_tokens,
         commands: commands.into(),
         seeds: seeds.into_iter().map(|(stage, seed)| (stage.to_owned(), seed)).collect(),
         training,

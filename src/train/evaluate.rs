@@ -7,7 +7,6 @@ use super::{
     retrieval::{RANKING_LENGTH, Retrieval, recall},
     rewards::mean,
     rollout::{Sample, Sampled},
-    settings::PROMPT_TOKENS,
     statistics::{Estimate, bootstrap},
 };
 use crate::{
@@ -78,6 +77,7 @@ struct Question<'a> {
 pub fn run(world_at: &Path, bundle_at: &Path, settings: EvaluateSettings) -> Result<Evaluation, TrainError> {
     let world = World::read(world_at, Scope::Evaluation)?;
     let bundle = load::load(BundleSource::Dir(bundle_at), DType::F32, &Device::Cpu)?;
+    let prompt_tokens_max = bundle.manifest.prompt_tokens_max;
     let student = Sampled { model: Arc::new(bundle.model), tokens: bundle.tokens };
     let retrieval = Retrieval::new(&world.articles)?;
     let questions = questions(&world, settings);
@@ -88,7 +88,7 @@ pub fn run(world_at: &Path, bundle_at: &Path, settings: EvaluateSettings) -> Res
     }
     let prompts: Vec<Vec<u32>> = questions
         .iter()
-        .map(|question| prompt::build(&question.signals, &student.tokens, PROMPT_TOKENS).ids)
+        .map(|question| prompt::build(&question.signals, &student.tokens, prompt_tokens_max).ids)
         .collect();
     let bar = progress_bar("eval", (prompts.len() * settings.n_lists) as u64);
     let samples = student.lists(&prompts, settings.n_lists, settings.seed, &|| bar.inc(1))?;

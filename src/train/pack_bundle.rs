@@ -34,6 +34,8 @@ pub struct Provenance {
     pub name: String,
     /// Version of the model.
     pub version: String,
+    /// Longest prompt of training, in tokens.
+    pub prompt_tokens_max: usize,
     /// The commands that made it, in order.
     pub commands: Vec<String>,
     /// Seed of every stage.
@@ -63,6 +65,7 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
         name: provenance.name,
         version: provenance.version,
         prompt_version: PROMPT_VERSION,
+        prompt_tokens_max: provenance.prompt_tokens_max,
         weights_dtype: "f16".to_owned(),
         files: BTreeMap::new(),
         commands: provenance.commands,

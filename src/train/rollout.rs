@@ -14,9 +14,6 @@ use crate::{
 use rayon::ThreadPoolBuilder;
 use std::sync::Arc;
 
-/// How the server draws lists unless a request says otherwise.
-pub const SERVING: SamplerSettings =
-    SamplerSettings { temperature: 0.8, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
 /// Longest list in tokens: eight queries of nine tokens, with room.
 pub const LIST_TOKENS_MAX: usize = 96;
 /// Rows decoded side by side by one thread.
@@ -92,7 +89,7 @@ impl Sampled {
             id: GroupId(idx as u64),
             prompt: prompt.clone(),
             seeds: (0..n).map(|row| first_seed.wrapping_add((idx * n + row) as u64)).collect(),
-            sampler: SERVING,
+            sampler: SamplerSettings::SERVING,
             max_new_tokens: LIST_TOKENS_MAX,
             stop_ids: self.tokens.stop_ids(),
             boundary_ids: self.tokens.boundary_ids(),

@@ -35,7 +35,7 @@ impl StudentShape {
         Self {
             hidden_size: 192,
             intermediate_size: 512,
-            n_layers: 6,
+            n_layers: 4,
             n_heads: 6,
             n_kv_heads: 2,
             max_positions: 2048,
@@ -169,9 +169,10 @@ impl SftSettings {
     /// Settings of the demo student.
     pub fn demo() -> Self {
         let fit = FitSettings {
-            steps: 1800,
+            steps: 3000,
             seed: 2,
-            peak_learning_rate: 1.5e-3,
+            peak_learning_rate: 2e-3,
+            final_learning_rate_ratio: 0.05,
             checkpoint_every: 100,
             ..PretrainSettings::demo().fit
         };

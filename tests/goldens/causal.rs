@@ -55,8 +55,7 @@ fn golden_causal_models_agree_on_padded_batches() {
             let logits = case.model.logits(&hidden).unwrap();
             let logits = logits.broadcast_mul(&mask.unsqueeze(2).unwrap()).unwrap();
             n_checked += case.agrees(&format!("{side}_logits"), &logits);
-            n_checked +=
-                case.agrees("last_token_embedding", &last_token_embedding(&hidden, &mask).unwrap());
+            n_checked += case.agrees("last_token_embedding", &last_token_embedding(&hidden, &mask).unwrap());
         }
         n_checked
     });
@@ -129,7 +128,12 @@ impl Case {
         let close = |got: Tensor, key: &str| {
             if expected[key].is_array() {
                 let got = got.to_vec1::<f32>().unwrap();
-                assert_close(&got, &f32s(&expected[key]), LOGPROB_TOLERANCE, &format!("{}: {key}", self.name));
+                assert_close(
+                    &got,
+                    &f32s(&expected[key]),
+                    LOGPROB_TOLERANCE,
+                    &format!("{}: {key}", self.name),
+                );
             }
         };
         close(token_logprobs(&logits, &ids, 1.0).unwrap(), "logprobs");
@@ -167,7 +171,6 @@ fn load(folder: &Path, config: &Path, numerics: Numerics) -> Case {
         tensors: tensors.map_or_else(HashMap::new, |path| crate::support::goldens::tensors(&path)),
     }
 }
-
 
 /// Every `config*.json` of a model folder: the same model in different layouts.
 pub fn config_files(folder: &Path) -> Vec<PathBuf> {

@@ -54,15 +54,18 @@ fn check_bradley_terry(expected: &Value) {
     let golden = &expected["bradley_terry"];
     let Some(pairs) = golden["pairs"].as_array() else { return };
     let pairs: Vec<Vec<u32>> = pairs.iter().map(u32s).collect();
-    let column = |side: usize| {
-        Tensor::from_iter(pairs.iter().map(|pair| pair[side]), &Device::Cpu).unwrap()
-    };
+    let column = |side: usize| Tensor::from_iter(pairs.iter().map(|pair| pair[side]), &Device::Cpu).unwrap();
     let scores = Var::new(f32s(&expected["scores"]), &Device::Cpu).unwrap();
     let of = |side: usize| scores.index_select(&column(side), 0).unwrap();
     let margin = (of(0) - of(1)).unwrap();
     // -log sigmoid(m) = log(1 + exp(-m))
     let loss = (margin.neg().unwrap().exp().unwrap() + 1.0).unwrap().log().unwrap().mean_all().unwrap();
     let gradient = loss.backward().unwrap().get(&scores).unwrap().to_vec1::<f32>().unwrap();
-    assert_close(&[loss.to_scalar().unwrap()], &f32s(&Value::Array(vec![golden["loss"].clone()])), 1e-5, "loss");
+    assert_close(
+        &[loss.to_scalar().unwrap()],
+        &f32s(&Value::Array(vec![golden["loss"].clone()])),
+        1e-5,
+        "loss",
+    );
     assert_close(&gradient, &f32s(&golden["grad_scores"]), 1e-5, "gradient");
 }

@@ -51,7 +51,8 @@ async fn a_running_request_finishes_and_new_ones_are_turned_away() {
     server.until("newshound_draining", 1.0).await;
     assert_eq!(server.get("/healthz").await.0, 503);
     assert_eq!(server.metric("newshound_ready").await, Some(0.0));
-    let refused = within(super::server::Client::new(channel).generate_queries(request("late"))).await.unwrap_err();
+    let refused =
+        within(super::server::Client::new(channel).generate_queries(request("late"))).await.unwrap_err();
     // The client may have seen the GOAWAY first; then it cannot even ask.
     if refused.code() == tonic::Code::Unavailable && !refused.details().is_empty() {
         refusal(&refused, tonic::Code::Unavailable, "DRAINING");

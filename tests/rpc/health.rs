@@ -48,8 +48,10 @@ async fn reflection_lists_and_describes_the_service() {
 #[tokio::test]
 async fn server_info_names_the_model_and_the_limits() {
     let server = Plan::new().with_head().start().await;
-    let info =
-        within(server.client().await.get_server_info(proto::GetServerInfoRequest {})).await.unwrap().into_inner();
+    let info = within(server.client().await.get_server_info(proto::GetServerInfoRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
     let model = info.model.unwrap();
     assert_eq!((model.name.as_str(), model.has_reward_head), ("scripted", true));
     let limits = info.limits.unwrap();
@@ -61,8 +63,10 @@ async fn server_info_names_the_model_and_the_limits() {
 #[tokio::test]
 async fn the_prompt_limit_follows_the_positions_of_the_model() {
     let server = Plan::new().with(|settings| settings.generation.prompt_tokens_max = 9999).start().await;
-    let info =
-        within(server.client().await.get_server_info(proto::GetServerInfoRequest {})).await.unwrap().into_inner();
+    let info = within(server.client().await.get_server_info(proto::GetServerInfoRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(info.limits.unwrap().prompt_tokens_max, 4096 - 96);
 }
 

@@ -38,7 +38,8 @@ async fn start() -> Server {
         Batch::new(Arc::new(Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap()))
     };
     let parts = newshound::serve::Parts { max_positions: 1024, ..parts(false) };
-    Server::start(Plan::new().settings, parts, make, Arc::new(Gate::default()), Arc::new(Log::default())).await
+    Server::start(Plan::new().settings, parts, make, Arc::new(Gate::default()), Arc::new(Log::default()))
+        .await
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@ use super::server::{Plan, ask, options, request};
 
 #[tokio::test]
 async fn counters_reconcile_with_what_was_asked() {
-    let text = |row_idx: usize, _| if row_idx == 0 { "bad".to_owned() } else { super::script::LIST.to_owned() };
+    let text =
+        |row_idx: usize, _| if row_idx == 0 { "bad".to_owned() } else { super::script::LIST.to_owned() };
     let server = Plan::new().with_head().writing(text).start().await;
     let mut client = server.client().await;
     for user in ["one", "one", "two"] {
@@ -13,7 +14,9 @@ async fn counters_reconcile_with_what_was_asked() {
     options(&mut broken).candidate_count = Some(0);
     client.generate_queries(broken).await.unwrap_err();
 
-    let check = async |series: &str, expected: f64| assert_eq!(server.metric(series).await, Some(expected), "{series}");
+    let check = async |series: &str, expected: f64| {
+        assert_eq!(server.metric(series).await, Some(expected), "{series}")
+    };
     check("newshound_rpc_requests_total{method=\"GenerateQueries\",code=\"OK\"}", 3.0).await;
     check("newshound_rpc_requests_total{method=\"GenerateQueries\",code=\"INVALID_ARGUMENT\"}", 1.0).await;
     check("newshound_outcomes_total{outcome=\"ok\"}", 2.0).await;

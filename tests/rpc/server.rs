@@ -39,7 +39,13 @@ impl Plan {
     /// Every row writes the same valid list, without a head.
     pub fn new() -> Self {
         let settings = ServeSettings::demo();
-        Self { settings, text: Arc::new(|_, _| LIST.to_owned()), mishap: Mishap::None, head: false, gate_open: true }
+        Self {
+            settings,
+            text: Arc::new(|_, _| LIST.to_owned()),
+            mishap: Mishap::None,
+            head: false,
+            gate_open: true,
+        }
     }
 
     pub fn gated(self) -> Self {
@@ -77,15 +83,21 @@ pub fn parts(head: bool) -> Parts {
         name: "scripted".to_owned(),
         version: "7".to_owned(),
         prompt_version: newshound::text::prompt::PROMPT_VERSION,
+        prompt_tokens_max: 1024,
         weights_dtype: "f32".to_owned(),
         files: Default::default(),
         commands: Vec::new(),
         seeds: Default::default(),
         training: Default::default(),
     };
-    let head =
-        head.then(|| RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), HIDDEN).unwrap());
-    Parts { id: BundleId("0123456789abcdef".to_owned()), manifest, tokens: tokens(), head, max_positions: 4096 }
+    let head = head.then(|| RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), HIDDEN).unwrap());
+    Parts {
+        id: BundleId("0123456789abcdef".to_owned()),
+        manifest,
+        tokens: tokens(),
+        head,
+        max_positions: 4096,
+    }
 }
 
 /// A running server. Dropping it stops it without waiting.
@@ -157,7 +169,8 @@ impl Server {
     /// The value of a series, as `name` or `name{labels}`; none where it does not exist.
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics").await;
-        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+        let line =
+            text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
         line.rsplit(' ').next().unwrap().parse().ok()
     }
 
@@ -199,7 +212,10 @@ pub fn request(user: &str) -> proto::GenerateQueriesRequest {
     }
 }
 
-pub fn with_mode(mode: proto::CacheMode, request: proto::GenerateQueriesRequest) -> proto::GenerateQueriesRequest {
+pub fn with_mode(
+    mode: proto::CacheMode,
+    request: proto::GenerateQueriesRequest,
+) -> proto::GenerateQueriesRequest {
     proto::GenerateQueriesRequest { cache: Some(proto::CachePolicy { mode: mode.into() }), ..request }
 }
 
@@ -207,7 +223,10 @@ pub fn options(request: &mut proto::GenerateQueriesRequest) -> &mut proto::Gener
     request.options.get_or_insert_default()
 }
 
-pub async fn ask(client: &mut Client, request: proto::GenerateQueriesRequest) -> proto::GenerateQueriesResponse {
+pub async fn ask(
+    client: &mut Client,
+    request: proto::GenerateQueriesRequest,
+) -> proto::GenerateQueriesResponse {
     within(client.generate_queries(request)).await.unwrap().into_inner()
 }
 

@@ -41,7 +41,8 @@ async fn events_come_in_order_and_the_best_so_far_is_marked() {
 #[tokio::test]
 async fn a_later_list_that_is_better_becomes_the_best_so_far() {
     // The likeliest row is the longest here.
-    let text = |row_idx: usize, _| format!("{LIST}{}", if row_idx == 0 { "\nanother story today" } else { "" });
+    let text =
+        |row_idx: usize, _| format!("{LIST}{}", if row_idx == 0 { "\nanother story today" } else { "" });
     let server = Plan::new().writing(text).start().await;
     let events = events(&mut server.client().await, request("reader")).await;
     let last = candidates(&events)[3].clone();
@@ -50,7 +51,9 @@ async fn a_later_list_that_is_better_becomes_the_best_so_far() {
 
 #[tokio::test]
 async fn a_candidate_is_sent_before_the_others_end() {
-    let text = |row_idx: usize, _| if row_idx == 0 { LIST.to_owned() } else { format!("{LIST}\nanother story today") };
+    let text = |row_idx: usize, _| {
+        if row_idx == 0 { LIST.to_owned() } else { format!("{LIST}\nanother story today") }
+    };
     let server = Plan::new().writing(text).gated().start().await;
     let mut client = server.client().await;
     let mut stream = within(client.stream_generate_queries(request("reader"))).await.unwrap().into_inner();
@@ -89,7 +92,8 @@ async fn a_stored_answer_streams_the_same_candidates() {
     let second = events(&mut client, request("reader")).await;
     assert_eq!(candidates(&second).len(), 4);
     let lists = |events: &[Event]| {
-        let mut lists: Vec<_> = candidates(events).iter().map(|candidate| candidate.list.clone().unwrap()).collect();
+        let mut lists: Vec<_> =
+            candidates(events).iter().map(|candidate| candidate.list.clone().unwrap()).collect();
         lists.sort_by_key(|list| list.index);
         lists
     };

@@ -38,7 +38,9 @@ async fn usage_says_what_was_computed() {
     let per_candidate = response.best.unwrap().output_tokens;
     assert_eq!(usage.output_tokens, 4 * per_candidate);
     let timing = response.timing.unwrap();
-    for phase in [&timing.queue, &timing.tokenize, &timing.prefill, &timing.decode, &timing.rerank, &timing.total] {
+    for phase in
+        [&timing.queue, &timing.tokenize, &timing.prefill, &timing.decode, &timing.rerank, &timing.total]
+    {
         assert!(phase.is_some());
     }
     let ms = |duration: Option<prost_types::Duration>| {
@@ -71,7 +73,10 @@ async fn candidate_count_is_eight_unless_said_and_may_be_one_or_thirty_two() {
 
 #[tokio::test]
 async fn the_same_seed_gives_the_same_lists_and_another_gives_others() {
-    let server = Plan::new().writing(|row_idx, seed| format!("{LIST}\nstory {row_idx} number {}", seed % 1000)).start().await;
+    let server = Plan::new()
+        .writing(|row_idx, seed| format!("{LIST}\nstory {row_idx} number {}", seed % 1000))
+        .start()
+        .await;
     let mut client = server.client().await;
     let mut lists = Vec::new();
     for seed in [1, 1, 2] {
@@ -82,7 +87,8 @@ async fn the_same_seed_gives_the_same_lists_and_another_gives_others() {
     }
     assert_eq!(lists[0], lists[1]);
     assert_ne!(lists[0], lists[2]);
-    let first: std::collections::HashSet<_> = lists[0].iter().map(|list| list.queries[3].text.clone()).collect();
+    let first: std::collections::HashSet<_> =
+        lists[0].iter().map(|list| list.queries[3].text.clone()).collect();
     assert_eq!(first.len(), 4, "rows of one request have streams of their own");
 }
 
@@ -91,7 +97,9 @@ async fn signals_beyond_the_limit_are_left_out_and_counted() {
     let server = Plan::new().start().await;
     let mut request = request("reader");
     request.signals = (0..30)
-        .map(|at| super::server::signal(proto::Stream::Search, &format!("search number {at}"), 1_700_000_000 + at))
+        .map(|at| {
+            super::server::signal(proto::Stream::Search, &format!("search number {at}"), 1_700_000_000 + at)
+        })
         .collect();
     let usage = ask(&mut server.client().await, request).await.usage.unwrap();
     assert!(usage.truncated_signals >= 30 - 24, "{usage:?}");

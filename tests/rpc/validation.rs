@@ -90,7 +90,8 @@ async fn the_ends_of_every_range_are_accepted() {
     for options in [low, high] {
         ask(&mut client, proto::GenerateQueriesRequest { options: Some(options), ..request("reader") }).await;
     }
-    let long_key = proto::GenerateQueriesRequest { correlation_id: "c".repeat(128), ..request(&"k".repeat(128)) };
+    let long_key =
+        proto::GenerateQueriesRequest { correlation_id: "c".repeat(128), ..request(&"k".repeat(128)) };
     ask(&mut client, long_key).await;
 }
 
@@ -179,7 +180,11 @@ impl tonic::codec::Encoder for Raw {
     type Item = Vec<u8>;
     type Error = tonic::Status;
 
-    fn encode(&mut self, item: Vec<u8>, buffer: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), tonic::Status> {
+    fn encode(
+        &mut self,
+        item: Vec<u8>,
+        buffer: &mut tonic::codec::EncodeBuf<'_>,
+    ) -> Result<(), tonic::Status> {
         prost::bytes::BufMut::put_slice(buffer, &item);
         Ok(())
     }

@@ -19,14 +19,17 @@ pub fn models(accept: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     entries(&root().join("models"))
         .into_iter()
         .filter(|folder| folder.join("config.json").is_file())
-        .filter(|folder| accept(json(&folder.join("config.json"))["architectures"][0].as_str().unwrap_or_default()))
+        .filter(|folder| {
+            accept(json(&folder.join("config.json"))["architectures"][0].as_str().unwrap_or_default())
+        })
         .collect()
 }
 
 /// Entries of a folder, sorted; none where it is missing.
 pub fn entries(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<_> =
-        std::fs::read_dir(folder).map(|dir| dir.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default();
+    let mut found: Vec<_> = std::fs::read_dir(folder)
+        .map(|dir| dir.map(|entry| entry.unwrap().path()).collect())
+        .unwrap_or_default();
     found.sort();
     found
 }
@@ -37,7 +40,8 @@ pub fn json(path: &Path) -> Value {
 }
 
 pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    candle_core::safetensors::load(path, &Device::Cpu)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// A JSON number as f32; `{"nonfinite": "inf"}` is read too.

@@ -126,7 +126,12 @@ impl Attention {
         Ok(())
     }
 
-    fn backward_row(&self, row: (&[f32], &[f32], &[f32]), row_idx: usize, grad: &[f32]) -> Result<[Vec<f32>; 3]> {
+    fn backward_row(
+        &self,
+        row: (&[f32], &[f32], &[f32]),
+        row_idx: usize,
+        grad: &[f32],
+    ) -> Result<[Vec<f32>; 3]> {
         let (query_len, key_len) = self.row_lengths();
         let [mut query_grad, mut key_grad, mut value_grad] =
             [vec![0.0; query_len], vec![0.0; key_len], vec![0.0; key_len]];
@@ -205,7 +210,8 @@ impl CustomOp3 for Attention {
                     with_values(grad, |g| {
                         let keys = k.par_chunks(key_len).zip(v.par_chunks(key_len));
                         let rows = q.par_chunks(query_len).zip(g.par_chunks(query_len)).zip(keys).enumerate();
-                        rows.map(|(row_idx, ((q, g), (k, v)))| self.backward_row((q, k, v), row_idx, g)).collect()
+                        rows.map(|(row_idx, ((q, g), (k, v)))| self.backward_row((q, k, v), row_idx, g))
+                            .collect()
                     })
                 })
             })
@@ -233,8 +239,9 @@ mod tests {
                 let query = random(&[2, 7, n_heads, 6], 1);
                 let (key, value) = (random(&[2, 7, n_kv_heads, 6], 2), random(&[2, 7, n_kv_heads, 6], 3));
                 let fused = || super::attention(&query, &key, &value, real.map(Into::into));
-                let composed =
-                    || WholeRows::new(7, real.map(Into::into), Numerics::Train).composed(&query, &key, &value);
+                let composed = || {
+                    WholeRows::new(7, real.map(Into::into), Numerics::Train).composed(&query, &key, &value)
+                };
                 check(&[&query, &key, &value], fused, composed);
             }
         }

@@ -28,7 +28,13 @@ impl CustomOp2 for AddBias {
         "fused-add-bias"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (input, bias) = (values(s1, l1)?, values(s2, l2)?);
         if l1.dims().last() != Some(&bias.len()) {
             bail!("bias of width {} was given {:?}", bias.len(), l1.dims())

@@ -39,7 +39,10 @@ pub(crate) fn linear_cross_entropy(
         });
     }
     let Some(head_grad) = head_grad else { bail!("cross-entropy of no rows") };
-    #[allow(clippy::cast_possible_truncation, reason = "losses are f32 tensors; only the sum needs more digits")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "losses are f32 tensors; only the sum needs more digits"
+    )]
     let op = LinearCrossEntropy { loss: loss as f32, hidden_grad: Tensor::cat(&hidden_grads, 0)?, head_grad };
     hidden.apply_op2(head, op)
 }

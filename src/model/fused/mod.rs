@@ -67,9 +67,8 @@ pub(super) mod testing {
         assert_eq!(fused.dims(), composed.dims());
         close(&fused, &composed, "value");
         let mixture = random(fused.dims(), 99);
-        let gradients = |output: &Tensor| {
-            (output * mixture.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap()
-        };
+        let gradients =
+            |output: &Tensor| (output * mixture.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
         let (fused, composed) = (gradients(&fused), gradients(&composed));
         for (idx, input) in inputs.iter().enumerate() {
             let what = format!("gradient {idx}");

@@ -47,21 +47,29 @@ impl CustomOp2 for RmsNorm {
         "fused-rms-norm"
     }
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (input, weight) = (values(s1, l1)?, values(s2, l2)?);
         let width = weight.len();
         if l1.dims().last() != Some(&width) {
             bail!("norm of width {width} was given {:?}", l1.dims())
         }
         let mut output = vec![0.0; input.len()];
-        output.par_chunks_mut(width * CHUNK_ROWS).zip(input.par_chunks(width * CHUNK_ROWS)).for_each(|(out, x)| {
-            for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let inverse = self.inverse(x);
-                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                    *out = x * inverse * w;
+        output.par_chunks_mut(width * CHUNK_ROWS).zip(input.par_chunks(width * CHUNK_ROWS)).for_each(
+            |(out, x)| {
+                for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                    let inverse = self.inverse(x);
+                    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                        *out = x * inverse * w;
+                    }
                 }
-            }
-        });
+            },
+        );
         Ok((CpuStorage::F32(output), l1.shape().clone()))
     }
 

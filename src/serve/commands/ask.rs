@@ -44,7 +44,8 @@ pub struct AskArgs {
 /// # Errors
 /// If a signal is malformed, the reader unknown, or the server refuses.
 pub async fn ask(args: AskArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let signals = if args.signal.is_empty() { of_demo(&args.user)? } else { drafts(&args.signal, now_unix_s())? };
+    let signals =
+        if args.signal.is_empty() { of_demo(&args.user)? } else { drafts(&args.signal, now_unix_s())? };
     let client = Client::connect(&args.addr).await?;
     let ask = Ask {
         user_key: args.user,
@@ -84,7 +85,9 @@ fn drafts(signals: &[String], now_unix_s: i64) -> Result<Vec<SignalDraft>, Comma
         Some(SignalDraft { stream, text: text.to_owned(), time_unix_s, category, source, dwell_ms, weight })
     };
     let drafts = signals.iter().zip((1..=n_signals).rev()).map(draft).collect::<Option<Vec<_>>>();
-    drafts.ok_or_else(|| CommandError::Usage("a signal is `search:`, `page:` or `click:` and a text".to_owned()))
+    drafts.ok_or_else(|| {
+        CommandError::Usage("a signal is `search:`, `page:` or `click:` and a text".to_owned())
+    })
 }
 
 fn now_unix_s() -> i64 {

@@ -56,7 +56,8 @@ pub struct BenchArgs {
 /// # Errors
 /// If nobody answers, or the load makes no sense.
 pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let sensible = args.rate > 0.0 && args.rate <= 100_000.0 && args.duration_s > 0.0 && args.duration_s <= 86_400.0;
+    let sensible =
+        args.rate > 0.0 && args.rate <= 100_000.0 && args.duration_s > 0.0 && args.duration_s <= 86_400.0;
     if !sensible || args.connections == 0 || args.signals == 0 || args.readers == 0 {
         let usage = "rate and duration must be above 0, connections, readers and signals at least 1";
         return Err(CommandError::Usage(usage.to_owned()));
@@ -166,7 +167,13 @@ impl Tally {
             });
             return Ok(writeln!(out, "{report}")?);
         }
-        writeln!(out, "{} requests per second for {:.1} s, {} candidates each", args.rate, took.as_secs_f64(), args.n)?;
+        writeln!(
+            out,
+            "{} requests per second for {:.1} s, {} candidates each",
+            args.rate,
+            took.as_secs_f64(),
+            args.n
+        )?;
         for (code, count) in &self.codes {
             writeln!(out, "  {code:<20} {count}")?;
         }

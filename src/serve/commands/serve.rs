@@ -57,16 +57,11 @@ pub async fn serve(
     let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
     let shutdown = signalled()?;
     let dir = args.bundle;
-    let loaded = tokio::task::spawn_blocking(move || {
-        load::load(BundleSource::Dir(&dir), DType::F32, &Device::Cpu)
-    });
+    let loaded =
+        tokio::task::spawn_blocking(move || load::load(BundleSource::Dir(&dir), DType::F32, &Device::Cpu));
     let bundle = loaded.await.map_err(|_| CommandError::Panicked)??;
     let (name, id) = (&bundle.manifest.name, &bundle.id.0);
-    writeln!(
-        out,
-        "serving {name} ({id}) on {}, metrics on {}",
-        settings.grpc_addr, settings.http_addr
-    )?;
+    writeln!(out, "serving {name} ({id}) on {}, metrics on {}", settings.grpc_addr, settings.http_addr)?;
     Ok(run(settings, bundle, listeners, shutdown).await?)
 }
 

@@ -88,7 +88,11 @@ impl Shelf {
             ranked.push(hits.iter().map(|hit| hit.article_idx).collect());
         }
         let best = reciprocal_rank(&ranked, ARTICLES_SHOWN);
-        Ok(best.iter().filter_map(|&idx| self.articles.get(idx)).map(|article| article.title.as_str()).collect())
+        Ok(best
+            .iter()
+            .filter_map(|&idx| self.articles.get(idx))
+            .map(|article| article.title.as_str())
+            .collect())
     }
 }
 

@@ -7,8 +7,15 @@ use super::{
 /// Runs until told to stop or until nobody can send commands any more.
 pub(super) fn run<G: Generator>(generator: G, inbox: mpsc::Receiver<Command>, shared: &Shared) {
     let waiting = Batcher::new(shared.limits.overtake_max);
-    let mut thread =
-        Thread { generator, waiting, running: HashMap::new(), next_group: 0, has_orphans: false, left_at: None, shared };
+    let mut thread = Thread {
+        generator,
+        waiting,
+        running: HashMap::new(),
+        next_group: 0,
+        has_orphans: false,
+        left_at: None,
+        shared,
+    };
     thread.serve(inbox);
     thread.give_up();
 }

@@ -14,8 +14,7 @@ use std::{ops::RangeInclusive, time::Instant};
 
 /// What a request gets that leaves it out.
 const CANDIDATES_DEFAULT: u32 = 8;
-const TEMPERATURE_DEFAULT: f32 = 0.8;
-const TOP_P_DEFAULT: f32 = 0.95;
+const SERVING: SamplerSettings = SamplerSettings::SERVING;
 /// Limits that the proto promises.
 const TEMPERATURE_MAX: f32 = 2.0;
 const TOP_K_MAX: u32 = 1000;
@@ -154,11 +153,11 @@ impl Checks {
             1..=context.output_tokens_max,
         );
         let top_k = self.whole("options.top_k", options.top_k.unwrap_or(0), 0..=TOP_K_MAX as usize);
-        let temperature = options.temperature.unwrap_or(TEMPERATURE_DEFAULT);
+        let temperature = options.temperature.unwrap_or(SERVING.temperature);
         let temperature = self.number("options.temperature", temperature, 0.0..=TEMPERATURE_MAX);
         let min_p = self.number("options.min_p", options.min_p.unwrap_or(0.0), 0.0..=1.0);
         let top_p =
-            self.number("options.top_p", options.top_p.unwrap_or(TOP_P_DEFAULT), f32::MIN_POSITIVE..=1.0);
+            self.number("options.top_p", options.top_p.unwrap_or(SERVING.top_p), f32::MIN_POSITIVE..=1.0);
         Options {
             n_candidates: candidates,
             n_queries_max: queries,
