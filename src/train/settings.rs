@@ -169,9 +169,9 @@ impl SftSettings {
     /// Settings of the demo student.
     pub fn demo() -> Self {
         let fit = FitSettings {
-            steps: 3000,
+            steps: 1800,
             seed: 2,
-            peak_learning_rate: 2e-3,
+            peak_learning_rate: 1.5e-3,
             final_learning_rate_ratio: 0.05,
             checkpoint_every: 100,
             ..PretrainSettings::demo().fit
@@ -197,7 +197,7 @@ pub struct HeadSettings {
 impl HeadSettings {
     /// Settings of the demo head.
     pub fn demo() -> Self {
-        Self { seed: 3, lists_per_prompt: 8, cuts_per_reader: 3, later_hours: 48 }
+        Self { seed: 3, lists_per_prompt: 8, cuts_per_reader: 1, later_hours: 48 }
     }
 }
 
