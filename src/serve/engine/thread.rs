@@ -89,10 +89,10 @@ impl<G: Generator> Thread<'_, G> {
         let now = Instant::now();
         let shared = self.shared;
         let age_max = shared.limits.queue_wait_max;
-        let gone = |queued: &Box<Queued>, waited: Duration| {
+        let gone = |queued: &Queued, waited: Duration| {
             queued.reply.is_closed() || queued.job.deadline.passed(now) || waited >= age_max
         };
-        self.waiting.remove_if(now, gone, |queued| {
+        self.waiting.remove_if(now, |queued, waited| gone(queued, waited), |queued| {
             if queued.reply.is_closed() {
                 return shared.metrics.candidates("cancelled", queued.job.seeds.len());
             }
