@@ -48,14 +48,11 @@ impl Reader {
 
     fn flatten(&mut self, table: toml::Table) {
         for (section, value) in table {
-            match value {
-                toml::Value::Table(keys) => {
-                    self.values
-                        .extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
-                }
-                value => {
-                    self.values.insert(section, value);
-                }
+            if let toml::Value::Table(keys) = value {
+                let keyed = keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value));
+                self.values.extend(keyed);
+            } else {
+                self.values.insert(section, value);
             }
         }
     }

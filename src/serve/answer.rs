@@ -228,11 +228,11 @@ impl Answerer {
         key: CacheKey,
     ) -> Result<Arc<Answer>, ServeError> {
         // Between this request's look into the cache and its take-off, an earlier flight may have landed.
-        if question.cache == CacheMode::Default {
-            if let Some((answer, _)) = self.cache.get(key, Instant::now()).await {
-                flight.progress.send_modify(|progress| progress.candidates.clone_from(&answer.candidates));
-                return Ok(answer);
-            }
+        if question.cache == CacheMode::Default
+            && let Some((answer, _)) = self.cache.get(key, Instant::now()).await
+        {
+            flight.progress.send_modify(|progress| progress.candidates.clone_from(&answer.candidates));
+            return Ok(answer);
         }
         let publish = |candidate: &Arc<Candidate>| {
             flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));

@@ -387,8 +387,8 @@ mod tests {
         for (name, kind, help) in METRICS {
             assert!(text.contains(&format!("# HELP {name} {help}")), "{name} has no help in\n{text}");
             let (word, sample) = match kind {
-                C => ("counter", format!("{name}")),
-                G => ("gauge", format!("{name}")),
+                C => ("counter", (*name).to_owned()),
+                G => ("gauge", (*name).to_owned()),
                 H(_) => ("histogram", format!("{name}_bucket{{")),
             };
             assert!(text.contains(&format!("# TYPE {name} {word}")), "{name} is no {word} in\n{text}");

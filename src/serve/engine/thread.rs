@@ -89,22 +89,26 @@ impl<G: Generator> Thread<'_, G> {
         let now = Instant::now();
         let shared = self.shared;
         let age_max = shared.limits.queue_wait_max;
-        let gone = |queued: &Box<Queued>, waited: Duration| {
+        let gone = |queued: &Queued, waited: Duration| {
             queued.reply.is_closed() || queued.job.deadline.passed(now) || waited >= age_max
         };
-        self.waiting.remove_if(now, gone, |queued| {
-            if queued.reply.is_closed() {
-                return shared.metrics.candidates("cancelled", queued.job.seeds.len());
-            }
-            if queued.job.deadline.passed(now) {
-                shared.metrics.deadline_missed("queue", 1);
-                return tell(&queued.reply, Event::Failed(EngineError::DeadlineHit));
-            }
-            let waited_ms = u64::try_from((now - queued.since).as_millis()).unwrap_or(u64::MAX);
-            let retry_after = shared.pace.until_free(shared.limits.queue_max);
-            shared.metrics.refused("age", retry_after);
-            tell(&queued.reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
-        });
+        self.waiting.remove_if(
+            now,
+            |queued, waited| gone(queued, waited),
+            |queued| {
+                if queued.reply.is_closed() {
+                    return shared.metrics.candidates("cancelled", queued.job.seeds.len());
+                }
+                if queued.job.deadline.passed(now) {
+                    shared.metrics.deadline_missed("queue", 1);
+                    return tell(&queued.reply, Event::Failed(EngineError::DeadlineHit));
+                }
+                let waited_ms = u64::try_from((now - queued.since).as_millis()).unwrap_or(u64::MAX);
+                let retry_after = shared.pace.until_free(shared.limits.queue_max);
+                shared.metrics.refused("age", retry_after);
+                tell(&queued.reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
+            },
+        );
         let late = |running: &Running| running.deadline.passed(now);
         let gone: Vec<GroupId> = self
             .running

@@ -3,6 +3,7 @@
     missing_docs,
     unreachable_pub,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::missing_errors_doc,
     clippy::wildcard_enum_match_arm,
     clippy::too_many_lines,
