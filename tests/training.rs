@@ -270,14 +270,21 @@ fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
     }
 }
 
+/// The first article of each story.
+fn stories(world: &World) -> Vec<usize> {
+    let mut seen = std::collections::HashSet::new();
+    (0..world.articles.len()).filter(|&idx| seen.insert(&world.articles[idx].story_id)).collect()
+}
+
 /// A reader with one click an hour, each on a story of its own.
 fn reader_of(world: &World, n_clicks: usize) -> Reader {
+    let stories = stories(world);
     let event = |idx: usize| Event {
         stream: Stream::Click,
-        text: world.articles[idx * 7].title.clone(),
+        text: world.articles[stories[idx]].title.clone(),
         time_unix_s: i64::try_from(idx).unwrap() * 3600,
         category: None,
-        article_idx: Some(idx * 7),
+        article_idx: Some(stories[idx]),
     };
     Reader {
         key: "r".to_owned(),
@@ -298,7 +305,8 @@ fn click_at_the_cut_is_past_and_click_a_second_later_is_future() {
     let world = &shared().world;
     let reader = reader_of(world, 12);
     let salience = Salience::of(world.articles.iter());
-    let query = |idx: usize| salience.query(&world.articles[idx * 7].title).unwrap();
+    let stories = stories(world);
+    let query = |idx: usize| salience.query(&world.articles[stories[idx]].title).unwrap();
     let at_cut = texts(world, &reader, 5 * 3600..=9 * 3600).unwrap();
     assert_eq!(at_cut, (6..=9).map(query).collect::<Vec<_>>());
     let before_cut = texts(world, &reader, 5 * 3600 - 1..=9 * 3600 - 1).unwrap();
@@ -310,7 +318,8 @@ fn list_short_of_later_clicks_is_filled_from_the_newest_past_and_none_is_made_wi
     let world = &shared().world;
     let reader = reader_of(world, 12);
     let salience = Salience::of(world.articles.iter());
-    let query = |idx: usize| salience.query(&world.articles[idx * 7].title).unwrap();
+    let stories = stories(world);
+    let query = |idx: usize| salience.query(&world.articles[stories[idx]].title).unwrap();
     assert_eq!(texts(world, &reader, 10 * 3600..=99 * 3600).unwrap(), [query(11), query(10), query(9)]);
     assert_eq!(texts(world, &reader, 11 * 3600..=99 * 3600), None);
 }
