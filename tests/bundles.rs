@@ -40,6 +40,7 @@ fn manifest() -> Manifest {
         name: "test".to_owned(),
         version: "1".to_owned(),
         prompt_version: PROMPT_VERSION,
+        prompt_tokens_max: 48,
         weights_dtype: "f16".to_owned(),
         files: BTreeMap::new(),
         commands: vec!["one".to_owned(), "two".to_owned()],
