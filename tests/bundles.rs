@@ -1,1 +1,201 @@
 //! Tests of bundles.
+use candle_core::{DType, Device};
+use newshound::{
+    bundle::{
+        load::{self, BundleError, BundleSource},
+        manifest::{FORMAT_VERSION, Manifest},
+        save::{self, Staged},
+    },
+    model::{
+        config::DecoderConfig, ops::Numerics, reward_head::RewardHead, transformer::Transformer,
+        weights::Parameters,
+    },
+    text::prompt::PROMPT_VERSION,
+    train::settings::StudentShape,
+};
+use std::{collections::BTreeMap, fs, path::Path};
+
+const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "reward_head.safetensors"];
+
+fn tokenizer() -> Vec<u8> {
+    let path = crate::support::goldens::root().join("models/qwen2-tied/tokenizer.json");
+    fs::read(path).unwrap()
+}
+
+fn config(vocab_size: usize) -> DecoderConfig {
+    let shape = StudentShape {
+        hidden_size: 16,
+        intermediate_size: 16,
+        n_layers: 1,
+        n_heads: 2,
+        n_kv_heads: 1,
+        max_positions: 64,
+    };
+    shape.config(vocab_size, 511)
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        format_version: FORMAT_VERSION,
+        name: "test".to_owned(),
+        version: "1".to_owned(),
+        prompt_version: PROMPT_VERSION,
+        prompt_tokens_max: 48,
+        weights_dtype: "f16".to_owned(),
+        files: BTreeMap::new(),
+        commands: vec!["one".to_owned(), "two".to_owned()],
+        seeds: BTreeMap::from([("pretrain".to_owned(), 1)]),
+        training: BTreeMap::new(),
+    }
+}
+
+fn files(vocab_size: usize) -> save::Files {
+    let config = config(vocab_size);
+    let mut weights = Parameters::fresh(1, &Device::Cpu);
+    Transformer::load(&config, &mut weights, Numerics::Train).unwrap();
+    let mut head = Parameters::fresh(2, &Device::Cpu);
+    RewardHead::load(&mut head, config.hidden_size).unwrap();
+    let contents = [
+        config.to_json().into_bytes(),
+        weights.to_safetensors(DType::F16).unwrap(),
+        tokenizer(),
+        head.to_safetensors(DType::F32).unwrap(),
+    ];
+    FILES.iter().map(|name| (*name).to_owned()).zip(contents).collect()
+}
+
+fn saved(dir: &Path) -> Manifest {
+    save::save(dir, manifest(), files(512)).unwrap()
+}
+
+fn open(dir: &Path) -> Result<load::Bundle, BundleError> {
+    load::load(BundleSource::Dir(dir), DType::F32, &Device::Cpu)
+}
+
+fn error_of(dir: &Path) -> BundleError {
+    open(dir).expect_err("the bundle is broken")
+}
+
+/// Rewrites the manifest as text.
+fn edit_manifest(dir: &Path, edit: impl Fn(String) -> String) {
+    let path = dir.join("manifest.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let edited = edit(text.clone());
+    assert_ne!(text, edited, "the edit must change something");
+    fs::write(path, edited).unwrap();
+}
+
+#[test]
+fn saved_bundle_loads_with_the_same_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("bundle");
+    let manifest = saved(&at);
+    let bundle = open(&at).unwrap();
+    assert_eq!(bundle.manifest, manifest);
+    assert!(bundle.head.is_some());
+    assert_eq!(bundle.model.config(), &config(512));
+    assert_eq!(bundle.id.0.len(), 16);
+}
+
+#[test]
+fn same_content_is_the_same_bytes_and_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    saved(&a);
+    saved(&b);
+    assert_eq!(open(&a).unwrap().id, open(&b).unwrap().id);
+    assert_eq!(fs::read(a.join("manifest.json")).unwrap(), fs::read(b.join("manifest.json")).unwrap());
+}
+
+#[test]
+fn flipped_bit_in_any_file_is_a_digest_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("bundle");
+    saved(&at);
+    for name in FILES {
+        let whole = fs::read(at.join(name)).unwrap();
+        for place in [0, whole.len() / 2, whole.len() - 1] {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 1;
+            fs::write(at.join(name), &bytes).unwrap();
+            assert!(
+                matches!(error_of(&at), BundleError::Digest { file, .. } if file == name),
+                "{name} at {place}"
+            );
+        }
+        fs::write(at.join(name), &whole[..whole.len() - 1]).unwrap();
+        assert!(
+            matches!(error_of(&at), BundleError::Digest { file, .. } if file == name),
+            "{name} cut short"
+        );
+        fs::write(at.join(name), whole).unwrap();
+    }
+    assert!(open(&at).is_ok(), "restored");
+}
+
+#[test]
+fn missing_and_extra_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("bundle");
+    for name in FILES.into_iter().chain(["manifest.json"]) {
+        saved(&at);
+        fs::remove_file(at.join(name)).unwrap();
+        assert!(error_of(&at).to_string().contains(name), "{name}");
+    }
+    saved(&at);
+    fs::write(at.join("extra.bin"), b"x").unwrap();
+    assert!(error_of(&at).to_string().contains("extra.bin"));
+}
+
+#[test]
+fn other_versions_are_refused_by_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("bundle");
+    saved(&at);
+    edit_manifest(&at, |text| text.replace("\"format_version\": 1", "\"format_version\": 2"));
+    assert!(error_of(&at).to_string().contains("format version 2"));
+    saved(&at);
+    edit_manifest(&at, |text| {
+        text.replace(
+            &format!("\"prompt_version\": {PROMPT_VERSION}"),
+            &format!("\"prompt_version\": {}", PROMPT_VERSION + 1),
+        )
+    });
+    assert!(error_of(&at).to_string().contains("prompt version"));
+    saved(&at);
+    edit_manifest(&at, |text| text.replace("\"name\"", "\"nickname\""));
+    assert!(error_of(&at).to_string().contains("nickname"));
+}
+
+#[test]
+fn tokenizer_larger_than_the_vocabulary_is_refused_and_one_that_fits_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("bundle");
+    save::save(&at, manifest(), files(511)).unwrap();
+    assert!(error_of(&at).to_string().contains("tokenizer.json"));
+    save::save(&at, manifest(), files(512)).unwrap();
+    assert!(open(&at).is_ok());
+}
+
+#[test]
+fn write_that_never_publishes_leaves_the_old_bundle_and_the_next_one_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("bundle");
+    saved(&at);
+    let id = open(&at).unwrap().id;
+    // As if the process had been killed between writing and renaming.
+    drop(Staged::write(&at, &vec![("config.json".to_owned(), b"half".to_vec())]).unwrap());
+    assert_eq!(open(&at).unwrap().id, id);
+    save::save(&at, Manifest { version: "2".to_owned(), ..manifest() }, files(512)).unwrap();
+    assert_eq!(open(&at).unwrap().manifest.version, "2");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside the bundle");
+}
+
+#[test]
+fn names_that_leave_the_folder_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["../evil", "a/b", "", ".hidden", "/abs"] {
+        let files = vec![(name.to_owned(), b"x".to_vec())];
+        assert!(Staged::write(&dir.path().join("bundle"), &files).is_err(), "{name:?}");
+    }
+}

@@ -1,1 +1,357 @@
 //! Tests of training.
+use candle_core::{DType, Device};
+use newshound::{
+    model::{ops::Numerics, transformer::Transformer, weights::Parameters},
+    signals::Stream,
+    text::{prompt::PROMPT_VERSION, tokens::Tokens},
+    train::{
+        checkpoint,
+        events::{Event, Reader, Scope, Split, World},
+        examples,
+        fit::{self, MicroBatch, Workers},
+        pretrain,
+        salient::Salience,
+        schedule::Schedule,
+        settings::{FitSettings, PretrainSettings, SftSettings, StudentShape},
+        sft, tokenizer,
+    },
+    world::{self, Size, WorldSettings},
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+const VOCABULARY: usize = 700;
+
+/// One tiny world and its tokenizer for all tests of this file.
+struct Shared {
+    _dir: tempfile::TempDir,
+    at: PathBuf,
+    world: World,
+    tokenizer: PathBuf,
+}
+
+fn shared() -> &'static Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let (at, tokenizer_at) = (dir.path().join("world"), dir.path().join("tokenizer"));
+        world::generate(&WorldSettings { size: Size::Tiny, seed: 5 }, &at, &mut |_, _| ()).unwrap();
+        let world = World::read(&at, Scope::Training).unwrap();
+        tokenizer::run(&world, VOCABULARY, &tokenizer_at).unwrap();
+        Shared { _dir: dir, at, world, tokenizer: tokenizer_at }
+    })
+}
+
+fn tokens() -> (Tokens, Vec<u8>) {
+    tokenizer::read(&shared().tokenizer).unwrap()
+}
+
+fn fit_settings(steps: u64) -> FitSettings {
+    FitSettings {
+        steps,
+        seed: 1,
+        micro_batches: 2,
+        micro_batch_tokens: 256,
+        peak_learning_rate: 1e-2,
+        warmup_steps: 2,
+        checkpoint_every: 4,
+        ..PretrainSettings::demo().fit
+    }
+}
+
+fn pretrain_settings(steps: u64) -> PretrainSettings {
+    let student = StudentShape {
+        hidden_size: 32,
+        intermediate_size: 48,
+        n_layers: 2,
+        n_heads: 2,
+        n_kv_heads: 1,
+        max_positions: 512,
+    };
+    PretrainSettings { student, row_tokens: 64, fit: fit_settings(steps) }
+}
+
+fn losses(run: &Path) -> Vec<f64> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap())
+        .collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[test]
+fn losses_of_pretraining_and_fine_tuning_fall_and_leave_a_model_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("pretrain"), dir.path().join("sft"));
+    let pretrained =
+        pretrain::run(&shared().world, &shared().tokenizer, &pretrain_settings(24), &first).unwrap();
+    let settings =
+        SftSettings { prompt_tokens: 96, cuts_per_reader: 2, later_hours: 72, fit: fit_settings(24) };
+    let (tokens, json) = tokens();
+    let tuned = sft::run(&shared().world, (&tokens, &json), &first, &settings, &second).unwrap();
+    for run in [&first, &second] {
+        let losses = losses(run);
+        assert_eq!(losses.len(), 24);
+        assert!(mean(&losses[18..]) < mean(&losses[..4]) - 0.3, "{}: {losses:?}", run.display());
+        assert!(fs::read_to_string(run.join("loss.svg")).unwrap().contains("<svg"));
+    }
+    for folder in [pretrained, tuned] {
+        let (config, mut parameters) = checkpoint::open_model(&folder, &Device::Cpu).unwrap();
+        assert!(Transformer::load(&config, &mut parameters, Numerics::Train).is_ok());
+        assert_eq!(fs::read(folder.join("tokenizer.json")).unwrap(), json);
+    }
+    assert_eq!(PROMPT_VERSION, 1, "a new prompt needs a new demo student");
+}
+
+#[test]
+fn resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, halves) = (dir.path().join("whole"), dir.path().join("halves"));
+    let settings = pretrain_settings(8);
+    let expected = pretrain::run(&shared().world, &shared().tokenizer, &settings, &whole).unwrap();
+    pretrain::run(&shared().world, &shared().tokenizer, &settings, &halves).unwrap();
+    // As if the machine had gone down between the fourth step and the last.
+    fs::remove_dir_all(halves.join("step-00000008")).unwrap();
+    fs::create_dir(halves.join(".step-00000008.staging")).unwrap();
+    assert!(checkpoint::latest(&halves).unwrap().unwrap().ends_with("step-00000004"));
+    let got = pretrain::run(&shared().world, &shared().tokenizer, &settings, &halves).unwrap();
+    for name in ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"] {
+        assert!(
+            fs::read(expected.join(name)).unwrap() == fs::read(got.join(name)).unwrap(),
+            "{name} differs"
+        );
+    }
+    assert_eq!(losses(&whole), losses(&halves));
+}
+
+#[test]
+fn checkpoint_of_other_settings_is_not_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = pretrain_settings(1);
+    pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap();
+    assert!(
+        pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).is_ok(),
+        "done already"
+    );
+    settings.fit.seed = 2;
+    let error = pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap_err();
+    assert!(error.to_string().contains("other settings"), "{error}");
+}
+
+#[test]
+fn only_the_newest_checkpoints_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = pretrain_settings(6);
+    (settings.fit.checkpoint_every, settings.fit.checkpoints_kept) = (2, 2);
+    pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap();
+    let there = |step: u32| dir.path().join(format!("step-{step:08}")).is_dir();
+    assert_eq!([there(2), there(4), there(6)], [false, true, true]);
+}
+
+/// Rows of unlike numbers of targets, so that a mean of means would differ.
+fn rows() -> Vec<MicroBatch> {
+    (1..5_u32)
+        .map(|n| MicroBatch {
+            ids: (0..8).map(|id| id * n % 50).collect(),
+            n_rows: 1,
+            predictors: (0..n).collect(),
+            targets: (0..n).map(|id| (7 * id + n) % 50).collect(),
+        })
+        .collect()
+}
+
+fn joined(rows: &[MicroBatch]) -> MicroBatch {
+    let mut all = MicroBatch { ids: vec![], n_rows: rows.len(), predictors: vec![], targets: vec![] };
+    for (row_idx, row) in (0..).zip(rows) {
+        all.ids.extend(&row.ids);
+        all.predictors.extend(row.predictors.iter().map(|position| position + 8 * row_idx));
+        all.targets.extend(&row.targets);
+    }
+    all
+}
+
+#[test]
+fn loss_and_gradient_do_not_depend_on_the_cut_into_micro_batches() {
+    let config = pretrain_settings(1).student.config(50, 49);
+    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
+    let workers = Workers::new().unwrap();
+    let rows = rows();
+    let whole = workers.loss_and_gradients(&model, &parameters, &[joined(&rows)]).unwrap();
+    let cuts = [
+        rows.clone(),
+        vec![joined(&rows[..1]), joined(&rows[1..])],
+        vec![joined(&rows[..3]), rows[3].clone()],
+    ];
+    for cut in cuts {
+        let parts = workers.loss_and_gradients(&model, &parameters, &cut).unwrap();
+        assert!((parts.loss - whole.loss).abs() < 1e-5, "{} {}", parts.loss, whole.loss);
+        for name in parameters.vars().keys() {
+            let (got, expected) = (parts.gradients.get(name).unwrap(), whole.gradients.get(name).unwrap());
+            let close = got.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-5);
+            assert!(close, "{name}");
+        }
+    }
+}
+
+#[test]
+fn step_without_targets_is_refused() {
+    let config = pretrain_settings(1).student.config(50, 49);
+    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
+    let batch = MicroBatch { ids: vec![1, 2], n_rows: 1, predictors: vec![], targets: vec![] };
+    assert!(Workers::new().unwrap().loss_and_gradients(&model, &parameters, &[batch]).is_err());
+}
+
+#[test]
+fn schedule_rises_to_the_peak_and_falls_to_the_floor() {
+    let schedule = Schedule { peak: 1.0, final_ratio: 0.1, warmup_steps: 4, n_steps: 20 };
+    assert_eq!(schedule.rate(0), 0.25);
+    assert_eq!(schedule.rate(3), 1.0);
+    assert_eq!(schedule.rate(4), 1.0);
+    assert!((4..19).all(|step| schedule.rate(step) > schedule.rate(step + 1)));
+    assert!((schedule.rate(19) - 0.1).abs() < 1e-12 && (schedule.rate(25) - 0.1).abs() < 1e-12);
+    let constant = Schedule { peak: 1.0, final_ratio: 0.1, warmup_steps: 0, n_steps: 1 };
+    assert_eq!(constant.rate(0), 1.0);
+}
+
+#[test]
+fn tokenizer_is_the_same_bytes_twice_and_keeps_line_feeds_and_controls_apart() {
+    let (tokens, json) = tokens();
+    assert_eq!(tokenizer::train(&shared().world, VOCABULARY).unwrap(), json);
+    assert!(tokens.n_tokens() <= VOCABULARY);
+    let last = u32::try_from(tokens.n_tokens()).unwrap() - 1;
+    assert_eq!([tokens.end_of_text(), tokens.im_start(), tokens.im_end()], [last - 2, last - 1, last]);
+    assert_eq!(tokens.boundary_ids().len(), 1, "a line feed is one token and part of no other");
+    for text in ["one two\nthree", "a.\n\nb", "tail \n"] {
+        let ids = tokens.encode_text(text);
+        let n_feeds = ids.iter().filter(|id| tokens.boundary_ids().contains(id)).count();
+        assert_eq!(n_feeds, text.matches('\n').count(), "{text:?}");
+        assert_eq!(tokens.decode(&ids), text);
+    }
+}
+
+#[test]
+fn vocabulary_without_room_for_bytes_and_controls_is_refused() {
+    assert!(tokenizer::train(&shared().world, 258).is_err());
+    assert!(tokenizer::train(&shared().world, 259).is_ok());
+}
+
+#[test]
+fn training_scope_holds_training_readers_only_and_nothing_held_out() {
+    let everything = World::read(&shared().at, Scope::Evaluation).unwrap();
+    assert!(
+        everything.readers.iter().any(|reader| reader.split == Split::Test && !reader.held_out.is_empty())
+    );
+    let training = &shared().world;
+    assert!(training.readers.iter().all(|reader| reader.split == Split::Train && reader.held_out.is_empty()));
+    assert!(!training.readers.is_empty());
+    let cutoff = training.cutoff_unix_s;
+    assert!(
+        training.readers.iter().flat_map(|reader| &reader.events).all(|event| event.time_unix_s < cutoff)
+    );
+}
+
+#[test]
+fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
+    let settings = SftSettings { prompt_tokens: 96, ..SftSettings::demo() };
+    let (tokens, _json) = tokens();
+    let made = examples::build(&shared().world, &tokens, &settings).unwrap();
+    assert!(made.len() > 50, "{}", made.len());
+    for example in &made {
+        assert!(example.prompt.len() <= 96 && example.completion.last() == Some(&tokens.im_end()));
+        assert!(newshound::text::parse::parse(&tokens.decode(&example.completion)).is_ok());
+    }
+}
+
+/// The first article of each story.
+fn stories(world: &World) -> Vec<usize> {
+    let mut seen = std::collections::HashSet::new();
+    (0..world.articles.len()).filter(|&idx| seen.insert(&world.articles[idx].story_id)).collect()
+}
+
+/// A reader with one click an hour, each on a story of its own.
+fn reader_of(world: &World, n_clicks: usize) -> Reader {
+    let stories = stories(world);
+    let event = |idx: usize| Event {
+        stream: Stream::Click,
+        text: world.articles[stories[idx]].title.clone(),
+        time_unix_s: i64::try_from(idx).unwrap() * 3600,
+        category: None,
+        article_idx: Some(stories[idx]),
+    };
+    Reader {
+        key: "r".to_owned(),
+        split: Split::Train,
+        events: (0..n_clicks).map(event).collect(),
+        held_out: vec![],
+    }
+}
+
+fn texts(world: &World, reader: &Reader, window: std::ops::RangeInclusive<i64>) -> Option<Vec<String>> {
+    let salience = Salience::of(world.articles.iter());
+    let list = examples::target(world, &salience, reader, window)?;
+    Some(list.as_slice().iter().map(|query| query.as_str().to_owned()).collect())
+}
+
+#[test]
+fn click_at_the_cut_is_past_and_click_a_second_later_is_future() {
+    let world = &shared().world;
+    let reader = reader_of(world, 12);
+    let salience = Salience::of(world.articles.iter());
+    let stories = stories(world);
+    let query = |idx: usize| salience.query(&world.articles[stories[idx]].title).unwrap();
+    let at_cut = texts(world, &reader, 5 * 3600..=9 * 3600).unwrap();
+    assert_eq!(at_cut, (6..=9).map(query).collect::<Vec<_>>());
+    let before_cut = texts(world, &reader, 5 * 3600 - 1..=9 * 3600 - 1).unwrap();
+    assert_eq!(before_cut, (5..=8).map(query).collect::<Vec<_>>());
+}
+
+#[test]
+fn list_short_of_later_clicks_is_filled_from_the_newest_past_and_none_is_made_without_any() {
+    let world = &shared().world;
+    let reader = reader_of(world, 12);
+    let salience = Salience::of(world.articles.iter());
+    let stories = stories(world);
+    let query = |idx: usize| salience.query(&world.articles[stories[idx]].title).unwrap();
+    assert_eq!(texts(world, &reader, 10 * 3600..=99 * 3600).unwrap(), [query(11), query(10), query(9)]);
+    assert_eq!(texts(world, &reader, 11 * 3600..=99 * 3600), None);
+}
+
+#[test]
+fn cuts_leave_a_day_of_past_and_lie_before_the_cutoff() {
+    let world = &shared().world;
+    for reader in world.training_readers() {
+        let first = reader.events[0].time_unix_s;
+        for cut in examples::cuts(reader, world.cutoff_unix_s, 4) {
+            assert!(cut >= first + 24 * 3600 && cut < world.cutoff_unix_s);
+        }
+    }
+}
+
+#[test]
+fn head_readers_are_a_tenth_and_not_in_fine_tuning() {
+    let n_head = (0..10_000).filter(|n| examples::belongs_to_head(&format!("u{n:06}"))).count();
+    assert!((800..1200).contains(&n_head), "{n_head}");
+}
+
+#[test]
+fn checkpoint_with_a_missing_file_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = pretrain_settings(1);
+    let folder = pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap();
+    fs::remove_file(folder.join("optimizer.safetensors")).unwrap();
+    let error = pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap_err();
+    assert!(error.to_string().contains("optimizer.safetensors"), "{error}");
+    let (_config, parameters) = checkpoint::open_model(&folder, &fit::DEVICE).unwrap();
+    assert_eq!(
+        parameters.to_safetensors(DType::F32).unwrap(),
+        fs::read(folder.join("model.safetensors")).unwrap()
+    );
+}

@@ -43,7 +43,7 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<V
                     let list = target(world, &salience, reader, cut..=cut + settings.later_hours * 3600)?;
                     let prompt =
                         prompt::build(&reader.signals_until(cut)?, tokens, settings.prompt_tokens).ids;
-                    Some(Example { prompt, completion: prompt::completion_ids(&list, tokens) })
+                    Some(Example { prompt, completion: completion_ids(&list, tokens) })
                 })
                 .collect::<Vec<_>>()
         })
@@ -95,6 +95,16 @@ pub fn target(
     let before = reader.clicks_between(i64::MIN, start).rev();
     let _n_filled = before.filter_map(&mut take).take(QUERIES_MIN.saturating_sub(n_later)).count();
     parse::parse(&queries.join("\n")).ok()
+}
+
+/// The list as the student is to write it: one query a line, each after a space, then the stop token.
+///
+/// Words of signals stand after spaces too, so a word that is copied has the same token in both places.
+fn completion_ids(list: &QueryList, tokens: &Tokens) -> Vec<u32> {
+    let lines: Vec<String> = list.as_slice().iter().map(|query| format!(" {}", query.as_str())).collect();
+    let mut ids = tokens.encode_text(&lines.join("\n"));
+    ids.push(tokens.im_end());
+    ids
 }
 
 fn digest(key: &str) -> u64 {

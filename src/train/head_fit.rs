@@ -138,7 +138,8 @@ fn loss(forward: Forward<'_>, table: &Table, groups: &[&[usize]]) -> Result<Tens
     let ids: Vec<u32> = rows.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
     let inputs = table.inputs.index_select(&index(ids)?, 0)?;
     let output = forward(&inputs)?; // (n, 2)
-    let (means, log_variances) = (output.narrow(1, 0, 1)?.squeeze(1)?, output.narrow(1, 1, 1)?.squeeze(1)?);
+    let column = |idx: usize| output.narrow(1, idx, 1)?.squeeze(1)?.contiguous();
+    let (means, log_variances) = (column(0)?, column(1)?);
     let rewards: Vec<f32> = rows.iter().map(|&row| table.rewards[row]).collect();
     let rewards = Tensor::from_vec(rewards, rows.len(), &Device::Cpu)?;
     let errors = ((&means - rewards)?.sqr()? * log_variances.neg()?.exp()?)?;

@@ -71,7 +71,7 @@ fn fresh(settings: &PretrainSettings, tokens: &Tokens, settings_sha256: String) 
 fn documents(world: &World, tokens: &Tokens) -> Vec<Vec<u32>> {
     let articles = world
         .published()
-        .map(|article| tokens.encode_text(&format!("{}\n{}", article.title, article.summary)));
+        .map(|article| tokens.encode_text(&format!(" {}\n {}", article.title, article.summary)));
     let readers = world.training_readers().map(|reader| {
         reader.events.iter().flat_map(|event| tokens.encode_text(&event.line())).collect::<Vec<_>>()
     });

@@ -7,6 +7,10 @@ const WORDS_MIN: usize = 3;
 /// Most words taken: what people type.
 const WORDS_MAX: usize = 5;
 
+/// Beyond the fewest, a word is taken only if it stands in less than this share of all articles: words of an event
+/// or a topic find everything.
+const COMMON_SHARE: f64 = 0.02;
+
 /// How rare each word is among titles and summaries.
 #[derive(Debug)]
 pub struct Salience {
@@ -30,7 +34,8 @@ impl Salience {
         Self { n_articles: n_articles as f64, n_with }
     }
 
-    /// Returns a query made of the title's 3 to 5 rarest distinct words, in the order of the title; none if it has fewer.
+    /// Returns a query made of the title's 3 to 5 rarest distinct words, in the order of the title; none if it has
+    /// fewer. Common words are only taken to make three.
     pub fn query(&self, title: &str) -> Option<String> {
         let mut seen = HashSet::new();
         let mut found: Vec<(usize, &str)> =
@@ -39,17 +44,17 @@ impl Salience {
             return None;
         }
         found.sort_by(|(a_idx, a), (b_idx, b)| {
-            self.rarity(b).total_cmp(&self.rarity(a)).then(a_idx.cmp(b_idx))
+            self.share(a).total_cmp(&self.share(b)).then(a_idx.cmp(b_idx))
         });
-        found.truncate(WORDS_MAX);
+        let n_rare = found.iter().filter(|(_, word)| self.share(word) < COMMON_SHARE).count();
+        found.truncate(n_rare.clamp(WORDS_MIN, WORDS_MAX));
         found.sort_unstable();
         Some(found.into_iter().map(|(_, word)| word).collect::<Vec<_>>().join(" "))
     }
 
-    /// Inverse document frequency.
-    fn rarity(&self, word: &str) -> f64 {
-        let n_with = f64::from(self.n_with.get(&fold(word)).copied().unwrap_or(0));
-        ((1.0 + self.n_articles) / (1.0 + n_with)).ln()
+    /// Share of all articles in which a word stands; its inverse is the rarity that orders words.
+    fn share(&self, word: &str) -> f64 {
+        f64::from(self.n_with.get(&fold(word)).copied().unwrap_or(0)) / self.n_articles.max(1.0)
     }
 }
 

@@ -132,7 +132,7 @@ impl PretrainSettings {
             student: StudentShape::demo(),
             row_tokens: 256,
             fit: FitSettings {
-                steps: 600,
+                steps: 2000,
                 seed: 1,
                 micro_batches: 4,
                 micro_batch_tokens: 512,
@@ -169,9 +169,9 @@ impl SftSettings {
     /// Settings of the demo student.
     pub fn demo() -> Self {
         let fit = FitSettings {
-            steps: 1800,
+            steps: 2000,
             seed: 2,
-            peak_learning_rate: 1.5e-3,
+            peak_learning_rate: 2e-3,
             final_learning_rate_ratio: 0.05,
             checkpoint_every: 100,
             ..PretrainSettings::demo().fit

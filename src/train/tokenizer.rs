@@ -88,10 +88,13 @@ pub fn read(path: &Path) -> Result<(Tokens, Vec<u8>), TrainError> {
 }
 
 /// Texts that merges are learned from: what was published before the cutoff, and what training readers did.
+///
+/// Every text starts with a space, as it does wherever the student reads or writes one: a word then has one
+/// spelling in tokens, not two.
 fn corpus(world: &World) -> Vec<String> {
-    let articles = world.published().map(|article| format!("{}\n{}\n", article.title, article.summary));
+    let articles = world.published().map(|article| format!(" {}\n {}\n", article.title, article.summary));
     let signals = world
         .training_readers()
-        .flat_map(|reader| reader.events.iter().map(|event| format!("{}\n", event.text)));
+        .flat_map(|reader| reader.events.iter().map(|event| format!(" {}\n", event.text)));
     articles.chain(signals).collect()
 }
