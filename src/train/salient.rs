@@ -43,9 +43,8 @@ impl Salience {
         if found.len() < WORDS_MIN {
             return None;
         }
-        found.sort_by(|(a_idx, a), (b_idx, b)| {
-            self.share(a).total_cmp(&self.share(b)).then(a_idx.cmp(b_idx))
-        });
+        found
+            .sort_by(|(a_idx, a), (b_idx, b)| self.share(a).total_cmp(&self.share(b)).then(a_idx.cmp(b_idx)));
         let n_rare = found.iter().filter(|(_, word)| self.share(word) < COMMON_SHARE).count();
         found.truncate(n_rare.clamp(WORDS_MIN, WORDS_MAX));
         found.sort_unstable();
