@@ -262,7 +262,8 @@ pub struct GenerateArgs {
 impl GenerateArgs {
     pub(super) fn settings(&self) -> Result<GenerateSettings, TrainError> {
         let wrong = |reason: String| Err(TrainError::Settings { reason });
-        if !self.greedy && !(self.temperature.is_finite() && self.temperature > 0.0) {
+        let can_draw = self.temperature.is_finite() && self.temperature > 0.0;
+        if !self.greedy && !can_draw {
             return wrong(format!(
                 "temperature is {}, it must be above 0; --greedy takes the likeliest",
                 self.temperature

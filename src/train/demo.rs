@@ -134,7 +134,9 @@ fn provenance(world: &World, places: &Places) -> Result<Provenance, TrainError> 
     })
 }
 
-/// Steps, tokens and last losses of a run, from its diary.
+/// Returns steps, tokens and last losses of a run, from its diary.
+/// # Errors
+/// If the diary cannot be read.
 pub fn facts(stage: &str, run: &Path) -> Result<BTreeMap<String, String>, TrainError> {
     let path = run.join("metrics.jsonl");
     let text = std::fs::read_to_string(&path).map_err(TrainError::disk(&path, "read"))?;

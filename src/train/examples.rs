@@ -25,7 +25,7 @@ const EARLIEST_CUT_S: i64 = 24 * 3600;
 
 /// Whether a training reader belongs to the reward head. Decided by a digest of the key, so by nothing the reader did.
 pub fn belongs_to_head(key: &str) -> bool {
-    digest(key) % HEAD_SHARE == 0
+    digest(key).is_multiple_of(HEAD_SHARE)
 }
 
 /// Makes every example of a world: training readers only, every completion checked by the one parser.

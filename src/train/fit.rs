@@ -88,7 +88,8 @@ pub fn fit(
             tokens,
             step_time_s,
         })?;
-        if run.state.step % settings.checkpoint_every.max(1) == 0 || run.state.step == settings.steps {
+        if run.state.step.is_multiple_of(settings.checkpoint_every.max(1)) || run.state.step == settings.steps
+        {
             folder = Some(checkpoint::save(place.out, run, place.tokenizer_json, settings.checkpoints_kept)?);
             journal.draw()?;
         }

@@ -70,10 +70,10 @@ pub fn run(
         .collect::<Result<_, _>>()?;
     let (held_out, train): (Vec<_>, Vec<_>) = groups
         .into_iter()
-        .enumerate()
-        .partition(|(idx, _)| (idx / settings.cuts_per_reader) % HELD_OUT_SHARE == 0);
-    let only = |groups: Vec<(usize, Group)>| -> Vec<Group> {
-        groups.into_iter().map(|(_, group)| group).filter(|group| group.features.len() > 1).collect()
+        .zip(&laters)
+        .partition(|(_, later)| later.reader_idx.is_multiple_of(HELD_OUT_SHARE));
+    let only = |groups: Vec<(Group, &Later<'_>)>| -> Vec<Group> {
+        groups.into_iter().map(|(group, _)| group).filter(|group| group.features.len() > 1).collect()
     };
     let (held_out, train) = (only(held_out), only(train));
     if train.is_empty() || held_out.is_empty() {
@@ -98,18 +98,19 @@ fn questions<'a>(
     world
         .training_readers()
         .filter(|reader| belongs_to_head(&reader.key))
-        .flat_map(|reader| {
-            cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader)
-                .into_iter()
-                .map(move |at| (reader, at))
+        .enumerate()
+        .flat_map(|(reader_idx, reader)| {
+            let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader);
+            cuts.into_iter().map(move |at_unix_s| (reader_idx, reader, at_unix_s))
         })
-        .filter_map(|(reader, at_unix_s)| {
+        .filter_map(|(reader_idx, reader, at_unix_s)| {
             let until = (at_unix_s + settings.later_hours * 3600).min(world.cutoff_unix_s);
             let clicked: std::collections::BTreeSet<usize> =
                 reader.clicks_between(at_unix_s, until).filter_map(|event| event.article_idx).collect();
             let signals = reader.signals_until(at_unix_s)?;
             let prompt = prompt::build(&signals, &student.tokens, PROMPT_TOKENS).ids;
-            (!clicked.is_empty()).then_some((prompt, Later { at_unix_s, clicked, articles: &world.articles }))
+            (!clicked.is_empty())
+                .then_some((prompt, Later { reader_idx, at_unix_s, clicked, articles: &world.articles }))
         })
         .unzip()
 }

@@ -39,8 +39,9 @@ pub struct AdamW {
 #[derive(Clone, Copy)]
 struct Update {
     keep: f32,
-    beta1: f32,
+    rest1: f32,
     beta2: f32,
+    rest2: f32,
     eps: f32,
     step_size: f32,
     root_correction: f32,
@@ -179,8 +180,9 @@ impl Update {
         let weight_decay = if decays { settings.weight_decay } else { 0.0 };
         Self {
             keep: (1.0 - learning_rate * weight_decay) as f32,
-            beta1: (1.0 - settings.beta1) as f32,
+            rest1: (1.0 - settings.beta1) as f32,
             beta2: settings.beta2 as f32,
+            rest2: (1.0 - settings.beta2) as f32,
             eps: settings.eps as f32,
             step_size: (learning_rate / correction1) as f32,
             root_correction: correction2.sqrt() as f32,
@@ -188,12 +190,11 @@ impl Update {
     }
 
     fn apply(self, values: &mut [f32], gradient: &[f32], moments: &mut Moments) {
-        let rest2 = (1.0 - f64::from(self.beta2)) as f32;
         let rows = values.iter_mut().zip(gradient).zip(&mut moments.first).zip(&mut moments.second);
         for (((value, gradient), first), second) in rows {
             *value *= self.keep;
-            *first += (gradient - *first) * self.beta1;
-            *second = *second * self.beta2 + gradient * gradient * rest2;
+            *first += (gradient - *first) * self.rest1;
+            *second = *second * self.beta2 + gradient * gradient * self.rest2;
             *value -= self.step_size * *first / (second.sqrt() / self.root_correction + self.eps);
         }
     }

@@ -48,6 +48,8 @@ impl Rewards {
 /// Later clicks of one reader and the moment at which the lists were asked for.
 #[derive(Debug)]
 pub struct Later<'a> {
+    /// Place of the reader among those that were asked.
+    pub reader_idx: usize,
     /// Articles were alive, or not, at this moment.
     pub at_unix_s: i64,
     /// Indices of the articles clicked.
