@@ -38,10 +38,21 @@ pub fn status(error: &ServeError) -> Status {
     }
 }
 
-/// The status of a request with broken fields: all of them at once.
+/// Most bytes of violations in one status. Details travel in trailers, of which clients accept 8 KiB or less; a status beyond
+/// that reaches nobody.
+const VIOLATION_BYTES_MAX: usize = 4096;
+
+/// The status of a request with broken fields: all of them at once, or as many as trailers can carry, and their number.
 pub fn invalid(violations: &[Violation]) -> Status {
-    let mut details = ErrorDetails::with_error_info("FIELD_INVALID", DOMAIN, HashMap::new());
+    let facts = HashMap::from([("violations".to_owned(), violations.len().to_string())]);
+    let mut details = ErrorDetails::with_error_info("FIELD_INVALID", DOMAIN, facts);
+    let mut n_bytes = 0;
     for violation in violations {
+        // The numbers and lengths of the encoding take a few bytes more than the words.
+        n_bytes += violation.field.len() + violation.description.len() + 8;
+        if n_bytes > VIOLATION_BYTES_MAX {
+            break;
+        }
         details.add_bad_request_violation(&violation.field, &violation.description);
     }
     let message = format!("{} field(s) are invalid", violations.len());
@@ -134,5 +145,20 @@ mod tests {
         let fields: Vec<_> =
             details.bad_request().unwrap().field_violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["user.key", "signals[0].text"]);
+    }
+
+    #[test]
+    fn more_broken_fields_than_trailers_carry_are_counted() {
+        let violation = |idx: usize| Violation {
+            field: format!("signals[{idx}].text"),
+            description: "is required".to_owned(),
+        };
+        let violations: Vec<_> = (0..1000).map(violation).collect();
+        let status = invalid(&violations);
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().metadata["violations"], "1000");
+        let n_told = details.bad_request().unwrap().field_violations.len();
+        assert!((50..1000).contains(&n_told), "{n_told}");
+        assert!(status.details().len() < 6000, "{}", status.details().len());
     }
 }

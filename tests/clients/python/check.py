@@ -172,7 +172,7 @@ def mutated(dice):
 
 def raw(dice):
     """Bytes that are no message, for the most part."""
-    whole = request().SerializeToString()
+    whole = request(candidate_count=1).SerializeToString()
     kind = dice.randrange(4)
     if kind == 0:
         return dice.randbytes(dice.randint(1, 2000))
@@ -202,7 +202,7 @@ def check_malformed(channel, server):
                 assert reason(error) == "NO_VALID_LIST", error
         codes[code] = codes.get(code, 0) + 1
         assert number % 2 == 0 or code == grpc.StatusCode.INVALID_ARGUMENT, sent
-    assert codes[grpc.StatusCode.INVALID_ARGUMENT] > 0.8 * N_MALFORMED, codes
+    assert codes[grpc.StatusCode.INVALID_ARGUMENT] > 0.7 * N_MALFORMED, codes
     oversized = request(texts=["w " * 200_000])
     error = refused(call, oversized.SerializeToString(), timeout=PATIENCE_S)
     assert error.code() in (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED), error
