@@ -5,6 +5,11 @@
     clippy::panic,
     reason = "clippy.toml frees test functions only, not the helpers they share"
 )]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm,
+    reason = "numbers of tests are small, and the JSON they read is theirs"
+)]
 
 mod support;
 
@@ -16,6 +21,7 @@ mod goldens;
 mod gradients;
 mod news;
 mod parity;
+mod reward_head;
 mod rpc;
 mod text;
 mod training;

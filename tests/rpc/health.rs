@@ -61,13 +61,13 @@ async fn server_info_names_the_model_and_the_limits() {
 }
 
 #[tokio::test]
-async fn the_prompt_limit_follows_the_positions_of_the_model() {
+async fn the_prompt_limit_follows_what_the_model_was_trained_on() {
     let server = Plan::new().with(|settings| settings.generation.prompt_tokens_max = 9999).start().await;
     let info = within(server.client().await.get_server_info(proto::GetServerInfoRequest {}))
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(info.limits.unwrap().prompt_tokens_max, 4096 - 96);
+    assert_eq!(info.limits.unwrap().prompt_tokens_max, 1024);
 }
 
 #[tokio::test]
