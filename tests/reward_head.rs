@@ -2,7 +2,7 @@
 use candle_core::{Device, Tensor};
 use newshound::model::{
     reward_head::{ListFeatures, RewardHead},
-    weights::{ModelError, Parameters},
+    weights::Parameters,
 };
 
 fn list_of(n_queries: usize, value: f32) -> ListFeatures {
