@@ -1,5 +1,5 @@
 //! Checkpoints and configs: what loads, and the one clear error of each kind of damage.
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use newshound::model::{
     config::{Biases, DecoderConfig, Family, RopeScaling},
     ops::Numerics,
