@@ -8,9 +8,9 @@ use newshound::{
         checkpoint,
         events::{Event, Reader, Scope, Split, World},
         examples,
+        expansion::Expansions,
         fit::{self, MicroBatch, Workers},
         pretrain,
-        salient::Salience,
         schedule::Schedule,
         settings::{FitSettings, PretrainSettings, SftSettings, StudentShape},
         sft, tokenizer,
@@ -71,7 +71,7 @@ fn pretrain_settings(steps: u64) -> PretrainSettings {
         n_kv_heads: 1,
         max_positions: 512,
     };
-    PretrainSettings { student, row_tokens: 64, fit: fit_settings(steps) }
+    PretrainSettings { student, row_tokens: 64, word_vectors: true, fit: fit_settings(steps) }
 }
 
 fn losses(run: &Path) -> Vec<f64> {
@@ -270,21 +270,36 @@ fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
     }
 }
 
-/// The first article of each story.
-fn stories(world: &World) -> Vec<usize> {
-    let mut seen = std::collections::HashSet::new();
-    (0..world.articles.len()).filter(|&idx| seen.insert(&world.articles[idx].story_id)).collect()
+/// Articles of stories that share none of the words of their first two queries, and what they are about.
+fn subjects() -> &'static (Vec<usize>, Expansions) {
+    static SUBJECTS: OnceLock<(Vec<usize>, Expansions)> = OnceLock::new();
+    SUBJECTS.get_or_init(|| {
+        let world = &shared().world;
+        let all: std::collections::BTreeSet<usize> = (0..world.published().count()).collect();
+        let expansions = Expansions::of(world, all.clone()).unwrap();
+        let mut used = std::collections::HashSet::new();
+        let apart = |&idx: &usize| {
+            let words = expansions.words(idx).get(..8).unwrap_or_default();
+            let is_apart = words.len() == 8 && words.iter().all(|word| !used.contains(word));
+            if is_apart {
+                used.extend(words.to_vec());
+            }
+            is_apart
+        };
+        let chosen = all.into_iter().filter(apart).collect();
+        (chosen, expansions)
+    })
 }
 
 /// A reader with one click an hour, each on a story of its own.
 fn reader_of(world: &World, n_clicks: usize) -> Reader {
-    let stories = stories(world);
+    let (chosen, _) = subjects();
     let event = |idx: usize| Event {
         stream: Stream::Click,
-        text: world.articles[stories[idx]].title.clone(),
+        text: world.articles[chosen[idx]].title.clone(),
         time_unix_s: i64::try_from(idx).unwrap() * 3600,
         category: None,
-        article_idx: Some(stories[idx]),
+        article_idx: Some(chosen[idx]),
     };
     Reader {
         key: "r".to_owned(),
@@ -294,34 +309,35 @@ fn reader_of(world: &World, n_clicks: usize) -> Reader {
     }
 }
 
-fn texts(world: &World, reader: &Reader, window: std::ops::RangeInclusive<i64>) -> Option<Vec<String>> {
-    let salience = Salience::of(world.articles.iter());
-    let list = examples::target(world, &salience, reader, window)?;
-    Some(list.as_slice().iter().map(|query| query.as_str().to_owned()).collect())
+/// Checks a target: first one query about each subject, then another one about each. `expected`: numbers of the clicks.
+fn check_target(n_clicks: usize, window: std::ops::RangeInclusive<i64>, expected: &[usize]) {
+    let world = &shared().world;
+    let (chosen, expansions) = subjects();
+    let list = examples::target(world, expansions, &reader_of(world, n_clicks), window).unwrap();
+    let got: Vec<&str> = list.as_slice().iter().map(|query| query.as_str()).collect();
+    let query = |pass: usize, idx: &usize| expansions.words(chosen[*idx])[4 * pass..4 * pass + 4].join(" ");
+    let passes = (0..2).flat_map(|pass| expected.iter().map(move |idx| query(pass, idx)));
+    assert_eq!(got, passes.collect::<Vec<_>>());
 }
 
 #[test]
 fn click_at_the_cut_is_past_and_click_a_second_later_is_future() {
-    let world = &shared().world;
-    let reader = reader_of(world, 12);
-    let salience = Salience::of(world.articles.iter());
-    let stories = stories(world);
-    let query = |idx: usize| salience.query(&world.articles[stories[idx]].title).unwrap();
-    let at_cut = texts(world, &reader, 5 * 3600..=9 * 3600).unwrap();
-    assert_eq!(at_cut, (6..=9).map(query).collect::<Vec<_>>());
-    let before_cut = texts(world, &reader, 5 * 3600 - 1..=9 * 3600 - 1).unwrap();
-    assert_eq!(before_cut, (5..=8).map(query).collect::<Vec<_>>());
+    check_target(7, 2 * 3600..=6 * 3600, &[3, 4, 5, 6]);
+    check_target(7, 2 * 3600 - 1..=6 * 3600 - 1, &[2, 3, 4, 5]);
 }
 
 #[test]
 fn list_short_of_later_clicks_is_filled_from_the_newest_past_and_none_is_made_without_any() {
     let world = &shared().world;
-    let reader = reader_of(world, 12);
-    let salience = Salience::of(world.articles.iter());
-    let stories = stories(world);
-    let query = |idx: usize| salience.query(&world.articles[stories[idx]].title).unwrap();
-    assert_eq!(texts(world, &reader, 10 * 3600..=99 * 3600).unwrap(), [query(11), query(10), query(9)]);
-    assert_eq!(texts(world, &reader, 11 * 3600..=99 * 3600), None);
+    check_target(7, 5 * 3600..=99 * 3600, &[6, 5, 4, 3]);
+    assert!(examples::target(world, &subjects().1, &reader_of(world, 7), 6 * 3600..=99 * 3600).is_none());
+}
+
+#[test]
+fn one_story_alone_still_makes_a_valid_list() {
+    let world = &shared().world;
+    let list = examples::target(world, &subjects().1, &reader_of(world, 1), -1..=3600).unwrap();
+    assert_eq!(list.as_slice().len(), 3);
 }
 
 #[test]

@@ -49,12 +49,13 @@ pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Pr
     Prompt { ids, n_dropped_signals }
 }
 
-/// Ids that a perfect model would write for a list: one query a line, ended by `<|im_end|>`.
+/// Ids that a perfect model would write for a list: one query a line, each after a space, ended by `<|im_end|>`.
 ///
-/// The joined text is encoded as a whole, line feeds included: training sees the ids that the tokenizer itself prefers,
-/// and so the ids that decoding is most likely to give back.
+/// Words of signals stand after spaces too, so a word that is copied has the same token in both places. The joined text
+/// is encoded as a whole, line feeds included: training sees the ids that the tokenizer itself prefers.
 pub fn completion_ids(list: &QueryList, tokens: &Tokens) -> Vec<u32> {
-    let mut ids = tokens.encode_text(&list.to_text());
+    let lines: Vec<String> = list.as_slice().iter().map(|query| format!(" {}", query.as_str())).collect();
+    let mut ids = tokens.encode_text(&lines.join("\n"));
     ids.push(tokens.im_end());
     ids
 }

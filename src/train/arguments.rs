@@ -33,7 +33,7 @@ pub enum Command {
         #[arg(long)]
         world: Option<PathBuf>,
     },
-    /// Figures of a bundle on test readers: validity, Recall@10, intervals.
+    /// Figures of a bundle on held-out readers: validity, Recall@10, intervals.
     Eval(EvalArgs),
     /// Log-probabilities of given completions: JSON lines in, JSON lines out.
     Score(ScoreArgs),
@@ -205,7 +205,10 @@ pub struct EvalArgs {
     /// Bundle folder.
     #[arg(long)]
     pub(super) bundle: PathBuf,
-    /// Most test readers.
+    /// Readers of which split: choices between runs are made on `valid`, so that `test` stays unseen.
+    #[arg(long, value_enum, default_value = "test")]
+    pub(super) split: HeldOutSplit,
+    /// Most readers.
     #[arg(long, default_value_t = 1_000)]
     pub(super) users: usize,
     /// Lists per reader: best-of-N is compared with the first of them.
@@ -217,6 +220,15 @@ pub struct EvalArgs {
     /// Also write the figures as JSON.
     #[arg(long)]
     pub(super) json: Option<PathBuf>,
+}
+
+/// Splits that have held-out clicks.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum HeldOutSplit {
+    /// For choices between runs.
+    Valid,
+    /// For final figures.
+    Test,
 }
 
 /// Arguments of `score`.

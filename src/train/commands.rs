@@ -1,10 +1,10 @@
 //! The trainer's commands: arguments in, one call of a stage.
 use super::{
-    arguments::{BundleArgs, Command, EvalArgs, HeadArgs, WorldCommand, WorldSize},
+    arguments::{BundleArgs, Command, EvalArgs, HeadArgs, HeldOutSplit, WorldCommand, WorldSize},
     demo,
     error::TrainError,
     evaluate::{self, EvaluateSettings},
-    events::{Scope, World},
+    events::{Scope, Split, World},
     generate, head,
     journal::progress_bar,
     model_folder::ModelFolder,
@@ -104,7 +104,11 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
 }
 
 fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
-    let settings = EvaluateSettings { n_users: args.users, n_lists: args.n.max(1), seed: args.seed };
+    let split = match args.split {
+        HeldOutSplit::Valid => Split::Valid,
+        HeldOutSplit::Test => Split::Test,
+    };
+    let settings = EvaluateSettings { split, n_users: args.users, n_lists: args.n.max(1), seed: args.seed };
     let evaluation = evaluate::run(&args.world, &args.bundle, settings)?;
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&evaluation).map_err(|error| TrainError::file(path, error))?;

@@ -1,4 +1,4 @@
-//! The final figures: what lists of a bundle find for test readers, against popularity and copying the signals.
+//! Figures of a bundle: what its lists find for readers whose clicks nothing was trained on, against popularity and copying the signals.
 use super::{
     error::TrainError,
     events::{Reader, Scope, Split, World},
@@ -18,7 +18,12 @@ use crate::{
 use candle_core::{DType, Device};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::{collections::BTreeSet, fmt::Write, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    path::Path,
+    sync::Arc,
+};
 
 /// Signals that the copying baseline takes as queries.
 const COPIED_SIGNALS: usize = 5;
@@ -28,7 +33,9 @@ const POPULARITY_WINDOW_S: i64 = 24 * 3600;
 /// What is evaluated and how.
 #[derive(Clone, Copy, Debug)]
 pub struct EvaluateSettings {
-    /// Most test readers; those without signals or held-out clicks do not count.
+    /// Which readers: those of validation for choices between runs, those of the test for final figures.
+    pub split: Split,
+    /// Most readers; those without signals or held-out clicks do not count.
     pub n_users: usize,
     /// Lists per reader.
     pub n_lists: usize,
@@ -52,26 +59,30 @@ pub struct Evaluation {
     pub world: String,
     /// Bundle id.
     pub bundle: String,
+    /// Which readers.
+    pub split: Split,
     /// Readers evaluated.
     pub n_users: usize,
     /// Lists sampled per reader.
     pub n_lists: usize,
     /// Share of sampled lists that are valid, readers resampled.
     pub validity: Estimate,
+    /// Lists that are not valid, by reason.
+    pub invalid: BTreeMap<&'static str, usize>,
     /// One per way to serve.
     pub rows: Vec<Row>,
     /// Paired differences.
     pub differences: Vec<Row>,
 }
 
-/// A test reader ready to be asked.
+/// A reader ready to be asked.
 struct Question<'a> {
     reader: &'a Reader,
     signals: UserSignals,
     relevant: BTreeSet<usize>,
 }
 
-/// Evaluates a bundle on a world's test readers at the cutoff.
+/// Evaluates a bundle on a world's held-out readers at the cutoff.
 /// # Errors
 /// If world or bundle cannot be read, or sampling fails.
 pub fn run(world_at: &Path, bundle_at: &Path, settings: EvaluateSettings) -> Result<Evaluation, TrainError> {
@@ -79,11 +90,12 @@ pub fn run(world_at: &Path, bundle_at: &Path, settings: EvaluateSettings) -> Res
     let bundle = load::load(BundleSource::Dir(bundle_at), DType::F32, &Device::Cpu)?;
     let prompt_tokens_max = bundle.manifest.prompt_tokens_max;
     let student = Sampled { model: Arc::new(bundle.model), tokens: bundle.tokens };
-    let retrieval = Retrieval::new(&world.articles)?;
+    // A platform's index holds what can be read today.
+    let retrieval = Retrieval::of(&world.articles, |article| article.is_alive_at(world.cutoff_unix_s))?;
     let questions = questions(&world, settings);
     if questions.is_empty() {
         return Err(TrainError::TooLittleData {
-            reason: "no test reader has signals and held-out clicks".to_owned(),
+            reason: "no reader of the split has signals and held-out clicks".to_owned(),
         });
     }
     let prompts: Vec<Vec<u32>> = questions
@@ -106,20 +118,22 @@ pub fn run(world_at: &Path, bundle_at: &Path, settings: EvaluateSettings) -> Res
     Ok(Evaluation {
         world: world.name.clone(),
         bundle: bundle.id.0,
+        split: settings.split,
         n_users: questions.len(),
         n_lists: settings.n_lists,
         validity: bootstrap(&column(&outcomes, |outcome| outcome.valid), settings.seed),
+        invalid: invalid(&samples),
         rows: rows(&outcomes, settings),
         differences: differences(&outcomes, settings),
     })
 }
 
-/// Test readers in a seeded order, as many as asked for.
+/// Readers of the split in a seeded order, as many as asked for.
 fn questions(world: &World, settings: EvaluateSettings) -> Vec<Question<'_>> {
     let able: Vec<&Reader> = world
         .readers
         .iter()
-        .filter(|reader| reader.split == Split::Test && !reader.held_out.is_empty())
+        .filter(|reader| reader.split == settings.split && !reader.held_out.is_empty())
         .collect();
     let order = Order::new(settings.seed, able.len()).items(0, able.len());
     let question = |idx: usize| {
@@ -172,15 +186,13 @@ impl Context<'_> {
         let recalls = samples
             .iter()
             .map(|sample| match &sample.list {
-                Some(list) => {
-                    Ok(recall(&self.retrieval.list_ranking(list, self.cutoff)?, &question.relevant))
-                }
+                Ok(list) => Ok(recall(&self.retrieval.list_ranking(list, self.cutoff)?, &question.relevant)),
                 // A reader who gets no list is shown nothing.
-                None => Ok(0.0),
+                Err(_) => Ok(0.0),
             })
             .collect::<Result<Vec<f64>, TrainError>>()?;
         let best_by = |score: &dyn Fn(usize) -> f64| {
-            let valid = (0..samples.len()).filter(|&idx| samples[idx].list.is_some());
+            let valid = (0..samples.len()).filter(|&idx| samples[idx].list.is_ok());
             // On a tie the earlier list wins: max_by would take the last.
             valid.rev().max_by(|&a, &b| score(a).total_cmp(&score(b))).map_or(0.0, |idx| recalls[idx])
         };
@@ -192,7 +204,7 @@ impl Context<'_> {
         let newest =
             question.reader.events.iter().rev().take(COPIED_SIGNALS).map(|event| event.text.as_str());
         Ok(Outcome {
-            valid: mean(samples.iter().map(|sample| f64::from(u8::from(sample.list.is_some())))),
+            valid: mean(samples.iter().map(|sample| f64::from(u8::from(sample.list.is_ok())))),
             popularity: recall(popular, &question.relevant),
             copy: recall(&self.retrieval.ranking(newest, self.cutoff)?, &question.relevant),
             first: recalls.first().copied().unwrap_or(0.0),
@@ -202,6 +214,14 @@ impl Context<'_> {
             oracle: recalls.iter().copied().fold(0.0, f64::max),
         })
     }
+}
+
+fn invalid(samples: &[Vec<Sample>]) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for reason in samples.iter().flatten().filter_map(|sample| sample.list.as_ref().err()) {
+        *counts.entry(*reason).or_default() += 1;
+    }
+    counts
 }
 
 fn column(outcomes: &[Outcome], value: impl Fn(&Outcome) -> f64) -> Vec<f64> {
@@ -253,13 +273,20 @@ impl Evaluation {
     /// Returns the figures as a Markdown table.
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "{} ({} test readers, synthetic), bundle {}, N={}, temperature 0.8. Intervals: 95 %, 1,000 resamples of readers.\n\n",
-            self.world, self.n_users, self.bundle, self.n_lists
+            "{} ({} {} readers, synthetic), bundle {}, N={}, temperature 0.8. Intervals: 95 %, 1,000 resamples of readers.\n\n",
+            self.world,
+            self.n_users,
+            self.split.name(),
+            self.bundle,
+            self.n_lists
         );
         let Estimate { mean, low, high } = self.validity;
         // Writing to a string cannot fail.
-        let _ =
-            writeln!(text, "Valid lists: {:.1} % [{:.1}, {:.1}]\n", 100.0 * mean, 100.0 * low, 100.0 * high);
+        let _ = write!(text, "Valid lists: {:.1} % [{:.1}, {:.1}]", 100.0 * mean, 100.0 * low, 100.0 * high);
+        for (reason, n) in &self.invalid {
+            let _ = write!(text, ", {reason} {n}");
+        }
+        text.push_str("\n\n");
         for (title, rows) in [("Recall@10", &self.rows), ("Paired difference", &self.differences)] {
             let _ = writeln!(text, "| {title} | mean | 95 % interval |\n|---|---|---|");
             for Row { name, recall } in rows {

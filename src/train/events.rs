@@ -4,7 +4,7 @@ use crate::{
     news::{article::Article, catalogue},
     signals::{DRAFTS_MAX, SignalDraft, Stream, UserSignals},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
     fs::File,
@@ -13,7 +13,7 @@ use std::{
 };
 
 /// What a reader may be used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// Everything may be learned from.
@@ -22,6 +22,17 @@ pub enum Split {
     Valid,
     /// For the final figures only.
     Test,
+}
+
+impl Split {
+    /// The split as files and tables name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+            Self::Test => "test",
+        }
+    }
 }
 
 /// One trace of a reader.

@@ -2,8 +2,8 @@
 use super::{
     error::TrainError,
     events::{Event, Reader, World},
+    expansion::Expansions,
     packing::Example,
-    salient::Salience,
     settings::SftSettings,
 };
 use crate::{
@@ -20,6 +20,12 @@ use std::collections::HashSet;
 /// One reader in this many is kept out of fine-tuning, for the reward head: it must judge lists of readers
 /// whose clicks the student has not seen.
 const HEAD_SHARE: u64 = 10;
+/// Subjects of a list: more would leave some of them with one query.
+const SUBJECTS_MAX: usize = QUERIES_MAX / QUERIES_PER_SUBJECT;
+/// Queries about each of them, as far as its words reach.
+const QUERIES_PER_SUBJECT: usize = 2;
+/// Words of a query: what people type.
+const QUERY_WORDS: usize = 4;
 /// Cuts start this long after a reader's first trace: before it there is nothing to read.
 const EARLIEST_CUT_S: i64 = 24 * 3600;
 
@@ -32,7 +38,8 @@ pub fn belongs_to_head(key: &str) -> bool {
 /// # Errors
 /// If not a single example can be made.
 pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<Vec<Example>, TrainError> {
-    let salience = Salience::of(world.published());
+    let events = world.training_readers().flat_map(|reader| &reader.events);
+    let expansions = Expansions::of(world, events.filter_map(|event| event.article_idx).collect())?;
     let examples: Vec<Example> = world
         .training_readers()
         .filter(|reader| !belongs_to_head(&reader.key))
@@ -40,10 +47,10 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<V
             cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader)
                 .into_iter()
                 .filter_map(|cut| {
-                    let list = target(world, &salience, reader, cut..=cut + settings.later_hours * 3600)?;
+                    let list = target(world, &expansions, reader, cut..=cut + settings.later_hours * 3600)?;
                     let prompt =
                         prompt::build(&reader.signals_until(cut)?, tokens, settings.prompt_tokens).ids;
-                    Some(Example { prompt, completion: completion_ids(&list, tokens) })
+                    Some(Example { prompt, completion: prompt::completion_ids(&list, tokens) })
                 })
                 .collect::<Vec<_>>()
         })
@@ -71,40 +78,63 @@ pub fn cuts(reader: &Reader, cutoff_unix_s: i64, n_cuts: usize) -> Vec<i64> {
 
 /// The list that would have found the news clicked in `window` (its start excluded); at least one click must lie there.
 ///
-/// Where fewer than three stories were clicked, the reader's newest stories before the window fill the list.
+/// Its subjects are those of the stories clicked there, then those of the reader's newest stories before. Each gives a
+/// query of its most telling words, and then another: a word stands once in a list, so every query finds something else.
 pub fn target(
     world: &World,
-    salience: &Salience,
+    expansions: &Expansions,
     reader: &Reader,
     window: std::ops::RangeInclusive<i64>,
 ) -> Option<QueryList> {
     let (start, end) = (*window.start(), (*window.end()).min(world.cutoff_unix_s));
-    let mut stories = HashSet::new();
-    let mut texts = HashSet::new();
-    let mut queries = Vec::new();
-    let mut take = |event: &Event| {
-        let article = &world.articles[event.article_idx?];
-        let query = salience.query(&article.title)?;
-        (stories.insert(article.story_id.clone()) && texts.insert(parse::comparable(&query)))
-            .then(|| queries.push(query))
-    };
-    let n_later = reader.clicks_between(start, end).filter_map(&mut take).take(QUERIES_MAX).count();
-    if n_later == 0 {
+    let mut subjects = Subjects { expansions, told: HashSet::new(), chosen: Vec::new() };
+    reader.clicks_between(start, end).for_each(|click| subjects.add(click));
+    if subjects.chosen.is_empty() {
         return None;
     }
-    let before = reader.clicks_between(i64::MIN, start).rev();
-    let _n_filled = before.filter_map(&mut take).take(QUERIES_MIN.saturating_sub(n_later)).count();
-    parse::parse(&queries.join("\n")).ok()
+    reader.clicks_between(i64::MIN, start).rev().for_each(|click| subjects.add(click));
+    parse::parse(&subjects.queries().join("\n")).ok()
 }
 
-/// The list as the student is to write it: one query a line, each after a space, then the stop token.
-///
-/// Words of signals stand after spaces too, so a word that is copied has the same token in both places.
-fn completion_ids(list: &QueryList, tokens: &Tokens) -> Vec<u32> {
-    let lines: Vec<String> = list.as_slice().iter().map(|query| format!(" {}", query.as_str())).collect();
-    let mut ids = tokens.encode_text(&lines.join("\n"));
-    ids.push(tokens.im_end());
-    ids
+/// What a list is to be about.
+struct Subjects<'a> {
+    expansions: &'a Expansions,
+    /// Words of the queries about those chosen.
+    told: HashSet<&'a str>,
+    chosen: Vec<&'a [String]>,
+}
+
+impl Subjects<'_> {
+    /// Takes the subject of a click in, unless there are enough or it is one of them: half of its query is told already.
+    fn add(&mut self, click: &Event) {
+        let words = click.article_idx.map_or(&[][..], |idx| self.expansions.words(idx));
+        let Some(query) = words.get(..QUERY_WORDS) else { return };
+        let n_told = query.iter().filter(|word| self.told.contains(word.as_str())).count();
+        if self.chosen.len() < SUBJECTS_MAX && 2 * n_told < QUERY_WORDS {
+            self.told.extend(words.iter().take(QUERIES_PER_SUBJECT * QUERY_WORDS).map(String::as_str));
+            self.chosen.push(words);
+        }
+    }
+
+    /// Pass after pass one query about each, until there are enough of each and enough for a list.
+    fn queries(&self) -> Vec<String> {
+        let (mut used, mut queries) = (HashSet::new(), Vec::new());
+        for pass in 0..QUERIES_MAX {
+            if pass >= QUERIES_PER_SUBJECT && queries.len() >= QUERIES_MIN {
+                break;
+            }
+            for words in &self.chosen {
+                let fresh = words.iter().filter(|word| !used.contains(word.as_str()));
+                let query: Vec<&str> = fresh.take(QUERY_WORDS).map(String::as_str).collect();
+                if query.len() == QUERY_WORDS {
+                    queries.push(query.join(" "));
+                    used.extend(query);
+                }
+            }
+        }
+        queries.truncate(QUERIES_MAX);
+        queries
+    }
 }
 
 fn digest(key: &str) -> u64 {

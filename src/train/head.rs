@@ -15,6 +15,7 @@ use crate::{
         reward_head::{ListFeatures, RewardHead},
         weights::Parameters,
     },
+    news::article::Article,
     text::prompt,
 };
 use candle_core::{DType, Device};
@@ -56,13 +57,14 @@ pub fn run(
     settings: &HeadSettings,
     out: &Path,
 ) -> Result<HeadReport, TrainError> {
-    let retrieval = Retrieval::new(&world.articles)?;
+    let published = |article: &Article| article.published_unix_s <= world.cutoff_unix_s;
+    let retrieval = Retrieval::of(&world.articles, published)?;
     let (prompts, laters) = questions(world, student, settings);
     let bar = progress_bar("lists", (prompts.len() * settings.lists_per_prompt) as u64);
     let samples = student.lists(&prompts, settings.lists_per_prompt, settings.seed, &|| bar.inc(1))?;
     bar.finish();
     let n_lists = samples.iter().map(Vec::len).sum::<usize>();
-    let n_valid = samples.iter().flatten().filter(|sample| sample.list.is_some()).count();
+    let n_valid = samples.iter().flatten().filter(|sample| sample.list.is_ok()).count();
     let groups: Vec<Group> = samples
         .into_par_iter()
         .zip(&laters)
@@ -118,7 +120,7 @@ fn questions<'a>(
 fn rewarded(samples: Vec<Sample>, later: &Later<'_>, retrieval: &Retrieval) -> Result<Group, TrainError> {
     let mut group = Group { features: Vec::new(), rewards: Vec::new() };
     for sample in samples {
-        let Some(list) = &sample.list else { continue };
+        let Ok(list) = &sample.list else { continue };
         let reward = reward(Some(list), later, retrieval)?;
         if reward.queries.len() == sample.features.query_hidden.len() {
             group.features.push(sample.features);

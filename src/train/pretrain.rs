@@ -9,13 +9,18 @@ use super::{
     packing,
     settings::PretrainSettings,
     tokenizer,
+    word_vectors::word_vectors,
 };
 use crate::{
     bundle::manifest::sha256_hex,
     model::{config::DecoderConfig, ops::Numerics, transformer::Transformer, weights::Parameters},
     text::tokens::Tokens,
 };
+use candle_core::Tensor;
 use std::path::{Path, PathBuf};
+
+/// Name of the embeddings, which are the output head too.
+const EMBEDDINGS: &str = "model.embed_tokens.weight";
 
 /// Trains a fresh student on packed documents; goes on from the newest checkpoint in `out` where there is one.
 ///
@@ -29,12 +34,8 @@ pub fn run(
     out: &Path,
 ) -> Result<PathBuf, TrainError> {
     let (tokens, tokenizer_json) = tokenizer::read(tokenizer_at)?;
-    let rows = packing::pack(
-        &documents(world, &tokens),
-        tokens.end_of_text(),
-        settings.row_tokens,
-        settings.fit.seed,
-    );
+    let documents = documents(world, &tokens);
+    let rows = packing::pack(&documents, tokens.end_of_text(), settings.row_tokens, settings.fit.seed);
     if rows.is_empty() {
         return Err(TrainError::TooLittleData {
             reason: "the world holds less than one row of text".to_owned(),
@@ -43,7 +44,7 @@ pub fn run(
     let digest = settings_digest(settings, &[&tokenizer_json, &id_bytes(&rows)])?;
     let mut run = match checkpoint::latest(out)? {
         Some(folder) => checkpoint::open(&folder, settings.fit.adamw(), &digest, &fit::DEVICE)?,
-        None => fresh(settings, &tokens, digest)?,
+        None => fresh(settings, &tokens, &documents, digest)?,
     };
     let n_rows = (settings.fit.micro_batch_tokens / settings.row_tokens.max(1)).max(1);
     let order = Order::new(settings.fit.seed, rows.len());
@@ -58,13 +59,42 @@ pub fn run(
 }
 
 /// Fresh parameters on the settings' seed.
-fn fresh(settings: &PretrainSettings, tokens: &Tokens, settings_sha256: String) -> Result<Run, TrainError> {
+fn fresh(
+    settings: &PretrainSettings,
+    tokens: &Tokens,
+    documents: &[Vec<u32>],
+    settings_sha256: String,
+) -> Result<Run, TrainError> {
     let config: DecoderConfig = settings.student.config(tokens.n_tokens(), tokens.im_end());
     let mut parameters = Parameters::fresh(settings.fit.seed, &fit::DEVICE);
     // Parameters come to be when a network first asks for them.
     Transformer::load(&config, &mut parameters, Numerics::Train)?;
+    if settings.word_vectors {
+        start_embeddings(&parameters, documents, settings.fit.seed)?;
+    }
     let optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
     Ok(Run { config, parameters, optimizer, state: RunState { step: 0, target_tokens: 0, settings_sha256 } })
+}
+
+/// Replaces the fresh embeddings by word vectors, of length 1; a token without a vector keeps its fresh one.
+///
+/// Fresh embeddings are several times shorter. The optimiser moves every number by up to the learning rate, so vectors
+/// of that length would be lost within the first steps.
+fn start_embeddings(parameters: &Parameters, documents: &[Vec<u32>], seed: u64) -> Result<(), TrainError> {
+    let var = parameters.vars().get(EMBEDDINGS).ok_or_else(|| TrainError::File {
+        file: EMBEDDINGS.to_owned(),
+        reason: "the network has no such tensor".to_owned(),
+    })?;
+    let (n_rows, width) = var.dims2()?; // (V, D)
+    let mut values: Vec<f32> = var.flatten_all()?.to_vec1()?;
+    let vectors = word_vectors(documents, n_rows, width, seed);
+    for (row, vector) in values.chunks_mut(width).zip(vectors.chunks(width)) {
+        if vector.iter().any(|value| *value != 0.0) {
+            row.copy_from_slice(vector);
+        }
+    }
+    var.set(&Tensor::from_vec(values, (n_rows, width), var.device())?)?;
+    Ok(())
 }
 
 /// Articles published before the cutoff, and each training reader's traces as lines in the order of time.

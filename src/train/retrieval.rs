@@ -15,14 +15,20 @@ pub const RANKING_LENGTH: usize = 10;
 #[derive(Debug)]
 pub struct Retrieval {
     index: NewsIndex,
+    /// Position in the whole catalogue of each article of the index.
+    article_idxs: Vec<usize>,
 }
 
 impl Retrieval {
-    /// Indexes a catalogue; article indices are those of the slice.
+    /// Indexes the articles of a catalogue that `stored` takes; article indices are those of the slice.
+    ///
+    /// Word statistics are those of the stored articles, so nothing is known of the others.
     /// # Errors
     /// If the index cannot be built.
-    pub fn new(articles: &[Article]) -> Result<Self, TrainError> {
-        Ok(Self { index: NewsIndex::build(articles)? })
+    pub fn of(articles: &[Article], stored: impl Fn(&Article) -> bool) -> Result<Self, TrainError> {
+        let article_idxs: Vec<usize> = (0..articles.len()).filter(|&idx| stored(&articles[idx])).collect();
+        let chosen: Vec<Article> = article_idxs.iter().map(|&idx| articles[idx].clone()).collect();
+        Ok(Self { index: NewsIndex::build(&chosen)?, article_idxs })
     }
 
     /// Returns the ten articles that queries find among those alive at a moment, best first.
@@ -49,7 +55,7 @@ impl Retrieval {
     /// If the search fails.
     pub fn hits(&self, query: &str, alive_at: i64) -> Result<Vec<usize>, TrainError> {
         let hits = self.index.search(query, Some(alive_at), HITS_PER_QUERY)?;
-        Ok(hits.into_iter().map(|hit| hit.article_idx).collect())
+        Ok(hits.into_iter().map(|hit| self.article_idxs[hit.article_idx]).collect())
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Rewards {
     pub diversity: f64,
     /// Mean over later clicks of the best query's share of words that stand in the title.
     pub overlap: f64,
-    /// Recall@10 on later clicks.
+    /// Recall@10 on later clicks, of the articles that were alive when the list was asked for: no list finds the others.
     pub recall: f64,
 }
 
@@ -58,6 +58,13 @@ pub struct Later<'a> {
     pub articles: &'a [Article],
 }
 
+impl Later<'_> {
+    fn findable(&self) -> BTreeSet<usize> {
+        let alive = |idx: &usize| self.articles[*idx].is_alive_at(self.at_unix_s);
+        self.clicked.iter().copied().filter(alive).collect()
+    }
+}
+
 /// Rewards one list.
 /// # Errors
 /// If the search fails.
@@ -79,7 +86,7 @@ pub fn reward(
         valid: 1.0,
         diversity: diversity(&queries),
         overlap,
-        recall: recall(&ranking, &later.clicked),
+        recall: recall(&ranking, &later.findable()),
     };
     let per_query = list
         .as_slice()

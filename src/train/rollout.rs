@@ -2,7 +2,7 @@
 use super::error::TrainError;
 use crate::{
     decode::{
-        batch::{Batch, DecodeError, FinishedRow, GroupId, GroupRequest},
+        batch::{Batch, DecodeError, Finish, FinishedRow, GroupId, GroupRequest},
         features::list_features,
         run::run_to_end,
         sampler::SamplerSettings,
@@ -22,8 +22,8 @@ const ROWS_MAX: usize = 32;
 /// One sampled list.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// The list; none if the generation is malformed.
-    pub list: Option<QueryList>,
+    /// The list, or in a word why it is none.
+    pub list: Result<QueryList, &'static str>,
     /// What the reward head reads of it.
     pub features: ListFeatures,
 }
@@ -105,7 +105,14 @@ impl Sampled {
     }
 
     fn sample(&self, row: &FinishedRow) -> Sample {
-        Sample { list: parse::parse(&self.tokens.decode(&row.ids)).ok(), features: list_features(row) }
+        let list = match row.finish {
+            Finish::Stop => {
+                parse::parse(&self.tokens.decode(&row.ids)).map_err(|malformed| malformed.reason())
+            }
+            // The end is missing, however well the beginning reads.
+            Finish::Length => Err("unfinished"),
+        };
+        Sample { list, features: list_features(row) }
     }
 }
 

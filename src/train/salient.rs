@@ -1,14 +1,8 @@
-//! The words of a title that tell it from others.
+//! The words that tell one article from others.
 use crate::news::article::Article;
 use std::collections::{HashMap, HashSet};
 
-/// Fewest words taken from a title.
-const WORDS_MIN: usize = 3;
-/// Most words taken: what people type.
-const WORDS_MAX: usize = 5;
-
-/// Beyond the fewest, a word is taken only if it stands in less than this share of all articles: words of an event
-/// or a topic find everything.
+/// A word that stands in this share of all articles or more tells nothing: it is a word of an event or a topic.
 const COMMON_SHARE: f64 = 0.02;
 
 /// How rare each word is among titles and summaries.
@@ -34,26 +28,18 @@ impl Salience {
         Self { n_articles: n_articles as f64, n_with }
     }
 
-    /// Returns a query made of the title's 3 to 5 rarest distinct words, in the order of the title; none if it has
-    /// fewer. Common words are only taken to make three.
-    pub fn query(&self, title: &str) -> Option<String> {
-        let mut seen = HashSet::new();
-        let mut found: Vec<(usize, &str)> =
-            words(title).enumerate().filter(|(_, word)| seen.insert(fold(word))).collect();
-        if found.len() < WORDS_MIN {
-            return None;
-        }
-        found
-            .sort_by(|(a_idx, a), (b_idx, b)| self.share(a).total_cmp(&self.share(b)).then(a_idx.cmp(b_idx)));
-        let n_rare = found.iter().filter(|(_, word)| self.share(word) < COMMON_SHARE).count();
-        found.truncate(n_rare.clamp(WORDS_MIN, WORDS_MAX));
-        found.sort_unstable();
-        Some(found.into_iter().map(|(_, word)| word).collect::<Vec<_>>().join(" "))
+    /// Whether a word stands in few articles.
+    pub fn is_rare(&self, word: &str) -> bool {
+        self.n_with(word) < (COMMON_SHARE * self.n_articles).max(2.0)
     }
 
-    /// Share of all articles in which a word stands; its inverse is the rarity that orders words.
-    fn share(&self, word: &str) -> f64 {
-        f64::from(self.n_with.get(&fold(word)).copied().unwrap_or(0)) / self.n_articles.max(1.0)
+    /// Inverse document frequency, nats: 0 for a word that stands in every article.
+    pub fn rarity(&self, word: &str) -> f64 {
+        (self.n_articles.max(1.0) / self.n_with(word).max(1.0)).ln()
+    }
+
+    fn n_with(&self, word: &str) -> f64 {
+        f64::from(self.n_with.get(&fold(word)).copied().unwrap_or(0))
     }
 }
 
