@@ -79,7 +79,8 @@ pub fn cuts(reader: &Reader, cutoff_unix_s: i64, n_cuts: usize) -> Vec<i64> {
 /// The list that would have found the news clicked in `window` (its start excluded); at least one click must lie there.
 ///
 /// Its subjects are those of the stories clicked there, then those of the reader's newest stories before. Each gives a
-/// query of its most telling words, and then another: a word stands once in a list, so every query finds something else.
+/// query of its most telling words and another of the next: a word stands once in a list, so every query finds something
+/// else.
 pub fn target(
     world: &World,
     expansions: &Expansions,
@@ -116,20 +117,20 @@ impl Subjects<'_> {
         }
     }
 
-    /// Pass after pass one query about each, until there are enough of each and enough for a list.
+    /// Queries of a subject stand together, so that what follows is told by what stands just before.
+    ///
+    /// Where two of each make no list, each gives more.
     fn queries(&self) -> Vec<String> {
-        let (mut used, mut queries) = (HashSet::new(), Vec::new());
-        for pass in 0..QUERIES_MAX {
-            if pass >= QUERIES_PER_SUBJECT && queries.len() >= QUERIES_MIN {
-                break;
-            }
-            for words in &self.chosen {
-                let fresh = words.iter().filter(|word| !used.contains(word.as_str()));
-                let query: Vec<&str> = fresh.take(QUERY_WORDS).map(String::as_str).collect();
-                if query.len() == QUERY_WORDS {
-                    queries.push(query.join(" "));
-                    used.extend(query);
-                }
+        let n_each = QUERIES_PER_SUBJECT.max(QUERIES_MIN.div_ceil(self.chosen.len().max(1)));
+        let mut used = HashSet::new();
+        let mut queries = Vec::new();
+        for words in &self.chosen {
+            let mut fresh = words.iter().map(String::as_str).filter(|word| !used.contains(word));
+            let query = |_| Some(fresh.by_ref().take(QUERY_WORDS).collect::<Vec<_>>());
+            let of_subject: Vec<Vec<&str>> = (0..n_each).map_while(query).collect();
+            for query in of_subject.into_iter().filter(|query| query.len() == QUERY_WORDS) {
+                queries.push(query.join(" "));
+                used.extend(query);
             }
         }
         queries.truncate(QUERIES_MAX);

@@ -174,7 +174,7 @@ impl SftSettings {
     /// Settings of the demo student.
     pub fn demo() -> Self {
         let fit = FitSettings {
-            steps: 2800,
+            steps: 2000,
             seed: 2,
             peak_learning_rate: 2e-3,
             final_learning_rate_ratio: 0.05,
