@@ -20,10 +20,22 @@ const STOP: u32 = 63;
 const LINE_FEED: u32 = 10;
 const MAX_POSITIONS: usize = 96;
 
-const SAMPLED: SamplerSettings =
-    SamplerSettings { temperature: 0.9, top_k: 0, top_p: 0.95, min_p: 0.0, repetition_penalty: 1.1 };
-const GREEDY: SamplerSettings =
-    SamplerSettings { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
+const SAMPLED: SamplerSettings = SamplerSettings {
+    temperature: 0.9,
+    top_k: 0,
+    top_p: 0.95,
+    min_p: 0.0,
+    repetition_penalty: 1.1,
+    no_repeat_ngram: 4,
+};
+const GREEDY: SamplerSettings = SamplerSettings {
+    temperature: 0.0,
+    top_k: 0,
+    top_p: 1.0,
+    min_p: 0.0,
+    repetition_penalty: 1.0,
+    no_repeat_ngram: 0,
+};
 
 fn model() -> Arc<Transformer> {
     model_of(&mut Parameters::fresh(7, &Device::Cpu), true)

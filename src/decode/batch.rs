@@ -338,7 +338,9 @@ impl Row {
 
     /// Samples one token from the logits (V) of a hidden state (D).
     fn advance(&mut self, hidden: &[f32], logits: &[f32], rules: &Rules) {
-        let Some(sampled) = self.sampler.sample(logits, self.history.as_deref().unwrap_or_default()) else {
+        let Some(sampled) =
+            self.sampler.sample(logits, self.history.as_deref().unwrap_or_default(), &self.ids)
+        else {
             self.state = State::Broken;
             return;
         };

@@ -23,13 +23,23 @@ pub struct SamplerSettings {
     pub min_p: f32,
     /// Logits of ids in the history are divided by it where positive and multiplied where negative. 1: off.
     pub repetition_penalty: f32,
+    /// No run of this many tokens is written twice; the prompt may be quoted. 0: off.
+    ///
+    /// Departs from Hugging Face's `no_repeat_ngram_size`, which looks at the prompt too: signals should be echoed.
+    pub no_repeat_ngram: usize,
 }
 
 impl SamplerSettings {
     /// How lists are drawn unless a request says otherwise: warm enough that N lists differ, without the unlikeliest
-    /// twentieth, where most malformed lists begin.
-    pub const SERVING: Self =
-        Self { temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0.0, repetition_penalty: 1.0 };
+    /// twentieth, where most malformed lists begin, and without a query that stands in the list already.
+    pub const SERVING: Self = Self {
+        temperature: 0.8,
+        top_k: 0,
+        top_p: 0.95,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        no_repeat_ngram: 4,
+    };
 }
 
 /// A drawn token and its log-probability (nats) under the plain model: temperature 1, nothing cut.
@@ -59,11 +69,13 @@ impl Sampler {
         &self.settings
     }
 
-    /// Draws one token of logits (V). `history`: ids the repetition penalty looks at, each counted once.
+    /// Draws one token of logits (V). `history`: ids the repetition penalty looks at, each counted once. `written`: what the
+    /// row has drawn so far.
     ///
     /// A NaN counts as a token that cannot be drawn. None: no logit is finite, or one is plus infinity, so the model is broken.
-    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Option<Sampled> {
-        let kept = Kept::new(&self.settings, logits, history)?;
+    pub fn sample(&mut self, logits: &[f32], history: &[u32], written: &[u32]) -> Option<Sampled> {
+        let allowed = without(logits, &repeats(written, self.settings.no_repeat_ngram));
+        let kept = Kept::new(&self.settings, &allowed, history)?;
         // 53 random bits make a number in [0, 1); one draw per token keeps streams comparable between settings.
         let uniform = (self.stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let id = kept.at(uniform);
@@ -71,7 +83,7 @@ impl Sampler {
     }
 }
 
-/// Probabilities (V) with which `Sampler::sample` draws each token; None where it would draw none.
+/// Probabilities (V) with which `Sampler::sample` draws the first token; None where it would draw none.
 pub fn probabilities(settings: &SamplerSettings, logits: &[f32], history: &[u32]) -> Option<Vec<f32>> {
     let kept = Kept::new(settings, logits, history)?;
     let total = kept.total();
@@ -177,6 +189,29 @@ fn penalised<'a>(logits: &'a [f32], history: &[u32], penalty: f32) -> Cow<'a, [f
     Cow::Owned(logits)
 }
 
+/// Ids that would make the end of `written` repeat an earlier run of `n` tokens.
+fn repeats(written: &[u32], n: usize) -> Vec<u32> {
+    if n == 0 || written.len() < n {
+        return Vec::new();
+    }
+    let end = &written[written.len() - (n - 1)..];
+    written.windows(n).filter(|run| run[..n - 1] == *end).map(|run| run[n - 1]).collect()
+}
+
+/// Logits with some ids made impossible; as they are where nothing would be left.
+fn without<'a>(logits: &'a [f32], ids: &[u32]) -> Cow<'a, [f32]> {
+    if ids.is_empty() {
+        return Cow::Borrowed(logits);
+    }
+    let mut left = logits.to_vec();
+    for &id in ids {
+        if let Some(logit) = left.get_mut(id as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    if finite_max(&left).is_some() { Cow::Owned(left) } else { Cow::Borrowed(logits) }
+}
+
 /// The largest logit, where it is a finite number. NaN is passed over.
 fn finite_max(logits: &[f32]) -> Option<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -207,19 +242,28 @@ fn log_probability(logits: &[f32], id: u32) -> Option<f32> {
 mod tests {
     use super::*;
 
-    const PLAIN: SamplerSettings =
-        SamplerSettings { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 };
+    const PLAIN: SamplerSettings = SamplerSettings {
+        repetition_penalty: 1.0,
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        no_repeat_ngram: 0,
+    };
 
     #[test]
     fn greedy_takes_the_lowest_id_among_equals() {
         let greedy = SamplerSettings { temperature: 0.0, ..PLAIN };
-        assert_eq!(Sampler::new(greedy, 1).sample(&[0.0, 2.0, 2.0], &[]).map(|sampled| sampled.id), Some(1));
+        assert_eq!(
+            Sampler::new(greedy, 1).sample(&[0.0, 2.0, 2.0], &[], &[]).map(|sampled| sampled.id),
+            Some(1)
+        );
     }
 
     #[test]
     fn logprob_is_of_the_plain_model_whatever_is_cut() {
         let cut = SamplerSettings { temperature: 0.3, top_k: 1, repetition_penalty: 2.0, ..PLAIN };
-        let sampled = Sampler::new(cut, 1).sample(&[1.0, 3.0, 2.0], &[2]).unwrap();
+        let sampled = Sampler::new(cut, 1).sample(&[1.0, 3.0, 2.0], &[2], &[]).unwrap();
         let expected = 3.0 - (1f32.exp() + 2f32.exp() + 3f32.exp()).ln();
         assert!((sampled.logprob - expected).abs() < 1e-6);
     }
@@ -228,11 +272,11 @@ mod tests {
     fn broken_logits_are_passed_over_or_give_nothing() {
         let mut sampler = Sampler::new(PLAIN, 1);
         let partly = [f32::NAN, 1.0, f32::NEG_INFINITY];
-        assert_eq!(sampler.sample(&partly, &[]).map(|sampled| sampled.id), Some(1));
+        assert_eq!(sampler.sample(&partly, &[], &[]).map(|sampled| sampled.id), Some(1));
         for broken in [[f32::NAN; 3], [f32::NEG_INFINITY; 3], [1.0, f32::INFINITY, 0.0]] {
-            assert!(sampler.sample(&broken, &[]).is_none());
+            assert!(sampler.sample(&broken, &[], &[]).is_none());
         }
-        assert!(sampler.sample(&[], &[]).is_none());
+        assert!(sampler.sample(&[], &[], &[]).is_none());
     }
 
     #[test]
@@ -245,8 +289,9 @@ mod tests {
                 top_p: value,
                 min_p: value,
                 repetition_penalty: value,
+                no_repeat_ngram: 0,
             };
-            let _ = Sampler::new(all, 1).sample(&[1.0, 2.0, -3.0], &[0, 2, 99]);
+            let _ = Sampler::new(all, 1).sample(&[1.0, 2.0, -3.0], &[0, 2, 99], &[]);
             let _ =
                 probabilities(&SamplerSettings { temperature: 1.0, ..all }, &[1.0, 2.0, -3.0], &[0, 2, 99]);
         }
@@ -260,7 +305,7 @@ mod tests {
         let mut sampler = Sampler::new(settings, 11);
         let mut counts = [0f32; 6];
         for _ in 0..20_000 {
-            counts[sampler.sample(&logits, &[]).unwrap().id as usize] += 1.0;
+            counts[sampler.sample(&logits, &[], &[]).unwrap().id as usize] += 1.0;
         }
         for (count, expected) in counts.iter().zip(expected) {
             assert!((count / 20_000.0 - expected).abs() < 0.015, "{counts:?}");
@@ -272,5 +317,23 @@ mod tests {
         let settings = SamplerSettings { top_p: 0.5, ..PLAIN };
         assert_eq!(probabilities(&settings, &[0.0; 4], &[]).unwrap(), [0.5, 0.5, 0.0, 0.0]);
         assert_eq!(probabilities(&SamplerSettings { top_p: 0.0, ..PLAIN }, &[0.0; 4], &[]).unwrap()[0], 1.0);
+    }
+
+    #[test]
+    fn a_run_of_tokens_is_not_written_twice_but_its_beginning_may_be() {
+        let settings = SamplerSettings { temperature: 0.0, no_repeat_ngram: 3, ..PLAIN };
+        let drawn = |written: &[u32]| Sampler::new(settings, 1).sample(&[0.0, 1.0, 3.0, 2.0], &[], written);
+        let id = |written: &[u32]| drawn(written).map(|sampled| sampled.id);
+        assert_eq!(id(&[0, 1, 2, 0]), Some(2));
+        assert_eq!(id(&[0, 1, 2, 0, 1]), Some(3));
+        assert_eq!(id(&[1, 2]), Some(2), "nothing is repeated yet");
+        let plain = log_probability(&[0.0, 1.0, 3.0, 2.0], 3);
+        assert_eq!(drawn(&[0, 1, 2, 0, 1]).map(|sampled| sampled.logprob), plain, "as if nothing were cut");
+    }
+
+    #[test]
+    fn where_every_token_would_repeat_one_does() {
+        let settings = SamplerSettings { no_repeat_ngram: 1, ..PLAIN };
+        assert!(Sampler::new(settings, 1).sample(&[1.0, 2.0], &[], &[0, 1]).is_some());
     }
 }

@@ -294,6 +294,8 @@ impl GenerateArgs {
             top_p: self.top_p,
             min_p: 0.0,
             repetition_penalty: 1.0,
+            // Other tools repeat themselves too; a comparison with them must not fail on it.
+            no_repeat_ngram: 0,
         };
         Ok(GenerateSettings { sampler, max_new_tokens: self.max_new_tokens, n: self.n, seed: self.seed })
     }

@@ -162,7 +162,7 @@ impl Checks {
             n_candidates: candidates,
             n_queries_max: queries,
             max_output_tokens: output_tokens,
-            sampler: SamplerSettings { temperature, top_k, top_p, min_p, repetition_penalty: 1.0 },
+            sampler: SamplerSettings { temperature, top_k, top_p, min_p, ..SERVING },
             seed: options.seed,
             method: self.method(options.rerank, context.has_reward_head),
         }
