@@ -65,3 +65,31 @@ pub fn recall(ranking: &[usize], relevant: &BTreeSet<usize>) -> f64 {
     let n_found = ranking.iter().filter(|idx| relevant.contains(idx)).count();
     if relevant.is_empty() { 0.0 } else { n_found as f64 / relevant.len() as f64 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn article(id: &str, title: &str) -> Article {
+        Article {
+            id: id.to_owned(),
+            story_id: id.to_owned(),
+            title: title.to_owned(),
+            summary: String::new(),
+            category: String::new(),
+            language: "en".to_owned(),
+            published_unix_s: 0,
+            expires_unix_s: 10,
+        }
+    }
+
+    #[test]
+    fn hits_are_places_in_the_whole_catalogue_and_articles_left_out_are_not_found() {
+        let catalogue =
+            [article("a", "port strike"), article("b", "port strike ends"), article("c", "bus fares")];
+        let retrieval = Retrieval::of(&catalogue, |article| article.id != "a").unwrap();
+        assert_eq!(retrieval.hits("strike", 5).unwrap(), [1]);
+        assert_eq!(retrieval.hits("fares", 5).unwrap(), [2]);
+        assert_eq!(retrieval.hits("fares", 10).unwrap(), [0; 0], "it has expired");
+    }
+}

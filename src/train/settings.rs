@@ -136,7 +136,7 @@ impl PretrainSettings {
             row_tokens: 256,
             word_vectors: true,
             fit: FitSettings {
-                // Three million tokens, a quarter of an hour on two cores.
+                // Three million tokens, some twenty minutes on two busy cores.
                 steps: 1500,
                 seed: 1,
                 micro_batches: 4,
