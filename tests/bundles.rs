@@ -41,7 +41,6 @@ fn manifest() -> Manifest {
         version: "1".to_owned(),
         prompt_version: PROMPT_VERSION,
         prompt_tokens_max: 48,
-        weights_dtype: "f16".to_owned(),
         files: BTreeMap::new(),
         commands: vec!["one".to_owned(), "two".to_owned()],
         seeds: BTreeMap::from([("pretrain".to_owned(), 1)]),

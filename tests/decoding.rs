@@ -26,7 +26,7 @@ const SAMPLED: SamplerSettings = SamplerSettings {
     top_p: 0.95,
     min_p: 0.0,
     repetition_penalty: 1.1,
-    no_repeat_ngram: 4,
+    distinct_queries: true,
 };
 const GREEDY: SamplerSettings = SamplerSettings {
     temperature: 0.0,
@@ -34,7 +34,7 @@ const GREEDY: SamplerSettings = SamplerSettings {
     top_p: 1.0,
     min_p: 0.0,
     repetition_penalty: 1.0,
-    no_repeat_ngram: 0,
+    distinct_queries: false,
 };
 
 fn model() -> Arc<Transformer> {
@@ -243,6 +243,33 @@ fn query_ends_stand_before_boundaries_that_follow_content() {
         n_ends += got.len();
     }
     assert!(n_ends > 8);
+}
+
+#[test]
+fn a_query_is_not_ended_where_it_stands_in_the_list_already() {
+    let model = model();
+    let boundary_ids: Arc<[u32]> = (0..VOCAB / 2).collect();
+    let n_repeated = |distinct_queries| {
+        let sampler = SamplerSettings { distinct_queries, temperature: 0.3, ..SAMPLED };
+        let mut batch = Batch::new(model.clone());
+        let boundary_ids = boundary_ids.clone();
+        batch.admit(GroupRequest { sampler, boundary_ids, max_new_tokens: 64, ..request(8, 6, 16) }).unwrap();
+        let of_row = |row: &FinishedRow| {
+            let ended = row.ids.strip_suffix(&[STOP]).unwrap_or(&row.ids);
+            let mut queries: Vec<&[u32]> = ended.split(|id| boundary_ids.contains(id)).collect();
+            if row.finish == Finish::Length {
+                queries.pop();
+            }
+            queries.retain(|query| !query.is_empty());
+            let n_queries = queries.len();
+            queries.sort_unstable();
+            queries.dedup();
+            n_queries - queries.len()
+        };
+        drain(&mut batch).values().map(of_row).sum::<usize>()
+    };
+    assert_eq!(n_repeated(true), 0);
+    assert!(n_repeated(false) > 10, "the rule had nothing to do");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
         weights::{Checkpoint, ModelError},
     },
     text::{
-        prompt::PROMPT_VERSION,
+        prompt::{self, PROMPT_VERSION},
         tokens::{Tokens, TokensError},
     },
 };
@@ -92,6 +92,11 @@ pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<B
     if tokens.n_tokens() > config.vocab_size {
         let reason = format!("{} tokens, the model has {}", tokens.n_tokens(), config.vocab_size);
         return Err(file_error(TOKENIZER_FILE, reason));
+    }
+    let (got, min, max) = (manifest.prompt_tokens_max, prompt::budget_min(&tokens), config.max_positions);
+    if !(min..=max).contains(&got) {
+        let reason = format!("prompt_tokens_max is {got}, tokenizer and model allow {min} to {max}");
+        return Err(file_error(MANIFEST_FILE, reason));
     }
     let weights = vec![(WEIGHTS_FILE.to_owned(), take(&mut files, WEIGHTS_FILE)?)];
     let mut checkpoint = Checkpoint::from_files(weights, dtype, device)?;

@@ -44,8 +44,6 @@ pub struct Manifest {
     pub prompt_version: u32,
     /// Longest prompt that the model was trained on, in tokens; the server cuts prompts to it.
     pub prompt_tokens_max: usize,
-    /// f32 | f16 | bf16, as stored.
-    pub weights_dtype: String,
     /// By relative file name: config.json, model.safetensors, tokenizer.json, `reward_head.safetensors`, ...
     pub files: BTreeMap<String, FileEntry>,
     /// The exact commands, in order, that made it.

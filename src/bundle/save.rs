@@ -46,11 +46,13 @@ impl Staged {
 
     /// Puts the folder in its place, over an older one if there is one.
     /// # Errors
-    /// If the disk refuses; the older folder is then back in its place or beside it as `.<name>.replaced`.
+    /// If the disk refuses. The older folder is then back in its place or beside it as `.<name>.replaced`; so it is
+    /// after a crash between the two renames.
     pub fn publish(self) -> Result<(), BundleError> {
         let replaced = beside(&self.target, "replaced")?;
-        remove_if_there(&replaced)?;
+        // Where only the replaced folder is left, an earlier write was cut short: it is the one whole copy.
         if self.target.exists() {
+            remove_if_there(&replaced)?;
             fs::rename(&self.target, &replaced).map_err(at(&self.target))?;
         }
         if let Err(error) = fs::rename(&self.staging, &self.target) {

@@ -1,13 +1,12 @@
 //! Rows as a state machine: groups join and leave between steps; one step feeds one token to every live row.
-use super::sampler::{Sampler, SamplerSettings};
+use super::{
+    row::{Row, Rules, State, Turn, sample},
+    sampler::SamplerSettings,
+};
 use crate::model::{kv_cache::Forks, transformer::Transformer, weights::ModelError};
 use candle_core::{DType, Tensor};
-use rayon::prelude::*;
 use std::sync::Arc;
 use thiserror::Error;
-
-/// Logits in a step from which on rows are sampled on the thread pool; below, waking it costs more than it saves.
-const PARALLEL_LOGITS_MIN: usize = 1 << 16;
 
 /// Names a group within a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,7 +112,8 @@ pub enum DecodeError {
         /// The group.
         id: GroupId,
     },
-    /// The model failed. No row has moved; a request that was being admitted is not in the batch.
+    /// The model failed. A request that was being admitted is not in the batch. After a step, rows may lack keys and
+    /// values of their last token: cancel every group.
     #[error("model failed")]
     Model(#[from] ModelError),
 }
@@ -127,7 +127,7 @@ impl From<candle_core::Error> for DecodeError {
 /// What admitting a group cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admitted {
-    /// Prompt tokens that went through the model: the prompt's length, whatever the number of rows.
+    /// Positions whose keys and values were computed: the prompt's length, whatever the number of rows.
     pub prefill_tokens_computed: usize,
 }
 
@@ -155,8 +155,8 @@ impl Batch {
     pub fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         self.check(&request)?;
         let n_rows = request.seeds.len();
-        let prefill_tokens_computed = request.prompt.len();
         let (prefix, hidden) = self.model.prefill(&request.prompt)?;
+        let prefill_tokens_computed = prefix.n_positions();
         let logits = floats(&self.model.logits(&hidden)?)?;
         let hidden = floats(&hidden)?;
         let mut group = Group::new(request, Forks::new(Arc::new(prefix), n_rows));
@@ -260,14 +260,6 @@ impl Batch {
     }
 }
 
-/// What the rows of a group share.
-#[derive(Debug)]
-struct Rules {
-    max_new_tokens: usize,
-    stop_ids: Arc<[u32]>,
-    boundary_ids: Arc<[u32]>,
-}
-
 /// Live rows of one prompt, in the order of their keys and values.
 #[derive(Debug)]
 struct Group {
@@ -280,19 +272,10 @@ struct Group {
 impl Group {
     fn new(request: GroupRequest, forks: Forks) -> Self {
         let GroupRequest { id, prompt, seeds, sampler, max_new_tokens, stop_ids, boundary_ids } = request;
-        let is_penalised = sampler.repetition_penalty != 1.0;
-        let row = |(row_idx, seed)| Row {
-            row_idx,
-            sampler: Sampler::new(sampler, seed),
-            history: is_penalised.then(|| prompt.clone()),
-            ids: Vec::new(),
-            logprobs: Vec::new(),
-            query_ends: Vec::new(),
-            n_ids_at_boundary: 0,
-            state: State::Live,
-        };
-        let rows = seeds.into_iter().enumerate().map(row).collect();
-        Self { id, rules: Rules { max_new_tokens, stop_ids, boundary_ids }, forks, rows }
+        let rows = seeds.into_iter().enumerate();
+        let rows = rows.map(|(row_idx, seed)| Row::new(row_idx, sampler, seed, &prompt)).collect();
+        let distinct_queries = sampler.distinct_queries;
+        Self { id, rules: Rules { max_new_tokens, stop_ids, boundary_ids, distinct_queries }, forks, rows }
     }
 
     /// Moves rows that ended out of the group, and frees their keys and values.
@@ -306,86 +289,6 @@ impl Group {
         }
         finished[n_before..].reverse();
         Ok(())
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Live,
-    Finished(Finish),
-    /// Its logits were not finite.
-    Broken,
-}
-
-#[derive(Debug)]
-struct Row {
-    row_idx: usize,
-    sampler: Sampler,
-    /// Prompt and sampled ids, where a repetition penalty looks at them.
-    history: Option<Vec<u32>>,
-    ids: Vec<u32>,
-    logprobs: Vec<f32>,
-    query_ends: Vec<QueryEnd>,
-    /// Number of ids up to and including the last boundary.
-    n_ids_at_boundary: usize,
-    state: State,
-}
-
-impl Row {
-    fn last_id(&self) -> u32 {
-        *self.ids.last().expect("a live row has the token sampled in admit")
-    }
-
-    /// Samples one token from the logits (V) of a hidden state (D).
-    fn advance(&mut self, hidden: &[f32], logits: &[f32], rules: &Rules) {
-        let Some(sampled) =
-            self.sampler.sample(logits, self.history.as_deref().unwrap_or_default(), &self.ids)
-        else {
-            self.state = State::Broken;
-            return;
-        };
-        let is_stop = rules.stop_ids.contains(&sampled.id);
-        if is_stop || rules.boundary_ids.contains(&sampled.id) {
-            let n_ids = self.ids.len();
-            if n_ids > self.n_ids_at_boundary {
-                self.query_ends.push(QueryEnd { n_ids, hidden: hidden.to_vec() });
-            }
-            self.n_ids_at_boundary = n_ids + 1;
-        }
-        self.ids.push(sampled.id);
-        self.logprobs.push(sampled.logprob);
-        if let Some(history) = &mut self.history {
-            history.push(sampled.id);
-        }
-        if is_stop {
-            self.state = State::Finished(Finish::Stop);
-        } else if self.ids.len() >= rules.max_new_tokens {
-            self.state = State::Finished(Finish::Length);
-        }
-    }
-}
-
-/// A row, and what it samples from: a hidden state (D) and its logits (V).
-struct Turn<'a> {
-    row: &'a mut Row,
-    rules: &'a Rules,
-    hidden: &'a [f32],
-    logits: &'a [f32],
-}
-
-impl Turn<'_> {
-    fn take(&mut self) {
-        self.row.advance(self.hidden, self.logits, self.rules);
-    }
-}
-
-/// Lets every row sample; each has its own stream, so neither order nor threads change what is drawn.
-fn sample(mut turns: Vec<Turn<'_>>) {
-    let n_logits: usize = turns.iter().map(|turn| turn.logits.len()).sum();
-    if turns.len() > 1 && n_logits >= PARALLEL_LOGITS_MIN {
-        turns.par_iter_mut().for_each(Turn::take);
-    } else {
-        turns.iter_mut().for_each(Turn::take);
     }
 }
 

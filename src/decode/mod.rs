@@ -1,5 +1,6 @@
 //! Prompt ids in, sampled rows out.
 pub mod batch;
 pub mod features;
+mod row;
 pub mod run;
 pub mod sampler;

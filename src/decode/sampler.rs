@@ -23,23 +23,20 @@ pub struct SamplerSettings {
     pub min_p: f32,
     /// Logits of ids in the history are divided by it where positive and multiplied where negative. 1: off.
     pub repetition_penalty: f32,
-    /// No run of this many tokens is written twice; the prompt may be quoted. 0: off.
-    ///
-    /// Departs from Hugging Face's `no_repeat_ngram_size`, which looks at the prompt too: signals should be echoed.
-    pub no_repeat_ngram: usize,
+    /// A query that stands in the list already does not end there again: another token must follow.
+    pub distinct_queries: bool,
 }
 
 impl SamplerSettings {
     /// How lists are drawn unless a request says otherwise: warm enough that N lists differ, without the unlikeliest
-    /// twentieth, where most malformed lists begin, and without runs of four tokens that stand in the list already: most
-    /// repeated queries are such runs.
+    /// twentieth, where most malformed lists begin, and without queries written twice, which make a list malformed.
     pub const SERVING: Self = Self {
         temperature: 0.8,
         top_k: 0,
         top_p: 0.95,
         min_p: 0.0,
         repetition_penalty: 1.0,
-        no_repeat_ngram: 4,
+        distinct_queries: true,
     };
 }
 
@@ -65,17 +62,12 @@ impl Sampler {
         Self { settings, stream: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    /// How tokens are drawn.
-    pub fn settings(&self) -> &SamplerSettings {
-        &self.settings
-    }
-
-    /// Draws one token of logits (V). `history`: ids the repetition penalty looks at, each counted once. `written`: what the
-    /// row has drawn so far.
+    /// Draws one token of logits (V). `history`: ids the repetition penalty looks at, each counted once. `forbidden`: ids
+    /// that are not drawn, unless nothing else is left.
     ///
     /// A NaN counts as a token that cannot be drawn. None: no logit is finite, or one is plus infinity, so the model is broken.
-    pub fn sample(&mut self, logits: &[f32], history: &[u32], written: &[u32]) -> Option<Sampled> {
-        let allowed = without(logits, &repeats(written, self.settings.no_repeat_ngram));
+    pub fn sample(&mut self, logits: &[f32], history: &[u32], forbidden: &[u32]) -> Option<Sampled> {
+        let allowed = without(logits, forbidden);
         let kept = Kept::new(&self.settings, &allowed, history)?;
         // 53 random bits make a number in [0, 1); one draw per token keeps streams comparable between settings.
         let uniform = (self.stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
@@ -190,15 +182,6 @@ fn penalised<'a>(logits: &'a [f32], history: &[u32], penalty: f32) -> Cow<'a, [f
     Cow::Owned(logits)
 }
 
-/// Ids that would make the end of `written` repeat an earlier run of `n` tokens.
-fn repeats(written: &[u32], n: usize) -> Vec<u32> {
-    if n == 0 || written.len() < n {
-        return Vec::new();
-    }
-    let end = &written[written.len() - (n - 1)..];
-    written.windows(n).filter(|run| run[..n - 1] == *end).map(|run| run[n - 1]).collect()
-}
-
 /// Logits with some ids made impossible; as they are where nothing would be left.
 fn without<'a>(logits: &'a [f32], ids: &[u32]) -> Cow<'a, [f32]> {
     if ids.is_empty() {
@@ -249,7 +232,7 @@ mod tests {
         top_k: 0,
         top_p: 1.0,
         min_p: 0.0,
-        no_repeat_ngram: 0,
+        distinct_queries: false,
     };
 
     #[test]
@@ -290,7 +273,7 @@ mod tests {
                 top_p: value,
                 min_p: value,
                 repetition_penalty: value,
-                no_repeat_ngram: 0,
+                distinct_queries: false,
             };
             let _ = Sampler::new(all, 1).sample(&[1.0, 2.0, -3.0], &[0, 2, 99], &[]);
             let _ =
@@ -321,20 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_tokens_is_not_written_twice_but_its_beginning_may_be() {
-        let settings = SamplerSettings { temperature: 0.0, no_repeat_ngram: 3, ..PLAIN };
-        let drawn = |written: &[u32]| Sampler::new(settings, 1).sample(&[0.0, 1.0, 3.0, 2.0], &[], written);
-        let id = |written: &[u32]| drawn(written).map(|sampled| sampled.id);
-        assert_eq!(id(&[0, 1, 2, 0]), Some(2));
-        assert_eq!(id(&[0, 1, 2, 0, 1]), Some(3));
-        assert_eq!(id(&[1, 2]), Some(2), "nothing is repeated yet");
-        let plain = log_probability(&[0.0, 1.0, 3.0, 2.0], 3);
-        assert_eq!(drawn(&[0, 1, 2, 0, 1]).map(|sampled| sampled.logprob), plain, "as if nothing were cut");
-    }
-
-    #[test]
-    fn where_every_token_would_repeat_one_does() {
-        let settings = SamplerSettings { no_repeat_ngram: 1, ..PLAIN };
-        assert!(Sampler::new(settings, 1).sample(&[1.0, 2.0], &[], &[0, 1]).is_some());
+    fn a_forbidden_id_is_drawn_only_where_nothing_else_is_left() {
+        let greedy = SamplerSettings { temperature: 0.0, ..PLAIN };
+        let logits = [0.0, 1.0, 3.0, 2.0];
+        let drawn =
+            |logits: &[f32], forbidden: &[u32]| Sampler::new(greedy, 1).sample(logits, &[], forbidden);
+        let sampled = drawn(&logits, &[2, 99]).unwrap();
+        assert_eq!(sampled.id, 3);
+        assert_eq!(Some(sampled.logprob), log_probability(&logits, 3), "as if nothing were cut");
+        assert_eq!(drawn(&[1.0, 2.0], &[0, 1]).map(|sampled| sampled.id), Some(1));
     }
 }

@@ -6,10 +6,13 @@ use crate::{
 };
 
 /// Changes whenever the same signals give other ids.
-pub const PROMPT_VERSION: u32 = 1;
+pub const PROMPT_VERSION: u32 = 2;
 
 /// What the model is told. Short, since the smallest model reads it with every request.
 const INSTRUCTION: &str = "Write news search queries for this reader.";
+
+/// Tokens that a budget leaves at least for signals: `search: ` and the first words of one.
+const SIGNAL_TOKENS_MIN: usize = 16;
 
 /// A prompt ready for the model.
 #[derive(Clone, Debug)]
@@ -24,14 +27,19 @@ pub struct Prompt {
 ///
 /// Each signal is a line, `search: text | category`, and is tokenised by itself: ids are joined, never strings. The ids
 /// of a reader's signals are thereby a prefix of the ids with a newer signal added, up to the closing control tokens,
-/// and no text of a reader can become a control token. Where the budget is smaller than the frame, the frame alone
-/// comes back, with every signal dropped; the engine refuses it as too long.
+/// and no text of a reader can become a control token. A newest signal that alone exceeds the budget loses its end, so
+/// that no reader's prompt is empty. `budget_tokens` is at least `budget_min(tokens)`.
 pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Prompt {
     let mut ids = opening(tokens);
     let closing = closing(tokens);
-    let lines: Vec<Vec<u32>> =
+    let mut lines: Vec<Vec<u32>> =
         signals.as_slice().iter().map(|signal| tokens.encode_text(&line(signal))).collect();
     let mut room = budget_tokens.saturating_sub(ids.len() + closing.len());
+    if let Some(newest) = lines.last_mut().filter(|line| line.len() > room) {
+        let line_feed = tokens.encode_text("\n");
+        newest.truncate(room.saturating_sub(line_feed.len()));
+        newest.extend(line_feed);
+    }
     let n_kept = lines
         .iter()
         .rev()
@@ -47,6 +55,11 @@ pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Pr
     ids.extend(lines.into_iter().skip(n_dropped_signals).flatten());
     ids.extend(closing);
     Prompt { ids, n_dropped_signals }
+}
+
+/// The smallest budget of a prompt, in tokens: the frame, and room for the beginning of one signal.
+pub fn budget_min(tokens: &Tokens) -> usize {
+    opening(tokens).len() + closing(tokens).len() + SIGNAL_TOKENS_MIN
 }
 
 /// Ids that a perfect model would write for a list: one query a line, each after a space, ended by `<|im_end|>`.

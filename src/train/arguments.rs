@@ -295,7 +295,7 @@ impl GenerateArgs {
             min_p: 0.0,
             repetition_penalty: 1.0,
             // Other tools repeat themselves too; a comparison with them must not fail on it.
-            no_repeat_ngram: 0,
+            distinct_queries: false,
         };
         Ok(GenerateSettings { sampler, max_new_tokens: self.max_new_tokens, n: self.n, seed: self.seed })
     }

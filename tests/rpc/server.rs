@@ -84,7 +84,6 @@ pub fn parts(head: bool) -> Parts {
         version: "7".to_owned(),
         prompt_version: newshound::text::prompt::PROMPT_VERSION,
         prompt_tokens_max: 1024,
-        weights_dtype: "f32".to_owned(),
         files: Default::default(),
         commands: Vec::new(),
         seeds: Default::default(),

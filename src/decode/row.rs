@@ -1,0 +1,129 @@
+//! One row: what it has written, and how it takes the next token.
+use super::{
+    batch::{Finish, QueryEnd},
+    sampler::{Sampler, SamplerSettings},
+};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Logits in a step from which on rows are sampled on the thread pool; below, waking it costs more than it saves.
+const PARALLEL_LOGITS_MIN: usize = 1 << 16;
+
+/// What the rows of a group share.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) max_new_tokens: usize,
+    pub(super) stop_ids: Arc<[u32]>,
+    pub(super) boundary_ids: Arc<[u32]>,
+    pub(super) distinct_queries: bool,
+}
+
+impl Rules {
+    fn ends_query(&self, id: u32) -> bool {
+        self.stop_ids.contains(&id) || self.boundary_ids.contains(&id)
+    }
+
+    /// Ids that must not come next: those that would end a query that stands in the row already.
+    fn forbidden(&self, written: &[u32]) -> Vec<u32> {
+        let mut queries = written.rsplit(|id| self.boundary_ids.contains(id));
+        let unfinished = queries.next().unwrap_or_default();
+        let is_repeated = !unfinished.is_empty() && queries.any(|query| query == unfinished);
+        if self.distinct_queries && is_repeated {
+            self.stop_ids.iter().chain(self.boundary_ids.iter()).copied().collect()
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Live,
+    Finished(Finish),
+    /// Its logits were not finite.
+    Broken,
+}
+
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) row_idx: usize,
+    sampler: Sampler,
+    /// Prompt and sampled ids, where a repetition penalty looks at them.
+    history: Option<Vec<u32>>,
+    pub(super) ids: Vec<u32>,
+    pub(super) logprobs: Vec<f32>,
+    pub(super) query_ends: Vec<QueryEnd>,
+    /// Number of ids up to and including the last boundary.
+    n_ids_at_boundary: usize,
+    pub(super) state: State,
+}
+
+impl Row {
+    pub(super) fn new(row_idx: usize, settings: SamplerSettings, seed: u64, prompt: &[u32]) -> Self {
+        let is_penalised = settings.repetition_penalty != 1.0;
+        Self {
+            row_idx,
+            sampler: Sampler::new(settings, seed),
+            history: is_penalised.then(|| prompt.to_vec()),
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+            query_ends: Vec::new(),
+            n_ids_at_boundary: 0,
+            state: State::Live,
+        }
+    }
+
+    pub(super) fn last_id(&self) -> u32 {
+        *self.ids.last().expect("a live row has the token sampled in admit")
+    }
+
+    /// Samples one token from the logits (V) of a hidden state (D).
+    fn advance(&mut self, hidden: &[f32], logits: &[f32], rules: &Rules) {
+        let history = self.history.as_deref().unwrap_or_default();
+        let Some(sampled) = self.sampler.sample(logits, history, &rules.forbidden(&self.ids)) else {
+            self.state = State::Broken;
+            return;
+        };
+        if rules.ends_query(sampled.id) {
+            let n_ids = self.ids.len();
+            if n_ids > self.n_ids_at_boundary {
+                self.query_ends.push(QueryEnd { n_ids, hidden: hidden.to_vec() });
+            }
+            self.n_ids_at_boundary = n_ids + 1;
+        }
+        self.ids.push(sampled.id);
+        self.logprobs.push(sampled.logprob);
+        if let Some(history) = &mut self.history {
+            history.push(sampled.id);
+        }
+        if rules.stop_ids.contains(&sampled.id) {
+            self.state = State::Finished(Finish::Stop);
+        } else if self.ids.len() >= rules.max_new_tokens {
+            self.state = State::Finished(Finish::Length);
+        }
+    }
+}
+
+/// A row, and what it samples from: a hidden state (D) and its logits (V).
+pub(super) struct Turn<'a> {
+    pub(super) row: &'a mut Row,
+    pub(super) rules: &'a Rules,
+    pub(super) hidden: &'a [f32],
+    pub(super) logits: &'a [f32],
+}
+
+impl Turn<'_> {
+    fn take(&mut self) {
+        self.row.advance(self.hidden, self.logits, self.rules);
+    }
+}
+
+/// Lets every row sample; each has its own stream, so neither order nor threads change what is drawn.
+pub(super) fn sample(mut turns: Vec<Turn<'_>>) {
+    let n_logits: usize = turns.iter().map(|turn| turn.logits.len()).sum();
+    if turns.len() > 1 && n_logits >= PARALLEL_LOGITS_MIN {
+        turns.par_iter_mut().for_each(Turn::take);
+    } else {
+        turns.iter_mut().for_each(Turn::take);
+    }
+}
