@@ -40,7 +40,7 @@ fn manifest() -> Manifest {
         name: "test".to_owned(),
         version: "1".to_owned(),
         prompt_version: PROMPT_VERSION,
-        prompt_tokens_max: 48,
+        prompt_tokens_max: 60,
         files: BTreeMap::new(),
         commands: vec!["one".to_owned(), "two".to_owned()],
         seeds: BTreeMap::from([("pretrain".to_owned(), 1)]),
@@ -188,6 +188,29 @@ fn write_that_never_publishes_leaves_the_old_bundle_and_the_next_one_wins() {
     save::save(&at, Manifest { version: "2".to_owned(), ..manifest() }, files(512)).unwrap();
     assert_eq!(open(&at).unwrap().manifest.version, "2");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside the bundle");
+}
+
+#[test]
+fn crash_between_the_two_renames_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, replaced) = (dir.path().join("bundle"), dir.path().join(".bundle.replaced"));
+    saved(&at);
+    fs::rename(&at, &replaced).unwrap();
+    let staged = Staged::write(&at, &vec![("config.json".to_owned(), b"new".to_vec())]).unwrap();
+    assert!(open(&replaced).is_ok(), "the only whole copy stays until a newer one is in place");
+    staged.publish().unwrap();
+    assert!(at.join("config.json").is_file() && !replaced.exists());
+}
+
+#[test]
+fn prompt_budget_that_model_or_tokenizer_does_not_allow_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("bundle");
+    for prompt_tokens_max in [0, 40, 65] {
+        save::save(&at, Manifest { prompt_tokens_max, ..manifest() }, files(512)).unwrap();
+        let error = error_of(&at).to_string();
+        assert!(error.contains(&format!("prompt_tokens_max is {prompt_tokens_max}")), "{error}");
+    }
 }
 
 #[test]

@@ -248,18 +248,20 @@ fn query_ends_stand_before_boundaries_that_follow_content() {
 #[test]
 fn a_query_is_not_ended_where_it_stands_in_the_list_already() {
     let model = model();
-    let boundary_ids: Arc<[u32]> = (0..VOCAB / 2).collect();
+    let boundary_ids: Arc<[u32]> = (0..VOCAB * 3 / 4).collect();
     let n_repeated = |distinct_queries| {
-        let sampler = SamplerSettings { distinct_queries, temperature: 0.3, ..SAMPLED };
+        let sampler = SamplerSettings { distinct_queries, repetition_penalty: 1.0, ..SAMPLED };
         let mut batch = Batch::new(model.clone());
-        let boundary_ids = boundary_ids.clone();
-        batch.admit(GroupRequest { sampler, boundary_ids, max_new_tokens: 64, ..request(8, 6, 16) }).unwrap();
+        let asked = request(8, 6, 16);
+        let (stop_ids, boundary_ids): (Arc<[u32]>, _) = (Arc::new([]), &boundary_ids);
+        let boundaries = boundary_ids.clone();
+        batch
+            .admit(GroupRequest { sampler, stop_ids, boundary_ids: boundaries, max_new_tokens: 64, ..asked })
+            .unwrap();
         let of_row = |row: &FinishedRow| {
-            let ended = row.ids.strip_suffix(&[STOP]).unwrap_or(&row.ids);
-            let mut queries: Vec<&[u32]> = ended.split(|id| boundary_ids.contains(id)).collect();
-            if row.finish == Finish::Length {
-                queries.pop();
-            }
+            let mut queries: Vec<&[u32]> = row.ids.split(|id| boundary_ids.contains(id)).collect();
+            // The last one has not ended.
+            queries.pop();
             queries.retain(|query| !query.is_empty());
             let n_queries = queries.len();
             queries.sort_unstable();

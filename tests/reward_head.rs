@@ -1,7 +1,7 @@
 //! The reward head: what it reads and that each list is scored alone.
 use candle_core::{Device, Tensor};
 use newshound::model::{
-    reward_head::{ListFeatures, RewardHead},
+    reward_head::{Consensus, ListFeatures, RewardHead},
     weights::Parameters,
 };
 
@@ -10,6 +10,7 @@ fn list_of(n_queries: usize, value: f32) -> ListFeatures {
         query_hidden: (0..n_queries).map(|query| vec![value + query as f32, 0.5, -value]).collect(),
         query_logprob: vec![-0.5; n_queries],
         mean_logprob: -0.4,
+        consensus: Some(Consensus { queries: vec![0.25; n_queries], list: 0.5 }),
     }
 }
 
@@ -37,7 +38,9 @@ fn a_reward_head_refuses_features_that_do_not_fit() {
     unscored.query_logprob.pop();
     let mut infinite = list_of(2, 0.1);
     infinite.query_hidden[0][0] = f32::NAN;
-    for broken in [wide, unscored, infinite] {
+    let mut unmeasured = list_of(2, 0.1);
+    unmeasured.consensus = Some(Consensus { queries: vec![0.5], list: 0.5 });
+    for broken in [wide, unscored, infinite, unmeasured] {
         assert!(head.score(&[broken]).is_err());
     }
 }
@@ -49,7 +52,29 @@ fn a_reward_head_lays_out_its_inputs_as_described() {
     list.query_logprob = vec![-0.5, -0.75];
     let rows = |inputs: Tensor| inputs.to_vec2::<f32>().unwrap();
     let queries = rows(head.query_inputs(std::slice::from_ref(&list)).unwrap());
-    assert_eq!(queries, [[1.0, 0.5, -1.0, -0.5], [2.0, 0.5, -1.0, -0.75]]);
+    assert_eq!(queries, [[1.0, 0.5, -1.0, -0.5, 0.25], [2.0, 0.5, -1.0, -0.75, 0.25]]);
+    let scores = head.score(std::slice::from_ref(&list)).unwrap().remove(0).queries;
+    let mean = (scores[0].mean + scores[1].mean) / 2.0;
+    assert!(mean != 0.0, "a fresh head scores at random");
     let lists = rows(head.list_inputs(&[list]).unwrap());
-    assert_eq!(lists, [[1.5, 0.5, -1.0, 2.0, 0.5, -1.0, -0.4, -0.75, 0.25]]);
+    assert_eq!(lists, [[mean, -0.4, -0.75, 0.5, 0.25]]);
+}
+
+#[test]
+fn a_consensus_that_is_not_there_stands_at_the_mean_of_the_fitted_ones() {
+    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    let head = RewardHead::load(&mut parameters, 3).unwrap();
+    for (name, width, at) in [("query.input_mean", 5, 4), ("list.input_mean", 5, 3)] {
+        let means: Vec<f32> = (0..width).map(|idx| if idx == at { 0.375 } else { 0.0 }).collect();
+        parameters.vars()[name].set(&Tensor::new(means, &Device::Cpu).unwrap()).unwrap();
+    }
+    let alone = ListFeatures { consensus: None, ..list_of(2, 1.0) };
+    let mean =
+        ListFeatures { consensus: Some(Consensus { queries: vec![0.375; 2], list: 0.375 }), ..alone.clone() };
+    let inputs = |list: &ListFeatures| {
+        let list = std::slice::from_ref(list);
+        let rows = |inputs: Tensor| inputs.to_vec2::<f32>().unwrap();
+        (rows(head.query_inputs(list).unwrap()), rows(head.list_inputs(list).unwrap()))
+    };
+    assert_eq!(inputs(&alone), inputs(&mean));
 }

@@ -227,6 +227,21 @@ mod prompts {
     }
 
     #[test]
+    fn newest_signal_that_exceeds_the_budget_loses_its_end_and_the_prompt_is_never_empty() {
+        let tokens = tokens();
+        let long = "port strike ".repeat(40);
+        let both = searches(&["bus fares", &long]);
+        let budget = prompt::budget_min(&tokens);
+        let prompt = prompt::build(&both, &tokens, budget);
+        assert_eq!((prompt.ids.len(), prompt.n_dropped_signals), (budget, 1));
+        let text = tokens.vocabulary().decode(&prompt.ids, newshound::text::vocabulary::Controls::Keep);
+        assert!(
+            text.contains("user\nsearch: p") && text.contains("\n<|im_end|>\n<|im_start|>assistant"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn completion_is_the_text_of_the_list_and_the_end_token() {
         let tokens = tokens();
         let list = parse("port strike\nbus fares\nheat pump").unwrap();

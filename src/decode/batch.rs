@@ -66,6 +66,15 @@ pub struct FinishedRow {
     pub query_ends: Vec<QueryEnd>,
 }
 
+impl FinishedRow {
+    /// Mean log-probability of its ids in nats; 0 of none.
+    pub fn mean_logprob(&self) -> f32 {
+        #[allow(clippy::cast_precision_loss, reason = "a row has some hundred tokens")]
+        let n_ids = self.logprobs.len().max(1) as f32;
+        self.logprobs.iter().sum::<f32>() / n_ids
+    }
+}
+
 /// Why a group is refused or a step fails.
 #[derive(Debug, Error)]
 pub enum DecodeError {

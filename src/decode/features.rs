@@ -1,31 +1,59 @@
-//! What the reward head reads of a finished row: one definition for the server and for the trainer.
+//! What the reward head reads of finished rows: one definition for the server and for the trainer.
 use super::batch::FinishedRow;
-use crate::model::reward_head::ListFeatures;
+use crate::model::reward_head::{Consensus, ListFeatures};
+use std::collections::{BTreeSet, HashMap};
 
-/// Gathers a row's features: one entry per query that has at least one token (blank lines have none).
+/// Gathers the features of rows of one prompt, in their order: one entry per query that has at least one token (blank
+/// lines have none).
 ///
 /// A query's log-probability is the mean over its own tokens in nats, without the boundary; the list's is the mean over
-/// every sampled token, boundaries and stop included, and 0 for a row without tokens.
-pub fn list_features(row: &FinishedRow) -> ListFeatures {
-    let mut features = ListFeatures {
-        query_hidden: Vec::with_capacity(row.query_ends.len()),
-        query_logprob: Vec::with_capacity(row.query_ends.len()),
-        mean_logprob: mean(&row.logprobs).unwrap_or(0.0),
-    };
-    let mut start = 0;
-    for end in &row.query_ends {
-        if let Some(logprob) = row.logprobs.get(start..end.n_ids).and_then(mean) {
-            features.query_hidden.push(end.hidden.clone());
-            features.query_logprob.push(logprob);
-        }
-        start = end.n_ids + 1;
+/// every sampled token, boundaries and stop included, and 0 for a row without tokens. Consensus counts a query's own
+/// tokens.
+pub fn list_features(rows: &[&FinishedRow]) -> Vec<ListFeatures> {
+    let mut n_holders: HashMap<u32, usize> = HashMap::new();
+    for row in rows {
+        let ids: BTreeSet<u32> = queries(row).flat_map(|(_, ids, _)| ids).copied().collect();
+        ids.into_iter().for_each(|id| *n_holders.entry(id).or_default() += 1);
     }
-    features
+    // The row itself is among the holders of its tokens.
+    let n_others = rows.len().saturating_sub(1);
+    let share = |id: &u32| ratio(n_holders[id] - 1, n_others);
+    rows.iter().map(|row| features(row, (n_others > 0).then_some(&share))).collect()
 }
 
+fn features(row: &FinishedRow, share: Option<&dyn Fn(&u32) -> f32>) -> ListFeatures {
+    let (mut query_hidden, mut query_logprob) = (Vec::new(), Vec::new());
+    let (mut of_queries, mut of_tokens) = (Vec::new(), Vec::new());
+    for (hidden, ids, logprobs) in queries(row) {
+        query_hidden.push(hidden.to_vec());
+        query_logprob.push(mean(logprobs));
+        if let Some(share) = share {
+            let shares: Vec<f32> = ids.iter().map(share).collect();
+            of_queries.push(mean(&shares));
+            of_tokens.extend(shares);
+        }
+    }
+    let consensus = share.map(|_| Consensus { list: mean(&of_tokens), queries: of_queries });
+    ListFeatures { query_hidden, query_logprob, mean_logprob: row.mean_logprob(), consensus }
+}
+
+/// Hidden state, ids and log-probabilities of every query that has tokens.
+fn queries(row: &FinishedRow) -> impl Iterator<Item = (&[f32], &[u32], &[f32])> {
+    let starts = std::iter::once(0).chain(row.query_ends.iter().map(|end| end.n_ids + 1));
+    row.query_ends.iter().zip(starts).filter(|(end, start)| *start < end.n_ids).map(|(end, start)| {
+        (end.hidden.as_slice(), &row.ids[start..end.n_ids], &row.logprobs[start..end.n_ids])
+    })
+}
+
+/// Mean of values; 0 of none.
 #[allow(clippy::cast_precision_loss, reason = "a row has some hundred tokens")]
-fn mean(values: &[f32]) -> Option<f32> {
-    (!values.is_empty()).then(|| values.iter().sum::<f32>() / values.len() as f32)
+fn mean(values: &[f32]) -> f32 {
+    values.iter().sum::<f32>() / values.len().max(1) as f32
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of rows")]
+fn ratio(part: usize, whole: usize) -> f32 {
+    part as f32 / whole as f32
 }
 
 #[cfg(test)]
@@ -33,35 +61,55 @@ mod tests {
     use super::*;
     use crate::decode::batch::{Finish, GroupId, QueryEnd};
 
-    fn row(logprobs: &[f32], ends: &[usize]) -> FinishedRow {
+    fn row(ids: &[u32], logprobs: &[f32], ends: &[usize]) -> FinishedRow {
         FinishedRow {
             group: GroupId(1),
             row_idx: 0,
-            ids: vec![7; logprobs.len()],
+            ids: ids.to_vec(),
             logprobs: logprobs.to_vec(),
             finish: Finish::Stop,
             query_ends: ends.iter().map(|&n_ids| QueryEnd { n_ids, hidden: vec![n_ids as f32] }).collect(),
         }
     }
 
+    fn alone(row: &FinishedRow) -> ListFeatures {
+        list_features(&[row]).remove(0)
+    }
+
     #[test]
     fn each_query_is_averaged_over_its_own_tokens() {
-        let features = list_features(&row(&[-1.0, -3.0, -9.0, -4.0, -3.0], &[2, 4]));
+        let features = alone(&row(&[7; 5], &[-1.0, -3.0, -9.0, -4.0, -3.0], &[2, 4]));
         assert_eq!(features.query_logprob, [-2.0, -4.0]);
         assert_eq!(features.query_hidden, [[2.0], [4.0]]);
         assert_eq!(features.mean_logprob, -4.0);
+        assert_eq!(features.consensus, None, "there is no other list");
     }
 
     #[test]
     fn blank_lines_are_no_queries() {
-        let features = list_features(&row(&[-1.0, -9.0, -9.0], &[1, 2]));
+        let features = alone(&row(&[7; 3], &[-1.0, -9.0, -9.0], &[1, 2]));
         assert_eq!(features.query_logprob, [-1.0]);
     }
 
     #[test]
     fn an_empty_row_has_no_queries() {
-        let features = list_features(&row(&[], &[0]));
+        let features = alone(&row(&[], &[], &[0]));
         assert!(features.query_hidden.is_empty());
         assert_eq!(features.mean_logprob, 0.0);
+    }
+
+    #[test]
+    fn consensus_is_the_share_of_other_lists_that_hold_a_token() {
+        const END: u32 = 0;
+        let zeros = [0.0; 5];
+        // Its own repetition of 5 does not count, nor do boundaries.
+        let first = row(&[5, 6, END, 5, END], &zeros, &[2, 4]);
+        let second = row(&[5, 8, END, 8, END], &zeros, &[2, 4]);
+        let third = row(&[6, 5, END, 9, END], &zeros, &[2, 4]);
+        let of_first = list_features(&[&first, &second, &third]).remove(0).consensus.unwrap();
+        assert_eq!(of_first.queries, [0.75, 1.0]);
+        assert!((of_first.list - 2.5 / 3.0).abs() < 1e-6);
+        let stranger = list_features(&[&row(&[1, END], &zeros[..2], &[1]), &first]).remove(0);
+        assert_eq!(stranger.consensus, Some(Consensus { queries: vec![0.0], list: 0.0 }));
     }
 }

@@ -234,8 +234,9 @@ struct Raw {
 #[derive(Deserialize)]
 struct RawRope {
     rope_theta: Option<f64>,
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name. Configs converted by newer tools carry both.
+    r#type: Option<String>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
@@ -345,7 +346,7 @@ impl Raw {
 
 impl RawRope {
     fn scaling(&self) -> Result<RopeScaling, String> {
-        match self.rope_type.as_deref() {
+        match self.rope_type.as_deref().or(self.r#type.as_deref()) {
             None | Some("default") => Ok(RopeScaling::None),
             Some("llama3") => {
                 let positive = |key: &str, value: Option<f64>| {

@@ -11,10 +11,17 @@ const N_UNITS: usize = 64;
 const N_QUERIES_FULL: f32 = 8.0;
 /// Log-variances are kept in this range, so that neither a variance nor its inverse overflows.
 const LOG_VARIANCE_LIMIT: f64 = 10.0;
-/// Extra inputs of the query head beside one hidden state: its mean log-probability.
-const QUERY_EXTRA: usize = 1;
-/// Extra inputs of the list head beside two hidden states: mean and lowest log-probability, number of queries.
-const LIST_EXTRA: usize = 3;
+/// Extra inputs of the query head beside one hidden state: its mean log-probability, its consensus.
+const QUERY_EXTRA: usize = 2;
+/// Inputs of the list head: its queries' mean score, mean and lowest log-probability, consensus, number of queries.
+///
+/// Hidden states reach it through the scores of the queries alone. Given to it directly, they drowned the rest: rewards of
+/// lists are noisy, and a reader has few later clicks.
+const LIST_INPUTS: usize = 5;
+
+/// Places of the consensus among the extra inputs.
+const QUERY_CONSENSUS: usize = 1;
+const LIST_CONSENSUS: usize = 3;
 
 /// Mean and variance of a predicted reward.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +41,20 @@ pub struct ListFeatures {
     pub query_logprob: Vec<f32>,
     /// Mean log-probability of the whole list, nats.
     pub mean_logprob: f32,
+    /// How far other lists of the same prompt agree with it; none where there is no other.
+    pub consensus: Option<Consensus>,
+}
+
+/// Shares of the other lists, from 0 to 1, that hold what a list holds.
+///
+/// What many samples say is what the model believes, whichever sample says it: the expected agreement with the other
+/// samples is the utility of minimum Bayes risk decoding (Eikema and Aziz, arXiv 2108.04718).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Consensus {
+    /// Per query: mean over its tokens of the share of other lists that hold the token.
+    pub queries: Vec<f32>,
+    /// The same over the tokens of all queries.
+    pub list: f32,
 }
 
 /// Predicted rewards of one list and of each of its queries.
@@ -66,7 +87,7 @@ impl RewardHead {
         Ok(Self {
             hidden_size,
             query: Perceptron::load(source, "query", hidden_size + QUERY_EXTRA)?,
-            list: Perceptron::load(source, "list", 2 * hidden_size + LIST_EXTRA)?,
+            list: Perceptron::load(source, "list", LIST_INPUTS)?,
         })
     }
 
@@ -78,25 +99,13 @@ impl RewardHead {
         if lists.is_empty() {
             return Ok(Vec::new());
         }
-        let (of_lists, of_queries) = self.forward(lists)?;
-        let of_lists = scores(&of_lists)?;
-        let mut of_queries = scores(&of_queries)?.into_iter();
+        let of_lists = scores(&self.forward_lists(&self.list_inputs(lists)?)?)?;
+        let mut of_queries = scores(&self.forward_queries(&self.query_inputs(lists)?)?)?.into_iter();
         let of_list = |(list, score): (&ListFeatures, Score)| ListScores {
             list: score,
             queries: of_queries.by_ref().take(list.query_hidden.len()).collect(),
         };
         Ok(lists.iter().zip(of_lists).map(of_list).collect())
-    }
-
-    /// Maps list features to (B, 2) mean and log-variance of lists and (sum of queries, 2) of queries. Differentiable.
-    ///
-    /// # Errors
-    /// If there is no list, or a feature has another width or is not finite.
-    pub fn forward(&self, lists: &[ListFeatures]) -> Result<(Tensor, Tensor), ModelError> {
-        Ok((
-            self.forward_lists(&self.list_inputs(lists)?)?,
-            self.forward_queries(&self.query_inputs(lists)?)?,
-        ))
     }
 
     /// Maps rows of `query_inputs` to mean and log-variance: (n, 2). Differentiable.
@@ -115,45 +124,45 @@ impl RewardHead {
         self.list.forward(inputs)
     }
 
-    /// Lays out what the query head reads, one row per query of every list: hidden state, mean log-probability.
+    /// Lays out what the query head reads, one row per query of every list: hidden state, mean log-probability, consensus.
+    /// A consensus that is not there stands at the mean of those that the head was fitted on, and says nothing.
     ///
     /// # Errors
     /// If a feature has another width or is not finite.
     pub fn query_inputs(&self, lists: &[ListFeatures]) -> Result<Tensor, ModelError> {
         let mut rows = Vec::new();
+        let neutral = self.query.input_mean_at(self.hidden_size + QUERY_CONSENSUS)?;
         for list in lists {
             self.check(list)?;
-            for (hidden, logprob) in list.query_hidden.iter().zip(&list.query_logprob) {
+            for (idx, (hidden, logprob)) in list.query_hidden.iter().zip(&list.query_logprob).enumerate() {
+                let consensus = list.consensus.as_ref().map_or(neutral, |consensus| consensus.queries[idx]);
                 rows.extend_from_slice(hidden);
-                rows.push(*logprob);
+                rows.extend([*logprob, consensus]);
             }
         }
         matrix(rows, self.hidden_size + QUERY_EXTRA, self.device())
     }
 
-    /// Lays out what the list head reads, one row per list: mean and last of its queries' hidden states, mean and
-    /// lowest log-probability, number of queries. A list without queries has hidden states of zero.
+    /// Lays out what the list head reads, one row per list: mean of the scores that the query head gives its queries (0
+    /// without queries; no gradient flows into them), mean and lowest log-probability, consensus, number of queries. A
+    /// consensus that is not there stands at the mean of those that the head was fitted on.
     ///
     /// # Errors
     /// If a feature has another width or is not finite.
     pub fn list_inputs(&self, lists: &[ListFeatures]) -> Result<Tensor, ModelError> {
-        let mut rows = Vec::new();
+        let of_queries = scores(&self.forward_queries(&self.query_inputs(lists)?)?)?;
+        let mut of_queries = of_queries.iter().map(|score| score.mean);
+        let neutral = self.list.input_mean_at(LIST_CONSENSUS)?;
+        let mut rows = Vec::with_capacity(lists.len() * LIST_INPUTS);
         for list in lists {
-            self.check(list)?;
             #[allow(clippy::cast_precision_loss, reason = "a list has a handful of queries")]
             let n_queries = list.query_hidden.len() as f32;
-            let mean = |unit: usize| {
-                list.query_hidden.iter().map(|hidden| hidden[unit]).sum::<f32>() / n_queries.max(1.0)
-            };
-            rows.extend((0..self.hidden_size).map(mean));
-            match list.query_hidden.last() {
-                Some(last) => rows.extend_from_slice(last),
-                None => rows.resize(rows.len() + self.hidden_size, 0.0),
-            }
-            let lowest = list.query_logprob.iter().copied().reduce(f32::min);
-            rows.extend([list.mean_logprob, lowest.unwrap_or(list.mean_logprob), n_queries / N_QUERIES_FULL]);
+            let score = of_queries.by_ref().take(list.query_hidden.len()).sum::<f32>() / n_queries.max(1.0);
+            let lowest = list.query_logprob.iter().copied().reduce(f32::min).unwrap_or(list.mean_logprob);
+            let consensus = list.consensus.as_ref().map_or(neutral, |consensus| consensus.list);
+            rows.extend([score, list.mean_logprob, lowest, consensus, n_queries / N_QUERIES_FULL]);
         }
-        matrix(rows, 2 * self.hidden_size + LIST_EXTRA, self.device())
+        matrix(rows, LIST_INPUTS, self.device())
     }
 
     fn device(&self) -> &Device {
@@ -165,8 +174,11 @@ impl RewardHead {
             format!("a hidden state is not {} wide", self.hidden_size)
         } else if list.query_hidden.len() != list.query_logprob.len() {
             "a query has no log-probability".to_owned()
+        } else if list.consensus.as_ref().is_some_and(|c| c.queries.len() != list.query_hidden.len()) {
+            "a query has no consensus".to_owned()
         } else if !list.mean_logprob.is_finite()
             || !list.query_hidden.iter().flatten().chain(&list.query_logprob).all(|value| value.is_finite())
+            || list.consensus.iter().any(|c| !c.queries.iter().chain([&c.list]).all(|v| v.is_finite()))
         {
             "a feature is not finite".to_owned()
         } else {
@@ -192,6 +204,11 @@ impl Perceptron {
             hidden: Linear::load(source, &format!("{name}.hidden"), (n_inputs, N_UNITS), Bias::Added)?,
             output: Linear::load(source, &format!("{name}.output"), (N_UNITS, 2), Bias::Added)?,
         })
+    }
+
+    /// The mean that an input was standardised with.
+    fn input_mean_at(&self, idx: usize) -> Result<f32, ModelError> {
+        Ok(self.input_mean.get(idx)?.to_dtype(DType::F32)?.to_scalar()?)
     }
 
     /// (n, inputs) to (n, 2).

@@ -44,13 +44,15 @@ pub struct Candidate {
     pub list: Result<QueryList, Invalid>,
     /// What the head said; absent without a head and for what is no list.
     pub scores: Option<Scores>,
+    /// How far the other valid lists agree with it, from 0 to 1; absent where there is no other, and for what is no list.
+    pub consensus: Option<f32>,
     /// Mean log-probability per token, nats.
     pub mean_logprob: f32,
     /// How it ended.
     pub finish: Finish,
     /// Tokens sampled, the stop token included.
     pub n_tokens: usize,
-    /// Whether no list that ended before was better.
+    /// Whether it beats every list that ended before it. While others are being written, scores may still move.
     pub best_so_far: bool,
 }
 
@@ -58,7 +60,8 @@ impl Candidate {
     /// What is compared of it.
     pub fn standing(&self) -> Standing {
         let list_score = self.scores.as_ref().map(|scores| scores.list);
-        Standing { row_idx: self.row_idx, list_score, mean_logprob: self.mean_logprob }
+        let consensus = self.consensus.unwrap_or(0.0);
+        Standing { row_idx: self.row_idx, list_score, consensus, mean_logprob: self.mean_logprob }
     }
 }
 
@@ -82,9 +85,9 @@ pub struct Phases {
 /// What a generation gave and what it cost.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Every candidate, by number.
+    /// Every candidate, in the order in which they ended.
     pub candidates: Vec<Arc<Candidate>>,
-    /// Number of the best one, which is valid.
+    /// Position of the best one, which is valid: the last that is marked as the best so far.
     pub best_idx: usize,
     /// Most queries wanted of the best list.
     pub n_queries_max: usize,

@@ -4,7 +4,7 @@ use crate::{
         batch::{Finish, FinishedRow},
         features::list_features,
     },
-    model::reward_head::{ListFeatures, RewardHead},
+    model::reward_head::RewardHead,
     queries::QueryList,
     serve::{
         answer::ServeError,
@@ -17,7 +17,10 @@ use crate::{
     text::{parse, prompt, tokens::Tokens},
 };
 use sha2::{Digest, Sha256};
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What a generation needs of the bundle.
 #[derive(Debug)]
@@ -35,17 +38,6 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Takes what it needs of a bundle; the network itself belongs to the engine.
-    pub fn new(
-        tokens: Tokens,
-        head: Option<RewardHead>,
-        engine: Engine,
-        prompt_tokens_max: usize,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { tokens, head, engine, prompt_tokens_max, metrics }
-    }
-
     /// Generates, publishing each candidate as it ends. Dropping the future frees the rows within one step.
     ///
     /// # Errors
@@ -75,8 +67,7 @@ impl Writer {
                     course.prefill_tokens_computed = prefill_tokens_computed;
                 }
                 Some(Event::Row(row)) => {
-                    let candidate = self.candidate(&row, &mut course.phases)?;
-                    publish(&course.add(candidate));
+                    publish(&self.take(&mut course, row)?);
                 }
                 Some(Event::Done { decode }) => {
                     course.phases.decode = decode;
@@ -100,36 +91,56 @@ impl Writer {
         }
     }
 
-    /// Parses and scores a row.
-    fn candidate(&self, row: &FinishedRow, phases: &mut Phases) -> Result<Candidate, ServeError> {
+    /// Parses a row, and scores it among those that ended before.
+    fn take(&self, course: &mut Course, row: FinishedRow) -> Result<Arc<Candidate>, ServeError> {
         let started = Instant::now();
-        let features = list_features(row);
-        let mean_logprob = features.mean_logprob;
         let list = match row.finish {
             Finish::Stop => parse::parse(&self.tokens.decode(&row.ids)).map_err(Invalid::Malformed),
             Finish::Length => Err(Invalid::Unfinished),
         };
-        let scores = match &list {
-            Ok(list) => self.scores(list, features)?,
-            Err(_) => None,
-        };
         self.count(&list, row.ids.len());
-        phases.rerank += started.elapsed();
-        let (row_idx, finish, n_tokens) = (row.row_idx, row.finish, row.ids.len());
-        Ok(Candidate { row_idx, list, scores, mean_logprob, finish, n_tokens, best_so_far: false })
+        let is_valid = list.is_ok();
+        course.candidates.push(Candidate {
+            row_idx: row.row_idx,
+            list,
+            scores: None,
+            consensus: None,
+            mean_logprob: row.mean_logprob(),
+            finish: row.finish,
+            n_tokens: row.ids.len(),
+            best_so_far: false,
+        });
+        course.rows.push(row);
+        if is_valid {
+            course.time_to_first_candidate.get_or_insert(course.started.elapsed());
+            self.score(course)?;
+            course.mark_leaders();
+        }
+        course.phases.rerank += started.elapsed();
+        Ok(Arc::new(course.candidates[course.candidates.len() - 1].clone()))
     }
 
-    fn scores(&self, list: &QueryList, features: ListFeatures) -> Result<Option<Scores>, ServeError> {
-        let Some(head) = &self.head else { return Ok(None) };
-        if features.query_hidden.is_empty() {
-            return Ok(None);
+    /// Scores every valid candidate again: each list more is one more opinion on those that were there.
+    fn score(&self, course: &mut Course) -> Result<(), ServeError> {
+        let (mut valid, rows): (Vec<&mut Candidate>, Vec<&FinishedRow>) = course
+            .candidates
+            .iter_mut()
+            .zip(&course.rows)
+            .filter(|(candidate, _)| candidate.list.is_ok())
+            .unzip();
+        let features = list_features(&rows);
+        for (candidate, read) in valid.iter_mut().zip(&features) {
+            candidate.consensus = read.consensus.as_ref().map(|consensus| consensus.list);
         }
-        let scored = head.score(&[features]).map_err(|error| ServeError::Head(Arc::new(error)))?;
-        Ok(scored.into_iter().next().map(|scored| {
+        let Some(head) = &self.head else { return Ok(()) };
+        let scored = head.score(&features).map_err(|error| ServeError::Head(Arc::new(error)))?;
+        for (candidate, scored) in valid.iter_mut().zip(scored) {
+            let n_queries = candidate.list.as_ref().map_or(0, |list| list.as_slice().len());
             let queries: Vec<f32> = scored.queries.iter().map(|score| score.mean).collect();
-            let queries = Some(queries).filter(|queries| queries.len() == list.as_slice().len());
-            Scores { list: scored.list.mean, queries }
-        }))
+            let queries = Some(queries).filter(|queries| queries.len() == n_queries);
+            candidate.scores = Some(Scores { list: scored.list.mean, queries });
+        }
+        Ok(())
     }
 
     fn count(&self, list: &Result<QueryList, Invalid>, n_tokens: usize) {
@@ -149,7 +160,7 @@ impl Writer {
 
     fn finish(
         &self,
-        mut course: Course,
+        course: Course,
         question: &Question,
         n_truncated_signals: usize,
     ) -> Result<Answer, ServeError> {
@@ -163,24 +174,25 @@ impl Writer {
         ] {
             self.metrics.phase(name, took);
         }
-        course.candidates.sort_by_key(|candidate| candidate.row_idx);
-        let Some(best) = &course.best else {
-            return Err(ServeError::NoValidList { n_candidates: course.candidates.len() });
+        let n_candidates = course.candidates.len();
+        // The last leader beats every other list.
+        let best_idx = course.candidates.iter().rposition(|candidate| candidate.best_so_far);
+        let (Some(best_idx), Some(first)) = (best_idx, course.time_to_first_candidate) else {
+            return Err(ServeError::NoValidList { n_candidates });
         };
-        self.metrics.first_candidate(phases.time_to_first_candidate);
-        if let Some(scores) = &best.scores {
+        self.metrics.first_candidate(first);
+        if let Some(scores) = &course.candidates[best_idx].scores {
             self.metrics.best_list_score(scores.list);
         }
-        let best_idx = course.candidates.iter().position(|candidate| candidate.row_idx == best.row_idx);
         Ok(Answer {
-            best_idx: best_idx.expect("the best candidate is one of the candidates"),
+            best_idx,
             n_queries_max: question.options.n_queries_max.unwrap_or(parse::QUERIES_MAX),
             method: question.options.method,
             prompt_tokens: course.prompt_tokens,
             prefill_tokens_computed: course.prefill_tokens_computed,
             n_truncated_signals,
-            phases,
-            candidates: course.candidates,
+            phases: Phases { time_to_first_candidate: first, ..phases },
+            candidates: course.candidates.into_iter().map(Arc::new).collect(),
         })
     }
 }
@@ -189,8 +201,11 @@ impl Writer {
 struct Course {
     started: Instant,
     method: Method,
-    candidates: Vec<Arc<Candidate>>,
-    best: Option<Arc<Candidate>>,
+    /// In the order in which they ended.
+    candidates: Vec<Candidate>,
+    /// What each was read from.
+    rows: Vec<FinishedRow>,
+    time_to_first_candidate: Option<Duration>,
     prompt_tokens: usize,
     prefill_tokens_computed: usize,
     phases: Phases,
@@ -202,30 +217,22 @@ impl Course {
             started: Instant::now(),
             method,
             candidates: Vec::new(),
-            best: None,
+            rows: Vec::new(),
+            time_to_first_candidate: None,
             prompt_tokens: 0,
             prefill_tokens_computed: 0,
             phases: Phases::default(),
         }
     }
 
-    /// Takes a candidate in and says whether it leads.
-    fn add(&mut self, mut candidate: Candidate) -> Arc<Candidate> {
-        if candidate.list.is_ok() {
-            if self.best.is_none() {
-                self.phases.time_to_first_candidate = self.started.elapsed();
-            }
-            candidate.best_so_far = self
-                .best
-                .as_ref()
-                .is_none_or(|best| rerank::beats(self.method, &candidate.standing(), &best.standing()));
+    /// Marks the valid lists that beat every one before them, as the scores are now.
+    fn mark_leaders(&mut self) {
+        let mut valid: Vec<&mut Candidate> =
+            self.candidates.iter_mut().filter(|candidate| candidate.list.is_ok()).collect();
+        let standings: Vec<_> = valid.iter().map(|candidate| candidate.standing()).collect();
+        for (candidate, leads) in valid.iter_mut().zip(rerank::leaders(self.method, &standings)) {
+            candidate.best_so_far = leads;
         }
-        let candidate = Arc::new(candidate);
-        if candidate.best_so_far {
-            self.best = Some(Arc::clone(&candidate));
-        }
-        self.candidates.push(Arc::clone(&candidate));
-        candidate
     }
 }
 

@@ -71,6 +71,7 @@ impl Options {
             Method::RewardHead => 1,
             Method::LogProb => 2,
             Method::None => 3,
+            Method::Consensus => 4,
         });
         bytes
     }

@@ -6,6 +6,8 @@ use std::cmp::Ordering;
 pub enum Method {
     /// By the reward that the head predicts for the list.
     RewardHead,
+    /// By how far the other lists agree with it.
+    Consensus,
     /// By the mean log-probability per token.
     LogProb,
     /// Not at all: the lowest index wins.
@@ -19,15 +21,18 @@ pub struct Standing {
     pub row_idx: usize,
     /// Predicted reward; absent without a head.
     pub list_score: Option<f32>,
+    /// Mean share of the other lists that hold a token of this one.
+    pub consensus: f32,
     /// Mean log-probability per token in nats.
     pub mean_logprob: f32,
 }
 
 /// Says whether `one` beats `other`. Equal scores go to the lower index, so the winner never depends on the order of arrival;
 /// a score that is absent or not a number loses against every number.
-pub fn beats(method: Method, one: &Standing, other: &Standing) -> bool {
+fn beats(method: Method, one: &Standing, other: &Standing) -> bool {
     let score = |standing: &Standing| match method {
         Method::RewardHead => standing.list_score.unwrap_or(f32::NEG_INFINITY),
+        Method::Consensus => standing.consensus,
         Method::LogProb => standing.mean_logprob,
         Method::None => 0.0,
     };
@@ -39,11 +44,17 @@ pub fn beats(method: Method, one: &Standing, other: &Standing) -> bool {
     }
 }
 
-/// Position of the best of the standings; none of none.
-pub fn best(method: Method, standings: &[Standing]) -> Option<usize> {
-    (0..standings.len()).reduce(|champion, challenger| {
-        if beats(method, &standings[challenger], &standings[champion]) { challenger } else { champion }
-    })
+/// Says of each standing whether it beats every one before it. The last that does is the best of all.
+pub fn leaders(method: Method, standings: &[Standing]) -> Vec<bool> {
+    let mut champion: Option<&Standing> = None;
+    let mut leads = |challenger| {
+        let leads = champion.is_none_or(|champion| beats(method, challenger, champion));
+        if leads {
+            champion = Some(challenger);
+        }
+        leads
+    };
+    standings.iter().map(&mut leads).collect()
 }
 
 /// Positions of the queries that a reader who wants at most `n_max` gets: those with the highest scores (the first ones
@@ -77,7 +88,11 @@ mod tests {
     use super::*;
 
     fn standing(row_idx: usize, list_score: Option<f32>, mean_logprob: f32) -> Standing {
-        Standing { row_idx, list_score, mean_logprob }
+        Standing { row_idx, list_score, consensus: 1.0 / (row_idx + 1) as f32, mean_logprob }
+    }
+
+    fn best(method: Method, standings: &[Standing]) -> Option<usize> {
+        leaders(method, standings).iter().rposition(|leads| *leads)
     }
 
     fn check(method: Method, standings: &[(usize, Option<f32>, f32)], expected: Option<usize>) {
@@ -95,6 +110,7 @@ mod tests {
     fn each_method_reads_its_own_score() {
         let standings = [(0, Some(0.1), -3.0), (1, Some(0.9), -2.0), (2, Some(0.5), -1.0)];
         check(Method::RewardHead, &standings, Some(1));
+        check(Method::Consensus, &standings, Some(0));
         check(Method::LogProb, &standings, Some(2));
         check(Method::None, &standings, Some(0));
     }
@@ -107,6 +123,14 @@ mod tests {
     #[test]
     fn what_is_not_a_number_loses() {
         check(Method::RewardHead, &[(0, Some(f32::NAN), 0.0), (1, Some(-5.0), 0.0), (2, None, 0.0)], Some(1));
+    }
+
+    #[test]
+    fn leaders_are_those_that_beat_everything_before_them() {
+        let standings =
+            [standing(3, Some(0.2), 0.0), standing(0, Some(0.1), 0.0), standing(1, Some(0.9), 0.0)];
+        assert_eq!(leaders(Method::RewardHead, &standings), [true, false, true]);
+        assert_eq!(leaders(Method::None, &standings), [true, true, false]);
     }
 
     #[test]

@@ -98,8 +98,11 @@ impl Vocabulary {
     }
 }
 
-/// A tokenizer that neither cuts nor pads.
-pub(super) fn tokenizer(json: &[u8]) -> Result<Tokenizer, TokensError> {
+/// Reads a tokenizer that neither cuts nor pads, whatever its file says: the callers have limits of their own.
+///
+/// # Errors
+/// If it is not a tokenizer.
+pub fn tokenizer(json: &[u8]) -> Result<Tokenizer, TokensError> {
     let mut tokenizer =
         Tokenizer::from_bytes(json).map_err(|error| TokensError::Unreadable { reason: error.to_string() })?;
     tokenizer.with_padding(None);

@@ -5,6 +5,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use toml::Value;
 
+/// Most continuations of one prompt: they are decoded side by side, and more would not fit the memory of a small machine.
+const CONTINUATIONS_MAX: usize = 256;
+
 /// What the trainer can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -284,8 +287,8 @@ impl GenerateArgs {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return wrong(format!("top-p is {}, it must be above 0 and at most 1", self.top_p));
         }
-        if self.n == 0 || self.max_new_tokens == 0 {
-            return wrong("--n and --max-new-tokens must be at least 1".to_owned());
+        if !(1..=CONTINUATIONS_MAX).contains(&self.n) || self.max_new_tokens == 0 {
+            return wrong(format!("--n must be 1 to {CONTINUATIONS_MAX}, --max-new-tokens at least 1"));
         }
         let temperature = if self.greedy { 0.0 } else { self.temperature };
         let sampler = SamplerSettings {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     bundle::load::{self, BundleSource},
-    model::reward_head::RewardHead,
+    model::reward_head::{ListFeatures, RewardHead},
     signals::UserSignals,
     text::prompt,
 };
@@ -166,6 +166,7 @@ struct Outcome {
     first: f64,
     random: f64,
     by_logprob: f64,
+    by_consensus: f64,
     by_head: Option<f64>,
     oracle: f64,
 }
@@ -185,31 +186,38 @@ impl Context<'_> {
     ) -> Result<Outcome, TrainError> {
         let recalls = samples
             .iter()
-            .map(|sample| match &sample.list {
-                Ok(list) => Ok(recall(&self.retrieval.list_ranking(list, self.cutoff)?, &question.relevant)),
+            .map(|sample| match sample {
+                Ok((list, _)) => {
+                    Ok(recall(&self.retrieval.list_ranking(list, self.cutoff)?, &question.relevant))
+                }
                 // A reader who gets no list is shown nothing.
                 Err(_) => Ok(0.0),
             })
             .collect::<Result<Vec<f64>, TrainError>>()?;
-        let best_by = |score: &dyn Fn(usize) -> f64| {
-            let valid = (0..samples.len()).filter(|&idx| samples[idx].list.is_ok());
-            // On a tie the earlier list wins: max_by would take the last.
-            valid.rev().max_by(|&a, &b| score(a).total_cmp(&score(b))).map_or(0.0, |idx| recalls[idx])
+        let valid: Vec<usize> = (0..samples.len()).filter(|&idx| samples[idx].is_ok()).collect();
+        let features: Vec<ListFeatures> = samples.iter().flatten().map(|(_, read)| read.clone()).collect();
+        // `scores`: one per valid list. On a tie the earlier list wins: max_by would take the last.
+        let best_by = |scores: &[f32]| {
+            let best = (0..valid.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+            best.map_or(0.0, |idx| recalls[valid[idx]])
         };
+        let by_consensus: Vec<f32> =
+            features.iter().map(|read| read.consensus.as_ref().map_or(0.0, |found| found.list)).collect();
+        let by_logprob: Vec<f32> = features.iter().map(|read| read.mean_logprob).collect();
         let by_head = self.head.map(|head| {
-            let features: Vec<_> = samples.iter().map(|sample| sample.features.clone()).collect();
-            let scores = head.score(&features)?;
-            Ok::<f64, TrainError>(best_by(&|idx| f64::from(scores[idx].list.mean)))
+            let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
+            Ok::<f64, TrainError>(best_by(&scores))
         });
         let newest =
             question.reader.events.iter().rev().take(COPIED_SIGNALS).map(|event| event.text.as_str());
         Ok(Outcome {
-            valid: mean(samples.iter().map(|sample| f64::from(u8::from(sample.list.is_ok())))),
+            valid: mean(samples.iter().map(|sample| f64::from(u8::from(sample.is_ok())))),
             popularity: recall(popular, &question.relevant),
             copy: recall(&self.retrieval.ranking(newest, self.cutoff)?, &question.relevant),
             first: recalls.first().copied().unwrap_or(0.0),
             random: mean(recalls.iter().copied()),
-            by_logprob: best_by(&|idx| f64::from(samples[idx].features.mean_logprob)),
+            by_logprob: best_by(&by_logprob),
+            by_consensus: best_by(&by_consensus),
             by_head: by_head.transpose()?,
             oracle: recalls.iter().copied().fold(0.0, f64::max),
         })
@@ -218,7 +226,7 @@ impl Context<'_> {
 
 fn invalid(samples: &[Vec<Sample>]) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
-    for reason in samples.iter().flatten().filter_map(|sample| sample.list.as_ref().err()) {
+    for reason in samples.iter().flatten().filter_map(|sample| sample.as_ref().err()) {
         *counts.entry(*reason).or_default() += 1;
     }
     counts
@@ -240,6 +248,7 @@ fn rows(outcomes: &[Outcome], settings: EvaluateSettings) -> Vec<Row> {
         row("student, N=1".to_owned(), &|o| o.first),
         row(format!("student, random of N={n}"), &|o| o.random),
         row(format!("student, best of N={n} by log-probability"), &|o| o.by_logprob),
+        row(format!("student, best of N={n} by consensus"), &|o| o.by_consensus),
     ];
     if outcomes.iter().all(|outcome| outcome.by_head.is_some()) {
         rows.push(row(format!("student, best of N={n} by head"), &|o| o.by_head.unwrap_or(0.0)));
@@ -259,9 +268,11 @@ fn differences(outcomes: &[Outcome], settings: EvaluateSettings) -> Vec<Row> {
         row("student N=1 - popularity".to_owned(), &|o| o.first - o.popularity),
         row("student N=1 - copy".to_owned(), &|o| o.first - o.copy),
         row(format!("best of N={n} by log-probability - N=1"), &|o| o.by_logprob - o.first),
+        row(format!("best of N={n} by consensus - N=1"), &|o| o.by_consensus - o.first),
     ];
     if outcomes.iter().all(|outcome| outcome.by_head.is_some()) {
         rows.push(row(format!("best of N={n} by head - N=1"), &|o| served(o) - o.first));
+        rows.push(row(format!("best of N={n} by head - by consensus"), &|o| served(o) - o.by_consensus));
         rows.push(row(format!("best of N={n} by head - random of N={n}"), &|o| served(o) - o.random));
         rows.push(row(format!("best of N={n} by head - popularity"), &|o| served(o) - o.popularity));
         rows.push(row(format!("best of N={n} by head - copy"), &|o| served(o) - o.copy));

@@ -64,7 +64,7 @@ pub fn run(
     // The prompts before a bad line are answered before the line is reported.
     let read = for_each_line(input, |line: PromptLine| {
         let prompt = folder.ids("prompt", line.prompt.as_deref(), line.prompt_ids.as_deref())?;
-        if prompt.is_empty() || prompt.len() + settings.max_new_tokens > max_positions {
+        if prompt.is_empty() || prompt.len().saturating_add(settings.max_new_tokens) > max_positions {
             return Err(format!(
                 "{} prompt tokens and {} new ones, the model has {max_positions} positions",
                 prompt.len(),

@@ -64,7 +64,7 @@ pub fn run(
     let samples = student.lists(&prompts, settings.lists_per_prompt, settings.seed, &|| bar.inc(1))?;
     bar.finish();
     let n_lists = samples.iter().map(Vec::len).sum::<usize>();
-    let n_valid = samples.iter().flatten().filter(|sample| sample.list.is_ok()).count();
+    let n_valid = samples.iter().flatten().filter(|sample| sample.is_ok()).count();
     let groups: Vec<Group> = samples
         .into_par_iter()
         .zip(&laters)
@@ -120,10 +120,10 @@ fn questions<'a>(
 fn rewarded(samples: Vec<Sample>, later: &Later<'_>, retrieval: &Retrieval) -> Result<Group, TrainError> {
     let mut group = Group { features: Vec::new(), rewards: Vec::new() };
     for sample in samples {
-        let Ok(list) = &sample.list else { continue };
-        let reward = reward(Some(list), later, retrieval)?;
-        if reward.queries.len() == sample.features.query_hidden.len() {
-            group.features.push(sample.features);
+        let Ok((list, features)) = sample else { continue };
+        let reward = reward(Some(&list), later, retrieval)?;
+        if reward.queries.len() == features.query_hidden.len() {
+            group.features.push(features);
             group.rewards.push(reward);
         }
     }
@@ -136,11 +136,12 @@ fn fit(
     (train, held_out): (&[Group], &[Group]),
     seed: u64,
 ) -> Result<HeadReport, TrainError> {
-    let lists = (list_table(head, train)?, list_table(head, held_out)?);
     let queries = (query_table(head, train)?, query_table(head, held_out)?);
     let (of_lists, of_queries) = (|x: &_| head.forward_lists(x), |x: &_| head.forward_queries(x));
-    head_fit::fit(parameters, "list", &of_lists, (&lists.0, &lists.1), seed)?;
     head_fit::fit(parameters, "query", &of_queries, (&queries.0, &queries.1), seed)?;
+    // The list part reads what the query part says, so it comes second.
+    let lists = (list_table(head, train)?, list_table(head, held_out)?);
+    head_fit::fit(parameters, "list", &of_lists, (&lists.0, &lists.1), seed)?;
     let logprobs: Vec<f64> =
         held_out.iter().flat_map(|group| &group.features).map(|list| f64::from(list.mean_logprob)).collect();
     Ok(HeadReport {

@@ -99,15 +99,13 @@ pub fn ordering(table: &Table, scores: &[f64]) -> Ordering {
     let (mut correlations, mut right, mut n_pairs) = (Vec::new(), 0.0, 0.0);
     for group in &table.groups {
         let rewards: Vec<f64> = group.iter().map(|&row| f64::from(table.rewards[row])).collect();
-        let scores: Vec<f64> = group.iter().map(|&row| scores[row]).collect();
+        let of_group: Vec<f64> = group.iter().map(|&row| scores[row]).collect();
         if rewards.iter().all(|reward| (reward - rewards[0]).abs() < 1e-9) {
             continue;
         }
-        correlations.push(spearman(&rewards, &scores).unwrap_or(0.0));
+        correlations.push(spearman(&rewards, &of_group).unwrap_or(0.0));
         for (better, worse) in pairs(group, &table.rewards) {
-            let position =
-                |row: usize| group.iter().position(|other| *other == row).map_or(0.0, |idx| scores[idx]);
-            let difference = position(better) - position(worse);
+            let difference = scores[better] - scores[worse];
             right += if difference > 0.0 {
                 1.0
             } else if difference < 0.0 {
@@ -152,11 +150,20 @@ fn loss(forward: Forward<'_>, table: &Table, groups: &[&[usize]]) -> Result<Tens
     if better.is_empty() {
         return Ok(regression);
     }
-    let margins = ((means.index_select(&index(better)?, 0)? - means.index_select(&index(worse)?, 0)?)?
-        * LOGITS_PER_REWARD)?;
-    // -log sigmoid(x) = max(-x, 0) + log(1 + exp(-|x|)), which cannot overflow.
-    let ranking = (margins.neg()?.relu()? + (margins.abs()?.neg()?.exp()? + 1.0)?.log()?)?.mean(D::Minus1)?;
+    let logits = (means * LOGITS_PER_REWARD)?;
+    let ranking =
+        bradley_terry(&logits.index_select(&index(better)?, 0)?, &logits.index_select(&index(worse)?, 0)?)?;
     Ok((regression + ranking)?)
+}
+
+/// Mean of -log sigmoid(chosen - rejected) over pairs of scores (n): the loss of Bradley and Terry's model.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn bradley_terry(chosen: &Tensor, rejected: &Tensor) -> Result<Tensor, TrainError> {
+    let margins = (chosen - rejected)?;
+    // -log sigmoid(x) = max(-x, 0) + log(1 + exp(-|x|)), which cannot overflow.
+    Ok((margins.neg()?.relu()? + (margins.abs()?.neg()?.exp()? + 1.0)?.log()?)?.mean(D::Minus1)?)
 }
 
 /// Pairs of rows of a group, the better first.

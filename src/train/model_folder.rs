@@ -3,6 +3,7 @@ use super::{checkpoint, error::TrainError};
 use crate::{
     bundle::load::{CONFIG_FILE, TOKENIZER_FILE},
     model::{config::DecoderConfig, ops::Numerics, transformer::Transformer, weights::Checkpoint},
+    text::vocabulary,
 };
 use candle_core::{DType, Device};
 use serde::Deserialize;
@@ -37,7 +38,7 @@ impl ModelFolder {
         let tokenizer_at = path.join(TOKENIZER_FILE);
         let tokenizer = if tokenizer_at.is_file() {
             let json = std::fs::read(&tokenizer_at).map_err(TrainError::disk(&tokenizer_at, "read"))?;
-            Some(Tokenizer::from_bytes(json).map_err(|error| TrainError::file(&tokenizer_at, error))?)
+            Some(vocabulary::tokenizer(&json).map_err(|error| TrainError::file(&tokenizer_at, error))?)
         } else {
             None
         };
@@ -64,11 +65,6 @@ impl ModelFolder {
             Some(id) => Err(format!("{name}: id {id} is outside the vocabulary of {vocab_size}")),
             None => Ok(ids),
         }
-    }
-
-    /// Returns the text of ids, control tokens left out; none without a tokenizer.
-    pub fn text(&self, ids: &[u32]) -> Option<String> {
-        self.tokenizer.as_ref()?.decode(ids, true).ok()
     }
 }
 

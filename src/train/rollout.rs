@@ -19,14 +19,8 @@ pub const LIST_TOKENS_MAX: usize = 96;
 /// Rows decoded side by side by one thread.
 const ROWS_MAX: usize = 32;
 
-/// One sampled list.
-#[derive(Clone, Debug)]
-pub struct Sample {
-    /// The list, or in a word why it is none.
-    pub list: Result<QueryList, &'static str>,
-    /// What the reward head reads of it.
-    pub features: ListFeatures,
-}
+/// One sampled list with what the reward head reads of it, or in a word why it is none.
+pub type Sample = Result<(QueryList, ListFeatures), &'static str>;
 
 /// A student that can be sampled.
 #[derive(Clone, Debug)]
@@ -100,19 +94,27 @@ impl Sampled {
             on_row();
         })?;
         rows.sort_by_key(|row| (row.group, row.row_idx));
-        let samples: Vec<Sample> = rows.iter().map(|row| self.sample(row)).collect();
-        Ok(samples.chunks(n.max(1)).map(<[Sample]>::to_vec).collect())
+        Ok(rows.chunks(n.max(1)).map(|rows| self.samples(rows)).collect())
     }
 
-    fn sample(&self, row: &FinishedRow) -> Sample {
-        let list = match row.finish {
+    /// Samples of one prompt.
+    fn samples(&self, rows: &[FinishedRow]) -> Vec<Sample> {
+        let lists: Vec<_> = rows.iter().map(|row| self.list(row)).collect();
+        let valid: Vec<_> =
+            rows.iter().zip(&lists).filter(|(_, list)| list.is_ok()).map(|(row, _)| row).collect();
+        let mut features = list_features(&valid).into_iter();
+        let mut with_features = |list| (list, features.next().expect("every valid list has features"));
+        lists.into_iter().map(|list| list.map(&mut with_features)).collect()
+    }
+
+    fn list(&self, row: &FinishedRow) -> Result<QueryList, &'static str> {
+        match row.finish {
             Finish::Stop => {
                 parse::parse(&self.tokens.decode(&row.ids)).map_err(|malformed| malformed.reason())
             }
             // The end is missing, however well the beginning reads.
             Finish::Length => Err("unfinished"),
-        };
-        Sample { list, features: list_features(row) }
+        }
     }
 }
 

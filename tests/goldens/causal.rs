@@ -18,6 +18,7 @@ use std::{
 
 const TOLERANCE: f32 = 2e-4;
 const LOGPROB_TOLERANCE: f32 = 1e-4;
+pub const CAUSAL: [&str; 3] = ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"];
 
 /// One checkpoint under one of its config files, in one numerics, with what the reference computed.
 struct Case {
@@ -145,16 +146,17 @@ impl Case {
 /// Runs a check on every causal model, under each of its config files and numerics; at least one number must
 /// have been compared in all.
 fn check(numerics: &[Numerics], compare: impl Fn(&Case) -> usize) {
-    let causal = ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"];
+    let folders = models(|class| CAUSAL.contains(&class));
+    assert!(!folders.is_empty(), "no causal golden was found");
     let mut n_checked = 0;
-    for folder in models(|class| causal.contains(&class)) {
+    for folder in folders {
         for config in config_files(&folder) {
             for &numerics in numerics {
                 n_checked += compare(&load(&folder, &config, numerics));
             }
         }
     }
-    assert!(n_checked > 0, "no causal golden was found");
+    assert!(n_checked > 0, "the causal goldens hold nothing to compare");
 }
 
 fn load(folder: &Path, config: &Path, numerics: Numerics) -> Case {

@@ -1,6 +1,7 @@
 //! Numbers of reference implementations that ours must reproduce. Every case of every kind in the folder is checked.
 mod causal;
 mod encoders;
+mod folders;
 mod reward_head;
 mod sampler;
 mod tokenizer;

@@ -2,7 +2,10 @@
 use super::causal::config_files;
 use crate::support::goldens::{assert_close, f32s, json, models, tensors, u32s};
 use candle_core::{DType, Device, Tensor, Var};
-use newshound::model::{config::DecoderConfig, ops::Numerics, scorer::SequenceScorer, weights::Checkpoint};
+use newshound::{
+    model::{config::DecoderConfig, ops::Numerics, scorer::SequenceScorer, weights::Checkpoint},
+    train::head_fit::bradley_terry,
+};
 use serde_json::Value;
 use std::path::Path;
 
@@ -16,8 +19,7 @@ fn golden_reward_heads_agree_in_scores_ranking_and_loss() {
         }
         for config in config_files(&folder) {
             for numerics in [Numerics::Serve, Numerics::Train] {
-                check_scores(&folder, &config, numerics, &expected);
-                n_checked += 1;
+                n_checked += check_scores(&folder, &config, numerics, &expected);
             }
         }
         check_bradley_terry(&expected);
@@ -29,12 +31,13 @@ fn is_decoder(class: &str) -> bool {
     ["Qwen2", "Qwen3", "Llama"].iter().any(|family| class.starts_with(family))
 }
 
-fn check_scores(folder: &Path, config: &Path, numerics: Numerics, expected: &Value) {
+fn check_scores(folder: &Path, config: &Path, numerics: Numerics, expected: &Value) -> usize {
     let name = config.display().to_string();
     let parsed = DecoderConfig::parse(&std::fs::read(config).unwrap(), &name).unwrap();
     let mut checkpoint = Checkpoint::open(folder, DType::F32, &Device::Cpu).unwrap();
     let scorer = SequenceScorer::load(&parsed, &mut checkpoint, numerics).unwrap();
     let stored = tensors(&folder.join("expected.safetensors"));
+    let mut n_checked = 0;
     for side in ["left", "right"] {
         let Some(ids) = stored.get(&format!("{side}_input_ids")) else { continue };
         let ids = ids.to_dtype(DType::U32).unwrap();
@@ -46,10 +49,12 @@ fn check_scores(folder: &Path, config: &Path, numerics: Numerics, expected: &Val
             ranking.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
             assert_eq!(ranking, u32s(&expected["ranking_best_first"]), "{name}: {side} ranking");
         }
+        n_checked += 1;
     }
+    n_checked
 }
 
-/// mean(-log sigmoid(chosen - rejected)), with its gradient through candle.
+/// The loss that fits the head, with its gradient through candle.
 fn check_bradley_terry(expected: &Value) {
     let golden = &expected["bradley_terry"];
     let Some(pairs) = golden["pairs"].as_array() else { return };
@@ -57,9 +62,7 @@ fn check_bradley_terry(expected: &Value) {
     let column = |side: usize| Tensor::from_iter(pairs.iter().map(|pair| pair[side]), &Device::Cpu).unwrap();
     let scores = Var::new(f32s(&expected["scores"]), &Device::Cpu).unwrap();
     let of = |side: usize| scores.index_select(&column(side), 0).unwrap();
-    let margin = (of(0) - of(1)).unwrap();
-    // -log sigmoid(m) = log(1 + exp(-m))
-    let loss = (margin.neg().unwrap().exp().unwrap() + 1.0).unwrap().log().unwrap().mean_all().unwrap();
+    let loss = bradley_terry(&of(0), &of(1)).unwrap();
     let gradient = loss.backward().unwrap().get(&scores).unwrap().to_vec1::<f32>().unwrap();
     assert_close(
         &[loss.to_scalar().unwrap()],

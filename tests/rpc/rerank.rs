@@ -23,11 +23,28 @@ async fn auto_means_the_head_where_there_is_one() {
 }
 
 #[tokio::test]
-async fn auto_means_the_likelihood_where_there_is_no_head() {
-    let server = Plan::new().start().await;
-    let response = ask(&mut server.client().await, asking(RerankMethod::Auto)).await;
-    assert_eq!(response.rerank(), RerankMethod::Logprob);
-    assert_eq!(response.best.unwrap().index, 0, "row 0 is the likeliest");
+async fn auto_means_consensus_where_there_is_no_head() {
+    let odd = "something else entirely\nnobody wrote this\nnor this one";
+    let text = move |row_idx: usize, _| if row_idx == 0 { odd.to_owned() } else { LIST.to_owned() };
+    let server = Plan::new().writing(text).start().await;
+    let mut client = server.client().await;
+    let response = ask(&mut client, asking(RerankMethod::Auto)).await;
+    assert_eq!(response.rerank(), RerankMethod::Consensus);
+    assert_eq!(response.best.as_ref().unwrap().index, 1, "row 0 stands alone, the others are the same");
+    let consensus: Vec<f32> = response.candidates.iter().map(|list| list.consensus.unwrap()).collect();
+    assert!(consensus[0] < consensus[1] && consensus[1] < 1.0, "{consensus:?}");
+    assert_eq!(consensus[1..], [consensus[1]; 3]);
+    let likeliest = ask(&mut client, asking(RerankMethod::Logprob)).await;
+    assert_eq!((likeliest.rerank(), likeliest.best.unwrap().index), (RerankMethod::Logprob, 0));
+}
+
+#[tokio::test]
+async fn a_list_alone_has_no_consensus() {
+    let server = Plan::new().with_head().start().await;
+    let mut request = asking(RerankMethod::Auto);
+    options(&mut request).candidate_count = Some(1);
+    let best = ask(&mut server.client().await, request).await.best.unwrap();
+    assert!(best.consensus.is_none() && best.list_score.is_some());
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! StreamGenerateQueries: accepted, every candidate as it ends, done.
 use super::script::LIST;
-use super::server::{Client, Plan, cache_status, options, request, within};
+use super::server::{Client, Plan, cache_status, options, request, texts, within};
 use newshound::serve::rpc::proto::{self, generate_queries_event::Event};
 
 async fn events(client: &mut Client, request: proto::GenerateQueriesRequest) -> Vec<Event> {
@@ -44,7 +44,9 @@ async fn a_later_list_that_is_better_becomes_the_best_so_far() {
     let text =
         |row_idx: usize, _| format!("{LIST}{}", if row_idx == 0 { "\nanother story today" } else { "" });
     let server = Plan::new().writing(text).start().await;
-    let events = events(&mut server.client().await, request("reader")).await;
+    let mut request = request("reader");
+    options(&mut request).rerank = proto::RerankMethod::Logprob.into();
+    let events = events(&mut server.client().await, request).await;
     let last = candidates(&events)[3].clone();
     assert_eq!((last.list.unwrap().index, last.best_so_far), (0, true));
 }
@@ -95,11 +97,16 @@ async fn a_stored_answer_streams_the_same_candidates() {
         let mut lists: Vec<_> =
             candidates(events).iter().map(|candidate| candidate.list.clone().unwrap()).collect();
         lists.sort_by_key(|list| list.index);
-        lists
+        // Scores move until the last list has ended; a stored answer has the final ones.
+        let own = |list: &proto::QueryList| texts(list).join("\n");
+        lists.iter().map(|list| (list.index, own(list))).collect::<Vec<_>>()
     };
     assert_eq!(lists(&first), lists(&second));
     let Event::Done(done) = &second[5] else { panic!("{second:?}") };
     assert_eq!(cache_status(done), proto::CacheStatus::Hit);
+    let leaders = candidates(&second).into_iter().filter(|candidate| candidate.best_so_far);
+    let last = leaders.last().unwrap().list.as_ref().unwrap().index;
+    assert_eq!(last, done.best.as_ref().unwrap().index, "the last leader of a stored answer is its best");
     assert_eq!(server.log.prefills(), 1);
 }
 

@@ -16,7 +16,7 @@ async fn a_request_is_answered_with_its_provenance() {
     assert_eq!(best.finish_reason(), proto::FinishReason::Stop);
     assert_eq!(best.list_score, None, "there is no head");
     assert_eq!(best.queries.iter().map(|query| query.rank).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(response.rerank(), proto::RerankMethod::Logprob);
+    assert_eq!(response.rerank(), proto::RerankMethod::Consensus);
     assert_eq!(response.correlation_id, "mine");
     assert!(!response.response_id.is_empty());
     assert!(response.candidates.is_empty(), "nobody asked for them");

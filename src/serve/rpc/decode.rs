@@ -174,8 +174,9 @@ impl Checks {
                 Method::RewardHead
             }
             Ok(
-                proto::RerankMethod::Unspecified | proto::RerankMethod::Auto | proto::RerankMethod::Logprob,
-            ) => Method::LogProb,
+                proto::RerankMethod::Unspecified | proto::RerankMethod::Auto | proto::RerankMethod::Consensus,
+            ) => Method::Consensus,
+            Ok(proto::RerankMethod::Logprob) => Method::LogProb,
             Ok(proto::RerankMethod::RewardHead) => Method::RewardHead,
             Ok(proto::RerankMethod::None) => Method::None,
             Err(_) => {

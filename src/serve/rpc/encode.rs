@@ -49,6 +49,7 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
         cache: Some(cache(origin)),
         rerank: match answer.method {
             Method::RewardHead => proto::RerankMethod::RewardHead,
+            Method::Consensus => proto::RerankMethod::Consensus,
             Method::LogProb => proto::RerankMethod::Logprob,
             Method::None => proto::RerankMethod::None,
         }
@@ -59,7 +60,9 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
 
 /// Every candidate, whole, by number.
 pub fn candidates(answer: &Answer) -> Vec<proto::QueryList> {
-    answer.candidates.iter().map(|candidate| list(candidate, usize::MAX)).collect()
+    let mut candidates: Vec<_> = answer.candidates.iter().collect();
+    candidates.sort_by_key(|candidate| candidate.row_idx);
+    candidates.into_iter().map(|candidate| list(candidate, usize::MAX)).collect()
 }
 
 /// A candidate of which at most `n_queries_max` queries are shown.
@@ -93,6 +96,7 @@ pub fn list(candidate: &Candidate, n_queries_max: usize) -> proto::QueryList {
         .into(),
         valid: candidate.list.is_ok(),
         output_tokens: count(candidate.n_tokens),
+        consensus: candidate.consensus,
     }
 }
 
