@@ -163,16 +163,24 @@ pub struct UserSignals {
     n_cut_texts: usize,
 }
 
+/// Checks how many signals a request has.
+///
+/// # Errors
+/// If there is none, or there are more than [`DRAFTS_MAX`].
+pub fn check_count(got: usize) -> Result<(), SignalViolation> {
+    if (1..=DRAFTS_MAX).contains(&got) {
+        return Ok(());
+    }
+    Err(SignalViolation::Count { field: "signals".to_owned(), min: 1, max: DRAFTS_MAX, got })
+}
+
 impl UserSignals {
     /// Checks every draft and keeps the newest of each stream.
     ///
     /// # Errors
     /// Every violation of every draft at once; an empty or far too long list of drafts is one violation of `signals`.
     pub fn new(drafts: Vec<SignalDraft>) -> Result<Self, Vec<SignalViolation>> {
-        if drafts.is_empty() || drafts.len() > DRAFTS_MAX {
-            let field = "signals".to_owned();
-            return Err(vec![SignalViolation::Count { field, min: 1, max: DRAFTS_MAX, got: drafts.len() }]);
-        }
+        check_count(drafts.len()).map_err(|violation| vec![violation])?;
         let mut violations = Vec::new();
         let mut n_cut_texts = 0;
         let mut signals = Vec::with_capacity(drafts.len());

@@ -75,11 +75,8 @@ impl ServeError {
             Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Draining => Outcome::Shed,
             Self::DeadlineHit => Outcome::Deadline,
             Self::NoRewardHead => Outcome::Rejected,
-            Self::EngineGone
-            | Self::NoValidList { .. }
-            | Self::Engine(_)
-            | Self::Head(_)
-            | Self::Panicked => Outcome::Failed,
+            Self::NoValidList { .. } => Outcome::NoList,
+            Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Panicked => Outcome::Failed,
         }
     }
 }
@@ -172,6 +169,12 @@ impl Answerer {
         result
     }
 
+    /// Measures what is stored; called now and then, as entries also leave by age.
+    pub async fn upkeep(&self) {
+        let (entries, bytes) = self.cache.size().await;
+        self.metrics.cache_size(entries, bytes);
+    }
+
     /// Finds the answer, or somebody who generates it, or starts to.
     async fn start(self: &Arc<Self>, question: Question) -> Course {
         let key =
@@ -251,8 +254,6 @@ impl Answerer {
         })?);
         if question.cache != CacheMode::Bypass {
             self.cache.put(key, Arc::clone(&answer), answer.n_bytes(), Instant::now()).await;
-            let (entries, bytes) = self.cache.size();
-            self.metrics.cache_size(entries, bytes);
         }
         Ok(answer)
     }

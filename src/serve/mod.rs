@@ -115,6 +115,14 @@ impl Listeners {
             http: bind("http_addr", "http-addr", http_addr).await?,
         })
     }
+
+    /// Where gRPC and the operators' port are bound: with real ports where port 0 was asked for.
+    ///
+    /// # Errors
+    /// If the system does not know.
+    pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.grpc.local_addr()?, self.http.local_addr()?))
+    }
 }
 
 /// What the server needs of a bundle, apart from the network.
@@ -166,7 +174,21 @@ pub async fn run_with<G: Generator>(
     let reporter = tonic_health::server::HealthReporter::new();
     let health_service = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter, vec![SERVICE_NAME], Arc::clone(&metrics)).await;
-    let service = service(&settings, parts, engine.clone(), &health, &metrics);
+    let model = ModelFacts {
+        bundle_id: parts.id.0.clone(),
+        manifest: parts.manifest,
+        has_reward_head: parts.head.is_some(),
+    };
+    let writer = Writer {
+        tokens: parts.tokens,
+        head: parts.head,
+        engine: engine.clone(),
+        prompt_tokens_max: settings.generation.prompt_tokens_max,
+        metrics: Arc::clone(&metrics),
+    };
+    let answerer = Arc::new(Answerer::new(writer, parts.id, settings.cache));
+    let service =
+        Service::new(Arc::clone(&answerer), Arc::clone(&health), Arc::clone(&metrics), model, &settings);
     let rpc = Rpc {
         service,
         health_service,
@@ -175,7 +197,7 @@ pub async fn run_with<G: Generator>(
         connections: settings.connections,
         shutdown: settings.shutdown,
     };
-    let background = background(listeners.http, &metrics, &health);
+    let background = background(listeners.http, &metrics, &health, answerer);
     health.ready().await;
     info!(grpc = ?listeners.grpc.local_addr().ok(), "ready");
     let mut ending = None;
@@ -217,31 +239,13 @@ fn limits(settings: EngineSettings) -> Limits {
     }
 }
 
-fn service(
-    settings: &ServeSettings,
-    parts: Parts,
-    engine: Engine,
-    health: &Arc<Health>,
-    metrics: &Arc<Metrics>,
-) -> Service {
-    let model = ModelFacts {
-        bundle_id: parts.id.0.clone(),
-        manifest: parts.manifest,
-        has_reward_head: parts.head.is_some(),
-    };
-    let writer = Writer {
-        tokens: parts.tokens,
-        head: parts.head,
-        engine,
-        prompt_tokens_max: settings.generation.prompt_tokens_max,
-        metrics: Arc::clone(metrics),
-    };
-    let answerer = Arc::new(Answerer::new(writer, parts.id, settings.cache));
-    Service::new(answerer, Arc::clone(health), Arc::clone(metrics), model, settings)
-}
-
 /// The operators' port and the upkeep of metrics; both end when the set is dropped.
-fn background(listener: TcpListener, metrics: &Arc<Metrics>, health: &Arc<Health>) -> JoinSet<()> {
+fn background(
+    listener: TcpListener,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+    answerer: Arc<Answerer>,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let (of_http, of_upkeep) = (Arc::clone(metrics), Arc::clone(metrics));
     let health = Arc::clone(health);
@@ -254,6 +258,7 @@ fn background(listener: TcpListener, metrics: &Arc<Metrics>, health: &Arc<Health
         let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
             interval.tick().await;
+            answerer.upkeep().await;
             of_upkeep.upkeep();
         }
     });

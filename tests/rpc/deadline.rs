@@ -18,6 +18,7 @@ async fn a_deadline_that_passes_between_steps_ends_the_rows() {
     server.gate.allow(1);
     server.until("newshound_running_rows", 0.0).await;
     assert_eq!(server.log.steps(), 1, "the step that was under way, and no other");
+    server.until("newshound_deadline_missed_total{phase=\"running\"}", 1.0).await;
     server.until("newshound_rpc_in_flight{method=\"GenerateQueries\"}", 0.0).await;
 }
 
@@ -44,6 +45,7 @@ async fn a_deadline_that_passes_in_the_queue_never_reaches_the_model() {
     within(first).await.unwrap().unwrap();
     server.until("newshound_queue_depth", 0.0).await;
     assert_eq!(server.log.prefills(), 1);
+    server.until("newshound_deadline_missed_total{phase=\"queue\"}", 1.0).await;
 }
 
 #[tokio::test]

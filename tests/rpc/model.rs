@@ -46,7 +46,7 @@ async fn start() -> Server {
 async fn a_random_network_writes_no_list_and_leaves_no_row_behind() {
     let server = start().await;
     let status = within(server.client().await.generate_queries(request("reader"))).await.unwrap_err();
-    refusal(&status, tonic::Code::Internal, "NO_VALID_LIST");
+    refusal(&status, tonic::Code::NotFound, "NO_VALID_LIST");
     server.until("newshound_running_rows", 0.0).await;
     assert_eq!(server.metric("newshound_kv_bytes").await, Some(0.0));
     assert_eq!(server.metric("newshound_candidates_total{fate=\"invalid\"}").await, Some(4.0));

@@ -86,6 +86,6 @@ async fn a_list_that_reached_the_token_limit_is_not_valid() {
     assert!(ask(&mut client, request.clone()).await.candidates[0].valid);
     options(&mut request).max_output_tokens = Some(u32::try_from(n_tokens - 1).unwrap());
     let status = client.generate_queries(request).await.unwrap_err();
-    let details = super::server::refusal(&status, tonic::Code::Internal, "NO_VALID_LIST");
+    let details = super::server::refusal(&status, tonic::Code::NotFound, "NO_VALID_LIST");
     assert_eq!(details.error_info().unwrap().metadata["candidates"], "4");
 }

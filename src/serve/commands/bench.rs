@@ -95,14 +95,14 @@ pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandEr
 fn question(args: &BenchArgs, number: u64) -> Ask {
     const WORDS: [&str; 8] = ["solar", "storm", "train", "strike", "market", "city", "council", "football"];
     let reader = number % args.readers;
-    // Words that differ by reader, so that prompts do; times that do not, so that a reader's answer can be a cache hit.
+    // Texts that differ by reader, so that prompts do; times that do not, so that a reader's answer can be a cache hit.
     let word = |at: u64| {
         let position = usize::try_from(reader.wrapping_mul(31).wrapping_add(at * 7) % 8).unwrap_or(0);
         WORDS[position]
     };
     let signals = (0..args.signals).map(|at| SignalDraft {
         stream: [Stream::Search, Stream::Page, Stream::Click][usize::try_from(at % 3).unwrap_or(0)],
-        text: format!("{} {} {}", word(at), word(at + 1), word(at + 3)),
+        text: format!("{} {} {reader} {}", word(at), word(at + 1), word(at + 3)),
         time_unix_s: 1_700_000_000 + i64::try_from(at).unwrap_or(0) * 60,
         category: None,
         source: None,
@@ -147,7 +147,12 @@ impl Tally {
         *self.codes.entry(code).or_default() += 1;
     }
 
+    /// # Errors
+    /// If nothing was answered: there are no latencies then.
     fn report(&self, args: &BenchArgs, took: Duration, out: &mut dyn Write) -> Result<(), CommandError> {
+        if self.latencies.is_empty() {
+            return Err(CommandError::Usage(format!("no request was answered: {:?}", self.codes)));
+        }
         #[allow(clippy::cast_precision_loss, reason = "latencies are below a minute")]
         let percentiles: BTreeMap<String, f64> = PERCENTILES
             .iter()

@@ -1,8 +1,5 @@
 //! No command: the demo answers for its readers on the terminal, then keeps serving.
-use super::{
-    CommandError,
-    serve::{Addresses, signalled},
-};
+use super::{CommandError, serve::Addresses, signals::until_signalled};
 use crate::{
     news::{article::Article, fuse::reciprocal_rank, index::NewsIndex},
     serve::{
@@ -12,10 +9,11 @@ use crate::{
         run,
         settings::ServeSettings,
     },
+    settings::Override,
     signals::Stream,
 };
 use std::{fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
-use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// Hits per query that are fused, and articles that are shown.
 const HITS_PER_QUERY: usize = 20;
@@ -24,22 +22,34 @@ const ARTICLES_SHOWN: usize = 5;
 const SIGNALS_SHOWN: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs the demo until SIGTERM or SIGINT.
+/// Runs the demo until SIGTERM or SIGINT. `program`: how to start this binary, for the calls that it prints.
 ///
 /// # Errors
 /// If the demo is absent, an address cannot be used, or the server fails.
 pub async fn tour(
+    program: &str,
     addresses: Addresses,
-    overrides: &[(String, String)],
+    overrides: &[Override],
     out: &mut (dyn Write + Send),
 ) -> Result<(), CommandError> {
     let settings = addresses.over(ServeSettings::read("", "environment", overrides)?);
+    until_signalled(|asked| show_and_run(program, settings, out, asked)).await
+}
+
+async fn show_and_run(
+    program: &str,
+    settings: ServeSettings,
+    out: &mut (dyn Write + Send),
+    asked: CancellationToken,
+) -> Result<(), CommandError> {
     let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
-    let addr = |listener: &tokio::net::TcpListener| listener.local_addr().map_err(CommandError::Output);
-    let (grpc, http) = (addr(&listeners.grpc)?, addr(&listeners.http)?);
-    let mut shutdown = Box::pin(signalled()?);
-    let loaded = tokio::task::spawn_blocking(|| Ok::<_, CommandError>((demo::bundle()?, Shelf::load()?)));
-    let (bundle, shelf) = loaded.await.map_err(|_| CommandError::Panicked)??;
+    let (grpc, http) = listeners.addresses()?;
+    let loading = tokio::task::spawn_blocking(|| Ok::<_, CommandError>((demo::bundle()?, Shelf::load()?)));
+    let loaded = tokio::select! {
+        loaded = loading => loaded,
+        () = asked.cancelled() => return Ok(()),
+    };
+    let (bundle, shelf) = loaded.map_err(|_| CommandError::Panicked)??;
     writeln!(
         out,
         "newshound demo: model {} ({}), {} articles, {} readers\n",
@@ -48,20 +58,13 @@ pub async fn tour(
         shelf.articles.len(),
         shelf.users.len()
     )?;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let stopped = async {
-        // A sender that is dropped says the same as one that sends.
-        let _ = stopped.await;
-    };
-    let mut serving = tokio::spawn(run(settings, bundle, listeners, stopped));
+    let mut serving = tokio::spawn(run(settings, bundle, listeners, asked.clone().cancelled_owned()));
     tokio::select! {
-        shown = show(&shelf, grpc, http, out) => shown?,
-        () = &mut shutdown => {}
+        // First: once the server drains, the demo's own requests fail, and that is no failure of the demo.
+        biased;
+        () = asked.cancelled() => {}
         ended = &mut serving => return Ok(ended.map_err(|_| CommandError::Panicked)??),
-    }
-    tokio::select! {
-        () = shutdown => drop(stop),
-        ended = &mut serving => return Ok(ended.map_err(|_| CommandError::Panicked)??),
+        shown = show(program, &shelf, (grpc, http), out) => shown?,
     }
     Ok(serving.await.map_err(|_| CommandError::Panicked)??)
 }
@@ -97,9 +100,9 @@ impl Shelf {
 }
 
 async fn show(
+    program: &str,
     shelf: &Shelf,
-    grpc: SocketAddr,
-    http: SocketAddr,
+    (grpc, http): (SocketAddr, SocketAddr),
     out: &mut (dyn Write + Send),
 ) -> Result<(), CommandError> {
     let client = Client::connect(&grpc.to_string()).await?;
@@ -126,7 +129,7 @@ async fn show(
             Err(error) => writeln!(out, "  no list: {error}\n")?,
         }
     }
-    write!(out, "{}", how_to_call(grpc, http, shelf.users.first()))?;
+    write!(out, "{}", how_to_call(program, (grpc, http), shelf.users.first()))?;
     Ok(out.flush()?)
 }
 
@@ -178,18 +181,18 @@ pub(super) fn lists(reply: &Reply) -> String {
     text
 }
 
-fn how_to_call(grpc: SocketAddr, http: SocketAddr, user: Option<&DemoUser>) -> String {
+fn how_to_call(program: &str, (grpc, http): (SocketAddr, SocketAddr), user: Option<&DemoUser>) -> String {
     let key = user.map_or("reader-1", |user| user.user_key.as_str());
     let time = user.map_or(0, |user| user.as_of_unix_s);
     format!(
         r#"serving gRPC on {grpc}, metrics on http://{http}/metrics; stop with Ctrl-C
 
-  newshound-server ask --addr {grpc} --user {key}
+  {program} ask --addr {grpc} --user {key}
 
   buf curl --http2-prior-knowledge --protocol grpc http://{grpc}/newshound.v1.QueryGenerationService/GenerateQueries \
     -d '{{"user": {{"key": "me"}}, "signals": [{{"stream": "STREAM_SEARCH", "text": "rain jacket", "event_time": "{time}s"}}]}}'
 
-  Python (pip install grpcio grpcio-tools): tests/clients/python/example.py --addr {grpc}
+  Python: tests/clients/python/example.py says at its top how it is called
 "#
     )
     .replace(&format!("\"{time}s\""), &format!("\"{}\"", rfc3339(time)))

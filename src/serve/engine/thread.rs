@@ -4,6 +4,10 @@ use super::{
     GroupRequest, HashMap, Instant, Job, Ordering, Picked, Queued, Room, Shared, debug, error, mpsc,
 };
 
+/// Prompt tokens that are prefilled between two steps, the last prompt in full: two or three prompts of the demo. More would
+/// make the lists of running requests stutter, and keep the rows of clients that left.
+const PREFILL_TOKENS_PER_STEP: usize = 512;
+
 /// Runs until told to stop or until nobody can send commands any more.
 pub(super) fn run<G: Generator>(generator: G, inbox: mpsc::Receiver<Command>, shared: &Shared) {
     let waiting = Batcher::new(shared.limits.overtake_max);
@@ -96,12 +100,13 @@ impl<G: Generator> Thread<'_, G> {
             now,
             |queued, waited| gone(queued, waited),
             |queued| {
-                if queued.reply.is_closed() {
-                    return shared.metrics.candidates("cancelled", queued.job.seeds.len());
-                }
+                // At its deadline a client hangs up as well: what came first tells why.
                 if queued.job.deadline.passed(now) {
                     shared.metrics.deadline_missed("queue", 1);
                     return tell(&queued.reply, Event::Failed(EngineError::DeadlineHit));
+                }
+                if queued.reply.is_closed() {
+                    return shared.metrics.candidates("cancelled", queued.job.seeds.len());
                 }
                 let waited_ms = u64::try_from((now - queued.since).as_millis()).unwrap_or(u64::MAX);
                 let retry_after = shared.pace.until_free(shared.limits.queue_max);
@@ -127,12 +132,12 @@ impl<G: Generator> Thread<'_, G> {
         let Some(running) = self.running.remove(&group) else { return };
         self.shared.metrics.candidates("cancelled", running.rows_left);
         self.shared.metrics.output_tokens("cancelled", n_rows * running.n_tokens);
-        if running.reply.is_closed() {
+        // At its deadline a client hangs up as well: what came first tells why.
+        if matches!(why, EngineError::DeadlineHit) && running.deadline.passed(Instant::now()) {
+            self.shared.metrics.deadline_missed("running", 1);
+        } else if running.reply.is_closed() {
             debug!(n_rows, "client is gone, rows freed");
             return;
-        }
-        if matches!(why, EngineError::DeadlineHit) {
-            self.shared.metrics.deadline_missed("running", 1);
         }
         tell(&running.reply, Event::Failed(why));
     }
@@ -141,10 +146,13 @@ impl<G: Generator> Thread<'_, G> {
         self.running.values().fold(self.shared.limits.room, |free, running| free.less(running.need))
     }
 
+    /// Admits what fits. Rows that run wait for a step of theirs no longer than for the prompts of one budget.
     fn admit(&mut self) {
-        loop {
+        let mut n_prompt_tokens = 0;
+        while n_prompt_tokens < PREFILL_TOKENS_PER_STEP {
             let idle = self.running.is_empty();
             let Some(picked) = self.waiting.pick(Instant::now(), self.free_room(), idle) else { return };
+            n_prompt_tokens += picked.job.job.prompt.len();
             self.admit_one(picked);
         }
     }

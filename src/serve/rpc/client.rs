@@ -13,6 +13,9 @@ use tonic_health::pb::{
 };
 use tonic_types::StatusExt;
 
+/// A server that takes longer to say whether it serves does not serve: its health needs neither model nor queue.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why a call gave nothing.
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -133,7 +136,8 @@ impl Client {
     /// # Errors
     /// If it does not answer.
     pub async fn is_serving(&self) -> Result<bool, ClientError> {
-        let request = HealthCheckRequest { service: String::new() };
+        let mut request = tonic::Request::new(HealthCheckRequest { service: String::new() });
+        request.set_timeout(HEALTH_TIMEOUT);
         let mut client = HealthClient::new(self.channel.clone());
         let response = client.check(request).await.map_err(|status| refused(&status))?;
         Ok(response.into_inner().status() == ServingStatus::Serving)

@@ -7,7 +7,7 @@ use crate::{
         rerank::Method,
         settings::CANDIDATES_MAX,
     },
-    signals::{SignalDraft, SignalViolation, Stream, UserKey, UserSignals},
+    signals::{SignalDraft, SignalViolation, Stream, UserKey, UserSignals, check_count},
     text::parse::{QUERIES_MAX, QUERIES_MIN},
 };
 use std::{ops::RangeInclusive, time::Instant};
@@ -85,6 +85,11 @@ impl Checks {
     }
 
     fn signals(&mut self, signals: Vec<proto::Signal>) -> Option<UserSignals> {
+        // A message has room for a hundred thousand empty signals: they are counted before any is looked at.
+        if let Err(violation) = check_count(signals.len()) {
+            self.refuse("signals", description(&violation));
+            return None;
+        }
         let drafts = signals.into_iter().enumerate().map(|(idx, signal)| self.draft(idx, signal)).collect();
         match UserSignals::new(drafts) {
             Ok(signals) => Some(signals),

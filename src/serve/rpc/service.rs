@@ -196,9 +196,19 @@ impl Stream for EventStream {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.events.poll_recv(context);
         match &polled {
+            Poll::Ready(Some(Ok(event))) => {
+                if matches!(event.event, Some(proto::generate_queries_event::Event::Done(_))) {
+                    self.call.code = Code::Ok;
+                }
+            }
             Poll::Ready(Some(Err(status))) => self.call.code = status.code(),
-            Poll::Ready(None) if self.call.code == Code::Cancelled => self.call.code = Code::Ok,
-            Poll::Ready(_) | Poll::Pending => {}
+            // The task ended without a last word: it panicked.
+            Poll::Ready(None) if self.call.code == Code::Cancelled => {
+                let status = status::status(&ServeError::Panicked);
+                self.call.code = status.code();
+                return Poll::Ready(Some(Err(status)));
+            }
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled
     }

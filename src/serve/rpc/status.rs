@@ -12,7 +12,7 @@ pub const DOMAIN: &str = "newshound.v1";
 pub struct Violation {
     /// Path of the field, such as `signals[3].text`.
     pub field: String,
-    /// What it must be. Never what it was: that may be personal.
+    /// What it must be, and for numbers what it was. Never a text: that may be personal.
     pub description: String,
 }
 
@@ -29,7 +29,7 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::NoRewardHead => plain(Code::FailedPrecondition, "NO_REWARD_HEAD"),
         ServeError::NoValidList { n_candidates } => {
             let facts = [("candidates", n_candidates.to_string())];
-            with_details(Code::Internal, &message, "NO_VALID_LIST", &facts)
+            with_details(Code::NotFound, &message, "NO_VALID_LIST", &facts)
         }
         // What went wrong inside is logged where it happened; a client can do nothing with it.
         ServeError::Engine(_) | ServeError::Head(_) | ServeError::Panicked => {
@@ -131,7 +131,7 @@ mod tests {
         check(&ServeError::Draining, Code::Unavailable, "DRAINING");
         check(&ServeError::EngineGone, Code::Unavailable, "ENGINE_GONE");
         check(&ServeError::NoRewardHead, Code::FailedPrecondition, "NO_REWARD_HEAD");
-        check(&ServeError::NoValidList { n_candidates: 8 }, Code::Internal, "NO_VALID_LIST");
+        check(&ServeError::NoValidList { n_candidates: 8 }, Code::NotFound, "NO_VALID_LIST");
         check(&ServeError::Panicked, Code::Internal, "ENGINE_FAULT");
     }
 
