@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use tonic::Code;
 
 #[tokio::test]
-async fn no_valid_list_is_an_internal_error_with_its_reason() {
+async fn no_valid_list_has_its_reason_and_is_no_fault_of_the_server() {
     let server = Plan::new().writing(|_, _| "a single line".to_owned()).start().await;
     let status = server.client().await.generate_queries(request("reader")).await.unwrap_err();
     let details = refusal(&status, Code::NotFound, "NO_VALID_LIST");
     assert!(details.retry_info().is_none());
     assert_eq!(server.metric("newshound_invalid_output_total{reason=\"query_count\"}").await, Some(4.0));
-    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"failed\"}").await, Some(1.0));
+    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"no_list\"}").await, Some(1.0));
 }
 
 #[tokio::test]
