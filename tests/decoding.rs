@@ -252,8 +252,11 @@ fn a_query_is_not_ended_where_it_stands_in_the_list_already() {
     let n_repeated = |distinct_queries| {
         let sampler = SamplerSettings { distinct_queries, temperature: 0.3, ..SAMPLED };
         let mut batch = Batch::new(model.clone());
-        let boundary_ids = boundary_ids.clone();
-        batch.admit(GroupRequest { sampler, boundary_ids, max_new_tokens: 64, ..request(8, 6, 16) }).unwrap();
+        let asked = request(8, 6, 16);
+        let boundary_ids = &boundary_ids;
+        batch
+            .admit(GroupRequest { sampler, boundary_ids: boundary_ids.clone(), max_new_tokens: 64, ..asked })
+            .unwrap();
         let of_row = |row: &FinishedRow| {
             let ended = row.ids.strip_suffix(&[STOP]).unwrap_or(&row.ids);
             let mut queries: Vec<&[u32]> = ended.split(|id| boundary_ids.contains(id)).collect();
