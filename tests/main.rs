@@ -14,6 +14,7 @@
 mod support;
 
 mod architecture;
+mod binary;
 mod bundles;
 mod decoding;
 mod dependencies;

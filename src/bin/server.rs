@@ -88,5 +88,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Some(Command::Probe(args)) => probe::probe(args, &mut out).await,
         }
     });
+    // A bundle that is still being loaded, or a model that is in the middle of a step, must not hold a process that was told to end.
+    runtime.shutdown_background();
     Ok(done?)
 }

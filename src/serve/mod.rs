@@ -115,6 +115,14 @@ impl Listeners {
             http: bind("http_addr", "http-addr", http_addr).await?,
         })
     }
+
+    /// Where gRPC and the operators' port are bound: with real ports where port 0 was asked for.
+    ///
+    /// # Errors
+    /// If the system does not know.
+    pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.grpc.local_addr()?, self.http.local_addr()?))
+    }
 }
 
 /// What the server needs of a bundle, apart from the network.

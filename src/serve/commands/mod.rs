@@ -4,6 +4,7 @@ pub mod bench;
 pub mod cost;
 pub mod probe;
 pub mod serve;
+pub mod signals;
 pub mod tour;
 
 use crate::{
@@ -63,6 +64,9 @@ pub enum CommandError {
     /// Signals of the system cannot be listened to.
     #[error("signals cannot be listened to")]
     Signals(#[source] io::Error),
+    /// A second signal came before the server had drained.
+    #[error("ended at once by a second signal; requests under way were cut")]
+    Insisted,
     /// A task of the command panicked.
     #[error("a task panicked")]
     Panicked,

@@ -1,13 +1,13 @@
 //! `serve`: a bundle, settings, and an end by signal.
-use super::CommandError;
+use super::{CommandError, signals::until_signalled};
 use crate::{
     bundle::load::{self, BundleSource},
     serve::{Listeners, run, settings::ServeSettings},
 };
 use candle_core::{DType, Device};
 use clap::Args;
-use std::{future::Future, io::Write, net::SocketAddr, path::PathBuf};
-use tokio::signal::unix::{SignalKind, signal};
+use std::{io::Write, net::SocketAddr, path::PathBuf};
+use tokio_util::sync::CancellationToken;
 
 /// Addresses, for every way of serving.
 #[derive(Clone, Copy, Debug, Args)]
@@ -53,40 +53,35 @@ pub async fn serve(
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
     let settings = addresses.over(read_settings(args.settings, overrides)?);
-    // Before the model is loaded: a taken port should not take half a minute to find out.
-    let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
-    let shutdown = signalled()?;
-    let dir = args.bundle;
-    let loaded =
-        tokio::task::spawn_blocking(move || load::load(BundleSource::Dir(&dir), DType::F32, &Device::Cpu));
-    let bundle = loaded.await.map_err(|_| CommandError::Panicked)??;
-    let (name, id) = (&bundle.manifest.name, &bundle.id.0);
-    writeln!(out, "serving {name} ({id}) on {}, metrics on {}", settings.grpc_addr, settings.http_addr)?;
-    Ok(run(settings, bundle, listeners, shutdown).await?)
+    until_signalled(|asked| load_and_run(settings, args.bundle, out, asked)).await
 }
 
-fn read_settings(
-    path: Option<PathBuf>,
-    overrides: &[(String, String)],
-) -> Result<ServeSettings, CommandError> {
+async fn load_and_run(
+    settings: ServeSettings,
+    dir: PathBuf,
+    out: &mut dyn Write,
+    asked: CancellationToken,
+) -> Result<(), CommandError> {
+    // Before the model is loaded: a taken port should not take half a minute to find out.
+    let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
+    let loading =
+        tokio::task::spawn_blocking(move || load::load(BundleSource::Dir(&dir), DType::F32, &Device::Cpu));
+    let loaded = tokio::select! {
+        loaded = loading => loaded,
+        () = asked.cancelled() => return Ok(()),
+    };
+    let bundle = loaded.map_err(|_| CommandError::Panicked)??;
+    let (name, id) = (&bundle.manifest.name, &bundle.id.0);
+    let (grpc, http) = listeners.addresses()?;
+    writeln!(out, "serving {name} ({id}) on {grpc}, metrics on {http}")?;
+    out.flush()?;
+    Ok(run(settings, bundle, listeners, asked.cancelled()).await?)
+}
+
+fn read_settings(path: Option<PathBuf>, overrides: &[(String, String)]) -> Result<ServeSettings, CommandError> {
     let Some(path) = path else { return Ok(ServeSettings::read("", "environment", overrides)?) };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(ServeSettings::read(&text, &path.display().to_string(), overrides)?),
         Err(source) => Err(CommandError::File { path, source }),
     }
-}
-
-/// A future that resolves on SIGTERM or SIGINT. Both are listened to from now on.
-///
-/// # Errors
-/// If the system does not let us.
-pub fn signalled() -> Result<impl Future<Output = ()>, CommandError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Signals)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

@@ -1,8 +1,5 @@
 //! No command: the demo answers for its readers on the terminal, then keeps serving.
-use super::{
-    CommandError,
-    serve::{Addresses, signalled},
-};
+use super::{CommandError, serve::Addresses, signals::until_signalled};
 use crate::{
     news::{article::Article, fuse::reciprocal_rank, index::NewsIndex},
     serve::{
@@ -15,7 +12,7 @@ use crate::{
     signals::Stream,
 };
 use std::{fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
-use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// Hits per query that are fused, and articles that are shown.
 const HITS_PER_QUERY: usize = 20;
@@ -34,12 +31,22 @@ pub async fn tour(
     out: &mut (dyn Write + Send),
 ) -> Result<(), CommandError> {
     let settings = addresses.over(ServeSettings::read("", "environment", overrides)?);
+    until_signalled(|asked| show_and_run(settings, out, asked)).await
+}
+
+async fn show_and_run(
+    settings: ServeSettings,
+    out: &mut (dyn Write + Send),
+    asked: CancellationToken,
+) -> Result<(), CommandError> {
     let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
-    let addr = |listener: &tokio::net::TcpListener| listener.local_addr().map_err(CommandError::Output);
-    let (grpc, http) = (addr(&listeners.grpc)?, addr(&listeners.http)?);
-    let mut shutdown = Box::pin(signalled()?);
-    let loaded = tokio::task::spawn_blocking(|| Ok::<_, CommandError>((demo::bundle()?, Shelf::load()?)));
-    let (bundle, shelf) = loaded.await.map_err(|_| CommandError::Panicked)??;
+    let (grpc, http) = listeners.addresses()?;
+    let loading = tokio::task::spawn_blocking(|| Ok::<_, CommandError>((demo::bundle()?, Shelf::load()?)));
+    let loaded = tokio::select! {
+        loaded = loading => loaded,
+        () = asked.cancelled() => return Ok(()),
+    };
+    let (bundle, shelf) = loaded.map_err(|_| CommandError::Panicked)??;
     writeln!(
         out,
         "newshound demo: model {} ({}), {} articles, {} readers\n",
@@ -48,20 +55,13 @@ pub async fn tour(
         shelf.articles.len(),
         shelf.users.len()
     )?;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let stopped = async {
-        // A sender that is dropped says the same as one that sends.
-        let _ = stopped.await;
-    };
-    let mut serving = tokio::spawn(run(settings, bundle, listeners, stopped));
+    let mut serving = tokio::spawn(run(settings, bundle, listeners, asked.clone().cancelled_owned()));
     tokio::select! {
+        // First: once the server drains, the demo's own requests fail, and that is no failure of the demo.
+        biased;
+        () = asked.cancelled() => {}
+        ended = &mut serving => return Ok(ended.map_err(|_| CommandError::Panicked)??),
         shown = show(&shelf, grpc, http, out) => shown?,
-        () = &mut shutdown => {}
-        ended = &mut serving => return Ok(ended.map_err(|_| CommandError::Panicked)??),
-    }
-    tokio::select! {
-        () = shutdown => drop(stop),
-        ended = &mut serving => return Ok(ended.map_err(|_| CommandError::Panicked)??),
     }
     Ok(serving.await.map_err(|_| CommandError::Panicked)??)
 }

@@ -1,0 +1,3 @@
+//! The server's binary as its users start it: a process with arguments, an environment, two streams and signals.
+mod end;
+mod process;

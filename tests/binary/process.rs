@@ -1,0 +1,105 @@
+//! A process of the server, and its demo, on ports of its own.
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+/// Longer than a debug build takes for anything here; only a test that fails waits so long.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct Process {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+/// What is left of a process.
+#[derive(Debug)]
+pub struct Remains {
+    pub status: ExitStatus,
+    pub stderr: String,
+}
+
+impl Process {
+    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_newshound-server"))
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self { child, stdout }
+    }
+
+    /// Reads lines until one starts with `start`; returns all of them.
+    pub fn read_to(&mut self, start: &str) -> String {
+        let mut text = String::new();
+        loop {
+            let begun = text.len();
+            if self.stdout.read_line(&mut text).unwrap() == 0 {
+                let mut stderr = String::new();
+                self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+                panic!("it ended before it wrote {start:?}: {text}{stderr}");
+            }
+            if text[begun..].starts_with(start) {
+                return text;
+            }
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Waits for the end. Logs are short enough for the pipe's buffer.
+    pub fn ended(mut self) -> Remains {
+        let (done, waiting) = mpsc::channel::<()>();
+        let id = self.child.id();
+        let watch = std::thread::spawn(move || {
+            if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                signal(id, "KILL");
+            }
+        });
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let status = self.child.wait().unwrap();
+        drop(done);
+        watch.join().unwrap();
+        Remains { status, stderr }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended, or the test has failed and nobody needs it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn signal(id: u32, name: &str) {
+    let sent = Command::new("kill").arg(format!("-{name}")).arg(id.to_string()).status().unwrap();
+    assert!(sent.success(), "{name} could not be sent");
+}
+
+/// An address that nobody listens on.
+pub fn free_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Connects as soon as somebody listens.
+pub fn connected(addr: SocketAddr) -> TcpStream {
+    let begun = Instant::now();
+    loop {
+        match TcpStream::connect(addr) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{addr}: {error}"),
+        }
+        std::thread::yield_now();
+    }
+}
