@@ -1,8 +1,8 @@
 //! Settings files: read once by a binary, all mistakes reported together, unknown keys refused.
 //!
-//! A file is TOML with one level of sections. Overrides (`section.key`, value) come from the command line or from the
-//! environment that the binary hands over, and win over the file.
-use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
+//! A file is TOML with one level of sections. Overrides come from the environment that the binary hands over, and win over the
+//! file.
+use std::{collections::BTreeMap, ffi::OsString, fmt, ops::RangeInclusive};
 use thiserror::Error;
 
 /// Everything that is wrong with a settings file, one sentence per mistake.
@@ -21,23 +21,38 @@ impl fmt::Display for Mistakes {
     }
 }
 
+/// A value that wins over the file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Override {
+    /// Which value, as `key` or `section.key`.
+    pub key: String,
+    /// The value as it was written.
+    pub value: String,
+    /// Where it was written, for messages: the name of a variable.
+    pub origin: String,
+}
+
 /// Hands out values by key and remembers every mistake instead of stopping at the first.
 #[derive(Debug)]
 pub struct Reader {
     file: String,
     values: BTreeMap<String, toml::Value>,
+    /// Where values that do not come from the file were written.
+    origins: BTreeMap<String, String>,
     mistakes: Vec<String>,
 }
 
 impl Reader {
     /// Reads TOML text; `file` names it in messages. Unreadable text counts as a mistake.
-    pub fn new(text: &str, file: &str, overrides: &[(String, String)]) -> Self {
-        let mut reader = Self { file: file.to_owned(), values: BTreeMap::new(), mistakes: Vec::new() };
+    pub fn new(text: &str, file: &str, overrides: &[Override]) -> Self {
+        let (values, origins) = (BTreeMap::new(), BTreeMap::new());
+        let mut reader = Self { file: file.to_owned(), values, origins, mistakes: Vec::new() };
         match text.parse::<toml::Table>() {
             Ok(table) => reader.flatten(table),
             Err(error) => reader.mistakes.push(format!("is not TOML: {}", error.message())),
         }
-        for (key, value) in overrides {
+        for Override { key, value, origin } in overrides {
+            reader.origins.insert(key.clone(), origin.clone());
             // A word that is no TOML value is meant as text, so that addresses need no quotes.
             let parsed = format!("value = {value}").parse::<toml::Table>();
             let parsed = parsed.ok().and_then(|mut table| table.remove("value"));
@@ -117,8 +132,13 @@ impl Reader {
     }
 
     fn refuse<T>(&mut self, key: &str, value: &toml::Value, expected: &str, default: T) -> T {
-        self.mistakes.push(format!("{key} = {value} should be {expected}"));
+        self.mistakes.push(format!("{} = {value} should be {expected}", self.named(key)));
         default
+    }
+
+    /// A key as its writer knows it.
+    fn named(&self, key: &str) -> String {
+        self.origins.get(key).map_or_else(|| key.to_owned(), |origin| format!("{origin} ({key})"))
     }
 
     /// Returns the settings if there was no mistake and no unknown key.
@@ -126,7 +146,9 @@ impl Reader {
     /// # Errors
     /// Every mistake at once.
     pub fn finish<T>(mut self, settings: T) -> Result<T, Mistakes> {
-        self.mistakes.extend(self.values.keys().map(|key| format!("{key} is not a setting")));
+        let unknown: Vec<_> =
+            self.values.keys().map(|key| format!("{} is not a setting", self.named(key))).collect();
+        self.mistakes.extend(unknown);
         if self.mistakes.is_empty() {
             return Ok(settings);
         }
@@ -135,20 +157,43 @@ impl Reader {
 }
 
 /// Picks overrides out of environment variables: after `prefix`, two underscores stand for the dot, as in `ENGINE__ROWS_MAX`.
-pub fn overrides(variables: impl Iterator<Item = (String, String)>, prefix: &str) -> Vec<(String, String)> {
-    let key = |name: &str| name.strip_prefix(prefix).map(|rest| rest.to_lowercase().replace("__", "."));
-    let mut found: Vec<_> = variables.filter_map(|(name, value)| Some((key(&name)?, value))).collect();
+///
+/// # Errors
+/// If a variable with the prefix is not UTF-8. Other variables may hold anything.
+pub fn overrides(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+    prefix: &str,
+) -> Result<Vec<Override>, Mistakes> {
+    let (mut found, mut mistakes) = (Vec::new(), Vec::new());
+    for (name, value) in variables {
+        // A name that is not UTF-8 is no setting's, and is refused as such if it starts like one.
+        let origin = name.to_string_lossy().into_owned();
+        let Some(rest) = origin.strip_prefix(prefix) else { continue };
+        let key = rest.to_lowercase().replace("__", ".");
+        match value.into_string() {
+            Ok(value) => found.push(Override { key, value, origin }),
+            Err(_) => mistakes.push(format!("{origin} is not UTF-8")),
+        }
+    }
+    if !mistakes.is_empty() {
+        return Err(Mistakes { file: "environment".to_owned(), mistakes });
+    }
     found.sort();
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    fn written(key: &str, value: &str) -> Override {
+        let origin = format!("NH__{}", key.to_uppercase().replace('.', "__"));
+        Override { key: key.to_owned(), value: value.to_owned(), origin }
+    }
 
     fn read(text: &str, overrides: &[(&str, &str)]) -> Result<(u64, f64, String), Mistakes> {
-        let overrides: Vec<_> =
-            overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let overrides: Vec<_> = overrides.iter().map(|&(key, value)| written(key, value)).collect();
         let mut reader = Reader::new(text, "server.toml", &overrides);
         let rows = reader.whole("engine.rows", 1..=8, 4);
         let share = reader.number("engine.share", 0.0..=1.0, 0.5);
@@ -187,12 +232,33 @@ mod tests {
     }
 
     #[test]
+    fn a_mistake_in_an_override_names_its_variable() {
+        let error = read("", &[("engine.rows", "9"), ("engine.row", "1")]).unwrap_err();
+        let expected = [
+            "NH__ENGINE__ROWS (engine.rows) = 9 should be a whole number from 1 to 8",
+            "NH__ENGINE__ROW (engine.row) is not a setting",
+        ];
+        assert_eq!(error.mistakes, expected);
+    }
+
+    #[test]
     fn the_environment_names_sections_by_two_underscores() {
-        let variables = [("NH_ENGINE__ROWS_MAX", "3"), ("HOME", "/"), ("NH_ADDRESS", "a")];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter();
-        let expected = [("address", "a"), ("engine.rows_max", "3")];
-        let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        assert_eq!(overrides(variables, "NH_"), expected);
+        // The last two are what Kubernetes tells every pod about a service called `nh`.
+        let variables = [("NH__ENGINE__ROWS_MAX", "3"), ("HOME", "/"), ("NH__ADDRESS", "a")]
+            .into_iter()
+            .chain([("NH_SERVICE_HOST", "10.0.0.1"), ("NH_PORT_50051_TCP", "tcp://10.0.0.1:50051")]);
+        let variables = variables.map(|(name, value)| (name.into(), value.into()));
+        let expected = vec![written("address", "a"), written("engine.rows_max", "3")];
+        assert_eq!(overrides(variables, "NH__"), Ok(expected));
+    }
+
+    #[test]
+    fn only_our_own_variables_must_be_utf_8() {
+        let broken = || OsString::from_vec(vec![0xff]);
+        let others = [("HOME".into(), broken()), (broken(), broken())].into_iter();
+        assert_eq!(overrides(others, "NH__"), Ok(Vec::new()));
+        let ours = [("NH__ADDRESS".into(), broken())].into_iter();
+        assert_eq!(overrides(ours, "NH__").unwrap_err().mistakes, ["NH__ADDRESS is not UTF-8"]);
     }
 
     #[test]

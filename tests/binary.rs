@@ -1,3 +1,4 @@
 //! The server's binary as its users start it: a process with arguments, an environment, two streams and signals.
 mod end;
 mod process;
+mod settings;

@@ -17,7 +17,7 @@ use std::{io::Write, process::ExitCode};
 
 /// Turns a reader's signals into news search queries, over gRPC. Without a command: the demo on 127.0.0.1.
 #[derive(Debug, Parser)]
-#[command(name = "newshound-server", version)]
+#[command(name = "newshound-server", version, after_help = ENVIRONMENT_HELP)]
 struct Arguments {
     #[command(flatten)]
     addresses: Addresses,
@@ -55,8 +55,13 @@ enum Measure {
     Cost(CostArgs),
 }
 
-/// Settings that the environment holds, such as `NEWSHOUND_SERVER_ENGINE__ROWS_MAX`.
-const ENVIRONMENT_PREFIX: &str = "NEWSHOUND_SERVER_";
+/// Settings that the environment holds, such as `NEWSHOUND__ENGINE__ROWS_MAX`. Two underscores, because Kubernetes gives every pod
+/// variables such as `NEWSHOUND_SERVICE_HOST` and `NEWSHOUND_PORT` for a service of that name, and none of them has two.
+const ENVIRONMENT_PREFIX: &str = "NEWSHOUND__";
+const ENVIRONMENT_HELP: &str = "\
+Environment, for the demo and for `serve`:
+  NEWSHOUND__GRPC_ADDR, NEWSHOUND__ENGINE__ROWS_MAX, ...
+          Any setting of deploy/server.toml: NEWSHOUND__KEY or NEWSHOUND__SECTION__KEY. It wins over the file.";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -73,13 +78,16 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let overrides = overrides(std::env::vars(), ENVIRONMENT_PREFIX);
+    // Only those who serve have settings; nobody else should stumble over a mistake in them.
+    let environment = || overrides(std::env::vars_os(), ENVIRONMENT_PREFIX);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done: Result<(), CommandError> = runtime.block_on(async {
         let mut out = std::io::stdout();
         match arguments.command {
-            None => tour::tour(arguments.addresses, &overrides, &mut out).await,
-            Some(Command::Serve(args)) => serve::serve(args, arguments.addresses, &overrides, &mut out).await,
+            None => tour::tour(arguments.addresses, &environment()?, &mut out).await,
+            Some(Command::Serve(args)) => {
+                serve::serve(args, arguments.addresses, &environment()?, &mut out).await
+            }
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
             Some(Command::Bench { what: Some(Measure::Cost(args)), load }) => {
                 cost::cost(&args, load.json, &mut out)

@@ -1,5 +1,8 @@
 //! Every setting of the server: meaning, unit, default, and why that default.
-use crate::settings::{Mistakes, Reader};
+//!
+//! Each can also be given by the environment, as `NEWSHOUND__GRPC_ADDR` or `NEWSHOUND__ENGINE__ROWS_MAX`: two underscores after
+//! the prefix and between section and key.
+use crate::settings::{Mistakes, Override, Reader};
 use std::{net::SocketAddr, time::Duration};
 
 /// Most candidates a request may ask for; the proto promises this number.
@@ -120,7 +123,7 @@ impl ServeSettings {
     ///
     /// # Errors
     /// Every mistake and every unknown key at once.
-    pub fn read(text: &str, file: &str, overrides: &[(String, String)]) -> Result<Self, Mistakes> {
+    pub fn read(text: &str, file: &str, overrides: &[Override]) -> Result<Self, Mistakes> {
         let defaults = Self::demo();
         let mut reader = Reader::new(text, file, overrides);
         let address = |text: &str| text.parse::<SocketAddr>().ok();

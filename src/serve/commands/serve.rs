@@ -3,6 +3,7 @@ use super::{CommandError, signals::until_signalled};
 use crate::{
     bundle::load::{self, BundleSource},
     serve::{Listeners, run, settings::ServeSettings},
+    settings::Override,
 };
 use candle_core::{DType, Device};
 use clap::Args;
@@ -49,7 +50,7 @@ pub struct ServeArgs {
 pub async fn serve(
     args: ServeArgs,
     addresses: Addresses,
-    overrides: &[(String, String)],
+    overrides: &[Override],
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
     let settings = addresses.over(read_settings(args.settings, overrides)?);
@@ -78,7 +79,7 @@ async fn load_and_run(
     Ok(run(settings, bundle, listeners, asked.cancelled()).await?)
 }
 
-fn read_settings(path: Option<PathBuf>, overrides: &[(String, String)]) -> Result<ServeSettings, CommandError> {
+fn read_settings(path: Option<PathBuf>, overrides: &[Override]) -> Result<ServeSettings, CommandError> {
     let Some(path) = path else { return Ok(ServeSettings::read("", "environment", overrides)?) };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(ServeSettings::read(&text, &path.display().to_string(), overrides)?),

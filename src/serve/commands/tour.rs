@@ -9,6 +9,7 @@ use crate::{
         run,
         settings::ServeSettings,
     },
+    settings::Override,
     signals::Stream,
 };
 use std::{fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
@@ -27,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// If the demo is absent, an address cannot be used, or the server fails.
 pub async fn tour(
     addresses: Addresses,
-    overrides: &[(String, String)],
+    overrides: &[Override],
     out: &mut (dyn Write + Send),
 ) -> Result<(), CommandError> {
     let settings = addresses.over(ServeSettings::read("", "environment", overrides)?);
