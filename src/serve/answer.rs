@@ -75,11 +75,8 @@ impl ServeError {
             Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Draining => Outcome::Shed,
             Self::DeadlineHit => Outcome::Deadline,
             Self::NoRewardHead => Outcome::Rejected,
-            Self::EngineGone
-            | Self::NoValidList { .. }
-            | Self::Engine(_)
-            | Self::Head(_)
-            | Self::Panicked => Outcome::Failed,
+            Self::NoValidList { .. } => Outcome::NoList,
+            Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Panicked => Outcome::Failed,
         }
     }
 }

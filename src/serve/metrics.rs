@@ -94,12 +94,14 @@ pub enum Outcome {
     Cancelled,
     /// Its deadline passed.
     Deadline,
+    /// The model wrote no valid list for it; nothing is broken.
+    NoList,
     /// We could not answer.
     Failed,
 }
 
 impl Outcome {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Ok,
         Self::Cached,
         Self::Coalesced,
@@ -107,6 +109,7 @@ impl Outcome {
         Self::Rejected,
         Self::Cancelled,
         Self::Deadline,
+        Self::NoList,
         Self::Failed,
     ];
 
@@ -119,6 +122,7 @@ impl Outcome {
             Self::Rejected => "rejected",
             Self::Cancelled => "cancelled",
             Self::Deadline => "deadline",
+            Self::NoList => "no_list",
             Self::Failed => "failed",
         }
     }

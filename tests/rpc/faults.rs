@@ -12,7 +12,8 @@ async fn no_valid_list_is_an_internal_error_with_its_reason() {
     let details = refusal(&status, Code::Internal, "NO_VALID_LIST");
     assert!(details.retry_info().is_none());
     assert_eq!(server.metric("newshound_invalid_output_total{reason=\"query_count\"}").await, Some(4.0));
-    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"failed\"}").await, Some(1.0));
+    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"no_list\"}").await, Some(1.0));
+    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"failed\"}").await, Some(0.0));
 }
 
 #[tokio::test]

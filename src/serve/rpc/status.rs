@@ -16,6 +16,34 @@ pub struct Violation {
     pub description: String,
 }
 
+/// When to try again elsewhere: long enough for a client to hear that this server goes away and to connect to another.
+const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Most violations that are kept: more than `VIOLATION_BYTES_MAX` lets through. What follows is counted.
+const VIOLATIONS_MAX: usize = 128;
+
+/// The broken fields of a request: the first ones, and how many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Violations {
+    first: Vec<Violation>,
+    n_found: usize,
+}
+
+impl Violations {
+    /// Adds one.
+    pub fn add(&mut self, field: &str, description: String) {
+        self.n_found += 1;
+        if self.first.len() < VIOLATIONS_MAX {
+            self.first.push(Violation { field: field.to_owned(), description });
+        }
+    }
+
+    /// Whether nothing is broken.
+    pub fn is_empty(&self) -> bool {
+        self.n_found == 0
+    }
+}
+
 /// The status of an error.
 pub fn status(error: &ServeError) -> Status {
     let message = error.to_string();
@@ -24,7 +52,11 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::QueueFull { retry_after, .. } => busy(&message, "QUEUE_FULL", *retry_after),
         ServeError::QueueAge { retry_after, .. } => busy(&message, "QUEUE_AGE", *retry_after),
         ServeError::DeadlineHit => plain(Code::DeadlineExceeded, "DEADLINE_HIT"),
-        ServeError::Draining => plain(Code::Unavailable, "DRAINING"),
+        ServeError::Draining => {
+            let mut details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
+            details.set_retry_info(Some(DRAINING_RETRY_AFTER));
+            Status::with_error_details(Code::Unavailable, &*message, details)
+        }
         ServeError::EngineGone => plain(Code::Unavailable, "ENGINE_GONE"),
         ServeError::NoRewardHead => plain(Code::FailedPrecondition, "NO_REWARD_HEAD"),
         ServeError::NoValidList { n_candidates } => {
@@ -128,7 +160,9 @@ mod tests {
         let aged = ServeError::QueueAge { waited_ms: 9, retry_after };
         check(&aged, Code::ResourceExhausted, "QUEUE_AGE");
         check(&ServeError::DeadlineHit, Code::DeadlineExceeded, "DEADLINE_HIT");
-        check(&ServeError::Draining, Code::Unavailable, "DRAINING");
+        let draining = check(&ServeError::Draining, Code::Unavailable, "DRAINING");
+        let delay = draining.get_error_details().retry_info().unwrap().retry_delay;
+        assert_eq!(delay, Some(DRAINING_RETRY_AFTER));
         check(&ServeError::EngineGone, Code::Unavailable, "ENGINE_GONE");
         check(&ServeError::NoRewardHead, Code::FailedPrecondition, "NO_REWARD_HEAD");
         check(&ServeError::NoValidList { n_candidates: 8 }, Code::Internal, "NO_VALID_LIST");
