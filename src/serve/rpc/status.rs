@@ -75,11 +75,11 @@ pub fn status(error: &ServeError) -> Status {
 const VIOLATION_BYTES_MAX: usize = 4096;
 
 /// The status of a request with broken fields: all of them at once, or as many as trailers can carry, and their number.
-pub fn invalid(violations: &[Violation]) -> Status {
-    let facts = HashMap::from([("violations".to_owned(), violations.len().to_string())]);
+pub fn invalid(violations: &Violations) -> Status {
+    let facts = HashMap::from([("violations".to_owned(), violations.n_found.to_string())]);
     let mut details = ErrorDetails::with_error_info("FIELD_INVALID", DOMAIN, facts);
     let mut n_bytes = 0;
-    for violation in violations {
+    for violation in &violations.first {
         // The numbers and lengths of the encoding take a few bytes more than the words.
         n_bytes += violation.field.len() + violation.description.len() + 8;
         if n_bytes > VIOLATION_BYTES_MAX {
@@ -87,7 +87,7 @@ pub fn invalid(violations: &[Violation]) -> Status {
         }
         details.add_bad_request_violation(&violation.field, &violation.description);
     }
-    let message = format!("{} field(s) are invalid", violations.len());
+    let message = format!("{} field(s) are invalid", violations.n_found);
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
@@ -169,30 +169,32 @@ mod tests {
         check(&ServeError::Panicked, Code::Internal, "ENGINE_FAULT");
     }
 
+    fn required(fields: impl Iterator<Item = String>) -> Violations {
+        let mut violations = Violations::default();
+        fields.for_each(|field| violations.add(&field, "is required".to_owned()));
+        violations
+    }
+
     #[test]
     fn all_broken_fields_are_told_at_once() {
-        let violation =
-            |field: &str| Violation { field: field.to_owned(), description: "is required".to_owned() };
-        let status = invalid(&[violation("user.key"), violation("signals[0].text")]);
+        let fields = ["user.key", "signals[0].text"];
+        let status = invalid(&required(fields.iter().map(|field| (*field).to_owned())));
         assert_eq!(status.code(), Code::InvalidArgument);
         let details = status.get_error_details();
-        let fields: Vec<_> =
+        let told: Vec<_> =
             details.bad_request().unwrap().field_violations.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, ["user.key", "signals[0].text"]);
+        assert_eq!(told, fields);
     }
 
     #[test]
     fn more_broken_fields_than_trailers_carry_are_counted() {
-        let violation = |idx: usize| Violation {
-            field: format!("signals[{idx}].text"),
-            description: "is required".to_owned(),
-        };
-        let violations: Vec<_> = (0..1000).map(violation).collect();
+        let violations = required((0..1000).map(|idx| format!("signals[{idx}].text")));
+        assert_eq!(violations.first.len(), VIOLATIONS_MAX);
         let status = invalid(&violations);
         let details = status.get_error_details();
         assert_eq!(details.error_info().unwrap().metadata["violations"], "1000");
         let n_told = details.bad_request().unwrap().field_violations.len();
-        assert!((50..1000).contains(&n_told), "{n_told}");
+        assert!((50..VIOLATIONS_MAX).contains(&n_told), "{n_told}");
         assert!(status.details().len() < 6000, "{}", status.details().len());
     }
 }
