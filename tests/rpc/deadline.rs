@@ -18,6 +18,7 @@ async fn a_deadline_that_passes_between_steps_ends_the_rows() {
     server.gate.allow(1);
     server.until("newshound_running_rows", 0.0).await;
     assert_eq!(server.log.steps(), 1, "the step that was under way, and no other");
+    assert_eq!(server.metric("newshound_deadline_missed_total{phase=\"running\"}").await, Some(1.0));
     server.until("newshound_rpc_in_flight{method=\"GenerateQueries\"}", 0.0).await;
 }
 
@@ -51,3 +52,5 @@ async fn a_deadline_with_time_enough_changes_nothing() {
     let server = Plan::new().start().await;
     within(server.client().await.generate_queries(within_ms(60_000, "reader"))).await.unwrap();
 }
+    assert_eq!(server.metric("newshound_deadline_missed_total{phase=\"queue\"}").await, Some(1.0));
+    assert_eq!(server.metric("newshound_deadline_missed_total{phase=\"running\"}").await, Some(0.0));

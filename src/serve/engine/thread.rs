@@ -96,9 +96,7 @@ impl<G: Generator> Thread<'_, G> {
             now,
             |queued, waited| gone(queued, waited),
             |queued| {
-                if queued.reply.is_closed() {
-                    return shared.metrics.candidates("cancelled", queued.job.seeds.len());
-                }
+                // First: whoever waits gives up at the deadline too, so by now its channel is closed as well.
                 if queued.job.deadline.passed(now) {
                     shared.metrics.deadline_missed("queue", 1);
                     return tell(&queued.reply, Event::Failed(EngineError::DeadlineHit));
@@ -108,15 +106,18 @@ impl<G: Generator> Thread<'_, G> {
                 shared.metrics.refused("age", retry_after);
                 tell(&queued.reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
             },
+                if queued.reply.is_closed() {
+                    return shared.metrics.candidates("cancelled", queued.job.seeds.len());
+                }
         );
-        let late = |running: &Running| running.deadline.passed(now);
-        let gone: Vec<GroupId> = self
+        let (late, gone): (Vec<_>, Vec<_>) = self
             .running
             .iter()
-            .filter(|(_, running)| running.reply.is_closed() || late(running))
-            .map(|(group, _)| *group)
-            .collect();
-        for group in gone {
+            .filter(|(_, running)| running.deadline.passed(now) || running.reply.is_closed())
+            .map(|(&group, running)| (group, running.deadline.passed(now)))
+            .partition(|&(_, late)| late);
+        for (group, _) in late {
+            self.shared.metrics.deadline_missed("running", 1);
             self.cancel(group, EngineError::DeadlineHit);
         }
     }
@@ -124,16 +125,13 @@ impl<G: Generator> Thread<'_, G> {
     /// Takes a group out of the batch and tells its owner, if there still is one, why.
     fn cancel(&mut self, group: GroupId, why: EngineError) {
         let n_rows = self.generator.cancel(group);
+        for (group, _) in gone {
+            debug!("client is gone, its rows are freed");
+            self.cancel(group, EngineError::Gone);
+        }
         let Some(running) = self.running.remove(&group) else { return };
         self.shared.metrics.candidates("cancelled", running.rows_left);
         self.shared.metrics.output_tokens("cancelled", n_rows * running.n_tokens);
-        if running.reply.is_closed() {
-            debug!(n_rows, "client is gone, rows freed");
-            return;
-        }
-        if matches!(why, EngineError::DeadlineHit) {
-            self.shared.metrics.deadline_missed("running", 1);
-        }
         tell(&running.reply, Event::Failed(why));
     }
 
