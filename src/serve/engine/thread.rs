@@ -4,6 +4,11 @@ use super::{
     GroupRequest, HashMap, Instant, Job, Ordering, Picked, Queued, Room, Shared, debug, error, mpsc,
 };
 
+/// Prompt tokens after which nobody else is admitted before the next step, as long as rows run: a burst of requests would
+/// otherwise hold their next token up by the prefills of all of them. One prompt may go beyond it, because none is split.
+/// 1024: more than one of the longest prompts of the default settings, and less than two.
+pub const PREFILL_TOKENS_PER_STEP_MAX: usize = 1024;
+
 /// Runs until told to stop or until nobody can send commands any more.
 pub(super) fn run<G: Generator>(generator: G, inbox: mpsc::Receiver<Command>, shared: &Shared) {
     let waiting = Batcher::new(shared.limits.overtake_max);
@@ -101,14 +106,14 @@ impl<G: Generator> Thread<'_, G> {
                     shared.metrics.deadline_missed("queue", 1);
                     return tell(&queued.reply, Event::Failed(EngineError::DeadlineHit));
                 }
+                if queued.reply.is_closed() {
+                    return shared.metrics.candidates("cancelled", queued.job.seeds.len());
+                }
                 let waited_ms = u64::try_from((now - queued.since).as_millis()).unwrap_or(u64::MAX);
                 let retry_after = shared.pace.until_free(shared.limits.queue_max);
                 shared.metrics.refused("age", retry_after);
                 tell(&queued.reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
             },
-                if queued.reply.is_closed() {
-                    return shared.metrics.candidates("cancelled", queued.job.seeds.len());
-                }
         );
         let (late, gone): (Vec<_>, Vec<_>) = self
             .running
@@ -120,15 +125,15 @@ impl<G: Generator> Thread<'_, G> {
             self.shared.metrics.deadline_missed("running", 1);
             self.cancel(group, EngineError::DeadlineHit);
         }
+        for (group, _) in gone {
+            debug!("client is gone, its rows are freed");
+            self.cancel(group, EngineError::Gone);
+        }
     }
 
     /// Takes a group out of the batch and tells its owner, if there still is one, why.
     fn cancel(&mut self, group: GroupId, why: EngineError) {
         let n_rows = self.generator.cancel(group);
-        for (group, _) in gone {
-            debug!("client is gone, its rows are freed");
-            self.cancel(group, EngineError::Gone);
-        }
         let Some(running) = self.running.remove(&group) else { return };
         self.shared.metrics.candidates("cancelled", running.rows_left);
         self.shared.metrics.output_tokens("cancelled", n_rows * running.n_tokens);
@@ -139,11 +144,16 @@ impl<G: Generator> Thread<'_, G> {
         self.running.values().fold(self.shared.limits.room, |free, running| free.less(running.need))
     }
 
+    /// Admits what fits, but lets rows that run wait for no more than a budget of prefills before their next step.
     fn admit(&mut self) {
-        loop {
+        let mut n_prefilled = 0;
+        while self.running.is_empty() || n_prefilled < PREFILL_TOKENS_PER_STEP_MAX {
             let idle = self.running.is_empty();
             let Some(picked) = self.waiting.pick(Instant::now(), self.free_room(), idle) else { return };
+            n_prefilled += picked.job.job.prompt.len();
             self.admit_one(picked);
+            // A prefill takes long enough for others to leave or to be late, and theirs would be for nobody.
+            self.forget_gone();
         }
     }
 
