@@ -143,6 +143,12 @@ impl Answerer {
     /// Dropping the future costs nobody else who waits for the same answer anything.
     ///
     /// # Errors
+    /// Shows how much is stored.
+    pub async fn upkeep(&self) {
+        let (entries, bytes) = self.cache.size().await;
+        self.metrics.cache_size(entries, bytes);
+    }
+
     /// If there is no answer, or not before the deadline.
     pub async fn answer(
         self: &Arc<Self>,
@@ -248,8 +254,6 @@ impl Answerer {
         })?);
         if question.cache != CacheMode::Bypass {
             self.cache.put(key, Arc::clone(&answer), answer.n_bytes(), Instant::now()).await;
-            let (entries, bytes) = self.cache.size();
-            self.metrics.cache_size(entries, bytes);
         }
         Ok(answer)
     }
