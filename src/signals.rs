@@ -180,7 +180,7 @@ impl UserSignals {
     /// # Errors
     /// Every violation of every draft at once; an empty or far too long list of drafts is one violation of `signals`.
     pub fn new(drafts: Vec<SignalDraft>) -> Result<Self, Vec<SignalViolation>> {
-        check_count(drafts.len()).map_err(|violation| vec![violation])?;
+        Self::check_count(drafts.len()).map_err(|violation| vec![violation])?;
         let mut violations = Vec::new();
         let mut n_cut_texts = 0;
         let mut signals = Vec::with_capacity(drafts.len());
@@ -200,6 +200,17 @@ impl UserSignals {
         let n_checked = signals.len();
         let signals = newest_per_stream(signals);
         Ok(Self { n_dropped: n_checked - signals.len(), signals, n_cut_texts })
+    }
+
+    /// Checks how many drafts there are, for callers who should not look at any of too many.
+    ///
+    /// # Errors
+    /// If there is none, or more than 512.
+    pub fn check_count(got: usize) -> Result<(), SignalViolation> {
+        if (1..=DRAFTS_MAX).contains(&got) {
+            return Ok(());
+        }
+        Err(SignalViolation::Count { field: "signals".to_owned(), min: 1, max: DRAFTS_MAX, got })
     }
 
     /// The kept signals, oldest first, never empty.

@@ -80,15 +80,13 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Only those who serve have settings; nobody else should stumble over a mistake in them.
     let environment = || overrides(std::env::vars_os(), ENVIRONMENT_PREFIX);
+    let program = std::env::args_os().next().unwrap_or_else(|| "newshound-server".into());
+    let program = program.to_string_lossy();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done: Result<(), CommandError> = runtime.block_on(async {
         let mut out = std::io::stdout();
         match arguments.command {
-            None => {
-                // As it was started, so that what is printed can be typed.
-                let program = std::env::args().next().unwrap_or_else(|| "newshound-server".to_owned());
-                tour::tour(&program, arguments.addresses, &environment()?, &mut out).await
-            }
+            None => tour::tour(&program, arguments.addresses, &environment()?, &mut out).await,
             Some(Command::Serve(args)) => {
                 serve::serve(args, arguments.addresses, &environment()?, &mut out).await
             }

@@ -70,6 +70,11 @@ pub enum ServeError {
 }
 
 impl ServeError {
+    /// Whether a limit of time was reached, which may be that of another request that asked the same.
+    fn is_limit(&self) -> bool {
+        matches!(self, Self::QueueAge { .. } | Self::DeadlineHit)
+    }
+
     fn outcome(&self) -> Outcome {
         match self {
             Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Draining => Outcome::Shed,
@@ -138,6 +143,12 @@ impl Answerer {
         self.writer.head.is_some()
     }
 
+    /// Shows how much is stored.
+    pub async fn upkeep(&self) {
+        let (entries, bytes) = self.cache.size().await;
+        self.metrics.cache_size(entries, bytes);
+    }
+
     /// Answers a question; `watch` sees every candidate as it ends, or all at once if the answer is stored.
     ///
     /// Dropping the future costs nobody else who waits for the same answer anything.
@@ -150,23 +161,41 @@ impl Answerer {
         mut watch: impl FnMut(&Arc<Candidate>),
     ) -> Result<(Arc<Answer>, Origin), ServeError> {
         let mut counted = Counted { metrics: &self.metrics, outcome: Outcome::Cancelled };
+        let mut n_seen = 0;
+        let count = |candidate: &Arc<Candidate>| {
+            n_seen += 1;
+            watch(candidate);
+        };
+        let (mut origin, mut result) = self.attempt(question.clone(), count).await;
+        // Another's limit ended what this request had joined. Candidates that were seen cannot be taken back, so only a flight
+        // that showed none is given another try, and only one, so that nobody waits for ever behind those who hurry.
+        let in_time = question.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let of_another = origin == Origin::Coalesced && result.as_ref().is_err_and(ServeError::is_limit);
+        if of_another && in_time && n_seen == 0 {
+            (origin, result) = self.attempt(question, watch).await;
+        }
+        counted.outcome = match (&result, origin) {
+            (Ok(_), Origin::Hit(_)) => Outcome::Cached,
+            (Ok(_), Origin::Coalesced) => Outcome::Coalesced,
+            (Ok(_), Origin::Miss | Origin::Bypass) => Outcome::Ok,
+            (Err(error), _) => error.outcome(),
+        };
+        result.map(|answer| (answer, origin))
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        question: Question,
+        watch: impl FnMut(&Arc<Candidate>),
+    ) -> (Origin, Result<Arc<Answer>, ServeError>) {
         let deadline = question.deadline;
-        let result = match self.start(question).await {
+        match self.start(question).await {
             Course::Stored(answer, age) => {
-                answer.candidates.iter().for_each(&mut watch);
-                Ok((answer, Origin::Hit(age)))
+                answer.candidates.iter().for_each(watch);
+                (Origin::Hit(age), Ok(answer))
             }
-            Course::Flying(watcher, origin) => {
-                follow(watcher, deadline, watch).await.map(|answer| (answer, origin))
-            }
-        };
-        counted.outcome = match &result {
-            Ok((_, Origin::Hit(_))) => Outcome::Cached,
-            Ok((_, Origin::Coalesced)) => Outcome::Coalesced,
-            Ok((_, Origin::Miss | Origin::Bypass)) => Outcome::Ok,
-            Err(error) => error.outcome(),
-        };
-        result
+            Course::Flying(watcher, origin) => (origin, follow(watcher, deadline, watch).await),
+        }
     }
 
     /// Measures what is stored; called now and then, as entries also leave by age.

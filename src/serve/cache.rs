@@ -83,8 +83,9 @@ impl<A: Send + Sync + 'static> AnswerCache<A> {
         self.stored.insert(key, Stored { answer, since: now, n_bytes }).await;
     }
 
-    /// Number of entries and their weight in bytes, without those that have expired.
+    /// Number of entries and their weight in bytes, without those that are too old or too many.
     pub async fn size(&self) -> (u64, u64) {
+        // Entries that expire are taken away by later reads and writes, of which there may be none.
         self.stored.run_pending_tasks().await;
         (self.stored.entry_count(), self.stored.weighted_size())
     }
@@ -147,5 +148,18 @@ mod tests {
         assert_eq!(cache.size().await, (1, 100));
         assert!(cache.get(key("fits", "a", "b", b""), now).await.is_some());
         assert!(cache.get(key("too heavy", "a", "b", b""), now).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_has_expired_has_no_size() {
+        let ttl = Duration::from_millis(1);
+        let cache = AnswerCache::new(100, ttl);
+        let now = Instant::now();
+        cache.put(key("user", "a", "b", b""), Arc::new(1), 10, now).await;
+        // The cache reads the system's clock, so the millisecond really has to pass.
+        while now.elapsed() < 4 * ttl {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(cache.size().await, (0, 0));
     }
 }

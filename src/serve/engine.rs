@@ -27,6 +27,8 @@ use tracing::{debug, error, info};
 mod pace;
 mod thread;
 
+pub use thread::PREFILL_TOKENS_PER_STEP_MAX;
+
 /// What decodes. `decode::batch::Batch` does; tests put a script in its place.
 pub trait Generator {
     /// Starts the rows of a prompt.

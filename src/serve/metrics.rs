@@ -94,7 +94,7 @@ pub enum Outcome {
     Cancelled,
     /// Its deadline passed.
     Deadline,
-    /// The model wrote no valid list for it.
+    /// The model wrote no valid list for it; nothing is broken.
     NoList,
     /// We could not answer.
     Failed,

@@ -47,7 +47,7 @@ use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::{error, info};
 
-/// How often histograms are folded.
+/// How often histograms are folded and the cache is measured.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Fewest prompt tokens that make sense: instructions and one signal.
 const PROMPT_TOKENS_MIN: usize = 64;
@@ -174,21 +174,7 @@ pub async fn run_with<G: Generator>(
     let reporter = tonic_health::server::HealthReporter::new();
     let health_service = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter, vec![SERVICE_NAME], Arc::clone(&metrics)).await;
-    let model = ModelFacts {
-        bundle_id: parts.id.0.clone(),
-        manifest: parts.manifest,
-        has_reward_head: parts.head.is_some(),
-    };
-    let writer = Writer {
-        tokens: parts.tokens,
-        head: parts.head,
-        engine: engine.clone(),
-        prompt_tokens_max: settings.generation.prompt_tokens_max,
-        metrics: Arc::clone(&metrics),
-    };
-    let answerer = Arc::new(Answerer::new(writer, parts.id, settings.cache));
-    let service =
-        Service::new(Arc::clone(&answerer), Arc::clone(&health), Arc::clone(&metrics), model, &settings);
+    let (answerer, service) = service(&settings, parts, engine.clone(), &health, &metrics);
     let rpc = Rpc {
         service,
         health_service,
@@ -197,7 +183,7 @@ pub async fn run_with<G: Generator>(
         connections: settings.connections,
         shutdown: settings.shutdown,
     };
-    let background = background(listeners.http, &metrics, &health, answerer);
+    let background = background(listeners.http, answerer, &metrics, &health);
     health.ready().await;
     info!(grpc = ?listeners.grpc.local_addr().ok(), "ready");
     let mut ending = None;
@@ -239,12 +225,37 @@ fn limits(settings: EngineSettings) -> Limits {
     }
 }
 
+fn service(
+    settings: &ServeSettings,
+    parts: Parts,
+    engine: Engine,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+) -> (Arc<Answerer>, Service) {
+    let model = ModelFacts {
+        bundle_id: parts.id.0.clone(),
+        manifest: parts.manifest,
+        has_reward_head: parts.head.is_some(),
+    };
+    let writer = Writer {
+        tokens: parts.tokens,
+        head: parts.head,
+        engine,
+        prompt_tokens_max: settings.generation.prompt_tokens_max,
+        metrics: Arc::clone(metrics),
+    };
+    let answerer = Arc::new(Answerer::new(writer, parts.id, settings.cache));
+    let service =
+        Service::new(Arc::clone(&answerer), Arc::clone(health), Arc::clone(metrics), model, settings);
+    (answerer, service)
+}
+
 /// The operators' port and the upkeep of metrics; both end when the set is dropped.
 fn background(
     listener: TcpListener,
+    answerer: Arc<Answerer>,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
-    answerer: Arc<Answerer>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let (of_http, of_upkeep) = (Arc::clone(metrics), Arc::clone(metrics));

@@ -92,3 +92,14 @@ async fn errors_are_not_stored() {
     assert!(client.generate_queries(single.clone()).await.is_err());
     assert_eq!(cache_status(&ask(&mut client, single).await), CacheStatus::Miss);
 }
+
+#[tokio::test]
+async fn what_is_stored_is_shown() {
+    let server = Plan::new().start().await;
+    let mut client = server.client().await;
+    for user in ["one", "other", "one"] {
+        ask(&mut client, request(user)).await;
+    }
+    server.until("newshound_cache_entries", 2.0).await;
+    assert!(server.metric("newshound_cache_weight_bytes").await.unwrap() > 0.0);
+}

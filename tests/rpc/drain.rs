@@ -1,7 +1,13 @@
 //! The end: running requests finish, and no client can hold the server.
 use super::server::{Plan, refusal, request, within};
-use std::time::{Duration, Instant};
-use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream};
+use super::validation::Raw;
+use prost::Message;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream, sync::Notify};
+use tokio_stream::StreamExt;
 
 /// Far beyond what a drain of an idle server takes, far below the drain deadline.
 const SOON: Duration = Duration::from_secs(10);
@@ -53,10 +59,43 @@ async fn a_running_request_finishes_and_new_ones_are_turned_away() {
     assert_eq!(server.metric("newshound_ready").await, Some(0.0));
     let refused =
         within(super::server::Client::new(channel).generate_queries(request("late"))).await.unwrap_err();
-    // The client may have seen the GOAWAY first; then it cannot even ask.
-    if refused.code() == tonic::Code::Unavailable && !refused.details().is_empty() {
-        refusal(&refused, tonic::Code::Unavailable, "DRAINING");
-    }
+    // The client may have seen the GOAWAY first; then it cannot even ask, and there is no reason of ours.
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    server.gate.open();
+    within(running).await.unwrap().unwrap();
+    server.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_whose_message_comes_after_the_signal_is_told_why_it_is_refused() {
+    let mut server = Plan::new().gated().with(short_grace).start().await;
+    let channel = server.channel().await;
+    let (opened, drains) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (of_body, held) = (Arc::clone(&opened), Arc::clone(&drains));
+    let body = tokio_stream::once(request("late").encode_to_vec()).then(move |message| {
+        let (opened, drains) = (Arc::clone(&of_body), Arc::clone(&held));
+        async move {
+            opened.notify_one();
+            drains.notified().await;
+            message
+        }
+    });
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    let late = tokio::spawn(async move {
+        grpc.ready().await.unwrap();
+        let path = "/newshound.v1.QueryGenerationService/GenerateQueries".parse().unwrap();
+        grpc.client_streaming(tonic::Request::new(body), path, Raw).await
+    });
+    // The message is asked for once the call is open. This one follows on the same connection, so the server sees it later.
+    within(opened.notified()).await;
+    let mut client = super::server::Client::new(channel);
+    let running = tokio::spawn(async move { client.generate_queries(request("reader")).await });
+    server.until("newshound_running_rows", 4.0).await;
+    server.signal();
+    server.until("newshound_draining", 1.0).await;
+    drains.notify_one();
+    let details = refusal(&within(late).await.unwrap().unwrap_err(), tonic::Code::Unavailable, "DRAINING");
+    assert!(details.retry_info().is_some());
     server.gate.open();
     within(running).await.unwrap().unwrap();
     server.ended().await.unwrap();

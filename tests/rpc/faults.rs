@@ -13,6 +13,7 @@ async fn no_valid_list_has_its_reason_and_is_no_fault_of_the_server() {
     assert!(details.retry_info().is_none());
     assert_eq!(server.metric("newshound_invalid_output_total{reason=\"query_count\"}").await, Some(4.0));
     assert_eq!(server.metric("newshound_outcomes_total{outcome=\"no_list\"}").await, Some(1.0));
+    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"failed\"}").await, Some(0.0));
 }
 
 #[tokio::test]

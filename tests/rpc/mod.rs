@@ -5,6 +5,7 @@ mod deadline;
 mod drain;
 mod faults;
 mod health;
+mod logs;
 mod model;
 mod queue;
 mod rerank;

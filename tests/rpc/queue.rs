@@ -1,6 +1,6 @@
 //! The queue is bounded in length and age, and says when to come back.
 use super::server::{Plan, Server, ask, refusal, request, within};
-use newshound::serve::settings::ServeSettings;
+use newshound::serve::{engine::PREFILL_TOKENS_PER_STEP_MAX, settings::ServeSettings};
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -63,6 +63,32 @@ async fn queue_with_one_place_accepts() {
         within(call).await.unwrap().unwrap();
     }
     assert_eq!(server.log.prefills(), 2);
+}
+
+#[tokio::test]
+async fn a_burst_does_not_hold_up_rows_that_run_and_is_served_all_the_same() {
+    const BURST: usize = 24;
+    let server = Plan::new().gated().start().await;
+    let mut calls = Vec::new();
+    for number in 0..=BURST {
+        let mut client = server.client().await;
+        calls.push(tokio::spawn(async move { client.generate_queries(request(&number.to_string())).await }));
+        server.until("newshound_prompt_tokens_count", number as f64 + 1.0).await;
+        if number == 0 {
+            server.until("newshound_running_rows", 4.0).await;
+        }
+    }
+    server.gate.open();
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
+    let prefill_tokens = server.metric("newshound_prefill_tokens_total").await.unwrap() as usize;
+    let prompt_tokens = prefill_tokens / (BURST + 1);
+    let steps_before = server.log.steps_before.lock().unwrap().clone();
+    let most = steps_before.chunk_by(|one, next| one == next).map(<[usize]>::len).max().unwrap();
+    // The last prompt may go beyond the budget, but is begun within it.
+    assert!((most - 1) * prompt_tokens < PREFILL_TOKENS_PER_STEP_MAX, "{steps_before:?} of {prompt_tokens}");
+    assert!(BURST * prompt_tokens > 2 * PREFILL_TOKENS_PER_STEP_MAX, "no burst: {prompt_tokens}");
 }
 
 #[tokio::test]

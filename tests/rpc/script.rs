@@ -28,6 +28,8 @@ pub struct Log {
     pub prefills: AtomicUsize,
     pub steps: AtomicUsize,
     pub cancelled_rows: AtomicUsize,
+    /// For each prefill, the steps that were made before it.
+    pub steps_before: Mutex<Vec<usize>>,
 }
 
 impl Log {
@@ -111,6 +113,7 @@ impl Generator for Script {
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         assert!(self.mishap != Mishap::Panic, "the script says so");
         self.log.prefills.fetch_add(1, Ordering::SeqCst);
+        self.log.steps_before.lock().unwrap().push(self.log.steps());
         for (row_idx, &seed) in request.seeds.iter().enumerate() {
             let mut ids = self.tokens.encode_text(&(self.text)(row_idx, seed));
             ids.push(self.tokens.im_end());

@@ -57,6 +57,40 @@ async fn a_follower_that_may_wait_longer_outlives_its_leaders_deadline() {
 }
 
 #[tokio::test]
+async fn a_follower_does_not_inherit_the_age_of_its_leader_and_starts_again_once() {
+    let age_max = std::time::Duration::from_millis(300);
+    let settings = |settings: &mut newshound::serve::settings::ServeSettings| {
+        settings.engine.rows_max = 4;
+        settings.engine.queue_wait_max = age_max;
+    };
+    let server = Plan::new().gated().with(settings).start().await;
+    let call = async |user: &'static str| {
+        let mut client = server.client().await;
+        tokio::spawn(async move { client.generate_queries(request(user)).await })
+    };
+    let running = call("runs").await;
+    server.until("newshound_running_rows", 4.0).await;
+    let leader = call("waits").await;
+    server.until("newshound_prompt_tokens_count", 2.0).await;
+    let begun = std::time::Instant::now();
+    let follower = call("waits").await;
+    server.until("newshound_cache_requests_total{status=\"coalesced\"}", 1.0).await;
+    // The age is looked at between steps.
+    while begun.elapsed() <= age_max {
+        server.get("/healthz").await;
+    }
+    server.gate.allow(1);
+    let refused = within(leader).await.unwrap().unwrap_err();
+    super::server::refusal(&refused, tonic::Code::ResourceExhausted, "QUEUE_AGE");
+    server.until("newshound_prompt_tokens_count", 3.0).await;
+    server.gate.open();
+    let response = within(follower).await.unwrap().unwrap().into_inner();
+    assert_eq!(cache_status(&response), CacheStatus::Miss);
+    within(running).await.unwrap().unwrap();
+    assert_eq!(server.log.prefills(), 2, "the leader's never began");
+}
+
+#[tokio::test]
 async fn when_the_last_has_left_the_next_one_starts_anew() {
     let server = Plan::new().gated().start().await;
     let (mut first, mut second) = (server.client().await, server.client().await);

@@ -1,6 +1,6 @@
 //! Every broken field is refused, all of them at once, and nothing reaches the model.
 use super::server::{Plan, ask, options, refusal, request, signal};
-use newshound::serve::rpc::proto;
+use newshound::{serve::rpc::proto, signals::DRAFTS_MAX};
 use tonic::Code;
 
 /// The fields named in the refusal of a request.
@@ -124,6 +124,20 @@ async fn all_broken_fields_are_named_together() {
 }
 
 #[tokio::test]
+async fn of_too_many_signals_none_is_looked_at_and_the_most_allowed_are_all_checked() {
+    let empty = |n_signals| proto::GenerateQueriesRequest {
+        signals: vec![proto::Signal::default(); n_signals],
+        ..request("reader")
+    };
+    assert_eq!(violations(empty(DRAFTS_MAX + 1)).await, ["signals"]);
+    let server = Plan::new().start().await;
+    let status = server.client().await.generate_queries(empty(DRAFTS_MAX)).await.unwrap_err();
+    let details = refusal(&status, Code::InvalidArgument, "FIELD_INVALID");
+    // Each lacks its stream, its time and its text.
+    assert_eq!(details.error_info().unwrap().metadata["violations"], (3 * DRAFTS_MAX).to_string());
+}
+
+#[tokio::test]
 async fn a_refusal_never_repeats_what_the_user_wrote() {
     let server = Plan::new().start().await;
     let mut request = request("secret-reader\u{7}");
@@ -159,7 +173,7 @@ async fn the_head_cannot_be_asked_for_where_there_is_none() {
 
 /// Sends bytes as they are.
 #[derive(Clone, Default)]
-struct Raw;
+pub struct Raw;
 
 impl tonic::codec::Codec for Raw {
     type Encode = Vec<u8>;

@@ -54,7 +54,7 @@ pub struct BenchArgs {
 /// Loads a server and reports.
 ///
 /// # Errors
-/// If nobody answers, or the load makes no sense.
+/// If nobody answers, no request is answered, or the load makes no sense.
 pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let sensible =
         args.rate > 0.0 && args.rate <= 100_000.0 && args.duration_s > 0.0 && args.duration_s <= 86_400.0;
@@ -89,20 +89,22 @@ pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandEr
     while let Some(ended) = calls.join_next().await {
         tally.add(ended.map_err(|_| CommandError::Panicked)?);
     }
-    tally.report(&args, started.elapsed(), out)
+    tally.report(&args, started.elapsed(), out)?;
+    tally.verdict()
 }
 
 fn question(args: &BenchArgs, number: u64) -> Ask {
     const WORDS: [&str; 8] = ["solar", "storm", "train", "strike", "market", "city", "council", "football"];
     let reader = number % args.readers;
-    // Texts that differ by reader, so that prompts do; times that do not, so that a reader's answer can be a cache hit.
+    // Words and, because words alone repeat, a number that differ by reader, so that prompts do; times that do not, so that a
+    // reader's answer can be a cache hit.
     let word = |at: u64| {
         let position = usize::try_from(reader.wrapping_mul(31).wrapping_add(at * 7) % 8).unwrap_or(0);
         WORDS[position]
     };
     let signals = (0..args.signals).map(|at| SignalDraft {
         stream: [Stream::Search, Stream::Page, Stream::Click][usize::try_from(at % 3).unwrap_or(0)],
-        text: format!("{} {} {reader} {}", word(at), word(at + 1), word(at + 3)),
+        text: format!("{} {} {} {reader}", word(at), word(at + 1), word(at + 3)),
         time_unix_s: 1_700_000_000 + i64::try_from(at).unwrap_or(0) * 60,
         category: None,
         source: None,
@@ -118,6 +120,9 @@ fn question(args: &BenchArgs, number: u64) -> Ask {
         timeout: Duration::from_millis(args.timeout_ms),
     }
 }
+
+/// How an answer is counted, beside the codes of refusals.
+const OK: &str = "OK";
 
 struct Tally {
     latencies: Histogram<u64>,
@@ -139,7 +144,7 @@ impl Tally {
                 let took_us = u64::try_from(took.as_micros()).unwrap_or(LATENCY_US_MAX);
                 self.latencies.saturating_record(took_us);
                 *self.caches.entry(cache).or_default() += 1;
-                "OK".to_owned()
+                OK.to_owned()
             }
             Err(ClientError::Refused { code, .. }) => code.to_owned(),
             Err(ClientError::Address { .. } | ClientError::Unreachable { .. }) => "UNREACHABLE".to_owned(),
@@ -147,8 +152,14 @@ impl Tally {
         *self.codes.entry(code).or_default() += 1;
     }
 
-    /// # Errors
-    /// If nothing was answered: there are no latencies then.
+    /// A load of which nothing was answered measured nothing.
+    fn verdict(&self) -> Result<(), CommandError> {
+        if self.codes.contains_key(OK) {
+            return Ok(());
+        }
+        Err(CommandError::NoAnswer { n_requests: self.codes.values().sum() })
+    }
+
     fn report(&self, args: &BenchArgs, took: Duration, out: &mut dyn Write) -> Result<(), CommandError> {
         if self.latencies.is_empty() {
             return Err(CommandError::Usage(format!("no request was answered: {:?}", self.codes)));
@@ -189,5 +200,38 @@ impl Tally {
             writeln!(out, "  {name:<6} {latency:9.1} ms")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::collections::HashSet;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        load: BenchArgs,
+    }
+
+    #[test]
+    fn no_two_readers_have_a_signal_in_common_and_a_reader_always_has_the_same() {
+        let args = Line::parse_from(["bench", "--readers", "1000"]).load;
+        let texts = |number| question(&args, number).signals.into_iter().map(|draft| draft.text);
+        let first: HashSet<String> = texts(0).collect();
+        assert!((1..1000).all(|number| texts(number).all(|text| !first.contains(&text))));
+        assert!(texts(1000).eq(texts(0)));
+    }
+
+    #[test]
+    fn a_load_without_an_answer_fails_and_one_with_an_answer_does_not() {
+        let mut tally = Tally::new().unwrap();
+        let refused =
+            ClientError::Refused { code: "UNAVAILABLE", message: String::new(), details: String::new() };
+        tally.add((Err(refused), Duration::ZERO));
+        assert!(matches!(tally.verdict(), Err(CommandError::NoAnswer { n_requests: 1 })));
+        tally.add((Ok("MISS"), Duration::ZERO));
+        assert!(tally.verdict().is_ok());
     }
 }

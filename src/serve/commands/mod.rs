@@ -52,6 +52,20 @@ pub enum CommandError {
         /// Its address.
         addr: String,
     },
+    /// The server that was asked says nothing.
+    #[error("server at {addr} did not answer within {timeout_ms} ms")]
+    Silent {
+        /// Its address.
+        addr: String,
+        /// How long it was waited for.
+        timeout_ms: u64,
+    },
+    /// No request of a load was answered.
+    #[error("none of {n_requests} requests was answered")]
+    NoAnswer {
+        /// How many were sent.
+        n_requests: u64,
+    },
     /// What was asked makes no sense.
     #[error("{0}")]
     Usage(String),

@@ -2,7 +2,7 @@
 use super::CommandError;
 use crate::serve::rpc::client::Client;
 use clap::Args;
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 /// Whom to probe.
 #[derive(Clone, Debug, Args)]
@@ -10,15 +10,36 @@ pub struct ProbeArgs {
     /// Address of the server
     #[arg(long, default_value = "127.0.0.1:50051")]
     pub addr: String,
+    /// How long to wait, in milliseconds
+    #[arg(long, default_value_t = 5_000)]
+    pub timeout_ms: u64,
 }
 
 /// Writes `serving`, or fails.
 ///
 /// # Errors
-/// If the server does not answer or does not serve.
+/// If the server does not answer in time or does not serve.
 pub async fn probe(args: ProbeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    if !Client::connect(&args.addr).await?.is_serving().await? {
-        return Err(CommandError::NotServing { addr: args.addr });
+    let ProbeArgs { addr, timeout_ms } = args;
+    // A process that hangs still has connections accepted for it by the system, and then never answers.
+    let asked = async { Client::connect(&addr).await?.is_serving().await };
+    match tokio::time::timeout(Duration::from_millis(timeout_ms), asked).await {
+        Err(_) => Err(CommandError::Silent { addr, timeout_ms }),
+        Ok(Ok(false)) => Err(CommandError::NotServing { addr }),
+        Ok(Ok(true)) => Ok(writeln!(out, "serving")?),
+        Ok(Err(error)) => Err(error.into()),
     }
-    Ok(writeln!(out, "serving")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_accepts_and_never_answers_is_not_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let error = probe(ProbeArgs { addr, timeout_ms: 50 }, &mut Vec::new()).await.unwrap_err();
+        assert!(matches!(error, CommandError::Silent { timeout_ms: 50, .. }), "{error}");
+    }
 }

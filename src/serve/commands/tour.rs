@@ -22,7 +22,7 @@ const ARTICLES_SHOWN: usize = 5;
 const SIGNALS_SHOWN: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs the demo until SIGTERM or SIGINT. `program`: how to start this binary, for the calls that it prints.
+/// Runs the demo until SIGTERM or SIGINT. `program`: how this program was called, for calls to copy.
 ///
 /// # Errors
 /// If the demo is absent, an address cannot be used, or the server fails.
@@ -58,13 +58,14 @@ async fn show_and_run(
         shelf.articles.len(),
         shelf.users.len()
     )?;
+    let last_words = how_to_call(program, grpc, http, shelf.users.first());
     let mut serving = tokio::spawn(run(settings, bundle, listeners, asked.clone().cancelled_owned()));
     tokio::select! {
         // First: once the server drains, the demo's own requests fail, and that is no failure of the demo.
         biased;
         () = asked.cancelled() => {}
         ended = &mut serving => return Ok(ended.map_err(|_| CommandError::Panicked)??),
-        shown = show(program, &shelf, (grpc, http), out) => shown?,
+        shown = show(&shelf, &last_words, grpc, out) => shown?,
     }
     Ok(serving.await.map_err(|_| CommandError::Panicked)??)
 }
@@ -102,7 +103,8 @@ impl Shelf {
 async fn show(
     program: &str,
     shelf: &Shelf,
-    (grpc, http): (SocketAddr, SocketAddr),
+    last_words: &str,
+    grpc: SocketAddr,
     out: &mut (dyn Write + Send),
 ) -> Result<(), CommandError> {
     let client = Client::connect(&grpc.to_string()).await?;
@@ -129,7 +131,7 @@ async fn show(
             Err(error) => writeln!(out, "  no list: {error}\n")?,
         }
     }
-    write!(out, "{}", how_to_call(program, (grpc, http), shelf.users.first()))?;
+    write!(out, "{last_words}")?;
     Ok(out.flush()?)
 }
 
@@ -181,21 +183,23 @@ pub(super) fn lists(reply: &Reply) -> String {
     text
 }
 
-fn how_to_call(program: &str, (grpc, http): (SocketAddr, SocketAddr), user: Option<&DemoUser>) -> String {
+/// Calls that run as they are printed; those of Python are made from the root of the repository.
+fn how_to_call(program: &str, grpc: SocketAddr, http: SocketAddr, user: Option<&DemoUser>) -> String {
     let key = user.map_or("reader-1", |user| user.user_key.as_str());
-    let time = user.map_or(0, |user| user.as_of_unix_s);
+    let time = rfc3339(user.map_or(0, |user| user.as_of_unix_s));
     format!(
         r#"serving gRPC on {grpc}, metrics on http://{http}/metrics; stop with Ctrl-C
 
   {program} ask --addr {grpc} --user {key}
 
   buf curl --http2-prior-knowledge --protocol grpc http://{grpc}/newshound.v1.QueryGenerationService/GenerateQueries \
-    -d '{{"user": {{"key": "me"}}, "signals": [{{"stream": "STREAM_SEARCH", "text": "rain jacket", "event_time": "{time}s"}}]}}'
+    -d '{{"user": {{"key": "me"}}, "signals": [{{"stream": "STREAM_SEARCH", "text": "rain jacket", "event_time": "{time}"}}]}}'
 
-  Python: tests/clients/python/example.py says at its top how it is called
+  pip install grpcio grpcio-tools
+  python3 -m grpc_tools.protoc -I proto --python_out=/tmp --grpc_python_out=/tmp newshound/v1/types.proto newshound/v1/query_generation.proto
+  PYTHONPATH=/tmp python3 tests/clients/python/example.py --addr {grpc}
 "#
     )
-    .replace(&format!("\"{time}s\""), &format!("\"{}\"", rfc3339(time)))
 }
 
 /// A UTC time as JSON writes it. Source of the calendar arithmetic: Howard Hinnant, "chrono-compatible low-level date algorithms".

@@ -4,9 +4,10 @@ use super::{
     GroupRequest, HashMap, Instant, Job, Ordering, Picked, Queued, Room, Shared, debug, error, mpsc,
 };
 
-/// Prompt tokens that are prefilled between two steps, the last prompt in full: two or three prompts of the demo. More would
-/// make the lists of running requests stutter, and keep the rows of clients that left.
-const PREFILL_TOKENS_PER_STEP: usize = 512;
+/// Prompt tokens after which nobody else is admitted before the next step, as long as rows run: a burst of requests would
+/// otherwise hold their next token up by the prefills of all of them. One prompt may go beyond it, because none is split.
+/// 1024: more than one of the longest prompts of the default settings, and less than two.
+pub const PREFILL_TOKENS_PER_STEP_MAX: usize = 1024;
 
 /// Runs until told to stop or until nobody can send commands any more.
 pub(super) fn run<G: Generator>(generator: G, inbox: mpsc::Receiver<Command>, shared: &Shared) {
@@ -100,7 +101,7 @@ impl<G: Generator> Thread<'_, G> {
             now,
             |queued, waited| gone(queued, waited),
             |queued| {
-                // At its deadline a client hangs up as well: what came first tells why.
+                // First: whoever waits gives up at the deadline too, so by now its channel is closed as well.
                 if queued.job.deadline.passed(now) {
                     shared.metrics.deadline_missed("queue", 1);
                     return tell(&queued.reply, Event::Failed(EngineError::DeadlineHit));
@@ -114,15 +115,19 @@ impl<G: Generator> Thread<'_, G> {
                 tell(&queued.reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
             },
         );
-        let late = |running: &Running| running.deadline.passed(now);
-        let gone: Vec<GroupId> = self
+        let (late, gone): (Vec<_>, Vec<_>) = self
             .running
             .iter()
-            .filter(|(_, running)| running.reply.is_closed() || late(running))
-            .map(|(group, _)| *group)
-            .collect();
-        for group in gone {
+            .filter(|(_, running)| running.deadline.passed(now) || running.reply.is_closed())
+            .map(|(&group, running)| (group, running.deadline.passed(now)))
+            .partition(|&(_, late)| late);
+        for (group, _) in late {
+            self.shared.metrics.deadline_missed("running", 1);
             self.cancel(group, EngineError::DeadlineHit);
+        }
+        for (group, _) in gone {
+            debug!("client is gone, its rows are freed");
+            self.cancel(group, EngineError::Gone);
         }
     }
 
@@ -132,13 +137,6 @@ impl<G: Generator> Thread<'_, G> {
         let Some(running) = self.running.remove(&group) else { return };
         self.shared.metrics.candidates("cancelled", running.rows_left);
         self.shared.metrics.output_tokens("cancelled", n_rows * running.n_tokens);
-        // At its deadline a client hangs up as well: what came first tells why.
-        if matches!(why, EngineError::DeadlineHit) && running.deadline.passed(Instant::now()) {
-            self.shared.metrics.deadline_missed("running", 1);
-        } else if running.reply.is_closed() {
-            debug!(n_rows, "client is gone, rows freed");
-            return;
-        }
         tell(&running.reply, Event::Failed(why));
     }
 
@@ -146,14 +144,16 @@ impl<G: Generator> Thread<'_, G> {
         self.running.values().fold(self.shared.limits.room, |free, running| free.less(running.need))
     }
 
-    /// Admits what fits. Rows that run wait for a step of theirs no longer than for the prompts of one budget.
+    /// Admits what fits, but lets rows that run wait for no more than a budget of prefills before their next step.
     fn admit(&mut self) {
-        let mut n_prompt_tokens = 0;
-        while n_prompt_tokens < PREFILL_TOKENS_PER_STEP {
+        let mut n_prefilled = 0;
+        while self.running.is_empty() || n_prefilled < PREFILL_TOKENS_PER_STEP_MAX {
             let idle = self.running.is_empty();
             let Some(picked) = self.waiting.pick(Instant::now(), self.free_room(), idle) else { return };
-            n_prompt_tokens += picked.job.job.prompt.len();
+            n_prefilled += picked.job.job.prompt.len();
             self.admit_one(picked);
+            // A prefill takes long enough for others to leave or to be late, and theirs would be for nobody.
+            self.forget_gone();
         }
     }
 

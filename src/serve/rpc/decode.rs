@@ -1,5 +1,5 @@
 //! A request on the wire to a question in our words: every broken field is found in one pass.
-use super::{proto, status::Violation};
+use super::{proto, status::Violations};
 use crate::{
     decode::sampler::SamplerSettings,
     serve::{
@@ -46,7 +46,7 @@ pub struct Asked {
 ///
 /// # Errors
 /// Every broken field.
-pub fn asked(request: proto::GenerateQueriesRequest, context: Context) -> Result<Asked, Vec<Violation>> {
+pub fn asked(request: proto::GenerateQueriesRequest, context: Context) -> Result<Asked, Violations> {
     let mut checks = Checks::default();
     let user = checks.user(request.user.as_ref());
     let signals = checks.signals(request.signals);
@@ -71,12 +71,12 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context) -> Result
 
 #[derive(Default)]
 struct Checks {
-    violations: Vec<Violation>,
+    violations: Violations,
 }
 
 impl Checks {
     fn refuse(&mut self, field: &str, description: String) {
-        self.violations.push(Violation { field: field.to_owned(), description });
+        self.violations.add(field, description);
     }
 
     fn user(&mut self, user: Option<&proto::UserRef>) -> Option<UserKey> {
@@ -85,9 +85,9 @@ impl Checks {
     }
 
     fn signals(&mut self, signals: Vec<proto::Signal>) -> Option<UserSignals> {
-        // A message has room for a hundred thousand empty signals: they are counted before any is looked at.
-        if let Err(violation) = check_count(signals.len()) {
-            self.refuse("signals", description(&violation));
+        // Before any is looked at: a message has room for a million empty ones.
+        if let Err(violation) = UserSignals::check_count(signals.len()) {
+            self.refuse(violation.field(), description(&violation));
             return None;
         }
         let drafts = signals.into_iter().enumerate().map(|(idx, signal)| self.draft(idx, signal)).collect();
@@ -97,10 +97,7 @@ impl Checks {
                 for violation in violations {
                     // Our words call the field `time`; the proto follows the convention of ending in `_time`.
                     let field = violation.field().replace("].time", "].event_time");
-                    // A time that is absent was already refused.
-                    if !self.violations.iter().any(|known| known.field == field) {
-                        self.refuse(&field, description(&violation));
-                    }
+                    self.refuse(&field, description(&violation));
                 }
                 None
             }

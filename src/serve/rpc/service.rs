@@ -2,7 +2,7 @@
 use super::{
     decode::{self, Asked, Context},
     encode::{self, ModelFacts},
-    proto::{self, query_generation_service_server::QueryGenerationService},
+    proto::{self, generate_queries_event::Event, query_generation_service_server::QueryGenerationService},
     status,
 };
 use crate::serve::{
@@ -147,19 +147,19 @@ impl QueryGenerationService for Service {
             proto::Accepted { response_id: response_id.clone(), model: Some(self.shared.model.encode()) };
         // Room for every event of the request, so that a slow reader holds nobody up.
         let (events, receiver) = mpsc::channel(asked.question.options.n_candidates + 2);
-        send(&events, Ok(event(proto::generate_queries_event::Event::Accepted(accepted))));
+        send(&events, Ok(event(Event::Accepted(accepted))));
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             let watch = |candidate: &Arc<Candidate>| {
                 let list = Some(encode::list(candidate, usize::MAX));
                 let candidate = proto::Candidate { list, best_so_far: candidate.best_so_far };
-                send(&events, Ok(event(proto::generate_queries_event::Event::Candidate(candidate))));
+                send(&events, Ok(event(Event::Candidate(candidate))));
             };
             // The candidates were all sent one by one.
             let asked = Asked { return_candidates: false, ..asked };
             tokio::select! {
                 answered = shared.answer(asked, response_id, watch) => {
-                    let done = |response| event(proto::generate_queries_event::Event::Done(response));
+                    let done = |response| event(Event::Done(response));
                     send(&events, answered.map(done));
                 }
                 () = events.closed() => {}
@@ -183,7 +183,7 @@ impl QueryGenerationService for Service {
     }
 }
 
-/// The events of one streaming call.
+/// The events of one streaming call: the last one is `done` or an error, whatever becomes of the task that sends them.
 #[derive(Debug)]
 pub struct EventStream {
     events: mpsc::Receiver<Result<proto::GenerateQueriesEvent, Status>>,
@@ -202,13 +202,16 @@ impl Stream for EventStream {
                 }
             }
             Poll::Ready(Some(Err(status))) => self.call.code = status.code(),
-            // The task ended without a last word: it panicked.
+            Poll::Ready(Some(Ok(event))) if matches!(event.event, Some(Event::Done(_))) => {
+                self.call.code = Code::Ok;
+            }
+            // The task ended without a last word, so it panicked.
             Poll::Ready(None) if self.call.code == Code::Cancelled => {
                 let status = status::status(&ServeError::Panicked);
                 self.call.code = status.code();
                 return Poll::Ready(Some(Err(status)));
             }
-            Poll::Ready(None) | Poll::Pending => {}
+            Poll::Ready(_) | Poll::Pending => {}
         }
         polled
     }
@@ -279,6 +282,34 @@ fn timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio_stream::StreamExt;
+    use tonic_health::server::HealthReporter;
+
+    /// What a client sees of a task that sends these events and ends.
+    async fn seen(sent: Vec<Event>) -> Vec<Result<proto::GenerateQueriesEvent, Code>> {
+        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let health = Health::new(HealthReporter::new(), Vec::new(), Arc::clone(&metrics)).await;
+        let (sender, events) = mpsc::channel(sent.len());
+        sent.into_iter().for_each(|sent| send(&sender, Ok(event(sent))));
+        drop(sender);
+        let (code, started, in_flight) = (Code::Cancelled, Instant::now(), health.enter());
+        let call = Call { method: "StreamGenerateQueries", code, started, metrics, _in_flight: in_flight };
+        let stream = EventStream { events, call };
+        stream.map(|item| item.map_err(|status| status.code())).collect().await
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_task_ends_without_a_last_word_ends_with_one_error() {
+        let accepted = Event::Accepted(proto::Accepted::default());
+        let expected = vec![Ok(event(accepted.clone())), Err(Code::Internal)];
+        assert_eq!(seen(vec![accepted]).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_done_ends_without_an_error() {
+        let done = Event::Done(proto::GenerateQueriesResponse::default());
+        assert_eq!(seen(vec![done.clone()]).await, vec![Ok(event(done))]);
+    }
 
     #[test]
     fn timeouts_are_read_in_every_unit() {

@@ -16,6 +16,34 @@ pub struct Violation {
     pub description: String,
 }
 
+/// When to try again elsewhere: long enough for a client to hear that this server goes away and to connect to another.
+const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Most violations that are kept: more than `VIOLATION_BYTES_MAX` lets through. What follows is counted.
+const VIOLATIONS_MAX: usize = 128;
+
+/// The broken fields of a request: the first ones, and how many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Violations {
+    first: Vec<Violation>,
+    n_found: usize,
+}
+
+impl Violations {
+    /// Adds one.
+    pub fn add(&mut self, field: &str, description: String) {
+        self.n_found += 1;
+        if self.first.len() < VIOLATIONS_MAX {
+            self.first.push(Violation { field: field.to_owned(), description });
+        }
+    }
+
+    /// Whether nothing is broken.
+    pub fn is_empty(&self) -> bool {
+        self.n_found == 0
+    }
+}
+
 /// The status of an error.
 pub fn status(error: &ServeError) -> Status {
     let message = error.to_string();
@@ -24,7 +52,11 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::QueueFull { retry_after, .. } => busy(&message, "QUEUE_FULL", *retry_after),
         ServeError::QueueAge { retry_after, .. } => busy(&message, "QUEUE_AGE", *retry_after),
         ServeError::DeadlineHit => plain(Code::DeadlineExceeded, "DEADLINE_HIT"),
-        ServeError::Draining => plain(Code::Unavailable, "DRAINING"),
+        ServeError::Draining => {
+            let mut details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
+            details.set_retry_info(Some(DRAINING_RETRY_AFTER));
+            Status::with_error_details(Code::Unavailable, &*message, details)
+        }
         ServeError::EngineGone => plain(Code::Unavailable, "ENGINE_GONE"),
         ServeError::NoRewardHead => plain(Code::FailedPrecondition, "NO_REWARD_HEAD"),
         ServeError::NoValidList { n_candidates } => {
@@ -43,11 +75,11 @@ pub fn status(error: &ServeError) -> Status {
 const VIOLATION_BYTES_MAX: usize = 4096;
 
 /// The status of a request with broken fields: all of them at once, or as many as trailers can carry, and their number.
-pub fn invalid(violations: &[Violation]) -> Status {
-    let facts = HashMap::from([("violations".to_owned(), violations.len().to_string())]);
+pub fn invalid(violations: &Violations) -> Status {
+    let facts = HashMap::from([("violations".to_owned(), violations.n_found.to_string())]);
     let mut details = ErrorDetails::with_error_info("FIELD_INVALID", DOMAIN, facts);
     let mut n_bytes = 0;
-    for violation in violations {
+    for violation in &violations.first {
         // The numbers and lengths of the encoding take a few bytes more than the words.
         n_bytes += violation.field.len() + violation.description.len() + 8;
         if n_bytes > VIOLATION_BYTES_MAX {
@@ -55,7 +87,7 @@ pub fn invalid(violations: &[Violation]) -> Status {
         }
         details.add_bad_request_violation(&violation.field, &violation.description);
     }
-    let message = format!("{} field(s) are invalid", violations.len());
+    let message = format!("{} field(s) are invalid", violations.n_found);
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
@@ -128,37 +160,41 @@ mod tests {
         let aged = ServeError::QueueAge { waited_ms: 9, retry_after };
         check(&aged, Code::ResourceExhausted, "QUEUE_AGE");
         check(&ServeError::DeadlineHit, Code::DeadlineExceeded, "DEADLINE_HIT");
-        check(&ServeError::Draining, Code::Unavailable, "DRAINING");
+        let draining = check(&ServeError::Draining, Code::Unavailable, "DRAINING");
+        let delay = draining.get_error_details().retry_info().unwrap().retry_delay;
+        assert_eq!(delay, Some(DRAINING_RETRY_AFTER));
         check(&ServeError::EngineGone, Code::Unavailable, "ENGINE_GONE");
         check(&ServeError::NoRewardHead, Code::FailedPrecondition, "NO_REWARD_HEAD");
         check(&ServeError::NoValidList { n_candidates: 8 }, Code::NotFound, "NO_VALID_LIST");
         check(&ServeError::Panicked, Code::Internal, "ENGINE_FAULT");
     }
 
+    fn required(fields: impl Iterator<Item = String>) -> Violations {
+        let mut violations = Violations::default();
+        fields.for_each(|field| violations.add(&field, "is required".to_owned()));
+        violations
+    }
+
     #[test]
     fn all_broken_fields_are_told_at_once() {
-        let violation =
-            |field: &str| Violation { field: field.to_owned(), description: "is required".to_owned() };
-        let status = invalid(&[violation("user.key"), violation("signals[0].text")]);
+        let fields = ["user.key", "signals[0].text"];
+        let status = invalid(&required(fields.iter().map(|field| (*field).to_owned())));
         assert_eq!(status.code(), Code::InvalidArgument);
         let details = status.get_error_details();
-        let fields: Vec<_> =
+        let told: Vec<_> =
             details.bad_request().unwrap().field_violations.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, ["user.key", "signals[0].text"]);
+        assert_eq!(told, fields);
     }
 
     #[test]
     fn more_broken_fields_than_trailers_carry_are_counted() {
-        let violation = |idx: usize| Violation {
-            field: format!("signals[{idx}].text"),
-            description: "is required".to_owned(),
-        };
-        let violations: Vec<_> = (0..1000).map(violation).collect();
+        let violations = required((0..1000).map(|idx| format!("signals[{idx}].text")));
+        assert_eq!(violations.first.len(), VIOLATIONS_MAX);
         let status = invalid(&violations);
         let details = status.get_error_details();
         assert_eq!(details.error_info().unwrap().metadata["violations"], "1000");
         let n_told = details.bad_request().unwrap().field_violations.len();
-        assert!((50..1000).contains(&n_told), "{n_told}");
+        assert!((50..VIOLATIONS_MAX).contains(&n_told), "{n_told}");
         assert!(status.details().len() < 6000, "{}", status.details().len());
     }
 }

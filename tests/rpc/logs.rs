@@ -1,0 +1,80 @@
+//! What is logged at the level that shows most of what a server does, other crates included.
+use super::server::{Plan, ask, options, request, within};
+use newshound::serve::rpc::proto::GenerateQueriesRequest;
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tonic::Request;
+
+/// A word that stands nowhere else.
+const CANARY: &str = "zanzibarquux";
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A request with the canary in every field that takes text.
+fn marked(key: &str) -> GenerateQueriesRequest {
+    let mut request = request(&format!("{CANARY}-{key}"));
+    request.correlation_id = CANARY.to_owned();
+    for signal in &mut request.signals {
+        signal.text = format!("{CANARY} {}", signal.text);
+        signal.category = Some(CANARY.to_owned());
+        signal.source = Some(CANARY.to_owned());
+    }
+    request
+}
+
+#[tokio::test]
+async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    // For the whole process, because the model has a thread of its own. Other tests' lines do not hold the canary.
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+    subscriber.with_writer(move || writer.clone()).try_init().expect("no other test takes the log");
+
+    let text = |row_idx: usize, _| match row_idx {
+        0 => format!("{CANARY} alone"),
+        _ => format!("{CANARY} storm tonight\n{CANARY} strike talks\n{CANARY} council vote"),
+    };
+    let server = Plan::new().writing(text).gated().start().await;
+    let mut client = server.client().await;
+    let mut leaving = server.client().await;
+    let left = tokio::spawn(async move { leaving.generate_queries(marked("leaves")).await });
+    server.until("newshound_running_rows", 4.0).await;
+    left.abort();
+    let mut hurried = Request::new(marked("hurries"));
+    hurried.set_timeout(Duration::from_millis(100));
+    within(client.generate_queries(hurried)).await.unwrap_err();
+    server.until("newshound_rpc_in_flight{method=\"GenerateQueries\"}", 0.0).await;
+    server.gate.open();
+    server.until("newshound_running_rows", 0.0).await;
+
+    ask(&mut client, marked("asks")).await;
+    within(client.stream_generate_queries(marked("streams"))).await.unwrap();
+    let mut listless = marked("has no list");
+    options(&mut listless).candidate_count = Some(1);
+    client.generate_queries(listless).await.unwrap_err();
+    let mut broken = marked("has broken fields\u{7}");
+    broken.signals[0].stream = 0;
+    client.generate_queries(broken).await.unwrap_err();
+
+    let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    for told in ["client is gone", "none of 1 candidates is a valid list"] {
+        assert!(logged.contains(told), "{told} is not logged");
+    }
+    let leak = logged.lines().find(|line| line.contains(CANARY));
+    assert!(leak.is_none(), "{leak:?}");
+}
