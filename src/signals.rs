@@ -163,17 +163,6 @@ pub struct UserSignals {
     n_cut_texts: usize,
 }
 
-/// Checks how many signals a request has.
-///
-/// # Errors
-/// If there is none, or there are more than [`DRAFTS_MAX`].
-pub fn check_count(got: usize) -> Result<(), SignalViolation> {
-    if (1..=DRAFTS_MAX).contains(&got) {
-        return Ok(());
-    }
-    Err(SignalViolation::Count { field: "signals".to_owned(), min: 1, max: DRAFTS_MAX, got })
-}
-
 impl UserSignals {
     /// Checks every draft and keeps the newest of each stream.
     ///

@@ -253,9 +253,10 @@ fn a_query_is_not_ended_where_it_stands_in_the_list_already() {
         let sampler = SamplerSettings { distinct_queries, repetition_penalty: 1.0, ..SAMPLED };
         let mut batch = Batch::new(model.clone());
         let asked = request(8, 6, 16);
-        let boundary_ids = &boundary_ids;
+        let (stop_ids, boundary_ids): (Arc<[u32]>, _) = (Arc::new([]), &boundary_ids);
+        let boundaries = boundary_ids.clone();
         batch
-            .admit(GroupRequest { sampler, boundary_ids: boundary_ids.clone(), max_new_tokens: 64, ..asked })
+            .admit(GroupRequest { sampler, stop_ids, boundary_ids: boundaries, max_new_tokens: 64, ..asked })
             .unwrap();
         let of_row = |row: &FinishedRow| {
             let mut queries: Vec<&[u32]> = row.ids.split(|id| boundary_ids.contains(id)).collect();

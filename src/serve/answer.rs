@@ -143,7 +143,7 @@ impl Answerer {
         self.writer.head.is_some()
     }
 
-    /// Shows how much is stored.
+    /// Shows how much is stored; called now and then, as entries also leave by age.
     pub async fn upkeep(&self) {
         let (entries, bytes) = self.cache.size().await;
         self.metrics.cache_size(entries, bytes);
@@ -196,12 +196,6 @@ impl Answerer {
             }
             Course::Flying(watcher, origin) => (origin, follow(watcher, deadline, watch).await),
         }
-    }
-
-    /// Measures what is stored; called now and then, as entries also leave by age.
-    pub async fn upkeep(&self) {
-        let (entries, bytes) = self.cache.size().await;
-        self.metrics.cache_size(entries, bytes);
     }
 
     /// Finds the answer, or somebody who generates it, or starts to.

@@ -30,7 +30,7 @@ async fn a_deadline_of_a_millisecond_is_told_as_such() {
     within(async {
         loop {
             let status = client.generate_queries(within_ms(1, "reader")).await.unwrap_err();
-            // The client's own clock or the server's may see it first; both say the same.
+            // The client's clock, the service's, or the transport's, which calls it CANCELLED.
             assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
             // The client may even give up before it has sent anything: then it tries again.
             if server.get("/metrics").await.1.contains(arrived) {

@@ -101,7 +101,6 @@ impl Shelf {
 }
 
 async fn show(
-    program: &str,
     shelf: &Shelf,
     last_words: &str,
     grpc: SocketAddr,

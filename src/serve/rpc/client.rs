@@ -13,9 +13,6 @@ use tonic_health::pb::{
 };
 use tonic_types::StatusExt;
 
-/// A server that takes longer to say whether it serves does not serve: its health needs neither model nor queue.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Why a call gave nothing.
 #[derive(Debug, Error)]
 pub enum ClientError {
@@ -131,13 +128,12 @@ impl Client {
         Ok(reply(response.into_inner()))
     }
 
-    /// Whether the server says that it serves.
+    /// Whether the server says that it serves. Waits as long as the caller does.
     ///
     /// # Errors
     /// If it does not answer.
     pub async fn is_serving(&self) -> Result<bool, ClientError> {
-        let mut request = tonic::Request::new(HealthCheckRequest { service: String::new() });
-        request.set_timeout(HEALTH_TIMEOUT);
+        let request = HealthCheckRequest { service: String::new() };
         let mut client = HealthClient::new(self.channel.clone());
         let response = client.check(request).await.map_err(|status| refused(&status))?;
         Ok(response.into_inner().status() == ServingStatus::Serving)

@@ -7,7 +7,7 @@ use crate::{
         rerank::Method,
         settings::CANDIDATES_MAX,
     },
-    signals::{SignalDraft, SignalViolation, Stream, UserKey, UserSignals, check_count},
+    signals::{SignalDraft, SignalViolation, Stream, UserKey, UserSignals},
     text::parse::{QUERIES_MAX, QUERIES_MIN},
 };
 use std::{ops::RangeInclusive, time::Instant};

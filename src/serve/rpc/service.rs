@@ -196,11 +196,6 @@ impl Stream for EventStream {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.events.poll_recv(context);
         match &polled {
-            Poll::Ready(Some(Ok(event))) => {
-                if matches!(event.event, Some(proto::generate_queries_event::Event::Done(_))) {
-                    self.call.code = Code::Ok;
-                }
-            }
             Poll::Ready(Some(Err(status))) => self.call.code = status.code(),
             Poll::Ready(Some(Ok(event))) if matches!(event.event, Some(Event::Done(_))) => {
                 self.call.code = Code::Ok;
