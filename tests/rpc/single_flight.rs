@@ -64,16 +64,15 @@ async fn a_follower_does_not_inherit_the_age_of_its_leader_and_starts_again_once
         settings.engine.queue_wait_max = age_max;
     };
     let server = Plan::new().gated().with(settings).start().await;
-    let call = async |user: &'static str| {
-        let mut client = server.client().await;
+    let call = |mut client: super::server::Client, user: &'static str| {
         tokio::spawn(async move { client.generate_queries(request(user)).await })
     };
-    let running = call("runs").await;
+    let running = call(server.client().await, "runs");
     server.until("newshound_running_rows", 4.0).await;
-    let leader = call("waits").await;
+    let leader = call(server.client().await, "waits");
     server.until("newshound_prompt_tokens_count", 2.0).await;
     let begun = std::time::Instant::now();
-    let follower = call("waits").await;
+    let follower = call(server.client().await, "waits");
     server.until("newshound_cache_requests_total{status=\"coalesced\"}", 1.0).await;
     // The age is looked at between steps.
     while begun.elapsed() <= age_max {
