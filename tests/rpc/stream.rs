@@ -104,8 +104,8 @@ async fn a_stored_answer_streams_the_same_candidates() {
     assert_eq!(lists(&first), lists(&second));
     let Event::Done(done) = &second[5] else { panic!("{second:?}") };
     assert_eq!(cache_status(done), proto::CacheStatus::Hit);
-    let leaders = candidates(&second).into_iter().filter(|candidate| candidate.best_so_far);
-    let last = leaders.last().unwrap().list.as_ref().unwrap().index;
+    let mut leaders = candidates(&second).into_iter().filter(|candidate| candidate.best_so_far);
+    let last = leaders.next_back().unwrap().list.as_ref().unwrap().index;
     assert_eq!(last, done.best.as_ref().unwrap().index, "the last leader of a stored answer is its best");
     assert_eq!(server.log.prefills(), 1);
 }
