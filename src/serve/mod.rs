@@ -40,7 +40,7 @@ use crate::{
         },
         settings::{EngineSettings, GenerationSettings, ServeSettings},
     },
-    text::tokens::Tokens,
+    text::{prompt, tokens::Tokens},
 };
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
@@ -49,8 +49,6 @@ use tracing::{error, info};
 
 /// How often histograms are folded and the cache is measured.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Fewest prompt tokens that make sense: instructions and one signal.
-const PROMPT_TOKENS_MIN: usize = 64;
 
 /// Why the server did not start, or did not end well.
 #[derive(Debug, Error)]
@@ -70,13 +68,17 @@ pub enum RunError {
     },
     /// The model cannot take what the settings allow.
     #[error(
-        "model has {positions} positions; generation.output_tokens_max of {output_tokens_max} leaves less than {PROMPT_TOKENS_MIN} for the prompt"
+        "model has {positions} positions; generation.output_tokens_max of {output_tokens_max} and generation.prompt_tokens_max leave {left} for the prompt, which needs {needed}"
     )]
     Positions {
         /// Positions of the model.
         positions: usize,
         /// What a candidate may write.
         output_tokens_max: usize,
+        /// What is left for the prompt.
+        left: usize,
+        /// Instructions and the beginning of one signal.
+        needed: usize,
     },
     /// The metrics could not be set up.
     #[error("metrics could not be set up")]
@@ -207,12 +209,12 @@ pub async fn run_with<G: Generator>(
 fn fitted(mut settings: GenerationSettings, parts: &Parts) -> Result<GenerationSettings, RunError> {
     let positions = parts.max_positions;
     let output_tokens_max = settings.output_tokens_max;
-    let for_prompt = positions.saturating_sub(output_tokens_max);
-    if for_prompt < PROMPT_TOKENS_MIN {
-        return Err(RunError::Positions { positions, output_tokens_max });
+    let for_prompt = positions.saturating_sub(output_tokens_max).min(parts.manifest.prompt_tokens_max);
+    let (left, needed) = (settings.prompt_tokens_max.min(for_prompt), prompt::budget_min(&parts.tokens));
+    if left < needed {
+        return Err(RunError::Positions { positions, output_tokens_max, left, needed });
     }
-    settings.prompt_tokens_max =
-        settings.prompt_tokens_max.min(for_prompt).min(parts.manifest.prompt_tokens_max);
+    settings.prompt_tokens_max = left;
     Ok(settings)
 }
 

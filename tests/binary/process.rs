@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Longer than a debug build takes for anything here; only a test that fails waits so long.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Process {
     child: Child,
