@@ -23,4 +23,5 @@ pub mod world;
 pub mod train;
 
 pub mod settings;
+pub mod start;
 pub mod telemetry;

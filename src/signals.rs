@@ -160,7 +160,6 @@ impl Signal {
 pub struct UserSignals {
     signals: Vec<Signal>,
     n_dropped: usize,
-    n_cut_texts: usize,
 }
 
 impl UserSignals {
@@ -171,14 +170,10 @@ impl UserSignals {
     pub fn new(drafts: Vec<SignalDraft>) -> Result<Self, Vec<SignalViolation>> {
         Self::check_count(drafts.len()).map_err(|violation| vec![violation])?;
         let mut violations = Vec::new();
-        let mut n_cut_texts = 0;
         let mut signals = Vec::with_capacity(drafts.len());
         for (idx, draft) in drafts.into_iter().enumerate() {
             match checked(idx, draft) {
-                Ok((signal, was_cut)) => {
-                    n_cut_texts += usize::from(was_cut);
-                    signals.push(signal);
-                }
+                Ok(signal) => signals.push(signal),
                 Err(of_draft) => violations.extend(of_draft),
             }
         }
@@ -188,13 +183,13 @@ impl UserSignals {
         signals.sort_by(Signal::order);
         let n_checked = signals.len();
         let signals = newest_per_stream(signals);
-        Ok(Self { n_dropped: n_checked - signals.len(), signals, n_cut_texts })
+        Ok(Self { n_dropped: n_checked - signals.len(), signals })
     }
 
     /// Checks how many drafts there are, for callers who should not look at any of too many.
     ///
     /// # Errors
-    /// If there is none, or more than 512.
+    /// If there is none, or more than the limit, which the violation names.
     pub fn check_count(got: usize) -> Result<(), SignalViolation> {
         if (1..=DRAFTS_MAX).contains(&got) {
             return Ok(());
@@ -210,11 +205,6 @@ impl UserSignals {
     /// Number of signals dropped because their stream held more than 24.
     pub fn truncated_count(&self) -> usize {
         self.n_dropped
-    }
-
-    /// Number of drafts whose text was longer than 256 characters and was cut.
-    pub fn cut_text_count(&self) -> usize {
-        self.n_cut_texts
     }
 
     /// sha256 over a canonical encoding of every field of every kept signal.
@@ -321,11 +311,11 @@ impl SignalViolation {
 }
 
 /// A checked signal and whether its text was cut, or everything that is wrong with the draft.
-fn checked(idx: usize, draft: SignalDraft) -> Result<(Signal, bool), Vec<SignalViolation>> {
+fn checked(idx: usize, draft: SignalDraft) -> Result<Signal, Vec<SignalViolation>> {
     let path = |name: &str| format!("signals[{idx}].{name}");
     let mut violations = Vec::new();
     let text = clean(&draft.text, TEXT_CHARS_MAX);
-    if text.kept.is_empty() {
+    if text.is_empty() {
         violations.push(SignalViolation::Required { field: path("text") });
     }
     if !(0..TIME_UNIX_S_MAX).contains(&draft.time_unix_s) {
@@ -340,20 +330,18 @@ fn checked(idx: usize, draft: SignalDraft) -> Result<(Signal, bool), Vec<SignalV
     if !violations.is_empty() {
         return Err(violations);
     }
-    let label = |raw: Option<String>| {
-        raw.map(|raw| clean(&raw, LABEL_CHARS_MAX).kept).filter(|kept| !kept.is_empty())
-    };
-    let signal = Signal {
+    let label =
+        |raw: Option<String>| raw.map(|raw| clean(&raw, LABEL_CHARS_MAX)).filter(|kept| !kept.is_empty());
+    Ok(Signal {
         stream: draft.stream,
-        text: text.kept,
+        text,
         time_unix_s: draft.time_unix_s,
         category: label(draft.category),
         source: label(draft.source),
         dwell_ms: draft.dwell_ms,
         // Adding zero turns -0 into 0, so that equal weights have equal bits in the digest.
         weight: weight + 0.0,
-    };
-    Ok((signal, text.was_cut))
+    })
 }
 
 /// Of signals in order, the newest of each stream, still in order.

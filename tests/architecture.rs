@@ -14,6 +14,7 @@ const DAG: &[(&str, &[&str])] = &[
     ("signals", &[]),
     ("queries", &[]),
     ("settings", &[]),
+    ("start", &[]),
     ("telemetry", &[]),
     ("text", &["signals", "queries"]),
     ("model", &[]),

@@ -28,14 +28,6 @@ const SAMPLED: SamplerSettings = SamplerSettings {
     repetition_penalty: 1.1,
     distinct_queries: true,
 };
-const GREEDY: SamplerSettings = SamplerSettings {
-    temperature: 0.0,
-    top_k: 0,
-    top_p: 1.0,
-    min_p: 0.0,
-    repetition_penalty: 1.0,
-    distinct_queries: false,
-};
 
 fn model() -> Arc<Transformer> {
     model_of(&mut Parameters::fresh(7, &Device::Cpu), true)
@@ -175,7 +167,8 @@ fn prompt_is_prefilled_and_stored_once_whatever_the_number_of_rows() {
 #[test]
 fn cached_decoding_is_whole_row_decoding() {
     let model = model();
-    let request = GroupRequest { sampler: GREEDY, stop_ids: Arc::new([]), ..request(5, 11, 1) };
+    let request =
+        GroupRequest { sampler: SamplerSettings::GREEDY, stop_ids: Arc::new([]), ..request(5, 11, 1) };
     let row = alone(&model, &request, 0);
     let mut ids = request.prompt.clone();
     for &id in &row.ids {
@@ -232,17 +225,20 @@ fn query_ends_stand_before_boundaries_that_follow_content() {
     let request = GroupRequest { boundary_ids: boundary_ids.clone(), ..request(8, 6, 8) };
     let mut batch = Batch::new(model.clone());
     batch.admit(request).unwrap();
-    let mut n_ends = 0;
+    let (mut n_ends, mut n_after_blank) = (0, 0);
     for row in drain(&mut batch).values() {
         let is_end = |id: &u32| boundary_ids.contains(id) || *id == STOP;
-        let expected: Vec<usize> =
-            (1..row.ids.len()).filter(|&at| is_end(&row.ids[at]) && !is_end(&row.ids[at - 1])).collect();
-        let got: Vec<usize> = row.query_ends.iter().map(|end| end.n_ids).collect();
+        let begins = |at: &usize| !is_end(&row.ids[*at]) && (*at == 0 || is_end(&row.ids[*at - 1]));
+        let end_of = |start| (start..row.ids.len()).find(|&at| is_end(&row.ids[at])).map(|end| (start, end));
+        let expected: Vec<_> = (0..row.ids.len()).filter(begins).filter_map(end_of).collect();
+        let got: Vec<_> = row.query_ends.iter().map(|end| (end.start, end.n_ids)).collect();
         assert_eq!(got, expected, "{:?}", row.ids);
+        n_after_blank +=
+            row.ids.windows(3).filter(|w| is_end(&w[0]) && is_end(&w[1]) && !is_end(&w[2])).count();
         assert!(row.query_ends.iter().all(|end| end.hidden.len() == 32));
         n_ends += got.len();
     }
-    assert!(n_ends > 8);
+    assert!(n_ends > 8 && n_after_blank > 0, "{n_ends} {n_after_blank}");
 }
 
 #[test]
@@ -353,8 +349,11 @@ fn run_to_end_keeps_to_its_rows_and_changes_no_row() {
 fn group_with_broken_logits_is_dropped_and_the_others_go_on() {
     let mut parameters = Parameters::fresh(7, &Device::Cpu);
     let sound = model_of(&mut parameters, false);
-    let greedy =
-        |id, n_prompt| GroupRequest { sampler: GREEDY, max_new_tokens: 6, ..request(id, n_prompt, 1) };
+    let greedy = |id, n_prompt| GroupRequest {
+        sampler: SamplerSettings::GREEDY,
+        max_new_tokens: 6,
+        ..request(id, n_prompt, 1)
+    };
     let says = |request: &GroupRequest| alone(&sound, request, 0);
     let expected = says(&greedy(1, 5));
     let (broken, poison) = (2..40)

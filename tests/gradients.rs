@@ -180,7 +180,7 @@ fn the_reward_head_has_the_gradient_of_finite_differences() {
         })
         .collect();
     // The list part takes the scores of queries as they are: through them no gradient flows.
-    let list_inputs = head.list_inputs(&lists).unwrap();
+    let list_inputs = head.list_inputs(&lists, &head.score_queries(&lists).unwrap()).unwrap();
     let loss = || {
         let of_lists = head.forward_lists(&list_inputs).unwrap();
         let of_queries = head.forward_queries(&head.query_inputs(&lists).unwrap()).unwrap();

@@ -16,6 +16,7 @@ mod support;
 mod architecture;
 mod binary;
 mod bundles;
+mod continuations;
 mod decoding;
 mod dependencies;
 mod goldens;

@@ -1,8 +1,11 @@
 //! The reward head: what it reads and that each list is scored alone.
-use candle_core::{Device, Tensor};
-use newshound::model::{
-    reward_head::{Consensus, ListFeatures, RewardHead},
-    weights::Parameters,
+use candle_core::{Device, Tensor, Var};
+use newshound::{
+    model::{
+        reward_head::{Consensus, ListFeatures, RewardHead},
+        weights::Parameters,
+    },
+    train::head_fit::bradley_terry,
 };
 
 fn list_of(n_queries: usize, value: f32) -> ListFeatures {
@@ -56,7 +59,8 @@ fn a_reward_head_lays_out_its_inputs_as_described() {
     let scores = head.score(std::slice::from_ref(&list)).unwrap().remove(0).queries;
     let mean = (scores[0].mean + scores[1].mean) / 2.0;
     assert!(mean != 0.0, "a fresh head scores at random");
-    let lists = rows(head.list_inputs(&[list]).unwrap());
+    let of_queries = head.score_queries(std::slice::from_ref(&list)).unwrap();
+    let lists = rows(head.list_inputs(&[list], &of_queries).unwrap());
     assert_eq!(lists, [[mean, -0.4, -0.75, 0.5, 0.25]]);
 }
 
@@ -74,7 +78,22 @@ fn a_consensus_that_is_not_there_stands_at_the_mean_of_the_fitted_ones() {
     let inputs = |list: &ListFeatures| {
         let list = std::slice::from_ref(list);
         let rows = |inputs: Tensor| inputs.to_vec2::<f32>().unwrap();
-        (rows(head.query_inputs(list).unwrap()), rows(head.list_inputs(list).unwrap()))
+        let of_lists = head.list_inputs(list, &head.score_queries(list).unwrap()).unwrap();
+        (rows(head.query_inputs(list).unwrap()), rows(of_lists))
     };
     assert_eq!(inputs(&alone), inputs(&mean));
+}
+
+/// Candle takes the slopes of |x| and of a relu at 0 to be 1; the gradient of a tie was three times too large.
+#[test]
+fn a_pair_of_equal_scores_pulls_apart_by_half() {
+    let score = |value: f32| Var::new(&[value], &Device::Cpu).unwrap();
+    for value in [0.0, 0.5] {
+        let (chosen, rejected) = (score(value), score(value));
+        let loss = bradley_terry(&chosen, &rejected).unwrap();
+        assert!((loss.to_scalar::<f32>().unwrap() - 2_f32.ln()).abs() < 1e-6);
+        let gradients = loss.backward().unwrap();
+        let of = |score: &Var| gradients.get(score).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!((of(&chosen), of(&rejected)), (vec![-0.5], vec![0.5]));
+    }
 }

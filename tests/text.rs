@@ -172,6 +172,23 @@ mod encoder_tokens {
         }
         assert!(matches!(EncoderTokens::open(Path::new("no/such"), 64), Err(TokensError::File { .. })));
     }
+
+    #[test]
+    fn the_smallest_length_of_the_files_beside_the_tokenizer_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+        let length =
+            || EncoderTokens::open(folder.path(), 64).map(|tokens| tokens.encode(&"a ".repeat(99)).len());
+        write("tokenizer.json", &tokenizer());
+        assert_eq!(length().unwrap(), 64);
+        write("tokenizer_config.json", br#"{"model_max_length": 32}"#);
+        assert_eq!(length().unwrap(), 32);
+        write("sentence_bert_config.json", br#"{"max_seq_length": 16}"#);
+        assert_eq!(length().unwrap(), 16);
+        write("sentence_bert_config.json", br#"{"max_seq_length": 16"#);
+        let refused = length().unwrap_err();
+        assert!(refused.to_string().contains("sentence_bert_config.json"), "{refused}");
+    }
 }
 
 mod prompts {
@@ -216,14 +233,14 @@ mod prompts {
         let full = prompt::build(&all, &tokens, 4096);
         let n = full.ids.len();
         let exact = prompt::build(&all, &tokens, n);
-        assert_eq!((exact.ids, exact.n_dropped_signals), (full.ids, 0));
+        assert_eq!((exact.ids, exact.n_truncated_signals), (full.ids, 0));
         let tight = prompt::build(&all, &tokens, n - 1);
-        assert_eq!(tight.n_dropped_signals, 1);
+        assert_eq!(tight.n_truncated_signals, 1);
         assert_eq!(
             tight.ids,
             prompt::build(&searches(&["bus fares", "heat pump subsidies"]), &tokens, 4096).ids
         );
-        assert_eq!(prompt::build(&all, &tokens, 0).n_dropped_signals, 3);
+        assert_eq!(prompt::build(&all, &tokens, 0).n_truncated_signals, 3);
     }
 
     #[test]
@@ -233,7 +250,11 @@ mod prompts {
         let both = searches(&["bus fares", &long]);
         let budget = prompt::budget_min(&tokens);
         let prompt = prompt::build(&both, &tokens, budget);
-        assert_eq!((prompt.ids.len(), prompt.n_dropped_signals), (budget, 1));
+        assert_eq!(
+            (prompt.ids.len(), prompt.n_truncated_signals),
+            (budget, 2),
+            "one is left out, one is cut"
+        );
         let text = tokens.vocabulary().decode(&prompt.ids, newshound::text::vocabulary::Controls::Keep);
         assert!(
             text.contains("user\nsearch: p") && text.contains("\n<|im_end|>\n<|im_start|>assistant"),

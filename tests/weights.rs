@@ -281,6 +281,9 @@ fn both_config_layouts_say_the_same() {
     map.insert("layer_types".to_owned(), json!(["full_attention", "full_attention"]));
     let parsed = parse(&old).unwrap();
     assert_eq!(parse(&new).unwrap(), parsed);
+    // Configs converted by newer tools carry the older name of the type beside the newer one.
+    new["rope_parameters"]["type"] = json!("llama3");
+    assert_eq!(parse(&new).unwrap(), parsed);
     assert_eq!(parsed.head_dim, 4);
     assert_eq!(parsed.eos_ids, [3, 4]);
     assert_eq!(parsed.rope_theta, 500.0);

@@ -11,6 +11,7 @@ use newshound::{
         tour,
     },
     settings::overrides,
+    start,
     telemetry::{self, Chain, LogFormat},
 };
 use std::{io::Write, process::ExitCode};
@@ -61,9 +62,14 @@ const ENVIRONMENT_PREFIX: &str = "NEWSHOUND__";
 const ENVIRONMENT_HELP: &str = "\
 Environment, for the demo and for `serve`:
   NEWSHOUND__GRPC_ADDR, NEWSHOUND__ENGINE__ROWS_MAX, ...
-          Any setting of deploy/server.toml: NEWSHOUND__KEY or NEWSHOUND__SECTION__KEY. It wins over the file.";
+          Any setting of deploy/server.toml: NEWSHOUND__KEY or NEWSHOUND__SECTION__KEY. It wins over the file.
+
+Environment, for every command:
+  RAYON_NUM_THREADS
+          Threads that compute one matrix product. Default: the cores that this process may use.";
 
 fn main() -> ExitCode {
+    start::with_environment(std::env::vars_os(), std::env::args_os(), &[start::product_threads()]);
     let arguments = Arguments::parse();
     let format = if arguments.log_json { LogFormat::Json } else { LogFormat::Text };
     let started = telemetry::start(&arguments.log, format).map_err(anyhow::Error::from);

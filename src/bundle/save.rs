@@ -1,8 +1,9 @@
 //! Writes a folder so that it is there whole or not at all; a bundle is such a folder with a manifest.
 use super::{
-    load::BundleError,
+    load::{BundleError, BundleSource, load},
     manifest::{FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, sha256_hex},
 };
+use candle_core::{DType, Device};
 use std::{
     fs::{self, File},
     io::Write,
@@ -68,9 +69,9 @@ impl Staged {
 
 /// Writes a bundle: the manifest given gets the digest of every file and is stored beside them.
 ///
-/// Returns the manifest as stored.
+/// Returns the manifest as stored. What no server would load replaces nothing.
 /// # Errors
-/// If the manifest cannot be encoded or the disk refuses.
+/// If the manifest cannot be encoded, the disk refuses, or the bundle does not load.
 pub fn save(target: &Path, mut manifest: Manifest, mut files: Files) -> Result<Manifest, BundleError> {
     manifest.format_version = FORMAT_VERSION;
     manifest.files = files
@@ -83,7 +84,12 @@ pub fn save(target: &Path, mut manifest: Manifest, mut files: Files) -> Result<M
         .map_err(|error| BundleError::File { file: MANIFEST_FILE.to_owned(), reason: error.to_string() })?;
     json.push(b'\n');
     files.push((MANIFEST_FILE.to_owned(), json));
-    Staged::write(target, &files)?.publish()?;
+    let staged = Staged::write(target, &files)?;
+    if let Err(error) = load(BundleSource::Dir(&staged.staging), DType::F32, &Device::Cpu) {
+        remove_if_there(&staged.staging)?;
+        return Err(error);
+    }
+    staged.publish()?;
     Ok(manifest)
 }
 

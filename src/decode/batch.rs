@@ -27,7 +27,7 @@ pub struct GroupRequest {
     pub max_new_tokens: usize,
     /// Ids that end a row.
     pub stop_ids: Arc<[u32]>,
-    /// Ids that end a query; the hidden state they were sampled from is kept for the reward head.
+    /// Ids that end a query, sorted; the hidden state they were sampled from is kept for the reward head.
     pub boundary_ids: Arc<[u32]>,
 }
 
@@ -40,9 +40,11 @@ pub enum Finish {
     Length,
 }
 
-/// The end of one query inside a row.
+/// The end of one query inside a row. An empty line is no query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueryEnd {
+    /// Where the query's ids begin among the row's.
+    pub start: usize,
     /// Number of the row's ids before the boundary (or stop) token.
     pub n_ids: usize,
     /// Hidden state (`hidden_size`) from which the boundary was sampled.

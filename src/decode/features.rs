@@ -3,8 +3,7 @@ use super::batch::FinishedRow;
 use crate::model::reward_head::{Consensus, ListFeatures};
 use std::collections::{BTreeSet, HashMap};
 
-/// Gathers the features of rows of one prompt, in their order: one entry per query that has at least one token (blank
-/// lines have none).
+/// Gathers the features of rows of one prompt, in their order.
 ///
 /// A query's log-probability is the mean over its own tokens in nats, without the boundary; the list's is the mean over
 /// every sampled token, boundaries and stop included, and 0 for a row without tokens. Consensus counts a query's own
@@ -37,11 +36,11 @@ fn features(row: &FinishedRow, share: Option<&dyn Fn(&u32) -> f32>) -> ListFeatu
     ListFeatures { query_hidden, query_logprob, mean_logprob: row.mean_logprob(), consensus }
 }
 
-/// Hidden state, ids and log-probabilities of every query that has tokens.
+/// Hidden state, ids and log-probabilities of every query.
 fn queries(row: &FinishedRow) -> impl Iterator<Item = (&[f32], &[u32], &[f32])> {
-    let starts = std::iter::once(0).chain(row.query_ends.iter().map(|end| end.n_ids + 1));
-    row.query_ends.iter().zip(starts).filter(|(end, start)| *start < end.n_ids).map(|(end, start)| {
-        (end.hidden.as_slice(), &row.ids[start..end.n_ids], &row.logprobs[start..end.n_ids])
+    row.query_ends.iter().map(|end| {
+        let own = end.start..end.n_ids;
+        (end.hidden.as_slice(), &row.ids[own.clone()], &row.logprobs[own])
     })
 }
 
@@ -61,14 +60,16 @@ mod tests {
     use super::*;
     use crate::decode::batch::{Finish, GroupId, QueryEnd};
 
-    fn row(ids: &[u32], logprobs: &[f32], ends: &[usize]) -> FinishedRow {
+    /// A row whose queries stand at `ranges`.
+    fn row(ids: &[u32], logprobs: &[f32], ranges: &[(usize, usize)]) -> FinishedRow {
+        let end = |&(start, n_ids): &(usize, usize)| QueryEnd { start, n_ids, hidden: vec![n_ids as f32] };
         FinishedRow {
             group: GroupId(1),
             row_idx: 0,
             ids: ids.to_vec(),
             logprobs: logprobs.to_vec(),
             finish: Finish::Stop,
-            query_ends: ends.iter().map(|&n_ids| QueryEnd { n_ids, hidden: vec![n_ids as f32] }).collect(),
+            query_ends: ranges.iter().map(end).collect(),
         }
     }
 
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn each_query_is_averaged_over_its_own_tokens() {
-        let features = alone(&row(&[7; 5], &[-1.0, -3.0, -9.0, -4.0, -3.0], &[2, 4]));
+        let features = alone(&row(&[7; 5], &[-1.0, -3.0, -9.0, -4.0, -3.0], &[(0, 2), (3, 4)]));
         assert_eq!(features.query_logprob, [-2.0, -4.0]);
         assert_eq!(features.query_hidden, [[2.0], [4.0]]);
         assert_eq!(features.mean_logprob, -4.0);
@@ -86,14 +87,8 @@ mod tests {
     }
 
     #[test]
-    fn blank_lines_are_no_queries() {
-        let features = alone(&row(&[7; 3], &[-1.0, -9.0, -9.0], &[1, 2]));
-        assert_eq!(features.query_logprob, [-1.0]);
-    }
-
-    #[test]
     fn an_empty_row_has_no_queries() {
-        let features = alone(&row(&[], &[], &[0]));
+        let features = alone(&row(&[], &[], &[]));
         assert!(features.query_hidden.is_empty());
         assert_eq!(features.mean_logprob, 0.0);
     }
@@ -103,13 +98,13 @@ mod tests {
         const END: u32 = 0;
         let zeros = [0.0; 5];
         // Its own repetition of 5 does not count, nor do boundaries.
-        let first = row(&[5, 6, END, 5, END], &zeros, &[2, 4]);
-        let second = row(&[5, 8, END, 8, END], &zeros, &[2, 4]);
-        let third = row(&[6, 5, END, 9, END], &zeros, &[2, 4]);
+        let first = row(&[5, 6, END, 5, END], &zeros, &[(0, 2), (3, 4)]);
+        let second = row(&[5, 8, END, 8, END], &zeros, &[(0, 2), (3, 4)]);
+        let third = row(&[6, 5, END, 9, END], &zeros, &[(0, 2), (3, 4)]);
         let of_first = list_features(&[&first, &second, &third]).remove(0).consensus.unwrap();
         assert_eq!(of_first.queries, [0.75, 1.0]);
         assert!((of_first.list - 2.5 / 3.0).abs() < 1e-6);
-        let stranger = list_features(&[&row(&[1, END], &zeros[..2], &[1]), &first]).remove(0);
+        let stranger = list_features(&[&row(&[1, END], &zeros[..2], &[(0, 1)]), &first]).remove(0);
         assert_eq!(stranger.consensus, Some(Consensus { queries: vec![0.0], list: 0.0 }));
     }
 }

@@ -14,25 +14,14 @@ const PARALLEL_LOGITS_MIN: usize = 1 << 16;
 pub(super) struct Rules {
     pub(super) max_new_tokens: usize,
     pub(super) stop_ids: Arc<[u32]>,
+    /// Sorted.
     pub(super) boundary_ids: Arc<[u32]>,
     pub(super) distinct_queries: bool,
 }
 
 impl Rules {
     fn ends_query(&self, id: u32) -> bool {
-        self.stop_ids.contains(&id) || self.boundary_ids.contains(&id)
-    }
-
-    /// Ids that must not come next: those that would end a query that stands in the row already.
-    fn forbidden(&self, written: &[u32]) -> Vec<u32> {
-        let mut queries = written.rsplit(|id| self.boundary_ids.contains(id));
-        let unfinished = queries.next().unwrap_or_default();
-        let is_repeated = !unfinished.is_empty() && queries.any(|query| query == unfinished);
-        if self.distinct_queries && is_repeated {
-            self.stop_ids.iter().chain(self.boundary_ids.iter()).copied().collect()
-        } else {
-            Vec::new()
-        }
+        self.stop_ids.contains(&id) || self.boundary_ids.binary_search(&id).is_ok()
     }
 }
 
@@ -77,17 +66,30 @@ impl Row {
         *self.ids.last().expect("a live row has the token sampled in admit")
     }
 
+    /// Ids that must not come next: those that would end a query that stands in the row already, token for token.
+    fn forbidden(&self, rules: &Rules) -> Vec<u32> {
+        let unfinished = &self.ids[self.n_ids_at_boundary..];
+        let stands_already =
+            || self.query_ends.iter().any(|end| self.ids[end.start..end.n_ids] == *unfinished);
+        if rules.distinct_queries && stands_already() {
+            rules.stop_ids.iter().chain(rules.boundary_ids.iter()).copied().collect()
+        } else {
+            Vec::new()
+        }
+    }
+
     /// Samples one token from the logits (V) of a hidden state (D).
     fn advance(&mut self, hidden: &[f32], logits: &[f32], rules: &Rules) {
         let history = self.history.as_deref().unwrap_or_default();
-        let Some(sampled) = self.sampler.sample(logits, history, &rules.forbidden(&self.ids)) else {
+        let Some(sampled) = self.sampler.sample(logits, history, &self.forbidden(rules)) else {
             self.state = State::Broken;
             return;
         };
         if rules.ends_query(sampled.id) {
             let n_ids = self.ids.len();
             if n_ids > self.n_ids_at_boundary {
-                self.query_ends.push(QueryEnd { n_ids, hidden: hidden.to_vec() });
+                let start = self.n_ids_at_boundary;
+                self.query_ends.push(QueryEnd { start, n_ids, hidden: hidden.to_vec() });
             }
             self.n_ids_at_boundary = n_ids + 1;
         }

@@ -38,6 +38,19 @@ impl SamplerSettings {
         repetition_penalty: 1.0,
         distinct_queries: true,
     };
+
+    /// The model as it is: temperature 1, every stage off.
+    pub const PLAIN: Self = Self {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        distinct_queries: false,
+    };
+
+    /// The likeliest token, whatever seed.
+    pub const GREEDY: Self = Self { temperature: 0.0, ..Self::PLAIN };
 }
 
 /// A drawn token and its log-probability (nats) under the plain model: temperature 1, nothing cut.
@@ -226,18 +239,11 @@ fn log_probability(logits: &[f32], id: u32) -> Option<f32> {
 mod tests {
     use super::*;
 
-    const PLAIN: SamplerSettings = SamplerSettings {
-        repetition_penalty: 1.0,
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        distinct_queries: false,
-    };
+    const PLAIN: SamplerSettings = SamplerSettings::PLAIN;
 
     #[test]
     fn greedy_takes_the_lowest_id_among_equals() {
-        let greedy = SamplerSettings { temperature: 0.0, ..PLAIN };
+        let greedy = SamplerSettings::GREEDY;
         assert_eq!(
             Sampler::new(greedy, 1).sample(&[0.0, 2.0, 2.0], &[], &[]).map(|sampled| sampled.id),
             Some(1)
@@ -305,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_forbidden_id_is_drawn_only_where_nothing_else_is_left() {
-        let greedy = SamplerSettings { temperature: 0.0, ..PLAIN };
+        let greedy = SamplerSettings::GREEDY;
         let logits = [0.0, 1.0, 3.0, 2.0];
         let drawn =
             |logits: &[f32], forbidden: &[u32]| Sampler::new(greedy, 1).sample(logits, &[], forbidden);

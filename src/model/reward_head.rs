@@ -99,13 +99,22 @@ impl RewardHead {
         if lists.is_empty() {
             return Ok(Vec::new());
         }
-        let of_lists = scores(&self.forward_lists(&self.list_inputs(lists)?)?)?;
-        let mut of_queries = scores(&self.forward_queries(&self.query_inputs(lists)?)?)?.into_iter();
+        let of_queries = self.score_queries(lists)?;
+        let of_lists = scores(&self.forward_lists(&self.list_inputs(lists, &of_queries)?)?)?;
+        let mut of_queries = of_queries.into_iter();
         let of_list = |(list, score): (&ListFeatures, Score)| ListScores {
             list: score,
             queries: of_queries.by_ref().take(list.query_hidden.len()).collect(),
         };
         Ok(lists.iter().zip(of_lists).map(of_list).collect())
+    }
+
+    /// Scores the queries of all lists, in order.
+    ///
+    /// # Errors
+    /// If a feature has another width or is not finite.
+    pub fn score_queries(&self, lists: &[ListFeatures]) -> Result<Vec<Score>, ModelError> {
+        scores(&self.forward_queries(&self.query_inputs(lists)?)?)
     }
 
     /// Maps rows of `query_inputs` to mean and log-variance: (n, 2). Differentiable.
@@ -143,18 +152,21 @@ impl RewardHead {
         matrix(rows, self.hidden_size + QUERY_EXTRA, self.device())
     }
 
-    /// Lays out what the list head reads, one row per list: mean of the scores that the query head gives its queries (0
-    /// without queries; no gradient flows into them), mean and lowest log-probability, consensus, number of queries. A
-    /// consensus that is not there stands at the mean of those that the head was fitted on.
+    /// Lays out what the list head reads, one row per list: mean of `of_queries`, the scores of its queries (0 without
+    /// queries), mean and lowest log-probability, consensus, number of queries. A consensus that is not there stands at the
+    /// mean of those that the head was fitted on.
     ///
     /// # Errors
-    /// If a feature has another width or is not finite.
-    pub fn list_inputs(&self, lists: &[ListFeatures]) -> Result<Tensor, ModelError> {
-        let of_queries = scores(&self.forward_queries(&self.query_inputs(lists)?)?)?;
+    /// If the scores are not those of the lists' queries, or a list has a broken feature.
+    pub fn list_inputs(&self, lists: &[ListFeatures], of_queries: &[Score]) -> Result<Tensor, ModelError> {
+        if of_queries.len() != lists.iter().map(|list| list.query_hidden.len()).sum::<usize>() {
+            return Err(broken("scores are not one per query"));
+        }
         let mut of_queries = of_queries.iter().map(|score| score.mean);
         let neutral = self.list.input_mean_at(LIST_CONSENSUS)?;
         let mut rows = Vec::with_capacity(lists.len() * LIST_INPUTS);
         for list in lists {
+            self.check(list)?;
             #[allow(clippy::cast_precision_loss, reason = "a list has a handful of queries")]
             let n_queries = list.query_hidden.len() as f32;
             let score = of_queries.by_ref().take(list.query_hidden.len()).sum::<f32>() / n_queries.max(1.0);
@@ -184,8 +196,12 @@ impl RewardHead {
         } else {
             return Ok(());
         };
-        Err(ModelError::Forward(candle_core::Error::Msg(reason)))
+        Err(broken(reason))
     }
+}
+
+fn broken(reason: impl Into<String>) -> ModelError {
+    ModelError::Forward(candle_core::Error::Msg(reason.into()))
 }
 
 #[derive(Clone, Debug)]

@@ -111,6 +111,18 @@ pub enum Origin {
     Bypass,
 }
 
+impl Origin {
+    /// Its word in metrics, and the age of a stored answer.
+    fn status(self) -> (&'static str, Option<Duration>) {
+        match self {
+            Self::Hit(age) => ("hit", Some(age)),
+            Self::Miss => ("miss", None),
+            Self::Coalesced => ("coalesced", None),
+            Self::Bypass => ("bypass", None),
+        }
+    }
+}
+
 /// Answers questions: everything that requests share.
 #[derive(Debug)]
 pub struct Answerer {
@@ -128,6 +140,32 @@ pub enum Course {
     Stored(Arc<Answer>, Duration),
     /// Being generated.
     Flying(watch::Receiver<Progress>, Origin),
+}
+
+impl Course {
+    fn origin(&self) -> Origin {
+        match self {
+            Self::Stored(_, age) => Origin::Hit(*age),
+            Self::Flying(_, origin) => *origin,
+        }
+    }
+
+    /// Shows the candidates, and waits for the answer.
+    async fn run(
+        self,
+        deadline: Option<Instant>,
+        watch: impl FnMut(&Arc<Candidate>),
+    ) -> (Origin, Result<Arc<Answer>, ServeError>) {
+        let origin = self.origin();
+        let answer = match self {
+            Self::Stored(answer, _) => {
+                answer.candidates.iter().for_each(watch);
+                Ok(answer)
+            }
+            Self::Flying(watcher, _) => follow(watcher, deadline, watch).await,
+        };
+        (origin, answer)
+    }
 }
 
 impl Answerer {
@@ -166,13 +204,17 @@ impl Answerer {
             n_seen += 1;
             watch(candidate);
         };
-        let (mut origin, mut result) = self.attempt(question.clone(), count).await;
+        let course = self.start(question.clone()).await;
+        let (status, age) = course.origin().status();
+        self.metrics.cache_request(status, age);
+        let (mut origin, mut result) = course.run(question.deadline, count).await;
         // Another's limit ended what this request had joined. Candidates that were seen cannot be taken back, so only a flight
         // that showed none is given another try, and only one, so that nobody waits for ever behind those who hurry.
         let in_time = question.deadline.is_none_or(|deadline| Instant::now() < deadline);
         let of_another = origin == Origin::Coalesced && result.as_ref().is_err_and(ServeError::is_limit);
         if of_another && in_time && n_seen == 0 {
-            (origin, result) = self.attempt(question, watch).await;
+            let deadline = question.deadline;
+            (origin, result) = self.start(question).await.run(deadline, watch).await;
         }
         counted.outcome = match (&result, origin) {
             (Ok(_), Origin::Hit(_)) => Outcome::Cached,
@@ -183,21 +225,6 @@ impl Answerer {
         result.map(|answer| (answer, origin))
     }
 
-    async fn attempt(
-        self: &Arc<Self>,
-        question: Question,
-        watch: impl FnMut(&Arc<Candidate>),
-    ) -> (Origin, Result<Arc<Answer>, ServeError>) {
-        let deadline = question.deadline;
-        match self.start(question).await {
-            Course::Stored(answer, age) => {
-                answer.candidates.iter().for_each(watch);
-                (Origin::Hit(age), Ok(answer))
-            }
-            Course::Flying(watcher, origin) => (origin, follow(watcher, deadline, watch).await),
-        }
-    }
-
     /// Finds the answer, or somebody who generates it, or starts to.
     async fn start(self: &Arc<Self>, question: Question) -> Course {
         let key =
@@ -205,23 +232,17 @@ impl Answerer {
         let deadline = question.deadline;
         if question.cache == CacheMode::Default {
             if let Some((answer, age)) = self.cache.get(key, Instant::now()).await {
-                self.metrics.cache_request("hit", Some(age));
                 return Course::Stored(answer, age);
             }
             return match self.flights.join(key, deadline) {
-                Seat::Follower(watcher) => {
-                    self.metrics.cache_request("coalesced", None);
-                    Course::Flying(watcher, Origin::Coalesced)
-                }
+                Seat::Follower(watcher) => Course::Flying(watcher, Origin::Coalesced),
                 Seat::Leader(flight, watcher) => {
-                    self.metrics.cache_request("miss", None);
                     self.fly(question, flight, key);
                     Course::Flying(watcher, Origin::Miss)
                 }
             };
         }
         let origin = if question.cache == CacheMode::Bypass { Origin::Bypass } else { Origin::Miss };
-        self.metrics.cache_request(if origin == Origin::Bypass { "bypass" } else { "miss" }, None);
         let (flight, watcher) = Flight::alone(Deadline::new(deadline));
         self.fly(question, flight, key);
         Course::Flying(watcher, origin)

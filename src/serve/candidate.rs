@@ -97,7 +97,7 @@ pub struct Answer {
     pub prompt_tokens: usize,
     /// Tokens of the prompt that went through the model.
     pub prefill_tokens_computed: usize,
-    /// Signals left out of the prompt.
+    /// Signals left out of the prompt, or cut.
     pub n_truncated_signals: usize,
     /// Where the time went.
     pub phases: Phases,

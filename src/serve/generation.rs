@@ -57,24 +57,37 @@ impl Writer {
         let prompt = built.await.map_err(|_| ServeError::Panicked)?;
         course.phases.tokenize = course.started.elapsed();
         course.prompt_tokens = prompt.ids.len();
-        let n_truncated_signals = prompt.n_dropped_signals + question.signals.truncated_count();
-        self.metrics.generation_started(prompt.ids.len(), question.options.n_candidates);
+        let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
+        self.metrics.prompt_tokens(prompt.ids.len());
         let mut events = self.engine.submit(self.job(prompt.ids, &question.options, deadline))?;
         loop {
-            match events.recv().await {
-                Some(Event::Admitted { queue, prefill, prefill_tokens_computed }) => {
-                    (course.phases.queue, course.phases.prefill) = (queue, prefill);
-                    course.prefill_tokens_computed = prefill_tokens_computed;
+            let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
+            events.recv_many(&mut ready, usize::MAX).await;
+            if ready.is_empty() {
+                return Err(ServeError::EngineGone);
+            }
+            for event in ready {
+                match event {
+                    Event::Admitted { queue, prefill, prefill_tokens_computed } => {
+                        self.metrics.candidates_started(question.options.n_candidates);
+                        (course.phases.queue, course.phases.prefill) = (queue, prefill);
+                        course.prefill_tokens_computed = prefill_tokens_computed;
+                    }
+                    Event::Row(row) => rows.push(row),
+                    Event::Done { decode } => ended = Some(Ok(decode)),
+                    Event::Failed(error) => ended = Some(Err(error)),
                 }
-                Some(Event::Row(row)) => {
-                    publish(&self.take(&mut course, row)?);
-                }
-                Some(Event::Done { decode }) => {
-                    course.phases.decode = decode;
-                    return self.finish(course, question, n_truncated_signals);
-                }
-                Some(Event::Failed(error)) => return Err(error.into()),
-                None => return Err(ServeError::EngineGone),
+            }
+            if !rows.is_empty() {
+                let n_before = course.candidates.len();
+                course = self.take(course, rows).await?;
+                course.candidates[n_before..]
+                    .iter()
+                    .for_each(|candidate| publish(&Arc::new(candidate.clone())));
+            }
+            if let Some(decode) = ended {
+                course.phases.decode = decode?;
+                return self.finish(course, question, n_truncated_signals);
             }
         }
     }
@@ -91,16 +104,38 @@ impl Writer {
         }
     }
 
-    /// Parses a row, and scores it among those that ended before.
-    fn take(&self, course: &mut Course, row: FinishedRow) -> Result<Arc<Candidate>, ServeError> {
-        let started = Instant::now();
+    /// Parses rows, and scores them among those that ended before; not on an async thread, which the scores of many lists
+    /// would hold too long.
+    async fn take(
+        self: &Arc<Self>,
+        mut course: Course,
+        rows: Vec<FinishedRow>,
+    ) -> Result<Course, ServeError> {
+        let writer = Arc::clone(self);
+        let taken = tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let n_before = course.candidates.len();
+            course.candidates.extend(rows.iter().map(|row| writer.candidate(row)));
+            course.rows.extend(rows);
+            if course.candidates[n_before..].iter().any(|candidate| candidate.list.is_ok()) {
+                course.time_to_first_candidate.get_or_insert(course.started.elapsed());
+                writer.score(&mut course)?;
+                course.mark_leaders();
+            }
+            course.phases.rerank += started.elapsed();
+            Ok(course)
+        });
+        taken.await.map_err(|_| ServeError::Panicked)?
+    }
+
+    /// Parses a row.
+    fn candidate(&self, row: &FinishedRow) -> Candidate {
         let list = match row.finish {
             Finish::Stop => parse::parse(&self.tokens.decode(&row.ids)).map_err(Invalid::Malformed),
             Finish::Length => Err(Invalid::Unfinished),
         };
         self.count(&list, row.ids.len());
-        let is_valid = list.is_ok();
-        course.candidates.push(Candidate {
+        Candidate {
             row_idx: row.row_idx,
             list,
             scores: None,
@@ -109,15 +144,7 @@ impl Writer {
             finish: row.finish,
             n_tokens: row.ids.len(),
             best_so_far: false,
-        });
-        course.rows.push(row);
-        if is_valid {
-            course.time_to_first_candidate.get_or_insert(course.started.elapsed());
-            self.score(course)?;
-            course.mark_leaders();
         }
-        course.phases.rerank += started.elapsed();
-        Ok(Arc::new(course.candidates[course.candidates.len() - 1].clone()))
     }
 
     /// Scores every valid candidate again: each list more is one more opinion on those that were there.

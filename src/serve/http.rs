@@ -32,7 +32,7 @@ async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
 }
 
-/// 200 while work is accepted, 503 before and while draining.
+/// 200 while work is accepted, 503 while draining.
 async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
     if shared.health.is_accepting() {
         (StatusCode::OK, "ok\n")

@@ -33,14 +33,18 @@ use Kind::{Counter as C, Gauge as G, Histogram as H};
 
 /// Name, kind and help of everything that can be scraped.
 const METRICS: &[(&str, Kind, &str)] = &[
-    ("newshound_rpc_requests_total", C, "Calls that ended, by method and gRPC code."),
+    ("newshound_rpc_requests_total", C, "Calls that reached a method and ended, by method and gRPC code."),
     (
         "newshound_rpc_duration_seconds",
         H(LATENCY),
         "Time from the first to the last byte of a call, by method.",
     ),
     ("newshound_rpc_in_flight", G, "Calls that have not ended, by method."),
-    ("newshound_outcomes_total", C, "Generation requests by how they ended; each is counted once."),
+    (
+        "newshound_outcomes_total",
+        C,
+        "Generation requests that could be read, by how they ended; each is counted once.",
+    ),
     ("newshound_queue_depth", G, "Requests that wait for the model."),
     ("newshound_queue_wait_seconds", H(LATENCY), "Time an admitted request waited for the model."),
     ("newshound_queue_refused_total", C, "Requests refused by the queue, by reason."),
@@ -53,7 +57,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_kv_bytes", G, "Memory of keys and values in the batch."),
     ("newshound_prefill_tokens_total", C, "Prompt tokens that went through the model."),
     ("newshound_output_tokens_total", C, "Sampled tokens, by what became of them."),
-    ("newshound_engine_faults_total", C, "Failures of the model thread that ended the running requests."),
+    (
+        "newshound_engine_faults_total",
+        C,
+        "Failures of the model, in one prompt or in a step of all requests.",
+    ),
     ("newshound_prompt_tokens", H(TOKENS), "Tokens of a prompt."),
     ("newshound_phase_duration_seconds", H(PART), "Time of each phase of a generation."),
     (
@@ -66,15 +74,15 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_invalid_output_total", C, "Candidates that are no valid list, by reason."),
     ("newshound_queries_per_list", H(QUERIES), "Queries of a valid list."),
     ("newshound_best_list_score", H(REWARD), "Predicted reward of the chosen list."),
-    ("newshound_cache_requests_total", C, "Generation requests, by where their answer came from."),
+    ("newshound_cache_requests_total", C, "Generation requests, by what their look into the cache found."),
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
     ("newshound_connections_open", G, "Open gRPC connections."),
     ("newshound_connections_refused_total", C, "Connections closed by the server before a call, by reason."),
     ("newshound_build_info", G, "Always 1; its label is the server's version."),
-    ("newshound_ready", G, "1 while new work is accepted."),
-    ("newshound_draining", G, "1 from the signal to stop until the end."),
+    ("newshound_ready", G, "Whether new work is accepted: 1 or 0."),
+    ("newshound_draining", G, "Whether the server was told to stop: 1 or 0."),
 ];
 
 /// What became of a request; each counts once.
@@ -281,9 +289,13 @@ impl Metrics {
         self.histogram("newshound_phase_duration_seconds", &[("phase", phase)]).record(took.as_secs_f64());
     }
 
-    /// Records what a generation starts with.
-    pub fn generation_started(&self, prompt_tokens: usize, candidates: usize) {
-        self.histogram("newshound_prompt_tokens", &[]).record(size(prompt_tokens));
+    /// Records the length of a prompt.
+    pub fn prompt_tokens(&self, n: usize) {
+        self.histogram("newshound_prompt_tokens", &[]).record(size(n));
+    }
+
+    /// Records how many candidates a generation started.
+    pub fn candidates_started(&self, candidates: usize) {
         self.histogram("newshound_candidates_per_request", &[]).record(size(candidates));
     }
 
@@ -297,7 +309,7 @@ impl Metrics {
         self.histogram("newshound_best_list_score", &[]).record(f64::from(score));
     }
 
-    /// Counts where an answer came from (`hit`, `miss`, `coalesced` or `bypass`), with its age for a hit.
+    /// Counts what a look into the cache found (`hit`, `miss`, `coalesced` or `bypass`), with its age for a hit.
     pub fn cache_request(&self, status: &'static str, age: Option<Duration>) {
         self.counter("newshound_cache_requests_total", &[("status", status)]).increment(1);
         if let Some(age) = age {
@@ -378,7 +390,8 @@ mod tests {
         metrics.invalid_output("word_count");
         metrics.list_queries(5);
         metrics.phase("tokenize", second);
-        metrics.generation_started(10, 8);
+        metrics.prompt_tokens(10);
+        metrics.candidates_started(8);
         metrics.first_candidate(second);
         metrics.best_list_score(0.5);
         metrics.cache_request("hit", Some(second));

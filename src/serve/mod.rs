@@ -185,8 +185,9 @@ pub async fn run_with<G: Generator>(
         connections: settings.connections,
         shutdown: settings.shutdown,
     };
-    let background = background(listeners.http, answerer, &metrics, &health);
+    // First, so that nobody who asks is told that a server which starts is draining.
     health.ready().await;
+    let background = background(listeners.http, answerer, &metrics, &health);
     info!(grpc = ?listeners.grpc.local_addr().ok(), "ready");
     let mut ending = None;
     let stop = async {

@@ -1,19 +1,11 @@
 //! Which characters of foreign text are kept: what a reader can see, in one normal form, on one line.
 use unicode_normalization::UnicodeNormalization;
 
-/// Text after cleaning, and whether it was longer than allowed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cleaned {
-    /// One line without control or invisible characters, in NFC, without space at either end.
-    pub kept: String,
-    /// Whether characters were cut off at the end.
-    pub was_cut: bool,
-}
-
-/// Strips control and invisible characters, normalises to NFC, folds white space, and cuts after `chars_max` characters.
+/// Strips control and invisible characters, normalises to NFC, folds white space, and cuts after `chars_max` characters: one
+/// line without space at either end.
 ///
 /// Invisible characters go before normalisation: one left between a letter and its accent would keep them apart.
-pub fn clean(raw: &str, chars_max: usize) -> Cleaned {
+pub fn clean(raw: &str, chars_max: usize) -> String {
     let visible = raw.chars().filter(|&c| c.is_whitespace() || !(c.is_control() || is_invisible(c)));
     let mut kept = String::new();
     let mut n_chars = 0;
@@ -24,7 +16,7 @@ pub fn clean(raw: &str, chars_max: usize) -> Cleaned {
             continue;
         }
         if n_chars + usize::from(space_due) >= chars_max {
-            return Cleaned { kept, was_cut: true };
+            return kept;
         }
         if space_due {
             kept.push(' ');
@@ -34,7 +26,7 @@ pub fn clean(raw: &str, chars_max: usize) -> Cleaned {
         kept.push(c);
         n_chars += 1;
     }
-    Cleaned { kept, was_cut: false }
+    kept
 }
 
 /// Whether a character has no visible form of its own: bidi controls, zero-width characters, other format characters,

@@ -19,23 +19,25 @@ const SIGNAL_TOKENS_MIN: usize = 16;
 pub struct Prompt {
     /// Token ids, control tokens included; the last ones open the assistant's turn.
     pub ids: Vec<u32>,
-    /// Signals left out (oldest first) because the budget was full.
-    pub n_dropped_signals: usize,
+    /// Signals left out (oldest first) or cut because the budget was full.
+    pub n_truncated_signals: usize,
 }
 
 /// Builds the prompt within a budget of tokens (control tokens and instructions included).
 ///
-/// Each signal is a line, `search: text | category`, and is tokenised by itself: ids are joined, never strings. The ids
-/// of a reader's signals are thereby a prefix of the ids with a newer signal added, up to the closing control tokens,
-/// and no text of a reader can become a control token. A newest signal that alone exceeds the budget loses its end, so
-/// that no reader's prompt is empty. `budget_tokens` is at least `budget_min(tokens)`.
+/// Each signal is a line, `search: text | category`, and is tokenised by itself: ids are joined, never strings. As long as
+/// all fit, the ids of a reader's signals are thereby a prefix of the ids with a newer signal added, up to the closing
+/// control tokens; and no text of a reader can become a control token. A newest signal that alone exceeds the budget loses
+/// its end, so that no reader's prompt is empty. `budget_tokens` is at least `budget_min(tokens)`.
 pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Prompt {
     let mut ids = opening(tokens);
     let closing = closing(tokens);
     let mut lines: Vec<Vec<u32>> =
         signals.as_slice().iter().map(|signal| tokens.encode_text(&line(signal))).collect();
     let mut room = budget_tokens.saturating_sub(ids.len() + closing.len());
+    let mut is_cut = false;
     if let Some(newest) = lines.last_mut().filter(|line| line.len() > room) {
+        is_cut = true;
         let line_feed = tokens.encode_text("\n");
         newest.truncate(room.saturating_sub(line_feed.len()));
         newest.extend(line_feed);
@@ -51,10 +53,10 @@ pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Pr
             None => false,
         })
         .count();
-    let n_dropped_signals = lines.len() - n_kept;
-    ids.extend(lines.into_iter().skip(n_dropped_signals).flatten());
+    let n_left_out = lines.len() - n_kept;
+    ids.extend(lines.into_iter().skip(n_left_out).flatten());
     ids.extend(closing);
-    Prompt { ids, n_dropped_signals }
+    Prompt { ids, n_truncated_signals: n_left_out + usize::from(is_cut && n_kept > 0) }
 }
 
 /// The smallest budget of a prompt, in tokens: the frame, and room for the beginning of one signal.

@@ -291,15 +291,9 @@ impl GenerateArgs {
             return wrong(format!("--n must be 1 to {CONTINUATIONS_MAX}, --max-new-tokens at least 1"));
         }
         let temperature = if self.greedy { 0.0 } else { self.temperature };
-        let sampler = SamplerSettings {
-            temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            // Other tools repeat themselves too; a comparison with them must not fail on it.
-            distinct_queries: false,
-        };
+        // Nothing of our own: other tools repeat themselves too, and a comparison with them must not fail on it.
+        let sampler =
+            SamplerSettings { temperature, top_k: self.top_k, top_p: self.top_p, ..SamplerSettings::PLAIN };
         Ok(GenerateSettings { sampler, max_new_tokens: self.max_new_tokens, n: self.n, seed: self.seed })
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         config::DecoderConfig,
         weights::{Checkpoint, Parameters},
     },
+    text::prompt::PROMPT_VERSION,
 };
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,15 @@ pub struct RunState {
     pub target_tokens: u64,
     /// Digest of the stage's settings and inputs: a resumed run must be the same run.
     pub settings_sha256: String,
+    /// Version of the prompt that the stage read.
+    pub prompt_version: u32,
+}
+
+impl RunState {
+    /// Before the first step.
+    pub fn start(settings_sha256: String) -> Self {
+        Self { step: 0, target_tokens: 0, settings_sha256, prompt_version: PROMPT_VERSION }
+    }
 }
 
 /// Everything a run needs to go on.
@@ -105,9 +115,7 @@ pub fn open(
     settings_sha256: &str,
     device: &Device,
 ) -> Result<Run, TrainError> {
-    let path = folder.join(STATE_FILE);
-    let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
-    let state: RunState = serde_json::from_slice(&json).map_err(|error| TrainError::file(&path, error))?;
+    let state = state(folder)?.ok_or_else(|| TrainError::file(folder, "no state of a run"))?;
     if state.settings_sha256 != settings_sha256 {
         return Err(TrainError::file(folder, "made with other settings or data; choose another --out"));
     }
@@ -116,6 +124,30 @@ pub fn open(
     let moments = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
     let optimizer = AdamW::from_safetensors(adamw, parameters.vars(), state.step, &moments)?;
     Ok(Run { config, parameters, optimizer, state })
+}
+
+/// Says where the run stood that wrote a checkpoint; None for a model folder that no run of ours wrote.
+/// # Errors
+/// If the state is there and broken.
+pub fn state(folder: &Path) -> Result<Option<RunState>, TrainError> {
+    let path = folder.join(STATE_FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
+    serde_json::from_slice(&json).map(Some).map_err(|error| TrainError::file(&path, error))
+}
+
+/// Writes a file whole or not at all: beside its place first, then over what is there.
+/// # Errors
+/// If the disk refuses.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let staging = path.with_extension("staging");
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(TrainError::disk(parent, "create"))?;
+    }
+    std::fs::write(&staging, bytes).map_err(TrainError::disk(&staging, "write"))?;
+    std::fs::rename(&staging, path).map_err(TrainError::disk(path, "write"))
 }
 
 /// Complete checkpoints, oldest first. A write that was cut short has another name, so it is never seen here.

@@ -9,9 +9,7 @@ use super::{
     journal::progress_bar,
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
-    pretrain,
-    rollout::Sampled,
-    score,
+    pretrain, score,
     settings::{HeadSettings, PretrainSettings, SftSettings, layered},
     sft, tokenizer,
 };
@@ -19,7 +17,6 @@ use crate::world::{self, Size, WorldSettings};
 use std::{
     collections::BTreeMap,
     io::{Write, stdin},
-    sync::Arc,
 };
 use toml::Value;
 
@@ -81,10 +78,8 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
 fn run_head(args: &HeadArgs, output: &mut dyn Write) -> Result<(), TrainError> {
     let seed = args.seed.map(|seed| Value::Integer(i64::from(seed)));
     let settings = layered(&HeadSettings::demo(), args.settings.as_deref(), &[("seed", seed)])?;
-    let folder = ModelFolder::open(&args.model)?;
-    let (tokens, _json) = tokenizer::read(&folder.path)?;
-    let student = Sampled { model: Arc::new(folder.model), tokens };
-    let report = head::run(&World::read(&args.world, Scope::Training)?, &student, &settings, &args.out)?;
+    let world = World::read(&args.world, Scope::Training)?;
+    let report = head::run(&world, &args.model, &settings, &args.out)?;
     let json = serde_json::to_string(&report).map_err(|error| TrainError::file(&args.out, error))?;
     say(output, &json)
 }
@@ -98,7 +93,8 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
         seeds: args.seeds.into_iter().collect(),
         training: BTreeMap::new(),
     };
-    let parts = Parts { model: args.model, tokenizer: args.tokenizer, head: args.head, others: Vec::new() };
+    let (others, bytes_max) = (Vec::new(), None);
+    let parts = Parts { model: args.model, tokenizer: args.tokenizer, head: args.head, others, bytes_max };
     pack_bundle::run(parts, provenance, &args.out)?;
     say(output, &args.out.display())
 }

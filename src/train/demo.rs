@@ -5,10 +5,8 @@ use super::{
     events::{Event, Reader, Scope, Split, World},
     head,
     journal::{StepMetrics, progress_bar},
-    model_folder,
     pack_bundle::{self, Parts, Provenance},
     pretrain,
-    rollout::Sampled,
     settings::{DEMO_VOCABULARY, HeadSettings, PretrainSettings, SftSettings},
     sft, tokenizer,
 };
@@ -21,7 +19,6 @@ use serde::Serialize;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 /// Seed of the demo's world.
@@ -71,12 +68,9 @@ pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainErr
         tokenizer: places.tokenizer.clone(),
         head: Some(places.head.clone()),
         others,
+        bytes_max: Some(BYTES_MAX),
     };
-    let manifest = pack_bundle::run(parts, provenance(&training, &places)?, out)?;
-    let n_bytes: u64 = manifest.files.values().map(|entry| entry.bytes).sum();
-    if n_bytes > BYTES_MAX {
-        return Err(TrainError::file(out, format!("{n_bytes} bytes, the server embeds at most {BYTES_MAX}")));
-    }
+    pack_bundle::run(parts, provenance(&training, &places)?, out)?;
     Ok(())
 }
 
@@ -99,11 +93,7 @@ fn train(world: &World, places: &Places) -> Result<(), TrainError> {
     // Runs resume by themselves, and a finished one returns at once.
     pretrain::run(world, &places.tokenizer, &PretrainSettings::demo(), &places.pretrain)?;
     sft::run(world, (&tokens, &json), &places.pretrain, &SftSettings::demo(), &places.sft)?;
-    if !places.head.is_file() {
-        let student =
-            Sampled { model: Arc::new(model_folder::ModelFolder::open(&places.sft)?.model), tokens };
-        head::run(world, &student, &HeadSettings::demo(), &places.head)?;
-    }
+    head::run(world, &places.sft, &HeadSettings::demo(), &places.head)?;
     Ok(())
 }
 

@@ -1,34 +1,42 @@
 //! The reward head: what a list will be worth, read off the student's own hidden states.
 use super::{
+    checkpoint,
     error::TrainError,
     events::World,
     examples::{belongs_to_head, cuts},
+    fit::DEVICE,
     head_fit::{self, Ordering, Table},
     journal::progress_bar,
+    model_folder::ModelFolder,
+    pretrain::{id_bytes, settings_digest},
     retrieval::Retrieval,
     rewards::{Later, ListReward, reward},
     rollout::{Sample, Sampled},
     settings::{HeadSettings, PROMPT_TOKENS},
+    tokenizer,
 };
 use crate::{
+    bundle::load::{HEAD_FILE, WEIGHTS_FILE},
     model::{
         reward_head::{ListFeatures, RewardHead},
-        weights::Parameters,
+        weights::{Checkpoint, Parameters},
     },
     news::article::Article,
     text::prompt,
 };
-use candle_core::{DType, Device};
+use candle_core::DType;
 use rayon::prelude::*;
-use serde::Serialize;
-use std::path::Path;
+use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
 /// One reader in this many judges when to stop and gives the figures of the report.
 const HELD_OUT_SHARE: usize = 5;
 
 /// How the head orders the lists of readers it was not fitted on.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HeadReport {
+    /// Digest of settings, student and readers.
+    pub settings_sha256: String,
     /// Lists that were rewarded.
     pub n_lists: usize,
     /// Share of sampled lists that are valid.
@@ -48,31 +56,58 @@ struct Group {
 }
 
 /// Samples lists of training readers that fine-tuning left out, rewards them by what these readers clicked later,
-/// fits the head and writes it.
+/// fits the head and writes it. A head that stands there with the same student, readers and settings is left as it is.
 /// # Errors
 /// If there are too few such readers, or sampling or fitting fails.
 pub fn run(
     world: &World,
-    student: &Sampled,
+    model: &Path,
     settings: &HeadSettings,
     out: &Path,
 ) -> Result<HeadReport, TrainError> {
-    let published = |article: &Article| article.published_unix_s <= world.cutoff_unix_s;
-    let retrieval = Retrieval::of(&world.articles, published)?;
-    let (prompts, laters) = questions(world, student, settings);
+    let folder = ModelFolder::open(model)?;
+    let (tokens, tokenizer_json) = tokenizer::read(&folder.path)?;
+    let weights = folder.path.join(WEIGHTS_FILE);
+    let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;
+    let student = Sampled { model: Arc::new(folder.model), tokens };
+    let (prompts, laters) = questions(world, &student, settings);
+    let data = [&tokenizer_json, &weights, &id_bytes(&prompts), world.name.as_bytes()];
+    let digest = settings_digest(settings, &data)?;
+    if let Some(report) = finished(out, &digest, student.model.config().hidden_size) {
+        return Ok(report);
+    }
     let bar = progress_bar("lists", (prompts.len() * settings.lists_per_prompt) as u64);
     let samples = student.lists(&prompts, settings.lists_per_prompt, settings.seed, &|| bar.inc(1))?;
     bar.finish();
     let n_lists = samples.iter().map(Vec::len).sum::<usize>();
     let n_valid = samples.iter().flatten().filter(|sample| sample.is_ok()).count();
+    let (held_out, train) = groups(world, samples, &laters)?;
+    let mut parameters = Parameters::fresh(settings.seed, &DEVICE);
+    let head = RewardHead::load(&mut parameters, student.model.config().hidden_size)?;
+    let mut report = fit(&head, &parameters, (&train, &held_out), settings.seed)?;
+    #[allow(clippy::cast_precision_loss, reason = "thousands of lists")]
+    let valid = n_valid as f64 / n_lists.max(1) as f64;
+    (report.n_lists, report.valid, report.settings_sha256) = (n_lists, valid, digest);
+    write(out, &parameters, &report)?;
+    Ok(report)
+}
+
+/// Rewarded lists of the readers that judge, and of those that the head is fitted on.
+fn groups(
+    world: &World,
+    samples: Vec<Vec<Sample>>,
+    laters: &[Later<'_>],
+) -> Result<(Vec<Group>, Vec<Group>), TrainError> {
+    let published = |article: &Article| article.published_unix_s <= world.cutoff_unix_s;
+    let retrieval = Retrieval::of(&world.articles, published)?;
     let groups: Vec<Group> = samples
         .into_par_iter()
-        .zip(&laters)
+        .zip(laters)
         .map(|(samples, later)| rewarded(samples, later, &retrieval))
         .collect::<Result<_, _>>()?;
     let (held_out, train): (Vec<_>, Vec<_>) = groups
         .into_iter()
-        .zip(&laters)
+        .zip(laters)
         .partition(|(_, later)| later.reader_idx.is_multiple_of(HELD_OUT_SHARE));
     let only = |groups: Vec<(Group, &Later<'_>)>| -> Vec<Group> {
         groups.into_iter().map(|(group, _)| group).filter(|group| group.features.len() > 1).collect()
@@ -81,14 +116,7 @@ pub fn run(
     if train.is_empty() || held_out.is_empty() {
         return Err(TrainError::TooLittleData { reason: "too few readers gave two valid lists".to_owned() });
     }
-    let mut parameters = Parameters::fresh(settings.seed, &Device::Cpu);
-    let head = RewardHead::load(&mut parameters, student.model.config().hidden_size)?;
-    #[allow(clippy::cast_precision_loss, reason = "thousands of lists")]
-    let valid = n_valid as f64 / n_lists.max(1) as f64;
-    let mut report = fit(&head, &parameters, (&train, &held_out), settings.seed)?;
-    (report.n_lists, report.valid) = (n_lists, valid);
-    write(out, &parameters, &report)?;
-    Ok(report)
+    Ok((held_out, train))
 }
 
 /// Prompts of the head's readers at their cuts, and what they clicked after; cuts without a click are left out.
@@ -145,6 +173,7 @@ fn fit(
     let logprobs: Vec<f64> =
         held_out.iter().flat_map(|group| &group.features).map(|list| f64::from(list.mean_logprob)).collect();
     Ok(HeadReport {
+        settings_sha256: String::new(),
         n_lists: 0,
         valid: 0.0,
         lists: head_fit::ordering(&lists.1, &head_fit::predict(&of_lists, &lists.1)?),
@@ -162,7 +191,7 @@ fn list_table(head: &RewardHead, groups: &[Group]) -> Result<Table, TrainError> 
         .map(|reward| reward.parts.composite() as f32)
         .collect();
     Ok(Table {
-        inputs: head.list_inputs(&features)?,
+        inputs: head.list_inputs(&features, &head.score_queries(&features)?)?,
         rewards,
         groups: consecutive(groups.iter().map(|g| g.features.len())),
     })
@@ -191,12 +220,20 @@ fn consecutive(sizes: impl Iterator<Item = usize>) -> Vec<Vec<usize>> {
         .collect()
 }
 
+/// The report of a head that was written whole, with the same settings and data, and that this build can load.
+fn finished(out: &Path, settings_sha256: &str, hidden_size: usize) -> Option<HeadReport> {
+    let json = std::fs::read(out.with_extension("json")).ok()?;
+    let report: HeadReport = serde_json::from_slice(&json).ok()?;
+    let files = vec![(HEAD_FILE.to_owned(), Cow::Owned(std::fs::read(out).ok()?))];
+    let mut tensors = Checkpoint::from_files(files, DType::F32, &DEVICE).ok()?;
+    let loads = RewardHead::load(&mut tensors, hidden_size).is_ok();
+    (loads && report.settings_sha256 == settings_sha256).then_some(report)
+}
+
+/// The report last: it says that the head is whole.
 fn write(out: &Path, parameters: &Parameters, report: &HeadReport) -> Result<(), TrainError> {
-    if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(TrainError::disk(parent, "create"))?;
-    }
-    std::fs::write(out, parameters.to_safetensors(DType::F32)?).map_err(TrainError::disk(out, "write"))?;
+    checkpoint::write_file(out, &parameters.to_safetensors(DType::F32)?)?;
     let path = out.with_extension("json");
     let json = serde_json::to_vec_pretty(report).map_err(|error| TrainError::file(&path, error))?;
-    std::fs::write(&path, json).map_err(TrainError::disk(&path, "write"))
+    checkpoint::write_file(&path, &json)
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::model::weights::{ModelError, Parameters};
 use candle_core::{D, Device, Tensor, Var};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Most passes over the lists.
@@ -37,7 +37,7 @@ pub struct Table {
 }
 
 /// How well a score orders the rows of one reader.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Ordering {
     /// Mean of Spearman's correlation over readers whose rewards differ.
     pub spearman: f64,
@@ -162,8 +162,11 @@ fn loss(forward: Forward<'_>, table: &Table, groups: &[&[usize]]) -> Result<Tens
 /// If the shapes differ.
 pub fn bradley_terry(chosen: &Tensor, rejected: &Tensor) -> Result<Tensor, TrainError> {
     let margins = (chosen - rejected)?;
-    // -log sigmoid(x) = max(-x, 0) + log(1 + exp(-|x|)), which cannot overflow.
-    Ok((margins.neg()?.relu()? + (margins.abs()?.neg()?.exp()? + 1.0)?.log()?)?.mean(D::Minus1)?)
+    let sizes = margins.abs()?;
+    // -log sigmoid(x) = max(-x, 0) + log(1 + exp(-|x|)), which cannot overflow. As (|x| - x) / 2 the first term has the right
+    // gradient at 0 too, where candle takes the slopes of |x| and of a relu to be 1.
+    let above_zero = ((&sizes - &margins)? * 0.5)?;
+    Ok((above_zero + (sizes.neg()?.exp()? + 1.0)?.log()?)?.mean(D::Minus1)?)
 }
 
 /// Pairs of rows of a group, the better first.

@@ -25,6 +25,8 @@ pub struct Parts {
     pub head: Option<PathBuf>,
     /// Other files by name, such as a catalogue.
     pub others: Files,
+    /// Most bytes of all files together, where there is a limit.
+    pub bytes_max: Option<u64>,
 }
 
 /// What a bundle says of itself.
@@ -44,11 +46,14 @@ pub struct Provenance {
     pub training: BTreeMap<String, String>,
 }
 
-/// Writes a bundle's folder, whole or not at all; returns the manifest.
+/// Writes a bundle's folder, whole or not at all; returns the manifest. A model folder of others counts as trained with
+/// this build's prompt.
 /// # Errors
-/// If a part cannot be read or the folder cannot be written.
+/// If a part cannot be read, the model was trained with another prompt, the files are too large, they do not fit each other,
+/// or the folder cannot be written.
 pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest, TrainError> {
     let model = checkpoint::resolve(&parts.model)?;
+    check_prompt(&model)?;
     let (config, parameters) = checkpoint::open_model(&model, &DEVICE)?;
     let (_tokens, tokenizer) = super::tokenizer::read(&parts.tokenizer)?;
     let mut files = vec![
@@ -60,6 +65,10 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
         files.push((HEAD_FILE.to_owned(), std::fs::read(head).map_err(TrainError::disk(head, "read"))?));
     }
     files.extend(parts.others);
+    let n_bytes: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    if let Some(max) = parts.bytes_max.filter(|max| n_bytes > *max) {
+        return Err(TrainError::file(out, format!("{n_bytes} bytes, may have {max}")));
+    }
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         name: provenance.name,
@@ -72,4 +81,17 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
         training: provenance.training,
     };
     Ok(save::save(out, manifest, files)?)
+}
+
+/// A model reads only prompts like those it was trained on.
+fn check_prompt(model: &Path) -> Result<(), TrainError> {
+    match checkpoint::state(model)?.map(|state| state.prompt_version) {
+        Some(version) if version != PROMPT_VERSION => {
+            let reason = format!(
+                "trained with prompt version {version}, this build writes {PROMPT_VERSION}; train it again"
+            );
+            Err(TrainError::file(model, reason))
+        }
+        Some(_) | None => Ok(()),
+    }
 }

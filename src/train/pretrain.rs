@@ -73,7 +73,7 @@ fn fresh(
         start_embeddings(&parameters, documents, settings.fit.seed)?;
     }
     let optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
-    Ok(Run { config, parameters, optimizer, state: RunState { step: 0, target_tokens: 0, settings_sha256 } })
+    Ok(Run { config, parameters, optimizer, state: RunState::start(settings_sha256) })
 }
 
 /// Replaces the fresh embeddings by word vectors, of length 1; a token without a vector keeps its fresh one.

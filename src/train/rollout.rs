@@ -35,7 +35,7 @@ impl Sampled {
     /// Draws `n` lists for every prompt; the lists of one prompt stand together, in the order of their seeds.
     ///
     /// A prompt's seeds depend on `seed` and its place alone, so the lists do not depend on the number of threads.
-    /// `on_prompt` is called once per finished row, from any thread.
+    /// `on_row` is called once per finished row, from any thread.
     /// # Errors
     /// If the network fails or a prompt is too long for it.
     pub fn lists(

@@ -45,12 +45,7 @@ pub fn run(
         None => {
             let (config, parameters) = checkpoint::open_model(&init, &fit::DEVICE)?;
             let optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
-            Run {
-                config,
-                parameters,
-                optimizer,
-                state: RunState { step: 0, target_tokens: 0, settings_sha256: digest },
-            }
+            Run { config, parameters, optimizer, state: RunState::start(digest) }
         }
     };
     let order = Order::new(settings.fit.seed, buckets.len());

@@ -1,5 +1,6 @@
-//! A process of the server, and its demo, on ports of its own.
+//! A process of the server, on ports of its own, with a limit on its life.
 use std::{
+    ffi::OsStr,
     io::{BufRead, BufReader, Read},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
@@ -8,11 +9,16 @@ use std::{
 };
 
 /// Longer than a debug build takes for anything here; only a test that fails waits so long.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Any free ports; the server says which it got.
+pub const ANY_PORTS: [&str; 4] = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
 
 pub struct Process {
     child: Child,
     stdout: BufReader<ChildStdout>,
+    /// Dropped with the process: whoever waits at the other end then stops to watch it.
+    _watched: mpsc::Sender<()>,
 }
 
 /// What is left of a process.
@@ -23,17 +29,30 @@ pub struct Remains {
 }
 
 impl Process {
-    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_in(&[("", ""); 0], arguments)
+    }
+
+    /// Starts the server with these variables besides those of the tests. It is killed when patience ends, so that a test
+    /// which waits for it fails.
+    pub fn start_in(environment: &[(&str, impl AsRef<OsStr>)], arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_newshound-server"))
             .args(arguments)
-            .envs(environment.iter().copied())
+            .envs(environment.iter().map(|(name, value)| (name, value.as_ref())))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let (watched, watch) = mpsc::channel();
+        let id = child.id();
+        std::thread::spawn(move || {
+            if watch.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                signal(id, "KILL");
+            }
+        });
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, stdout }
+        Self { child, stdout, _watched: watched }
     }
 
     /// Reads lines until one starts with `start`; returns all of them.
@@ -56,21 +75,11 @@ impl Process {
         signal(self.child.id(), name);
     }
 
-    /// Waits for the end. Logs are short enough for the pipe's buffer.
+    /// Waits for the end. What it says is short enough for the pipes' buffers.
     pub fn ended(mut self) -> Remains {
-        let (done, waiting) = mpsc::channel::<()>();
-        let id = self.child.id();
-        let watch = std::thread::spawn(move || {
-            if waiting.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                signal(id, "KILL");
-            }
-        });
         let mut stderr = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        let status = self.child.wait().unwrap();
-        drop(done);
-        watch.join().unwrap();
-        Remains { status, stderr }
+        Remains { status: self.child.wait().unwrap(), stderr }
     }
 }
 

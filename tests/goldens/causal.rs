@@ -1,4 +1,5 @@
 //! Goldens of causal decoders: logits, hidden states, padding, greedy decoding, scored continuations.
+use super::CAUSAL;
 use crate::support::goldens::{assert_close, entries, f32s, json, models, u32s};
 use candle_core::{DType, Device, Tensor};
 use newshound::model::{
@@ -18,7 +19,6 @@ use std::{
 
 const TOLERANCE: f32 = 2e-4;
 const LOGPROB_TOLERANCE: f32 = 1e-4;
-pub const CAUSAL: [&str; 3] = ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"];
 
 /// One checkpoint under one of its config files, in one numerics, with what the reference computed.
 struct Case {
@@ -66,7 +66,9 @@ fn golden_causal_models_agree_on_padded_batches() {
 fn golden_causal_models_agree_in_greedy_decoding() {
     check(&[Numerics::Serve], |case| {
         let greedy = list(&case.expected["greedy"]);
-        for (prompt, expected) in list(&case.expected["prompts"]).iter().zip(greedy) {
+        let prompts = list(&case.expected["prompts"]);
+        assert_eq!(prompts.len(), greedy.len(), "{}", case.name);
+        for (prompt, expected) in prompts.iter().zip(greedy) {
             case.greedy_agrees(&u32s(prompt), expected);
         }
         greedy.len()
@@ -143,20 +145,18 @@ impl Case {
     }
 }
 
-/// Runs a check on every causal model, under each of its config files and numerics; at least one number must
-/// have been compared in all.
+/// Runs a check on every causal model, under each of its config files and numerics; each must have something to compare.
 fn check(numerics: &[Numerics], compare: impl Fn(&Case) -> usize) {
     let folders = models(|class| CAUSAL.contains(&class));
     assert!(!folders.is_empty(), "no causal golden was found");
-    let mut n_checked = 0;
     for folder in folders {
         for config in config_files(&folder) {
             for &numerics in numerics {
-                n_checked += compare(&load(&folder, &config, numerics));
+                let case = load(&folder, &config, numerics);
+                assert!(compare(&case) > 0, "{} holds nothing to compare", case.name);
             }
         }
     }
-    assert!(n_checked > 0, "the causal goldens hold nothing to compare");
 }
 
 fn load(folder: &Path, config: &Path, numerics: Numerics) -> Case {

@@ -11,12 +11,15 @@ use tonic::Request;
 /// A word that stands nowhere else.
 const CANARY: &str = "zanzibarquux";
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+/// What is logged, until it is taken.
+#[derive(Clone)]
+struct Lines(Arc<Mutex<Option<Vec<u8>>>>);
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        if let Some(lines) = self.0.lock().unwrap().as_mut() {
+            lines.extend_from_slice(bytes);
+        }
         Ok(bytes.len())
     }
 
@@ -39,7 +42,7 @@ fn marked(key: &str) -> GenerateQueriesRequest {
 
 #[tokio::test]
 async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
-    let lines = Lines::default();
+    let lines = Lines(Arc::new(Mutex::new(Some(Vec::new()))));
     let writer = lines.clone();
     // For the whole process, because the model has a thread of its own. Other tests' lines do not hold the canary.
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
@@ -71,7 +74,7 @@ async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
     broken.signals[0].stream = 0;
     client.generate_queries(broken).await.unwrap_err();
 
-    let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let logged = String::from_utf8(lines.0.lock().unwrap().take().unwrap()).unwrap();
     for told in ["client is gone", "none of 1 candidates is a valid list"] {
         assert!(logged.contains(told), "{told} is not logged");
     }

@@ -1,5 +1,5 @@
 //! The whole way with a real network: a tiny one with random weights, whose lists are never valid.
-use super::script::{Gate, Log, tokens};
+use super::script::{Gate, Log, Mishap, Script, tokens};
 use super::server::{Plan, Server, options, parts, refusal, request, within};
 use candle_core::Device;
 use newshound::{
@@ -10,7 +10,7 @@ use newshound::{
         transformer::Transformer,
         weights::Parameters,
     },
-    serve::rpc::proto::generate_queries_event::Event,
+    serve::{RunError, rpc::proto::generate_queries_event::Event},
 };
 use std::sync::Arc;
 
@@ -50,6 +50,24 @@ async fn a_random_network_writes_no_list_and_leaves_no_row_behind() {
     server.until("newshound_running_rows", 0.0).await;
     assert_eq!(server.metric("newshound_kv_bytes").await, Some(0.0));
     assert_eq!(server.metric("newshound_candidates_total{fate=\"invalid\"}").await, Some(4.0));
+}
+
+#[tokio::test]
+async fn a_server_whose_model_has_no_room_for_a_prompt_does_not_start() {
+    let output_tokens = Plan::new().settings.generation.output_tokens_max;
+    let fits = output_tokens + newshound::text::prompt::budget_min(&tokens());
+    let start = async |max_positions| {
+        let parts = newshound::serve::Parts { max_positions, ..parts(false) };
+        let (gate, log) = (Arc::new(Gate::default()), Arc::new(Log::default()));
+        let script = (Arc::clone(&gate), Arc::clone(&log));
+        let make = move || Script::new(Plan::new().text, script.0, script.1, Mishap::None);
+        let mut server = Server::start(Plan::new().settings, parts, make, gate, log).await;
+        server.signal();
+        server.ended().await
+    };
+    assert!(start(fits).await.is_ok());
+    let refused = start(fits - 1).await.unwrap_err();
+    assert!(matches!(refused, RunError::Positions { .. }), "{refused}");
 }
 
 #[tokio::test]

@@ -166,11 +166,16 @@ fn finished_row(row: Row) -> FinishedRow {
     let ends = (0..row.ids.len()).filter(|&at| {
         row.boundary_ids.contains(&row.ids[at]) || (at + 1 == row.ids.len() && row.finish == Finish::Stop)
     });
-    let hidden = vec![1.0 / (row.row_idx as f32 + 1.0); HIDDEN];
+    let mut start = 0;
+    let end = |n_ids| {
+        let end = QueryEnd { start, n_ids, hidden: vec![1.0 / (row.row_idx as f32 + 1.0); HIDDEN] };
+        start = n_ids + 1;
+        end
+    };
     FinishedRow {
         group: row.group,
         row_idx: row.row_idx,
-        query_ends: ends.map(|n_ids| QueryEnd { n_ids, hidden: hidden.clone() }).collect(),
+        query_ends: ends.map(end).collect(),
         logprobs: vec![-(row.row_idx as f32 + 1.0) / 10.0; row.ids.len()],
         ids: row.ids,
         finish: row.finish,

@@ -35,6 +35,10 @@ async fn each_broken_field_is_named() {
     let dwell = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     refused(|request| request.signals[0].dwell = dwell(-1), "signals[0].dwell").await;
     refused(|request| request.signals[0].dwell = dwell(i64::MAX), "signals[0].dwell").await;
+    for (seconds, nanos) in [(0, 1_000_000_000), (1, -1), (-1, 1_500_000_000), (0, -1)] {
+        let broken = Some(prost_types::Duration { seconds, nanos });
+        refused(|request| request.signals[0].dwell = broken, "signals[0].dwell").await;
+    }
     refused(|request| request.correlation_id = "c".repeat(129), "correlation_id").await;
     refused(|request| request.cache = Some(proto::CachePolicy { mode: 77 }), "cache.mode").await;
 }

@@ -50,7 +50,7 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
         Some(dir) => load::load(BundleSource::Dir(dir), DType::F32, &Device::Cpu)?,
         None => demo::bundle()?,
     };
-    let model = Arc::new(bundle.model);
+    let (model, boundary_ids) = (Arc::new(bundle.model), bundle.tokens.boundary_ids());
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let vocab_size = u32::try_from(model.config().vocab_size).unwrap_or(u32::MAX);
     let prompt: Vec<u32> = (0..args.prompt_tokens).map(|_| random.random_range(0..vocab_size)).collect();
@@ -58,7 +58,16 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
     // The first round warms caches and thread pools and is not counted.
     for round in 0..=args.repetitions {
         for (times, &n) in times.iter_mut().zip(&args.n) {
-            let took = once(&mut Batch::new(Arc::clone(&model)), &prompt, n, args.new_tokens)?;
+            let request = GroupRequest {
+                id: GroupId(0),
+                prompt: prompt.clone(),
+                seeds: (0..n as u64).collect(),
+                sampler: SamplerSettings::SERVING,
+                max_new_tokens: args.new_tokens,
+                stop_ids: Arc::new([]),
+                boundary_ids: Arc::clone(&boundary_ids),
+            };
+            let took = once(&mut Batch::new(Arc::clone(&model)), request)?;
             if round > 0 {
                 times.push(took);
             }
@@ -81,17 +90,8 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
     Ok(())
 }
 
-/// Time of one group from its prompt to its last token; no row stops before the others.
-fn once(batch: &mut Batch, prompt: &[u32], n: usize, new_tokens: usize) -> Result<Duration, CommandError> {
-    let request = GroupRequest {
-        id: GroupId(0),
-        prompt: prompt.to_vec(),
-        seeds: (0..n as u64).collect(),
-        sampler: SamplerSettings::SERVING,
-        max_new_tokens: new_tokens,
-        stop_ids: Arc::new([]),
-        boundary_ids: Arc::new([]),
-    };
+/// Time of one group from its prompt to its last token. It has no stop ids, so that no row ends before the others.
+fn once(batch: &mut Batch, request: GroupRequest) -> Result<Duration, CommandError> {
     let started = Instant::now();
     batch.admit(request)?;
     while batch.n_rows() > 0 {

@@ -5,7 +5,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Works until the work ends by itself. The first signal cancels the token that the work was given; at the second one the work is
-/// given up where it stands. Signals are listened to before the work starts.
+/// given up where it stands. Signals are listened to before the work starts; two that come before the first is seen count as
+/// one, as the system counts them.
 ///
 /// # Errors
 /// Those of the work; if signals cannot be listened to; if a second one came.

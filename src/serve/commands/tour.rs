@@ -170,8 +170,10 @@ pub(super) fn lists(reply: &Reply) -> String {
         let mark = if list.index == reply.best.index { '*' } else { ' ' };
         let queries: Vec<&str> = list.queries.iter().map(|(query, _)| query.as_str()).collect();
         let shown = if list.valid { queries.join(" | ") } else { "(no valid list)".to_owned() };
-        let score = list.list_score.map_or_else(|| "     -".to_owned(), |score| format!("{score:6.3}"));
-        let _ = writeln!(text, "  {mark} score {score}  log-prob {:6.2}  {shown}", list.mean_logprob);
+        let (score, consensus) = (number(list.list_score), number(list.consensus));
+        let logprob = list.mean_logprob;
+        let _ =
+            writeln!(text, "  {mark} score {score}  consensus {consensus}  log-prob {logprob:6.2}  {shown}");
     }
     text.push_str("  chosen\n");
     for (query, score) in &reply.best.queries {
@@ -182,9 +184,24 @@ pub(super) fn lists(reply: &Reply) -> String {
     text
 }
 
+/// A score in three decimals, or a dash of the same width.
+fn number(score: Option<f32>) -> String {
+    score.map_or_else(|| "    -".to_owned(), |score| format!("{score:5.3}"))
+}
+
+/// A word of a shell command: in quotes unless it is safe without.
+fn shell_word(word: &str) -> String {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "_-./:@".contains(c);
+    if !word.is_empty() && word.chars().all(is_safe) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 /// Calls that run as they are printed; those of Python are made from the root of the repository.
 fn how_to_call(program: &str, grpc: SocketAddr, http: SocketAddr, user: Option<&DemoUser>) -> String {
-    let key = user.map_or("reader-1", |user| user.user_key.as_str());
+    let (program, key) = (shell_word(program), shell_word(user.map_or("reader-1", |user| &user.user_key)));
     let time = rfc3339(user.map_or(0, |user| user.as_of_unix_s));
     format!(
         r#"serving gRPC on {grpc}, metrics on http://{http}/metrics; stop with Ctrl-C
@@ -220,6 +237,16 @@ fn rfc3339(time_unix_s: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_a_shell_are_quoted_where_they_must_be() {
+        let check = |word: &str, expected: &str| assert_eq!(shell_word(word), expected);
+        check("target/release/newshound-server", "target/release/newshound-server");
+        check("/home/me/my projects/server", "'/home/me/my projects/server'");
+        check("it's", r"'it'\''s'");
+        check("$(reboot)", "'$(reboot)'");
+        check("", "''");
+    }
 
     #[test]
     fn times_are_written_as_json_does() {

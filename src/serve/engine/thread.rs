@@ -107,7 +107,7 @@ impl<G: Generator> Thread<'_, G> {
                     return tell(&queued.reply, Event::Failed(EngineError::DeadlineHit));
                 }
                 if queued.reply.is_closed() {
-                    return shared.metrics.candidates("cancelled", queued.job.seeds.len());
+                    return;
                 }
                 let waited_ms = u64::try_from((now - queued.since).as_millis()).unwrap_or(u64::MAX);
                 let retry_after = shared.pace.until_free(shared.limits.queue_max);
@@ -163,7 +163,7 @@ impl<G: Generator> Thread<'_, G> {
         drop(place);
         // A client may have gone since `forget_gone`; a prefill for nobody would cost more than this look.
         if reply.is_closed() {
-            return self.shared.metrics.candidates("cancelled", job.seeds.len());
+            return;
         }
         let group = GroupId(self.next_group);
         self.next_group += 1;

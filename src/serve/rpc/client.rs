@@ -71,6 +71,8 @@ pub struct ReplyList {
     pub list_score: Option<f32>,
     /// Mean log-probability per token.
     pub mean_logprob: f32,
+    /// Mean share of the other valid lists that hold a token of this one, if there are any.
+    pub consensus: Option<f32>,
     /// Queries, each with its predicted reward.
     pub queries: Vec<(String, Option<f32>)>,
 }
@@ -196,6 +198,7 @@ fn list(list: proto::QueryList) -> ReplyList {
         valid: list.valid,
         list_score: list.list_score,
         mean_logprob: list.mean_logprob,
+        consensus: list.consensus,
         queries: list.queries.into_iter().map(|query| (query.text, query.score)).collect(),
     }
 }

@@ -10,7 +10,10 @@ use crate::{
     signals::{SignalDraft, SignalViolation, Stream, UserKey, UserSignals},
     text::parse::{QUERIES_MAX, QUERIES_MIN},
 };
-use std::{ops::RangeInclusive, time::Instant};
+use std::{
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
 
 /// What a request gets that leaves it out.
 const CANDIDATES_DEFAULT: u32 = 8;
@@ -19,6 +22,8 @@ const SERVING: SamplerSettings = SamplerSettings::SERVING;
 const TEMPERATURE_MAX: f32 = 2.0;
 const TOP_K_MAX: u32 = 1000;
 const CORRELATION_ID_BYTES_MAX: usize = 128;
+/// Nanoseconds of a time or a duration on the wire stay below this. Source: google/protobuf/timestamp.proto, duration.proto.
+const NANOS_PER_SECOND: i32 = 1_000_000_000;
 
 /// What the server adds to a request.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +122,7 @@ impl Checks {
             }
         };
         let time_unix_s = match signal.event_time {
-            Some(time) if (0..1_000_000_000).contains(&time.nanos) => time.seconds,
+            Some(time) if (0..NANOS_PER_SECOND).contains(&time.nanos) => time.seconds,
             Some(_) => {
                 self.refuse(&path("event_time"), "must have nanos from 0 to 999999999".to_owned());
                 0
@@ -127,10 +132,11 @@ impl Checks {
                 0
             }
         };
+        // Its seconds and nanos are both positive, or it is no time that somebody stayed.
         let dwell_ms = signal.dwell.and_then(|dwell| {
-            let milliseconds =
-                dwell.seconds.checked_mul(1000)?.checked_add(i64::from(dwell.nanos) / 1_000_000)?;
-            u32::try_from(milliseconds).ok()
+            let dwell =
+                Duration::try_from(dwell).ok().filter(|_| (0..NANOS_PER_SECOND).contains(&dwell.nanos))?;
+            u32::try_from(dwell.as_millis()).ok()
         });
         if signal.dwell.is_some() && dwell_ms.is_none() {
             self.refuse(&path("dwell"), "must be from 0 to 49 days".to_owned());

@@ -2,7 +2,7 @@
 use super::TokensError;
 use crate::text::vocabulary::{TOKENIZER_BYTES_MAX, tokenizer};
 use serde_json::Value;
-use std::{path::Path, sync::Arc};
+use std::{io::ErrorKind, path::Path, sync::Arc};
 use tokenizers::{Tokenizer, TruncationParams};
 
 /// Tokens an encoder's input must at least have room for: the two around a text, and some text.
@@ -45,18 +45,14 @@ impl EncoderTokens {
     /// `sentence_bert_config.json` and `model_max_length` of `tokenizer_config.json`.
     ///
     /// # Errors
-    /// As `from_bytes`, and if `tokenizer.json` is missing.
+    /// As `from_bytes`, if `tokenizer.json` is missing, or if one of the other two is there and cannot be read.
     pub fn open(dir: &Path, positions_max: usize) -> Result<Self, TokensError> {
         let path = dir.join("tokenizer.json");
         let file = || path.display().to_string();
         let bytes = std::fs::read(&path).map_err(|source| TokensError::File { file: file(), source })?;
-        let limit = |file: &str, key: &str| -> Option<usize> {
-            let json: Value = serde_json::from_slice(&std::fs::read(dir.join(file)).ok()?).ok()?;
-            // Unlimited is written as a number of thirty digits, which is not an integer here and so no limit.
-            usize::try_from(json.get(key)?.as_u64()?).ok()
-        };
-        let sentence = limit("sentence_bert_config.json", "max_seq_length").unwrap_or(positions_max);
-        let model = limit("tokenizer_config.json", "model_max_length").unwrap_or(positions_max);
+        let sentence =
+            limit(&dir.join("sentence_bert_config.json"), "max_seq_length")?.unwrap_or(positions_max);
+        let model = limit(&dir.join("tokenizer_config.json"), "model_max_length")?.unwrap_or(positions_max);
         Self::from_bytes(&bytes, positions_max.min(sentence).min(model))
     }
 
@@ -64,4 +60,17 @@ impl EncoderTokens {
     pub fn encode(&self, text: &str) -> Vec<u32> {
         self.tokenizer.encode_fast(text, true).map(|found| found.get_ids().to_vec()).unwrap_or_default()
     }
+}
+
+/// A length that a file beside the tokenizer sets; none where there is no such file, or no such length in it.
+fn limit(path: &Path, key: &str) -> Result<Option<usize>, TokensError> {
+    let file = || path.display().to_string();
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|source| TokensError::File { file: file(), source })?,
+    };
+    let json: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| TokensError::Unreadable { reason: format!("{}: {error}", file()) })?;
+    // Unlimited is written as a number of thirty digits, which is not an integer here and so no limit.
+    Ok(json.get(key).and_then(Value::as_u64).and_then(|length| usize::try_from(length).ok()))
 }
