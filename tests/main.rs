@@ -19,6 +19,7 @@ mod bundles;
 mod continuations;
 mod decoding;
 mod dependencies;
+mod evaluation;
 mod goldens;
 mod gradients;
 mod news;

@@ -4,7 +4,8 @@ use super::{
     events::{Reader, Scope, Split, World},
     journal::progress_bar,
     order::Order,
-    retrieval::{RANKING_LENGTH, Retrieval, recall},
+    ranking::{self, Grades},
+    retrieval::{RANKING_LENGTH, Retrieval},
     rewards::mean,
     rollout::{Sample, Sampled},
     statistics::{Estimate, bootstrap},
@@ -18,12 +19,7 @@ use crate::{
 use candle_core::{DType, Device};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt::Write, path::Path, sync::Arc};
 
 /// Signals that the copying baseline takes as queries.
 const COPIED_SIGNALS: usize = 5;
@@ -79,7 +75,7 @@ pub struct Evaluation {
 struct Question<'a> {
     reader: &'a Reader,
     signals: UserSignals,
-    relevant: BTreeSet<usize>,
+    clicked: Grades<usize>,
 }
 
 /// Evaluates a bundle on a world's held-out readers at the cutoff.
@@ -138,8 +134,8 @@ fn questions(world: &World, settings: EvaluateSettings) -> Vec<Question<'_>> {
     let order = Order::new(settings.seed, able.len()).items(0, able.len());
     let question = |idx: usize| {
         let reader = *able.get(idx)?;
-        let relevant = reader.held_out.iter().copied().collect();
-        Some(Question { reader, signals: reader.signals_until(world.cutoff_unix_s)?, relevant })
+        let clicked = ranking::alike(reader.held_out.iter().copied());
+        Some(Question { reader, signals: reader.signals_until(world.cutoff_unix_s)?, clicked })
     };
     order.into_iter().filter_map(question).take(settings.n_users).collect()
 }
@@ -184,12 +180,11 @@ impl Context<'_> {
         samples: &[Sample],
         popular: &[usize],
     ) -> Result<Outcome, TrainError> {
+        let recall = |found: &[usize]| ranking::recall(found, &question.clicked, RANKING_LENGTH);
         let recalls = samples
             .iter()
             .map(|sample| match sample {
-                Ok((list, _)) => {
-                    Ok(recall(&self.retrieval.list_ranking(list, self.cutoff)?, &question.relevant))
-                }
+                Ok((list, _)) => Ok(recall(&self.retrieval.list_ranking(list, self.cutoff)?)),
                 // A reader who gets no list is shown nothing.
                 Err(_) => Ok(0.0),
             })
@@ -212,8 +207,8 @@ impl Context<'_> {
             question.reader.events.iter().rev().take(COPIED_SIGNALS).map(|event| event.text.as_str());
         Ok(Outcome {
             valid: mean(samples.iter().map(|sample| f64::from(u8::from(sample.is_ok())))),
-            popularity: recall(popular, &question.relevant),
-            copy: recall(&self.retrieval.ranking(newest, self.cutoff)?, &question.relevant),
+            popularity: recall(popular),
+            copy: recall(&self.retrieval.ranking(newest, self.cutoff)?),
             first: recalls.first().copied().unwrap_or(0.0),
             random: mean(recalls.iter().copied()),
             by_logprob: best_by(&by_logprob),

@@ -23,6 +23,7 @@ pub mod order;
 pub mod pack_bundle;
 pub mod packing;
 pub mod pretrain;
+pub mod ranking;
 pub mod retrieval;
 pub mod rewards;
 pub mod rollout;

@@ -4,11 +4,10 @@ use crate::{
     news::{article::Article, fuse, index::NewsIndex},
     queries::QueryList,
 };
-use std::collections::BTreeSet;
 
 /// Hits taken of each query before fusion.
 const HITS_PER_QUERY: usize = 50;
-/// Length of the ranking that recall is measured on.
+/// Length of a ranking, and the k of recall.
 pub const RANKING_LENGTH: usize = 10;
 
 /// The catalogue as a platform would search it.
@@ -57,13 +56,6 @@ impl Retrieval {
         let hits = self.index.search(query, Some(alive_at), HITS_PER_QUERY)?;
         Ok(hits.into_iter().map(|hit| self.article_idxs[hit.article_idx]).collect())
     }
-}
-
-/// Share of the relevant articles that stand in a ranking; 0 where nothing is relevant.
-#[allow(clippy::cast_precision_loss, reason = "rankings hold ten articles")]
-pub fn recall(ranking: &[usize], relevant: &BTreeSet<usize>) -> f64 {
-    let n_found = ranking.iter().filter(|idx| relevant.contains(idx)).count();
-    if relevant.is_empty() { 0.0 } else { n_found as f64 / relevant.len() as f64 }
 }
 
 #[cfg(test)]

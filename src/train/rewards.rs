@@ -1,7 +1,8 @@
 //! Rewards of a list that a platform can compute: valid, diverse, near to what the reader clicked later, and finding it.
 use super::{
     error::TrainError,
-    retrieval::{Retrieval, recall},
+    ranking::{self, Grades},
+    retrieval::{RANKING_LENGTH, Retrieval},
     salient::{fold, words},
 };
 use crate::{news::article::Article, queries::QueryList};
@@ -59,9 +60,9 @@ pub struct Later<'a> {
 }
 
 impl Later<'_> {
-    fn findable(&self) -> BTreeSet<usize> {
+    fn findable(&self) -> Grades<usize> {
         let alive = |idx: &usize| self.articles[*idx].is_alive_at(self.at_unix_s);
-        self.clicked.iter().copied().filter(alive).collect()
+        ranking::alike(self.clicked.iter().copied().filter(alive))
     }
 }
 
@@ -81,12 +82,12 @@ pub fn reward(
     let best = |query: &HashSet<String>| titles.iter().map(|title| share(query, title)).fold(0.0, f64::max);
     let overlap =
         mean(titles.iter().map(|title| queries.iter().map(|query| share(query, title)).fold(0.0, f64::max)));
-    let ranking = retrieval.list_ranking(list, later.at_unix_s)?;
+    let found = retrieval.list_ranking(list, later.at_unix_s)?;
     let parts = Rewards {
         valid: 1.0,
         diversity: diversity(&queries),
         overlap,
-        recall: recall(&ranking, &later.findable()),
+        recall: ranking::recall(&found, &later.findable(), RANKING_LENGTH),
     };
     let per_query = list
         .as_slice()

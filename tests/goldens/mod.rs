@@ -2,6 +2,7 @@
 mod causal;
 mod encoders;
 mod folders;
+mod metrics;
 mod reward_head;
 mod sampler;
 mod tokenizer;
