@@ -22,6 +22,7 @@ mod dependencies;
 mod evaluation;
 mod goldens;
 mod gradients;
+mod imports;
 mod news;
 mod parity;
 mod reward_head;

@@ -45,6 +45,11 @@ impl Staged {
         Ok(Self { staging, target: target.to_owned() })
     }
 
+    /// Where the folder is written until it is published; more may be put there.
+    pub fn path(&self) -> &Path {
+        &self.staging
+    }
+
     /// Puts the folder in its place, over an older one if there is one.
     /// # Errors
     /// If the disk refuses. The older folder is then back in its place or beside it as `.<name>.replaced`; so it is

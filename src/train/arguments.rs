@@ -14,6 +14,9 @@ pub enum Command {
     /// The synthetic world.
     #[command(subcommand)]
     World(WorldCommand),
+    /// A platform's own log instead of a world.
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Train the byte-level BPE tokenizer on a world's texts.
     Tokenizer(TokenizerArgs),
     /// Train a fresh student on a world's articles and traces; resumes by itself.
@@ -59,6 +62,46 @@ pub enum WorldCommand {
         #[arg(long)]
         out: PathBuf,
     },
+}
+
+/// What can be imported.
+#[derive(Debug, Subcommand)]
+pub enum ImportCommand {
+    /// Folders in MIND's format, with news.tsv and behaviors.tsv.
+    Mind {
+        /// Folders of one log.
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+        /// Where it goes and what it may hold.
+        #[command(flatten)]
+        args: ImportArgs,
+    },
+    /// Event files, .jsonl or .parquet, with a catalogue.
+    Events {
+        /// Event files of one platform.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Catalogue of its articles, .jsonl or .parquet.
+        #[arg(long)]
+        catalogue: PathBuf,
+        /// Where it goes and what it may hold.
+        #[command(flatten)]
+        args: ImportArgs,
+    },
+}
+
+/// Arguments of every import.
+#[derive(Args, Clone, Debug)]
+pub struct ImportArgs {
+    /// Folder to write.
+    #[arg(long)]
+    pub(super) out: PathBuf,
+    /// Refuse the log if a single row is bad.
+    #[arg(long)]
+    pub(super) strict: bool,
+    /// Unix time that parts past and held out; 24 hours before the last event if absent.
+    #[arg(long)]
+    pub(super) cutoff: Option<i64>,
 }
 
 /// Sizes by the names that `--size` takes.

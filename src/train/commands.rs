@@ -1,11 +1,15 @@
 //! The trainer's commands: arguments in, one call of a stage.
 use super::{
-    arguments::{BundleArgs, Command, EvalArgs, HeadArgs, HeldOutSplit, WorldCommand, WorldSize},
+    arguments::{
+        BundleArgs, Command, EvalArgs, HeadArgs, HeldOutSplit, ImportArgs, ImportCommand, WorldCommand,
+        WorldSize,
+    },
     demo,
     error::TrainError,
     evaluate::{self, EvaluateSettings},
     events::{Scope, Split, World},
     generate, head,
+    import::{self, ImportSettings, log::ImportSummary},
     journal::progress_bar,
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
@@ -41,6 +45,7 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
             let json = serde_json::to_string(&summary).map_err(|error| TrainError::file(&out, error))?;
             say(output, &json)
         }
+        Command::Import(what) => say(output, &run_import(what)?),
         Command::Tokenizer(args) => {
             tokenizer::run(&World::read(&args.world, Scope::Training)?, args.vocab_size, &args.out)
         }
@@ -71,6 +76,17 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
         Command::Generate(args) => {
             let settings = args.settings()?;
             generate::run(ModelFolder::open(&args.model)?, settings, &mut stdin().lock(), output)
+        }
+    }
+}
+
+fn run_import(what: ImportCommand) -> Result<ImportSummary, TrainError> {
+    let settings =
+        |args: ImportArgs| ImportSettings { out: args.out, strict: args.strict, cutoff_unix_s: args.cutoff };
+    match what {
+        ImportCommand::Mind { folders, args } => import::mind::import(&folders, &settings(args)),
+        ImportCommand::Events { files, catalogue, args } => {
+            import::events::import(&files, &catalogue, &settings(args))
         }
     }
 }

@@ -116,9 +116,9 @@ impl Reader {
 /// Articles and readers of one world.
 #[derive(Clone, Debug)]
 pub struct World {
-    /// Size, seed and generator, as the world tells them.
+    /// Size, seed and generator of a generated world; source and importer of an imported one.
     pub name: String,
-    /// The world's own seed.
+    /// The world's own seed; 0 for an imported one.
     pub seed: u64,
     /// The moment that parts the past from what is held out.
     pub cutoff_unix_s: i64,
@@ -182,9 +182,15 @@ impl World {
         for reader in &mut readers {
             reader.events.sort_by_key(|event| event.time_unix_s);
         }
-        let name =
-            format!("{} world, seed {}, generator {}", about.size, about.seed, about.generator_version);
-        Ok(Self { name, seed: about.seed, cutoff_unix_s: about.cutoff_unix_s, articles, readers })
+        let (name, seed) = match about.origin {
+            Origin::Generated { generator_version, size, seed } => {
+                (format!("{size} world, seed {seed}, generator {generator_version}"), seed)
+            }
+            Origin::Imported { imported, importer_version } => {
+                (format!("{imported}, importer {importer_version}"), 0)
+            }
+        };
+        Ok(Self { name, seed, cutoff_unix_s: about.cutoff_unix_s, articles, readers })
     }
 
     /// Articles published at or before the cutoff.
@@ -201,10 +207,16 @@ impl World {
 /// `world.json`, as far as training needs it.
 #[derive(Deserialize)]
 struct About {
-    generator_version: u32,
-    size: String,
-    seed: u64,
     cutoff_unix_s: i64,
+    #[serde(flatten)]
+    origin: Origin,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Origin {
+    Generated { generator_version: u32, size: String, seed: u64 },
+    Imported { imported: String, importer_version: u32 },
 }
 
 #[derive(Deserialize)]

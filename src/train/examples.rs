@@ -138,6 +138,6 @@ impl Subjects<'_> {
     }
 }
 
-fn digest(key: &str) -> u64 {
+pub(super) fn digest(key: &str) -> u64 {
     u64::from_str_radix(&sha256_hex(key.as_bytes())[..15], 16).unwrap_or(0)
 }

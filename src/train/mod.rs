@@ -16,6 +16,7 @@ pub mod generate;
 pub mod gradients;
 pub mod head;
 pub mod head_fit;
+pub mod import;
 pub mod journal;
 pub mod model_folder;
 pub mod optimizer;
