@@ -1,5 +1,5 @@
 //! Logging: facts in fields, to standard error, filtered by level.
-use std::fmt;
+use std::{fmt, io::IsTerminal};
 use thiserror::Error;
 use tracing_subscriber::{EnvFilter, fmt as writer};
 
@@ -35,7 +35,12 @@ pub enum TelemetryError {
 pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let parsed = EnvFilter::try_new(filter)
         .map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), reason: error.to_string() })?;
-    let builder = writer().with_env_filter(parsed).with_writer(std::io::stderr).with_target(false);
+    let builder = writer()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        // Colours are for a terminal; in a file they are rubbish.
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     let started = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -91,11 +91,13 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done: Result<(), CommandError> = runtime.block_on(async {
         let mut out = std::io::stdout();
+        if arguments.command.is_some() && arguments.addresses.are_given() {
+            let usage = "--grpc-addr and --http-addr come after `serve`; the other commands have --addr";
+            return Err(CommandError::Usage(usage.to_owned()));
+        }
         match arguments.command {
             None => tour::tour(&program, arguments.addresses, &environment()?, &mut out).await,
-            Some(Command::Serve(args)) => {
-                serve::serve(args, arguments.addresses, &environment()?, &mut out).await
-            }
+            Some(Command::Serve(args)) => serve::serve(args, &environment()?, &mut out).await,
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
             Some(Command::Bench { what: Some(Measure::Cost(args)), load }) => {
                 cost::cost(&args, load.json, &mut out)

@@ -1,10 +1,11 @@
 //! The trainer: arguments, settings, telemetry, one library call.
-use anyhow::Context;
 use clap::Parser;
 use newshound::{
     start,
+    telemetry::Chain,
     train::{arguments::Command, commands},
 };
+use std::{io::Write, process::ExitCode};
 
 /// Candle's short-lived tensors spend much of a training step in the allocator.
 #[global_allocator]
@@ -18,7 +19,7 @@ struct Arguments {
     command: Command,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let defaults = [
         start::product_threads(),
         // Candle spreads each element-wise operation over a pool that only one thread can use at a time. The trainer computes
@@ -29,5 +30,12 @@ fn main() -> anyhow::Result<()> {
     ];
     start::with_environment(std::env::vars_os(), std::env::args_os(), &defaults);
     let arguments = Arguments::parse();
-    commands::run(arguments.command, &mut std::io::stdout().lock()).context("newshound-trainer stopped")
+    match commands::run(arguments.command, &mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If standard error is closed there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "newshound-trainer: {}", Chain(&error));
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -85,6 +85,10 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_draining", G, "Whether the server was told to stop: 1 or 0."),
 ];
 
+/// Histograms whose series differ by label.
+const LABELLED_HISTOGRAMS: [&str; 3] =
+    ["newshound_rpc_duration_seconds", "newshound_step_duration_seconds", "newshound_phase_duration_seconds"];
+
 /// What became of a request; each counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -193,6 +197,11 @@ impl Metrics {
         for (name, kind, _) in METRICS {
             if matches!(kind, G) && !name.contains("rpc") && !name.contains("build_info") {
                 self.set(name, 0.0);
+            }
+        }
+        for (name, kind, _) in METRICS {
+            if matches!(kind, H(_)) && !LABELLED_HISTOGRAMS.contains(name) {
+                let _ = self.histogram(name, &[]);
             }
         }
         self.set("newshound_capacity_rows", size(capacity_rows));

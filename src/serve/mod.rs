@@ -188,7 +188,9 @@ pub async fn run_with<G: Generator>(
     // First, so that nobody who asks is told that a server which starts is draining.
     health.ready().await;
     let background = background(listeners.http, answerer, &metrics, &health);
-    info!(grpc = ?listeners.grpc.local_addr().ok(), "ready");
+    if let Ok(grpc) = listeners.grpc.local_addr() {
+        info!(%grpc, "ready");
+    }
     let mut ending = None;
     let stop = async {
         tokio::select! {

@@ -33,9 +33,10 @@ pub struct EngineSettings {
     /// `rows_max`: rows decoded together. Default 128: four of the largest requests; more rows than that only add waiting on a CPU.
     pub rows_max: usize,
     /// `tokens_max`: prompt tokens plus the most that the rows can write, over all running requests; bounds the memory of keys and
-    /// values. Default 65,536: 128 rows of 256 new tokens and their prompts, doubled.
+    /// values. Default 65,536: 128 rows of 96 new tokens and a prompt of 400 for each, where every request has one row.
     pub tokens_max: usize,
-    /// `queue_requests_max`: requests that may wait. Default 256: about ten seconds of work; who comes later is told when to retry.
+    /// `queue_requests_max`: requests that may wait. Default 256: more than one CPU answers within the longest wait, so that age
+    /// refuses before length does; who comes later is told when to retry.
     pub queue_requests_max: usize,
     /// `queue_wait_max_ms`: longest wait before a request is refused. Default 10,000: after that its reader has gone.
     pub queue_wait_max: Duration,

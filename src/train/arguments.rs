@@ -41,9 +41,11 @@ pub enum Command {
     },
     /// Figures of a bundle on held-out readers: validity, Recall@10, intervals.
     Eval(EvalArgs),
-    /// Log-probabilities of given completions: JSON lines in, JSON lines out.
+    /// Log-probabilities of given completions. Standard input: JSON lines with `prompt` or `prompt_ids`, and `completion` or
+    /// `completion_ids`; standard output: JSON lines in the same order.
     Score(ScoreArgs),
-    /// Continuations of prompts: JSON lines in, JSON lines out.
+    /// Continuations of prompts. Standard input: JSON lines with `prompt` or `prompt_ids`; standard output: JSON lines in the
+    /// same order.
     Generate(GenerateArgs),
 }
 
@@ -107,11 +109,11 @@ pub struct ImportArgs {
 /// Sizes by the names that `--size` takes.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum WorldSize {
-    /// For tests.
+    /// 24 interests, 360 readers: for tests
     Tiny,
-    /// For the demo student.
+    /// 240 interests, 6,000 readers
     Small,
-    /// For studies.
+    /// 240 interests, 28,000 readers: what the demo's student is trained on
     Full,
 }
 

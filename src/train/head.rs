@@ -18,7 +18,7 @@ use super::{
 use crate::{
     bundle::load::{HEAD_FILE, WEIGHTS_FILE},
     model::{
-        reward_head::{ListFeatures, RewardHead},
+        reward_head::{ListFeatures, RewardHead, Score},
         weights::{Checkpoint, Parameters},
     },
     news::article::Article,
@@ -83,8 +83,9 @@ pub fn run(
     let n_valid = samples.iter().flatten().filter(|sample| sample.is_ok()).count();
     let (held_out, train) = groups(world, samples, &laters)?;
     let mut parameters = Parameters::fresh(settings.seed, &DEVICE);
-    let head = RewardHead::load(&mut parameters, student.model.config().hidden_size)?;
-    let mut report = fit(&head, &parameters, (&train, &held_out), settings.seed)?;
+    let shape = Shape { seed: settings.seed, hidden_size: student.model.config().hidden_size };
+    let head = RewardHead::load(&mut parameters, shape.hidden_size)?;
+    let mut report = fit(&head, &parameters, (&train, &held_out), shape)?;
     #[allow(clippy::cast_precision_loss, reason = "thousands of lists")]
     let valid = n_valid as f64 / n_lists.max(1) as f64;
     (report.n_lists, report.valid, report.settings_sha256) = (n_lists, valid, digest);
@@ -162,13 +163,16 @@ fn fit(
     head: &RewardHead,
     parameters: &Parameters,
     (train, held_out): (&[Group], &[Group]),
-    seed: u64,
+    shape: Shape,
 ) -> Result<HeadReport, TrainError> {
+    let seed = shape.seed;
     let queries = (query_table(head, train)?, query_table(head, held_out)?);
     let (of_lists, of_queries) = (|x: &_| head.forward_lists(x), |x: &_| head.forward_queries(x));
     head_fit::fit(parameters, "query", &of_queries, (&queries.0, &queries.1), seed)?;
     // The list part reads what the query part says, so it comes second.
-    let lists = (list_table(head, train)?, list_table(head, held_out)?);
+    let train_scores = out_of_fold(train, &queries.1, shape)?;
+    let held_out_scores = head.score_queries(&features(held_out))?;
+    let lists = (list_table(head, train, &train_scores)?, list_table(head, held_out, &held_out_scores)?);
     head_fit::fit(parameters, "list", &of_lists, (&lists.0, &lists.1), seed)?;
     let logprobs: Vec<f64> =
         held_out.iter().flat_map(|group| &group.features).map(|list| f64::from(list.mean_logprob)).collect();
@@ -182,16 +186,47 @@ fn fit(
     })
 }
 
+/// Seed and width of a head that is fitted.
+#[derive(Clone, Copy)]
+struct Shape {
+    seed: u64,
+    hidden_size: usize,
+}
+
+/// Scores of the queries of all groups, each by a query part that was fitted on the other half of them: the list part must
+/// learn how far to trust such scores for readers that nobody has seen. Source: Wolpert, "Stacked generalization", 1992.
+fn out_of_fold(groups: &[Group], held_out: &Table, shape: Shape) -> Result<Vec<Score>, TrainError> {
+    let (first, second) = groups.split_at(groups.len() / 2);
+    let mut scores = Vec::new();
+    for (fold, others) in [(first, second), (second, first)] {
+        let mut parameters = Parameters::fresh(shape.seed, &DEVICE);
+        let head = RewardHead::load(&mut parameters, shape.hidden_size)?;
+        let of_queries = |x: &_| head.forward_queries(x);
+        head_fit::fit(
+            &parameters,
+            "query",
+            &of_queries,
+            (&query_table(&head, others)?, held_out),
+            shape.seed,
+        )?;
+        scores.extend(head.score_queries(&features(fold))?);
+    }
+    Ok(scores)
+}
+
+fn features(groups: &[Group]) -> Vec<ListFeatures> {
+    groups.iter().flat_map(|group| group.features.clone()).collect()
+}
+
 #[allow(clippy::cast_possible_truncation, reason = "rewards lie between 0 and 1")]
-fn list_table(head: &RewardHead, groups: &[Group]) -> Result<Table, TrainError> {
-    let features: Vec<ListFeatures> = groups.iter().flat_map(|group| group.features.clone()).collect();
+fn list_table(head: &RewardHead, groups: &[Group], of_queries: &[Score]) -> Result<Table, TrainError> {
     let rewards = groups
         .iter()
         .flat_map(|group| &group.rewards)
         .map(|reward| reward.parts.composite() as f32)
         .collect();
     Ok(Table {
-        inputs: head.list_inputs(&features, &head.score_queries(&features)?)?,
+        inputs: head.list_inputs(&features(groups), of_queries)?,
         rewards,
         groups: consecutive(groups.iter().map(|g| g.features.len())),
     })
@@ -199,12 +234,11 @@ fn list_table(head: &RewardHead, groups: &[Group]) -> Result<Table, TrainError> 
 
 #[allow(clippy::cast_possible_truncation, reason = "rewards lie between 0 and 1")]
 fn query_table(head: &RewardHead, groups: &[Group]) -> Result<Table, TrainError> {
-    let features: Vec<ListFeatures> = groups.iter().flat_map(|group| group.features.clone()).collect();
     let rewards = groups.iter().flat_map(|group| &group.rewards).flat_map(|reward| &reward.queries);
     let rewards = rewards.map(|reward| *reward as f32).collect();
     let n_queries = |group: &Group| group.rewards.iter().map(|reward| reward.queries.len()).sum();
     Ok(Table {
-        inputs: head.query_inputs(&features)?,
+        inputs: head.query_inputs(&features(groups))?,
         rewards,
         groups: consecutive(groups.iter().map(n_queries)),
     })

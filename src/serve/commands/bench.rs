@@ -59,7 +59,7 @@ pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandEr
     let sensible =
         args.rate > 0.0 && args.rate <= 100_000.0 && args.duration_s > 0.0 && args.duration_s <= 86_400.0;
     if !sensible || args.connections == 0 || args.signals == 0 || args.readers == 0 {
-        let usage = "rate and duration must be above 0, connections, readers and signals at least 1";
+        let usage = "rate must be above 0 and at most 100000, duration above 0 and at most 86400 s; connections, readers and signals at least 1";
         return Err(CommandError::Usage(usage.to_owned()));
     }
     let mut clients = Vec::with_capacity(args.connections);
@@ -164,6 +164,7 @@ impl Tally {
         #[allow(clippy::cast_precision_loss, reason = "latencies are below a minute")]
         let percentiles: BTreeMap<String, f64> = PERCENTILES
             .iter()
+            .filter(|_| !self.latencies.is_empty())
             .map(|&percentile| {
                 let latency = self.latencies.value_at_quantile(percentile / 100.0) as f64 / 1000.0;
                 (format!("p{percentile}"), latency)
@@ -173,6 +174,7 @@ impl Tally {
             let report = serde_json::json!({
                 "rate_per_s": args.rate,
                 "candidates": args.n,
+                "duration_s": args.duration_s,
                 "seconds": took.as_secs_f64(),
                 "codes": self.codes,
                 "cache": self.caches,
@@ -180,12 +182,16 @@ impl Tally {
             });
             return Ok(writeln!(out, "{report}")?);
         }
+        let n_answered = self.codes.get(OK).copied().unwrap_or_default();
+        #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
+        let answered_per_s = n_answered as f64 / took.as_secs_f64();
         writeln!(
             out,
-            "{} requests per second for {:.1} s, {} candidates each",
+            "sent {} requests per second for {} s, {} candidates each; {answered_per_s:.1} answers per second in {:.1} s",
             args.rate,
-            took.as_secs_f64(),
-            args.n
+            args.duration_s,
+            args.n,
+            took.as_secs_f64()
         )?;
         for (code, count) in &self.codes {
             writeln!(out, "  {code:<20} {count}")?;

@@ -21,8 +21,8 @@ use std::{
 /// What to measure.
 #[derive(Clone, Debug, Args)]
 pub struct CostArgs {
-    /// Numbers of candidates; the first is what the others are compared with
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 8])]
+    /// Numbers of candidates with commas between; the first is what the others are compared with
+    #[arg(long, value_delimiter = ',', default_value = "1,8")]
     pub n: Vec<usize>,
     /// Tokens of the prompt
     #[arg(long, default_value_t = 512)]

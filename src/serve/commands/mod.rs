@@ -79,7 +79,7 @@ pub enum CommandError {
     #[error("signals cannot be listened to")]
     Signals(#[source] io::Error),
     /// A second signal came before the server had drained.
-    #[error("ended at once by a second signal; requests under way were cut")]
+    #[error("ended at once by a second signal; what was under way is cut")]
     Insisted,
     /// A task of the command panicked.
     #[error("a task panicked")]

@@ -14,14 +14,19 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Addresses {
     /// Where gRPC is served
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub grpc_addr: Option<SocketAddr>,
     /// Where /metrics and /healthz are served
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub http_addr: Option<SocketAddr>,
 }
 
 impl Addresses {
+    /// Whether any is given.
+    pub fn are_given(self) -> bool {
+        self.grpc_addr.is_some() || self.http_addr.is_some()
+    }
+
     /// Puts what the command line says over the settings.
     pub fn over(self, settings: ServeSettings) -> ServeSettings {
         ServeSettings {
@@ -41,19 +46,17 @@ pub struct ServeArgs {
     /// Settings file; see deploy/server.toml
     #[arg(long)]
     pub settings: Option<PathBuf>,
+    /// Where to serve.
+    #[command(flatten)]
+    pub addresses: Addresses,
 }
 
 /// Serves a bundle until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// If the settings, the bundle or an address cannot be used.
-pub async fn serve(
-    args: ServeArgs,
-    addresses: Addresses,
-    overrides: &[Override],
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let settings = addresses.over(read_settings(args.settings, overrides)?);
+pub async fn serve(args: ServeArgs, overrides: &[Override], out: &mut dyn Write) -> Result<(), CommandError> {
+    let settings = args.addresses.over(read_settings(args.settings, overrides)?);
     until_signalled(|asked| load_and_run(settings, args.bundle, out, asked)).await
 }
 

@@ -10,9 +10,9 @@ use crate::{
         settings::ServeSettings,
     },
     settings::Override,
-    signals::Stream,
+    signals::{SignalDraft, Stream},
 };
-use std::{fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
+use std::{collections::HashSet, fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +53,7 @@ async fn show_and_run(
     let (bundle, shelf) = loaded.map_err(|_| CommandError::Panicked)??;
     writeln!(
         out,
-        "newshound demo: model {} ({}), {} articles, {} readers\n",
+        "newshound demo: model {} ({}), {} articles, {} readers. Their world is generated, and its words are invented.\n",
         bundle.manifest.name,
         bundle.id.0,
         shelf.articles.len(),
@@ -85,12 +85,16 @@ impl Shelf {
         Ok(Self { articles, index, users: demo::users()? })
     }
 
-    /// Titles that the queries of a list find, best first.
-    fn retrieved(&self, list: &ReplyList, as_of_unix_s: i64) -> Result<Vec<&str>, CommandError> {
+    /// Titles that the queries of a list find, best first, without those that the reader clicked already.
+    fn retrieved(&self, list: &ReplyList, user: &DemoUser) -> Result<Vec<&str>, CommandError> {
+        let is_click = |draft: &&SignalDraft| draft.stream == Stream::Click;
+        let clicked: HashSet<&str> =
+            user.signals.iter().filter(is_click).map(|draft| draft.text.as_str()).collect();
+        let is_new = |idx: &usize| !clicked.contains(self.articles[*idx].title.as_str());
         let mut ranked = Vec::with_capacity(list.queries.len());
         for (query, _) in &list.queries {
-            let hits = self.index.search(query, Some(as_of_unix_s), HITS_PER_QUERY)?;
-            ranked.push(hits.iter().map(|hit| hit.article_idx).collect());
+            let hits = self.index.search(query, Some(user.as_of_unix_s), HITS_PER_QUERY)?;
+            ranked.push(hits.iter().map(|hit| hit.article_idx).filter(is_new).collect());
         }
         let best = reciprocal_rank(&ranked, ARTICLES_SHOWN);
         Ok(best
@@ -122,7 +126,7 @@ async fn show(
             Ok(reply) => {
                 writeln!(out, "{}", lists(&reply))?;
                 writeln!(out, "  finds in the catalogue")?;
-                for title in shelf.retrieved(&reply.best, user.as_of_unix_s)? {
+                for title in shelf.retrieved(&reply.best, user)? {
                     writeln!(out, "    - {title}")?;
                 }
                 writeln!(out)?;

@@ -108,7 +108,8 @@ impl Client {
     /// # Errors
     /// If the address is none, or nobody answers there.
     pub async fn connect(addr: &str) -> Result<Self, ClientError> {
-        let addr = addr.to_owned();
+        // Other tools want the scheme.
+        let addr = addr.trim_start_matches("http://").to_owned();
         let endpoint = Endpoint::from_shared(format!("http://{addr}"))
             .map_err(|_| ClientError::Address { addr: addr.clone() })?
             .connect_timeout(Duration::from_secs(5));

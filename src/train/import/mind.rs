@@ -27,7 +27,7 @@ const BEHAVIOR_COLUMNS: usize = 5;
 const HISTORY_STEP_S: i64 = 3600;
 /// Such as 11/15/2019 8:55:22 AM.
 const TIME: &[BorrowedFormatItem<'_>] = format_description!(
-    "[month padding:none]/[day padding:none]/[year] [hour repr:12 padding:none]:[minute]:[second] [period]"
+    "[month padding:none]/[day padding:none]/[year] [hour repr:12 padding:none]:[minute padding:none]:[second padding:none] [period]"
 );
 
 /// Imports folders of one log, such as those of its training and validation days.
