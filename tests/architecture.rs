@@ -242,6 +242,14 @@ fn only_binaries_read_the_environment_or_exit() {
 }
 
 #[test]
+fn only_gates_know_the_truth_of_a_world() {
+    for (file, source) in rust_files("src") {
+        let may_know = file.starts_with("src/world") || file == "src/train/gates.rs";
+        assert!(may_know || !code_of(&source).contains("world::known"), "{file} names the truth");
+    }
+}
+
+#[test]
 fn what_must_be_absent_is_absent() {
     let mut wrong = Vec::new();
     for (place, name, why) in ABSENT {

@@ -20,6 +20,7 @@ mod continuations;
 mod decoding;
 mod dependencies;
 mod evaluation;
+mod gates;
 mod goldens;
 mod gradients;
 mod imports;

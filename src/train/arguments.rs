@@ -64,6 +64,21 @@ pub enum WorldCommand {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Measure the gates that a world must pass before anything is trained on it; a failed gate is a failure.
+    Check {
+        /// World folder.
+        #[arg(long)]
+        world: PathBuf,
+        /// Most readers that are asked.
+        #[arg(long, default_value_t = 2_000)]
+        users: usize,
+        /// Of which split.
+        #[arg(long, value_enum, default_value_t = HeldOutSplit::Valid)]
+        split: HeldOutSplit,
+        /// Seed of the choice of readers and of the intervals.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
 }
 
 /// What can be imported.

@@ -8,6 +8,7 @@ use super::{
     error::TrainError,
     evaluate::{self, EvaluateSettings},
     events::{Scope, Split, World},
+    gates::{self, GateSettings},
     generate, head,
     import::{self, ImportSettings, log::ImportSummary},
     journal::progress_bar,
@@ -29,22 +30,7 @@ use toml::Value;
 /// What the command's stage says.
 pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
     match command {
-        Command::World(WorldCommand::Generate { size, seed, out }) => {
-            let size = match size {
-                WorldSize::Tiny => Size::Tiny,
-                WorldSize::Small => Size::Small,
-                WorldSize::Full => Size::Full,
-            };
-            let bar = progress_bar("world", 0);
-            let mut progress = |done, of| {
-                bar.set_length(of);
-                bar.set_position(done);
-            };
-            let summary = world::generate(&WorldSettings { size, seed }, &out, &mut progress)?;
-            bar.finish();
-            let json = serde_json::to_string(&summary).map_err(|error| TrainError::file(&out, error))?;
-            say(output, &json)
-        }
+        Command::World(what) => run_world(what, output),
         Command::Import(what) => say(output, &run_import(what)?),
         Command::Tokenizer(args) => {
             tokenizer::run(&World::read(&args.world, Scope::Training)?, args.vocab_size, &args.out)
@@ -76,6 +62,36 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
         Command::Generate(args) => {
             let settings = args.settings()?;
             generate::run(ModelFolder::open(&args.model)?, settings, &mut stdin().lock(), output)
+        }
+    }
+}
+
+fn run_world(what: WorldCommand, output: &mut dyn Write) -> Result<(), TrainError> {
+    match what {
+        WorldCommand::Generate { size, seed, out } => {
+            let size = match size {
+                WorldSize::Tiny => Size::Tiny,
+                WorldSize::Small => Size::Small,
+                WorldSize::Full => Size::Full,
+            };
+            let bar = progress_bar("world", 0);
+            let mut progress = |done, of| {
+                bar.set_length(of);
+                bar.set_position(done);
+            };
+            let summary = world::generate(&WorldSettings { size, seed }, &out, &mut progress)?;
+            bar.finish();
+            let json = serde_json::to_string(&summary).map_err(|error| TrainError::file(&out, error))?;
+            say(output, &json)
+        }
+        WorldCommand::Check { world, users, split, seed } => {
+            let settings = GateSettings { split: split.into(), n_users: users, seed };
+            let report = gates::check(&world, settings)?;
+            say(output, &report)?;
+            match report.n_failed() {
+                0 => Ok(()),
+                n_failed => Err(TrainError::Gates { n_failed, n_gates: report.gates.len() }),
+            }
         }
     }
 }
@@ -116,10 +132,7 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
 }
 
 fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
-    let split = match args.split {
-        HeldOutSplit::Valid => Split::Valid,
-        HeldOutSplit::Test => Split::Test,
-    };
+    let split = args.split.into();
     let settings = EvaluateSettings { split, n_users: args.users, n_lists: args.n.max(1), seed: args.seed };
     let evaluation = evaluate::run(&args.world, &args.bundle, settings)?;
     if let Some(path) = &args.json {
@@ -131,4 +144,13 @@ fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
 
 fn say(output: &mut dyn Write, line: &dyn std::fmt::Display) -> Result<(), TrainError> {
     writeln!(output, "{line}").map_err(TrainError::disk("standard output".as_ref(), "write"))
+}
+
+impl From<HeldOutSplit> for Split {
+    fn from(split: HeldOutSplit) -> Self {
+        match split {
+            HeldOutSplit::Valid => Self::Valid,
+            HeldOutSplit::Test => Self::Test,
+        }
+    }
 }

@@ -54,6 +54,14 @@ pub enum TrainError {
         /// What is missing.
         reason: String,
     },
+    /// A world is not fit to be trained on.
+    #[error("{n_failed} of {n_gates} gates failed")]
+    Gates {
+        /// How many failed.
+        n_failed: usize,
+        /// How many there are.
+        n_gates: usize,
+    },
     /// The loss is no longer a number; a lower learning rate may help.
     #[error("loss is {loss} at step {step}")]
     Diverged {
@@ -77,8 +85,8 @@ pub enum TrainError {
     /// The article index failed.
     #[error("index failed")]
     Index(#[from] IndexError),
-    /// The world could not be written.
-    #[error("world could not be generated")]
+    /// The world could not be written, or its truth not be read.
+    #[error("world failed")]
     World(#[from] WorldError),
     /// The catalogue could not be read.
     #[error("catalogue could not be read")]

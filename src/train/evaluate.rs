@@ -141,7 +141,7 @@ fn questions(world: &World, settings: EvaluateSettings) -> Vec<Question<'_>> {
 }
 
 /// The articles that training readers clicked most in the day before the cutoff and that are still alive.
-fn popular(world: &World) -> Vec<usize> {
+pub(super) fn popular(world: &World) -> Vec<usize> {
     let mut n_clicks = vec![0_u32; world.articles.len()];
     for reader in world.training_readers() {
         let clicks = reader.clicks_between(world.cutoff_unix_s - POPULARITY_WINDOW_S, world.cutoff_unix_s);

@@ -12,6 +12,7 @@ pub mod events;
 pub mod examples;
 pub mod expansion;
 pub mod fit;
+pub mod gates;
 pub mod generate;
 pub mod gradients;
 pub mod head;

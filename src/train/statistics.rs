@@ -33,6 +33,21 @@ pub fn bootstrap(values: &[f64], seed: u64) -> Estimate {
     Estimate { mean, low: means[N_RESAMPLES / 40], high: means[N_RESAMPLES - 1 - N_RESAMPLES / 40] }
 }
 
+/// Percentile bootstrap of the ratio of two means over the same users.
+pub fn bootstrap_ratio(part: &[f64], whole: &[f64], seed: u64) -> Estimate {
+    let n = part.len().min(whole.len());
+    let ratio = |idxs: &mut dyn Iterator<Item = usize>| {
+        let (part, whole) = idxs.fold((0.0, 0.0), |sums, idx| (sums.0 + part[idx], sums.1 + whole[idx]));
+        part / whole
+    };
+    let mean = ratio(&mut (0..n));
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut ratios: Vec<f64> =
+        (0..N_RESAMPLES).map(|_| ratio(&mut (0..n).map(|_| rng.random_range(0..n)))).collect();
+    ratios.sort_by(f64::total_cmp);
+    Estimate { mean, low: ratios[N_RESAMPLES / 40], high: ratios[N_RESAMPLES - 1 - N_RESAMPLES / 40] }
+}
+
 /// Spearman's rank correlation with mean ranks of ties; none where one side is constant.
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     let (a, b) = (ranks(a), ranks(b));
@@ -58,6 +73,15 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ratio_of_means_is_no_mean_of_ratios() {
+        let Estimate { mean, low, high } = bootstrap_ratio(&[1.0, 0.0, 2.0, 1.0], &[4.0, 1.0, 2.0, 1.0], 1);
+        assert!((mean - 0.5).abs() < 1e-12);
+        assert!(low < 0.5 && 0.5 < high && low >= 0.0);
+        let Estimate { mean, low, high } = bootstrap_ratio(&[2.0; 9], &[4.0; 9], 1);
+        assert_eq!((mean, low, high), (0.5, 0.5, 0.5));
+    }
 
     #[test]
     fn interval_holds_the_mean_and_is_the_same_for_a_seed() {

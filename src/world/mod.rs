@@ -3,6 +3,7 @@
 //! Readers have latent interests. An interest speaks news words in articles and other, off-news words in searches and
 //! pages, so copying signals into queries is not enough. Every figure measured here is about an invented world.
 mod clicks;
+pub mod known;
 mod lexicon;
 mod phrases;
 mod signals;
@@ -133,12 +134,20 @@ pub struct WorldSummary {
     pub files: Vec<(String, String)>,
 }
 
-/// Why a world could not be written.
+/// Why a world could not be written, or its truth not be read.
 #[derive(Debug, Error)]
 pub enum WorldError {
     /// A file or folder could not be made or written.
     #[error("{} could not be written", file.display())]
     Io {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file could not be read back.
+    #[error("{} could not be read", file.display())]
+    Read {
         /// Which.
         file: PathBuf,
         /// Why.
@@ -160,6 +169,10 @@ pub enum WorldError {
 impl WorldError {
     fn io(file: &Path, source: std::io::Error) -> Self {
         Self::Io { file: file.to_owned(), source }
+    }
+
+    fn read(file: &Path, source: std::io::Error) -> Self {
+        Self::Read { file: file.to_owned(), source }
     }
 }
 

@@ -12,6 +12,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Gamma, LogNormal};
+use serde::Deserialize;
 
 /// Interests spread over readers by rank^-0.5; every reader has some of the long tail.
 const INTEREST_SKEW: f64 = 0.5;
@@ -53,7 +54,8 @@ impl Tier {
 }
 
 /// Why a reader cares about an interest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Care {
     LongTerm,
     Burst,
@@ -124,24 +126,28 @@ impl User {
 
     /// Gives the interests of the reader (or of the household's other member) at a time; weights sum to 1.
     pub(super) fn interests_at(&self, time_unix_s: i64, household: bool) -> Vec<(usize, f64)> {
-        let mut weights: Vec<(usize, f64)> = self
-            .concerns
-            .iter()
-            .filter(|concern| (concern.care == Care::Household) == household)
-            .map(|concern| (concern.interest, concern.weight_at(time_unix_s)))
-            .filter(|&(_, weight)| weight > 0.0)
-            .collect();
-        let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
-        for (_, weight) in &mut weights {
-            *weight /= total;
-        }
-        weights
+        interests_at(&self.concerns, time_unix_s, household)
     }
 
     /// Says whether a second person uses the account.
     pub(super) fn has_household(&self) -> bool {
         self.concerns.iter().any(|concern| concern.care == Care::Household)
     }
+}
+
+/// Gives the interests among concerns, the household's or the others, at a time; weights sum to 1.
+pub(super) fn interests_at(concerns: &[Concern], time_unix_s: i64, household: bool) -> Vec<(usize, f64)> {
+    let mut weights: Vec<(usize, f64)> = concerns
+        .iter()
+        .filter(|concern| (concern.care == Care::Household) == household)
+        .map(|concern| (concern.interest, concern.weight_at(time_unix_s)))
+        .filter(|&(_, weight)| weight > 0.0)
+        .collect();
+    let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+    for (_, weight) in &mut weights {
+        *weight /= total;
+    }
+    weights
 }
 
 fn languages(rng: &mut ChaCha8Rng) -> Vec<Language> {

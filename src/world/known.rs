@@ -1,0 +1,97 @@
+//! The truth of a world read back: for gates, and for nothing that trains.
+use super::{
+    WorldError,
+    users::{Care, Concern, interests_at},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+};
+
+/// The tag of events that come from the reader's own interests; every other one is noise.
+const OWN: &str = "interest";
+
+/// What only the world knows.
+#[derive(Debug)]
+pub struct Known {
+    entities: Vec<Vec<String>>,
+    concerns: HashMap<String, Vec<Concern>>,
+    noise: HashMap<String, Vec<bool>>,
+}
+
+#[derive(Deserialize)]
+struct InterestLine {
+    entities: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ConcernLine {
+    user_key: String,
+    care: Care,
+    interest: usize,
+    weight: f64,
+    from_unix_s: i64,
+    until_unix_s: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct TagLine {
+    user_key: String,
+    tag: String,
+}
+
+impl Known {
+    /// Reads the truth files of a world folder.
+    ///
+    /// # Errors
+    /// If one is missing, or a line is broken.
+    pub fn read(world: &Path) -> Result<Self, WorldError> {
+        let truth = world.join("truth");
+        let mut entities = Vec::new();
+        for_each_line(&truth.join("interests.jsonl"), |line: InterestLine| entities.push(line.entities))?;
+        let mut concerns: HashMap<String, Vec<Concern>> = HashMap::new();
+        for_each_line(&truth.join("users.jsonl"), |line: ConcernLine| {
+            concerns.entry(line.user_key).or_default().push(Concern {
+                care: line.care,
+                interest: line.interest,
+                weight: line.weight,
+                from_unix_s: line.from_unix_s,
+                until_unix_s: line.until_unix_s.unwrap_or(i64::MAX),
+            });
+        })?;
+        let mut noise: HashMap<String, Vec<bool>> = HashMap::new();
+        for_each_line(&truth.join("events_truth.jsonl"), |line: TagLine| {
+            noise.entry(line.user_key).or_default().push(line.tag != OWN);
+        })?;
+        Ok(Self { entities, concerns, noise })
+    }
+
+    /// The names in the news of each of a reader's own interests at a moment, the strongest interest first.
+    pub fn interests(&self, user_key: &str, time_unix_s: i64) -> Vec<&[String]> {
+        let concerns = self.concerns.get(user_key).map_or(&[][..], Vec::as_slice);
+        let mut interests = interests_at(concerns, time_unix_s, false);
+        interests.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        interests
+            .into_iter()
+            .filter_map(|(interest, _)| self.entities.get(interest))
+            .map(Vec::as_slice)
+            .collect()
+    }
+
+    /// Whether each of a reader's events is noise, in the order of the file.
+    pub fn noise(&self, user_key: &str) -> &[bool] {
+        self.noise.get(user_key).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn for_each_line<T: DeserializeOwned>(path: &Path, mut each: impl FnMut(T)) -> Result<(), WorldError> {
+    let file = File::open(path).map_err(|error| WorldError::read(path, error))?;
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(|error| WorldError::read(path, error))?;
+        each(serde_json::from_str(&line).map_err(|error| WorldError::read(path, error.into()))?);
+    }
+    Ok(())
+}
