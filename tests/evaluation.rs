@@ -3,8 +3,9 @@ use candle_core::Device;
 use newshound::{
     model::{ops::Numerics, transformer::Transformer, weights::Parameters},
     train::{
-        evaluate::{self, EvaluateSettings, Evaluation},
+        evaluate::{self, EvaluateSettings, table::Evaluation},
         events::{Scope, Split, World},
+        ranking::{Grades, recall},
         rollout::Sampled,
         settings::StudentShape,
         tokenizer,
@@ -12,6 +13,7 @@ use newshound::{
     world::{self, Size, WorldSettings},
 };
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -36,7 +38,40 @@ fn world_at() -> &'static Path {
 
 fn evaluated(split: Split, n_users: usize) -> Evaluation {
     let settings = EvaluateSettings { split, n_users, n_lists: N_LISTS, seed: 1 };
-    evaluate::run(world_at(), &demo(), settings).unwrap()
+    evaluate::run(world_at(), &demo(), settings, None).unwrap()
+}
+
+/// Rows of a file of TREC: words between spaces.
+fn words(path: &Path) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| line.split(' ').map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn files_in_the_formats_of_trec_hold_what_the_table_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = EvaluateSettings { split: Split::Valid, n_users: N_USERS, n_lists: N_LISTS, seed: 1 };
+    let got = evaluate::run(world_at(), &demo(), settings, Some(dir.path())).unwrap();
+    let mut clicked: BTreeMap<String, Grades<String>> = BTreeMap::new();
+    for row in words(&dir.path().join("qrels.txt")) {
+        clicked.entry(row[0].clone()).or_default().insert(row[2].clone(), row[3].parse().unwrap());
+    }
+    assert_eq!(clicked.len(), N_USERS);
+    for (file, way) in [("popularity.run", "popularity"), ("copy.run", "copy")] {
+        let mut shown: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for row in words(&dir.path().join(file)) {
+            let ranking = shown.entry(row[0].clone()).or_default();
+            ranking.push(row[2].clone());
+            assert_eq!(row[3], ranking.len().to_string());
+        }
+        let found = |(user, clicked): (&String, &Grades<String>)| {
+            shown.get(user).map_or(0.0, |ranking| recall(ranking, clicked, 10))
+        };
+        let mean = clicked.iter().map(found).sum::<f64>() / N_USERS as f64;
+        let row = got.rows.iter().find(|row| row.name.starts_with(way)).unwrap();
+        assert!((row.recall.mean - mean).abs() < 1e-9, "{way}: {mean}, {:?}", row.recall);
+    }
+    assert!(!dir.path().join("random.run").exists());
 }
 
 #[test]
@@ -56,6 +91,16 @@ fn an_evaluation_has_every_way_to_serve_once_and_is_the_same_twice() {
     let of_student = got.rows.iter().filter(|row| row.name.starts_with("student"));
     assert!(of_student.clone().count() >= 6);
     assert!(of_student.clone().all(|row| row.recall.mean <= upper));
+    for row in got.rows.iter().chain(&got.differences) {
+        assert_eq!(row.measures.len(), 7, "{}", row.name);
+        assert_eq!(row.measures["Recall@10"], row.recall);
+        let mean = |measure: &str| row.measures[measure].mean;
+        let is_difference = row.name.contains(" - ");
+        assert!(
+            is_difference || mean("Recall@5") <= mean("Recall@10") && mean("Recall@10") <= mean("Recall@50")
+        );
+    }
+    assert_eq!(got.tiers.iter().map(|row| row.n_users).sum::<usize>(), N_USERS);
     let n_invalid: usize = got.invalid.values().sum();
     let expected = 1.0 - n_invalid as f64 / (N_USERS * N_LISTS) as f64;
     assert!((got.validity.mean - expected).abs() < 1e-9, "{:?} {:?}", got.validity, got.invalid);

@@ -271,6 +271,9 @@ pub struct EvalArgs {
     /// Readers of which split: choices between runs are made on `valid`, so that `test` stays unseen.
     #[arg(long, value_enum, default_value = "test")]
     pub(super) split: HeldOutSplit,
+    /// Folder for rankings and clicks in TREC's formats.
+    #[arg(long)]
+    pub(super) trec: Option<PathBuf>,
     /// Most readers.
     #[arg(long, default_value_t = 1_000)]
     pub(super) users: usize,

@@ -134,7 +134,7 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
 fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
     let split = args.split.into();
     let settings = EvaluateSettings { split, n_users: args.users, n_lists: args.n.max(1), seed: args.seed };
-    let evaluation = evaluate::run(&args.world, &args.bundle, settings)?;
+    let evaluation = evaluate::run(&args.world, &args.bundle, settings, args.trec.as_deref())?;
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&evaluation).map_err(|error| TrainError::file(path, error))?;
         std::fs::write(path, json).map_err(TrainError::disk(path, "write"))?;

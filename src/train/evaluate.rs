@@ -1,4 +1,9 @@
 //! Figures of a bundle: what its lists find for readers whose clicks nothing was trained on, against popularity and copying the signals.
+pub mod measures;
+pub mod table;
+pub mod trec;
+pub mod ways;
+
 use super::{
     error::TrainError,
     events::{Reader, Scope, Split, World},
@@ -6,23 +11,20 @@ use super::{
     order::Order,
     ranking::{self, Grades},
     retrieval::{RANKING_LENGTH, Retrieval},
-    rewards::mean,
     rollout::{Sample, Sampled},
-    statistics::{Estimate, bootstrap},
+    statistics::bootstrap,
 };
 use crate::{
     bundle::load::{self, BundleSource},
-    model::reward_head::{ListFeatures, RewardHead},
     signals::UserSignals,
     text::prompt,
 };
 use candle_core::{DType, Device};
 use rayon::prelude::*;
-use serde::Serialize;
-use std::{collections::BTreeMap, fmt::Write, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+use table::Evaluation;
+use ways::Outcome;
 
-/// Signals that the copying baseline takes as queries.
-const COPIED_SIGNALS: usize = 5;
 /// Popularity counts the clicks of this long before the cutoff.
 const POPULARITY_WINDOW_S: i64 = 24 * 3600;
 
@@ -39,49 +41,23 @@ pub struct EvaluateSettings {
     pub seed: u64,
 }
 
-/// Recall@10 of one way to serve.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// The way.
-    pub name: String,
-    /// Mean over readers with its interval.
-    pub recall: Estimate,
-}
-
-/// All figures.
-#[derive(Clone, Debug, Serialize)]
-pub struct Evaluation {
-    /// World, as it tells itself.
-    pub world: String,
-    /// Bundle id.
-    pub bundle: String,
-    /// Which readers.
-    pub split: Split,
-    /// Readers evaluated.
-    pub n_users: usize,
-    /// Lists sampled per reader.
-    pub n_lists: usize,
-    /// Share of sampled lists that are valid, readers resampled.
-    pub validity: Estimate,
-    /// Lists that are not valid, by reason.
-    pub invalid: BTreeMap<&'static str, usize>,
-    /// One per way to serve.
-    pub rows: Vec<Row>,
-    /// Paired differences.
-    pub differences: Vec<Row>,
-}
-
 /// A reader ready to be asked.
-struct Question<'a> {
+#[derive(Debug)]
+pub struct Question<'a> {
     reader: &'a Reader,
     signals: UserSignals,
     clicked: Grades<usize>,
 }
 
-/// Evaluates a bundle on a world's held-out readers at the cutoff.
+/// Evaluates a bundle on a world's held-out readers at the cutoff. `trec`: folder for rankings and clicks, where they are wanted.
 /// # Errors
 /// If world or bundle cannot be read, or sampling fails.
-pub fn run(world_at: &Path, bundle_at: &Path, settings: EvaluateSettings) -> Result<Evaluation, TrainError> {
+pub fn run(
+    world_at: &Path,
+    bundle_at: &Path,
+    settings: EvaluateSettings,
+    trec: Option<&Path>,
+) -> Result<Evaluation, TrainError> {
     let world = World::read(world_at, Scope::Evaluation)?;
     let bundle = load::load(BundleSource::Dir(bundle_at), DType::F32, &Device::Cpu)?;
     let prompt_tokens_max = bundle.manifest.prompt_tokens_max;
@@ -106,21 +82,29 @@ pub fn run(world_at: &Path, bundle_at: &Path, settings: EvaluateSettings) -> Res
         .par_iter()
         .zip(&samples)
         .map(|(question, samples)| {
-            let context =
-                Context { retrieval: &retrieval, cutoff: world.cutoff_unix_s, head: bundle.head.as_ref() };
-            context.outcome(question, samples, &popular)
+            ways::outcome(
+                question,
+                samples,
+                (&retrieval, bundle.head.as_ref(), &popular),
+                world.cutoff_unix_s,
+            )
         })
         .collect::<Result<_, _>>()?;
+    if let Some(dir) = trec {
+        trec::write(dir, &questions, &outcomes, &world.articles)?;
+    }
+    let valid: Vec<f64> = outcomes.iter().map(|outcome| outcome.valid).collect();
     Ok(Evaluation {
         world: world.name.clone(),
         bundle: bundle.id.0,
         split: settings.split,
         n_users: questions.len(),
         n_lists: settings.n_lists,
-        validity: bootstrap(&column(&outcomes, |outcome| outcome.valid), settings.seed),
+        validity: bootstrap(&valid, settings.seed),
         invalid: invalid(&samples),
-        rows: rows(&outcomes, settings),
-        differences: differences(&outcomes, settings),
+        rows: table::rows(&outcomes, settings),
+        differences: table::differences(&outcomes, settings),
+        tiers: table::tiers(&outcomes, settings),
     })
 }
 
@@ -154,156 +138,10 @@ pub(super) fn popular(world: &World) -> Vec<usize> {
     ranked
 }
 
-/// Recall@10 of every way to serve one reader.
-struct Outcome {
-    valid: f64,
-    popularity: f64,
-    copy: f64,
-    first: f64,
-    random: f64,
-    by_logprob: f64,
-    by_consensus: f64,
-    by_head: Option<f64>,
-    oracle: f64,
-}
-
-struct Context<'a> {
-    retrieval: &'a Retrieval,
-    cutoff: i64,
-    head: Option<&'a RewardHead>,
-}
-
-impl Context<'_> {
-    fn outcome(
-        &self,
-        question: &Question<'_>,
-        samples: &[Sample],
-        popular: &[usize],
-    ) -> Result<Outcome, TrainError> {
-        let recall = |found: &[usize]| ranking::recall(found, &question.clicked, RANKING_LENGTH);
-        let recalls = samples
-            .iter()
-            .map(|sample| match sample {
-                Ok((list, _)) => Ok(recall(&self.retrieval.list_ranking(list, self.cutoff)?)),
-                // A reader who gets no list is shown nothing.
-                Err(_) => Ok(0.0),
-            })
-            .collect::<Result<Vec<f64>, TrainError>>()?;
-        let valid: Vec<usize> = (0..samples.len()).filter(|&idx| samples[idx].is_ok()).collect();
-        let features: Vec<ListFeatures> = samples.iter().flatten().map(|(_, read)| read.clone()).collect();
-        // `scores`: one per valid list. On a tie the earlier list wins: max_by would take the last.
-        let best_by = |scores: &[f32]| {
-            let best = (0..valid.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-            best.map_or(0.0, |idx| recalls[valid[idx]])
-        };
-        let by_consensus: Vec<f32> =
-            features.iter().map(|read| read.consensus.as_ref().map_or(0.0, |found| found.list)).collect();
-        let by_logprob: Vec<f32> = features.iter().map(|read| read.mean_logprob).collect();
-        let by_head = self.head.map(|head| {
-            let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
-            Ok::<f64, TrainError>(best_by(&scores))
-        });
-        let newest =
-            question.reader.events.iter().rev().take(COPIED_SIGNALS).map(|event| event.text.as_str());
-        Ok(Outcome {
-            valid: mean(samples.iter().map(|sample| f64::from(u8::from(sample.is_ok())))),
-            popularity: recall(popular),
-            copy: recall(&self.retrieval.ranking(newest, self.cutoff)?),
-            first: recalls.first().copied().unwrap_or(0.0),
-            random: mean(recalls.iter().copied()),
-            by_logprob: best_by(&by_logprob),
-            by_consensus: best_by(&by_consensus),
-            by_head: by_head.transpose()?,
-            oracle: recalls.iter().copied().fold(0.0, f64::max),
-        })
-    }
-}
-
 fn invalid(samples: &[Vec<Sample>]) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     for reason in samples.iter().flatten().filter_map(|sample| sample.as_ref().err()) {
         *counts.entry(*reason).or_default() += 1;
     }
     counts
-}
-
-fn column(outcomes: &[Outcome], value: impl Fn(&Outcome) -> f64) -> Vec<f64> {
-    outcomes.iter().map(value).collect()
-}
-
-fn rows(outcomes: &[Outcome], settings: EvaluateSettings) -> Vec<Row> {
-    let n = settings.n_lists;
-    let row = |name: String, value: &dyn Fn(&Outcome) -> f64| Row {
-        name,
-        recall: bootstrap(&column(outcomes, value), settings.seed),
-    };
-    let mut rows = vec![
-        row("popularity, last 24 h".to_owned(), &|o| o.popularity),
-        row(format!("copy the last {COPIED_SIGNALS} signals"), &|o| o.copy),
-        row("student, N=1".to_owned(), &|o| o.first),
-        row(format!("student, random of N={n}"), &|o| o.random),
-        row(format!("student, best of N={n} by log-probability"), &|o| o.by_logprob),
-        row(format!("student, best of N={n} by consensus"), &|o| o.by_consensus),
-    ];
-    if outcomes.iter().all(|outcome| outcome.by_head.is_some()) {
-        rows.push(row(format!("student, best of N={n} by head"), &|o| o.by_head.unwrap_or(0.0)));
-    }
-    rows.push(row(format!("student, best of N={n} by held-out clicks (upper bound)"), &|o| o.oracle));
-    rows
-}
-
-fn differences(outcomes: &[Outcome], settings: EvaluateSettings) -> Vec<Row> {
-    let n = settings.n_lists;
-    let row = |name: String, value: &dyn Fn(&Outcome) -> f64| Row {
-        name,
-        recall: bootstrap(&column(outcomes, value), settings.seed),
-    };
-    let served = |outcome: &Outcome| outcome.by_head.unwrap_or(outcome.first);
-    let mut rows = vec![
-        row("student N=1 - popularity".to_owned(), &|o| o.first - o.popularity),
-        row("student N=1 - copy".to_owned(), &|o| o.first - o.copy),
-        row(format!("best of N={n} by log-probability - N=1"), &|o| o.by_logprob - o.first),
-        row(format!("best of N={n} by consensus - N=1"), &|o| o.by_consensus - o.first),
-    ];
-    if outcomes.iter().all(|outcome| outcome.by_head.is_some()) {
-        rows.push(row(format!("best of N={n} by head - N=1"), &|o| served(o) - o.first));
-        rows.push(row(format!("best of N={n} by head - by consensus"), &|o| served(o) - o.by_consensus));
-        rows.push(row(format!("best of N={n} by head - random of N={n}"), &|o| served(o) - o.random));
-        rows.push(row(format!("best of N={n} by head - popularity"), &|o| served(o) - o.popularity));
-        rows.push(row(format!("best of N={n} by head - copy"), &|o| served(o) - o.copy));
-    }
-    rows
-}
-
-impl Evaluation {
-    /// Returns the figures as a Markdown table.
-    pub fn markdown(&self) -> String {
-        let mut text = format!(
-            "{} ({} {} readers, synthetic), bundle {}, N={}, temperature 0.8. Intervals: 95 %, 1,000 resamples of readers.\n\n",
-            self.world,
-            self.n_users,
-            self.split.name(),
-            self.bundle,
-            self.n_lists
-        );
-        let Estimate { mean, low, high } = self.validity;
-        // Writing to a string cannot fail.
-        let _ = write!(text, "Valid lists: {:.1} % [{:.1}, {:.1}]", 100.0 * mean, 100.0 * low, 100.0 * high);
-        for (reason, n) in &self.invalid {
-            let _ = write!(text, ", {reason} {n}");
-        }
-        text.push_str("\n\n");
-        for (title, rows) in [("Recall@10", &self.rows), ("Paired difference", &self.differences)] {
-            let _ = writeln!(text, "| {title} | mean | 95 % interval |\n|---|---|---|");
-            for Row { name, recall } in rows {
-                let _ = writeln!(
-                    text,
-                    "| {name} | {:.4} | [{:.4}, {:.4}] |",
-                    recall.mean, recall.low, recall.high
-                );
-            }
-            text.push('\n');
-        }
-        text
-    }
 }

@@ -15,7 +15,7 @@ use super::{
     events::{Event, Reader, Scope, Split, World},
     order::Order,
     ranking,
-    retrieval::{RANKING_LENGTH, Retrieval},
+    retrieval::{RECALL_K, Retrieval},
     statistics::{Estimate, bootstrap, bootstrap_ratio},
 };
 use crate::{signals::Stream, world::known::Known};
@@ -121,7 +121,7 @@ fn find(
     cutoff: i64,
 ) -> Result<Found, TrainError> {
     let clicked = ranking::alike(reader.held_out.iter().copied());
-    let recall = |found: &[usize]| ranking::recall(found, &clicked, RANKING_LENGTH);
+    let recall = |found: &[usize]| ranking::recall(found, &clicked, RECALL_K);
     let by_texts = |events: &mut dyn Iterator<Item = &Event>| {
         let texts: Vec<&str> = events.take(N_QUERIES).map(|event| event.text.as_str()).collect();
         Ok::<_, TrainError>(recall(&retrieval.ranking(texts.into_iter(), cutoff)?))

@@ -7,8 +7,10 @@ use crate::{
 
 /// Hits taken of each query before fusion.
 const HITS_PER_QUERY: usize = 50;
-/// Length of a ranking, and the k of recall.
-pub const RANKING_LENGTH: usize = 10;
+/// Length of a ranking: as deep as anything measured looks.
+pub const RANKING_LENGTH: usize = 100;
+/// The k of the recall that lists are rewarded and compared by: what a reader sees at once.
+pub const RECALL_K: usize = 10;
 
 /// The catalogue as a platform would search it.
 #[derive(Debug)]
@@ -30,7 +32,7 @@ impl Retrieval {
         Ok(Self { index: NewsIndex::build(&chosen)?, article_idxs })
     }
 
-    /// Returns the ten articles that queries find among those alive at a moment, best first.
+    /// Returns the articles that queries find among those alive at a moment, best first, [`RANKING_LENGTH`] at most.
     /// # Errors
     /// If the search fails.
     pub fn ranking<'a>(
@@ -42,7 +44,7 @@ impl Retrieval {
         Ok(fuse::reciprocal_rank(&ranked, RANKING_LENGTH))
     }
 
-    /// Returns the ten articles that a list finds, best first.
+    /// Returns the articles that a list finds, best first.
     /// # Errors
     /// If the search fails.
     pub fn list_ranking(&self, list: &QueryList, alive_at: i64) -> Result<Vec<usize>, TrainError> {

@@ -2,7 +2,7 @@
 use super::{
     error::TrainError,
     ranking::{self, Grades},
-    retrieval::{RANKING_LENGTH, Retrieval},
+    retrieval::{RECALL_K, Retrieval},
     salient::{fold, words},
 };
 use crate::{news::article::Article, queries::QueryList};
@@ -87,7 +87,7 @@ pub fn reward(
         valid: 1.0,
         diversity: diversity(&queries),
         overlap,
-        recall: ranking::recall(&found, &later.findable(), RANKING_LENGTH),
+        recall: ranking::recall(&found, &later.findable(), RECALL_K),
     };
     let per_query = list
         .as_slice()

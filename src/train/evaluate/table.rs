@@ -1,0 +1,188 @@
+//! Outcomes of readers to tables.
+use super::{
+    EvaluateSettings,
+    measures::{MEASURES, RECALL_10},
+    ways::{Outcome, Tier, Way},
+};
+use crate::train::{
+    events::Split,
+    statistics::{Estimate, bootstrap},
+};
+use serde::Serialize;
+use std::{collections::BTreeMap, fmt::Write};
+
+/// Ways that are compared, the first against the second.
+const COMPARED: [(Way, Way); 9] = [
+    (Way::First, Way::Popularity),
+    (Way::First, Way::Copy),
+    (Way::LogProb, Way::First),
+    (Way::Consensus, Way::First),
+    (Way::Head, Way::First),
+    (Way::Head, Way::Consensus),
+    (Way::Head, Way::Random),
+    (Way::Head, Way::Popularity),
+    (Way::Head, Way::Copy),
+];
+/// Ways that are shown by tier.
+const BY_TIER: [Way; 5] = [Way::Popularity, Way::Copy, Way::First, Way::Consensus, Way::Head];
+
+/// Figures of one way to serve.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Recall@10: mean over readers with its interval.
+    pub recall: Estimate,
+    /// Every measure by its name.
+    pub measures: BTreeMap<&'static str, Estimate>,
+}
+
+/// Recall@10 of the readers of one tier.
+#[derive(Clone, Debug, Serialize)]
+pub struct TierRow {
+    /// Which readers.
+    pub tier: Tier,
+    /// How many.
+    pub n_users: usize,
+    /// By the names of ways.
+    pub recall: Vec<(String, Estimate)>,
+}
+
+/// All figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct Evaluation {
+    /// World, as it tells itself.
+    pub world: String,
+    /// Bundle id.
+    pub bundle: String,
+    /// Which readers.
+    pub split: Split,
+    /// Readers evaluated.
+    pub n_users: usize,
+    /// Lists sampled per reader.
+    pub n_lists: usize,
+    /// Share of sampled lists that are valid, readers resampled.
+    pub validity: Estimate,
+    /// Lists that are not valid, by reason.
+    pub invalid: BTreeMap<&'static str, usize>,
+    /// One per way to serve.
+    pub rows: Vec<Row>,
+    /// Paired differences.
+    pub differences: Vec<Row>,
+    /// Readers by how much they clicked before.
+    pub tiers: Vec<TierRow>,
+}
+
+/// Ways that every outcome has, in the order of tables.
+fn ways(outcomes: &[Outcome]) -> Vec<Way> {
+    outcomes.first().map_or_else(Vec::new, |outcome| outcome.found.iter().map(|(way, _)| *way).collect())
+}
+
+/// One row per way.
+pub(super) fn rows(outcomes: &[Outcome], settings: EvaluateSettings) -> Vec<Row> {
+    let row =
+        |way: Way| row(way.name(settings.n_lists), settings.seed, |measure| column(outcomes, way, measure));
+    ways(outcomes).into_iter().map(row).collect()
+}
+
+/// One row per pair of ways.
+pub(super) fn differences(outcomes: &[Outcome], settings: EvaluateSettings) -> Vec<Row> {
+    let known = ways(outcomes);
+    let pairs = COMPARED.into_iter().filter(|(one, other)| known.contains(one) && known.contains(other));
+    let difference = |(one, other): (Way, Way)| {
+        let name = format!("{} - {}", one.name(settings.n_lists), other.name(settings.n_lists));
+        row(name, settings.seed, |measure| {
+            let (one, other) = (column(outcomes, one, measure), column(outcomes, other, measure));
+            one.iter().zip(other).map(|(one, other)| one - other).collect()
+        })
+    };
+    pairs.map(difference).collect()
+}
+
+/// One row per tier that has readers.
+pub(super) fn tiers(outcomes: &[Outcome], settings: EvaluateSettings) -> Vec<TierRow> {
+    let known = ways(outcomes);
+    let of_tier = |tier: Tier| {
+        let values = |way: Way| -> Vec<f64> {
+            let of_tier = outcomes.iter().filter(|outcome| outcome.tier == tier);
+            of_tier.filter_map(|outcome| outcome.of(way)).map(|served| served.figures[RECALL_10]).collect()
+        };
+        let shown = BY_TIER.into_iter().filter(|way| known.contains(way));
+        let recall =
+            shown.map(|way| (way.name(settings.n_lists), bootstrap(&values(way), settings.seed))).collect();
+        TierRow { tier, n_users: outcomes.iter().filter(|outcome| outcome.tier == tier).count(), recall }
+    };
+    Tier::ALL.into_iter().map(of_tier).filter(|row| row.n_users > 0).collect()
+}
+
+fn row(name: String, seed: u64, values: impl Fn(usize) -> Vec<f64>) -> Row {
+    let of_measure =
+        |(idx, (measure, _)): (usize, (&'static str, _))| (measure, bootstrap(&values(idx), seed));
+    let measures = MEASURES.into_iter().enumerate().map(of_measure).collect();
+    Row { name, recall: bootstrap(&values(RECALL_10), seed), measures }
+}
+
+fn column(outcomes: &[Outcome], way: Way, measure: usize) -> Vec<f64> {
+    outcomes.iter().filter_map(|outcome| outcome.of(way)).map(|served| served.figures[measure]).collect()
+}
+
+impl Evaluation {
+    /// Returns the figures as Markdown tables. Writing to a string cannot fail.
+    pub fn markdown(&self) -> String {
+        let mut text = format!(
+            "{} ({} {} readers, synthetic unless imported), bundle {}, N={}, temperature 0.8. Intervals: 95 %, 1,000 resamples of readers.\n\n",
+            self.world,
+            self.n_users,
+            self.split.name(),
+            self.bundle,
+            self.n_lists
+        );
+        let Estimate { mean, low, high } = self.validity;
+        let _ = write!(text, "Valid lists: {:.1} % [{:.1}, {:.1}]", 100.0 * mean, 100.0 * low, 100.0 * high);
+        for (reason, n) in &self.invalid {
+            let _ = write!(text, ", {reason} {n}");
+        }
+        text.push_str("\n\n");
+        for (title, rows) in
+            [("Recall@10", &self.rows), ("Paired difference of Recall@10", &self.differences)]
+        {
+            let _ = writeln!(text, "| {title} | mean | 95 % interval |\n|---|---|---|");
+            for Row { name, recall, .. } in rows {
+                let Estimate { mean, low, high } = recall;
+                let _ = writeln!(text, "| {name} | {mean:.4} | [{low:.4}, {high:.4}] |");
+            }
+            text.push('\n');
+        }
+        self.write_measures(&mut text);
+        self.write_tiers(&mut text);
+        text
+    }
+
+    fn write_measures(&self, text: &mut String) {
+        let header: Vec<&str> = MEASURES.iter().map(|(name, _)| *name).collect();
+        let _ = writeln!(text, "| means | {} |\n|---{}|", header.join(" | "), "|---".repeat(header.len()));
+        for row in &self.rows {
+            let means: Vec<String> =
+                header.iter().map(|name| format!("{:.4}", row.measures[name].mean)).collect();
+            let _ = writeln!(text, "| {} | {} |", row.name, means.join(" | "));
+        }
+        text.push('\n');
+    }
+
+    fn write_tiers(&self, text: &mut String) {
+        let _ = writeln!(
+            text,
+            "| Recall@10 by clicks before | readers | way | mean | 95 % interval |\n|---|---|---|---|---|"
+        );
+        for TierRow { tier, n_users, recall } in &self.tiers {
+            for (way, Estimate { mean, low, high }) in recall {
+                let tier = match tier {
+                    Tier::Cold => "cold (0 to 5)",
+                    Tier::Cool => "cool (6 to 20)",
+                    Tier::Warm => "warm (more)",
+                };
+                let _ = writeln!(text, "| {tier} | {n_users} | {way} | {mean:.4} | [{low:.4}, {high:.4}] |");
+            }
+        }
+    }
+}
