@@ -34,6 +34,7 @@ fn true_interests_find_more_than_copying_and_those_of_another_reader_less() {
     let interests = mean(&report, "true interests as 5 queries");
     assert!(interests > mean(&report, "copy the last 5 signals"));
     assert!(interests > mean(&report, "another reader's interests"));
+    assert!(mean(&report, "linear probe") > mean(&report, "popularity"), "words are translated by counting");
     let (ratio, _) = gate(&report, "copy / interests");
     assert!((ratio - mean(&report, "copy the last 5 signals") / interests).abs() < 1e-9);
     let text = report.to_string();

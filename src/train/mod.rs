@@ -25,6 +25,7 @@ pub mod order;
 pub mod pack_bundle;
 pub mod packing;
 pub mod pretrain;
+pub mod probe;
 pub mod ranking;
 pub mod retrieval;
 pub mod rewards;

@@ -1,0 +1,156 @@
+//! The linear probe: what counting alone finds. No model, no list, no query.
+//!
+//! Words of searches and pages are translated into words of the news by how much more often readers who typed the one clicked the
+//! other than chance says (positive pointwise mutual information over training readers); an article scores the sum over its words.
+//! If this finds what a reader's true interests find, a world needs no language model, and no figure made in it says that one helps.
+use super::{
+    events::{Reader, World},
+    salient::{fold, words},
+};
+use crate::signals::Stream;
+use rayon::prelude::*;
+use std::collections::{BTreeSet, HashMap};
+
+/// Readers who typed the one word and clicked the other; fewer are chance.
+const READERS_MIN: u32 = 5;
+/// A signal counts half after this long. Of 3, 7 and 30 days the last found most.
+const HALF_LIFE_S: f64 = 30.0 * 86_400.0;
+
+/// What was counted.
+#[derive(Debug)]
+pub struct Probe {
+    ids: HashMap<String, u32>,
+    /// Distinct words of every article of the world.
+    articles: Vec<BTreeSet<u32>>,
+    /// Per word of signals: words of the news with their mutual information, nats.
+    translations: Vec<Vec<(u32, f32)>>,
+    /// Inverse frequency of a word among readers and among articles, nats.
+    rarity_in_signals: Vec<f32>,
+    rarity_in_news: Vec<f32>,
+}
+
+/// An article as the probe sees it.
+#[derive(Debug)]
+pub struct Bag {
+    article_idx: usize,
+    /// Its distinct words, weighted by rarity, of length 1 together.
+    weights: Vec<(u32, f32)>,
+}
+
+impl Probe {
+    /// Counts the training readers' events until the cutoff.
+    #[allow(clippy::cast_precision_loss, reason = "counts of readers and articles")]
+    pub fn of(world: &World) -> Self {
+        let mut ids = HashMap::new();
+        let mut id_of = |word: &str| {
+            let next = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+            *ids.entry(fold(word)).or_insert(next)
+        };
+        let articles: Vec<BTreeSet<u32>> = world
+            .articles
+            .iter()
+            .map(|article| words(&article.title).chain(words(&article.summary)).map(&mut id_of).collect())
+            .collect();
+        let (mut typed, mut clicked) = (Vec::new(), Vec::new());
+        for reader in world.training_readers() {
+            let of_stream =
+                |is_click| reader.events.iter().filter(move |e| (e.stream == Stream::Click) == is_click);
+            typed.push(of_stream(false).flat_map(|event| words(&event.text)).map(&mut id_of).collect());
+            let idxs = of_stream(true).filter_map(|event| event.article_idx);
+            clicked.push(idxs.flat_map(|idx| &articles[idx]).copied().collect::<BTreeSet<u32>>());
+        }
+        let n_words = ids.len();
+        let rarity = |n: Vec<u32>, of: usize| -> Vec<f32> {
+            n.into_iter().map(|n| (of as f32 / n.max(1) as f32).ln()).collect()
+        };
+        Self {
+            translations: translations(n_words, &typed, &clicked),
+            rarity_in_signals: rarity(n_holders(n_words, &typed), typed.len()),
+            rarity_in_news: rarity(n_holders(n_words, &articles), articles.len()),
+            ids,
+            articles,
+        }
+    }
+
+    /// The bags of some articles of the world, by their indices.
+    pub fn bags(&self, article_idxs: impl Iterator<Item = usize>) -> Vec<Bag> {
+        let bag = |article_idx: usize| {
+            let weight = |id: u32| self.rarity_in_news[id as usize];
+            let distinct = &self.articles[article_idx];
+            let length =
+                distinct.iter().map(|&id| weight(id).powi(2)).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+            Bag { article_idx, weights: distinct.iter().map(|&id| (id, weight(id) / length)).collect() }
+        };
+        article_idxs.map(bag).collect()
+    }
+
+    /// The `n` best bags' articles for what a reader did until a moment, best first; ties by the order of bags.
+    pub fn ranking(&self, reader: &Reader, at_unix_s: i64, bags: &[Bag], n: usize) -> Vec<usize> {
+        let wanted = self.wanted(reader, at_unix_s);
+        let score =
+            |bag: &Bag| bag.weights.iter().map(|&(id, weight)| weight * wanted[id as usize]).sum::<f32>();
+        let mut ranked: Vec<(f32, usize)> = bags.iter().map(|bag| (score(bag), bag.article_idx)).collect();
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+        ranked.into_iter().take(n).map(|(_, article_idx)| article_idx).collect()
+    }
+
+    /// How much each word of the news is wanted.
+    fn wanted(&self, reader: &Reader, at_unix_s: i64) -> Vec<f32> {
+        let mut wanted = vec![0.0_f32; self.ids.len()];
+        for event in reader.events.iter().take_while(|event| event.time_unix_s <= at_unix_s) {
+            #[allow(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                reason = "seconds of some weeks"
+            )]
+            let weight = (-((at_unix_s - event.time_unix_s) as f64) / HALF_LIFE_S).exp2() as f32;
+            if let Some(article_idx) = event.article_idx {
+                for &id in &self.articles[article_idx] {
+                    wanted[id as usize] += weight * self.rarity_in_news[id as usize];
+                }
+                continue;
+            }
+            for id in words(&event.text).filter_map(|word| self.id(word)).collect::<BTreeSet<u32>>() {
+                let weight = weight * self.rarity_in_signals[id as usize];
+                for &(news, information) in &self.translations[id as usize] {
+                    wanted[news as usize] += weight * information;
+                }
+            }
+        }
+        wanted
+    }
+
+    fn id(&self, word: &str) -> Option<u32> {
+        self.ids.get(&fold(word)).copied()
+    }
+}
+
+/// In how many sets each word stands.
+fn n_holders(n_words: usize, sets: &[BTreeSet<u32>]) -> Vec<u32> {
+    let mut n = vec![0; n_words];
+    sets.iter().flatten().for_each(|&id| n[id as usize] += 1);
+    n
+}
+
+/// Positive mutual information of words that readers typed with words that they clicked.
+#[allow(clippy::cast_precision_loss, reason = "counts of readers")]
+fn translations(n_words: usize, typed: &[BTreeSet<u32>], clicked: &[BTreeSet<u32>]) -> Vec<Vec<(u32, f32)>> {
+    let mut typed_by: Vec<Vec<usize>> = vec![Vec::new(); n_words];
+    for (reader_idx, set) in typed.iter().enumerate() {
+        set.iter().for_each(|&id| typed_by[id as usize].push(reader_idx));
+    }
+    let n_clicked = n_holders(n_words, clicked);
+    let of_word = |readers: &Vec<usize>| {
+        let mut n_both = vec![0_u32; n_words];
+        for &reader_idx in readers {
+            clicked[reader_idx].iter().for_each(|&id| n_both[id as usize] += 1);
+        }
+        let known = (0_u32..).zip(&n_both).filter(|(_, n)| **n >= READERS_MIN);
+        let information = |(id, &n): (u32, &u32)| {
+            let by_chance = readers.len() as f32 * n_clicked[id as usize] as f32 / typed.len() as f32;
+            (id, (n as f32 / by_chance).ln())
+        };
+        known.map(information).filter(|(_, information)| *information > 0.0).collect()
+    };
+    typed_by.par_iter().map(of_word).collect()
+}
