@@ -63,7 +63,10 @@ pub fn average_precision<D: Ord>(ranking: &[D], grades: &Grades<D>, k: usize) ->
 /// Discounted cumulative gain of the first k, over that of the best possible ranking; the discount is 1 / log2(rank + 1).
 pub fn ndcg<D: Ord>(ranking: &[D], grades: &Grades<D>, k: usize, gain: Gain) -> f64 {
     let discounted = |grades: &mut dyn Iterator<Item = u32>| -> f64 {
-        (2_u32..).zip(grades.take(k)).map(|(rank, grade)| gain.of(grade) / f64::from(rank).log2()).sum()
+        let gains =
+            (2_u32..).zip(grades.take(k)).map(|(rank, grade)| gain.of(grade) / f64::from(rank).log2());
+        // The sum of nothing is -0 in Rust.
+        gains.fold(0.0, |sum, gain| sum + gain)
     };
     let mut best: Vec<u32> = grades.values().copied().collect();
     best.sort_unstable_by(|a, b| b.cmp(a));
@@ -101,6 +104,7 @@ mod tests {
             assert_eq!(reciprocal_rank(&ranking, &grades, 10), 0.0);
             assert_eq!(ndcg(&ranking, &grades, 10, Gain::Linear), 0.0);
             assert_eq!(precision(&ranking, &grades, 0), 0.0);
+            assert!(ndcg(&[], &Grades::from([(1, 1)]), 10, Gain::Linear).is_sign_positive());
         }
     }
 
