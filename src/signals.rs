@@ -75,6 +75,25 @@ pub enum Stream {
     Click,
 }
 
+impl Stream {
+    /// Every stream.
+    pub const ALL: [Self; 3] = [Self::Search, Self::Page, Self::Click];
+
+    /// Its word in prompts, files and commands.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Search => "search",
+            Self::Page => "page",
+            Self::Click => "click",
+        }
+    }
+
+    /// The stream of a word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stream| stream.word() == word)
+    }
+}
+
 /// One raw signal as it came from the wire or a file, before any check.
 #[derive(Clone, Debug)]
 pub struct SignalDraft {

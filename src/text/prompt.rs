@@ -32,8 +32,9 @@ pub struct Prompt {
 pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Prompt {
     let mut ids = opening(tokens);
     let closing = closing(tokens);
-    let mut lines: Vec<Vec<u32>> =
-        signals.as_slice().iter().map(|signal| tokens.encode_text(&line(signal))).collect();
+    let ids_of =
+        |signal: &Signal| tokens.encode_text(&line(signal.stream(), signal.text(), signal.category()));
+    let mut lines: Vec<Vec<u32>> = signals.as_slice().iter().map(ids_of).collect();
     let mut room = budget_tokens.saturating_sub(ids.len() + closing.len());
     let mut is_cut = false;
     if let Some(newest) = lines.last_mut().filter(|line| line.len() > room) {
@@ -95,14 +96,11 @@ fn closing(tokens: &Tokens) -> Vec<u32> {
     ids
 }
 
-fn line(signal: &Signal) -> String {
-    let stream = match signal.stream() {
-        Stream::Search => "search",
-        Stream::Page => "page",
-        Stream::Click => "click",
-    };
-    match signal.category() {
-        Some(category) => format!("{stream}: {} | {category}\n", signal.text()),
-        None => format!("{stream}: {}\n", signal.text()),
+/// One signal as a line, `search: text | category`.
+pub fn line(stream: Stream, text: &str, category: Option<&str>) -> String {
+    let stream = stream.word();
+    match category {
+        Some(category) => format!("{stream}: {text} | {category}\n"),
+        None => format!("{stream}: {text}\n"),
     }
 }

@@ -190,14 +190,9 @@ fn readers(world: &World) -> Result<Vec<u8>, TrainError> {
 
 impl<'a> SignalLine<'a> {
     fn of(event: &'a Event) -> Self {
-        let stream = match event.stream {
-            Stream::Search => "search",
-            Stream::Page => "page",
-            Stream::Click => "click",
-        };
         let category = event.category.as_deref();
         Self {
-            stream,
+            stream: event.stream.word(),
             text: &event.text,
             time_unix_s: event.time_unix_s,
             category,

@@ -3,6 +3,7 @@ use super::error::TrainError;
 use crate::{
     news::{article::Article, catalogue},
     signals::{DRAFTS_MAX, SignalDraft, Stream, UserSignals},
+    text::prompt,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -53,15 +54,7 @@ pub struct Event {
 impl Event {
     /// The trace as a line of text, as prompts write it.
     pub fn line(&self) -> String {
-        let stream = match self.stream {
-            Stream::Search => "search",
-            Stream::Page => "page",
-            Stream::Click => "click",
-        };
-        match &self.category {
-            Some(category) => format!("{stream}: {} | {category}\n", self.text),
-            None => format!("{stream}: {}\n", self.text),
-        }
+        prompt::line(self.stream, &self.text, self.category.as_deref())
     }
 
     fn draft(&self) -> SignalDraft {

@@ -136,15 +136,15 @@ pub(super) struct EventRow {
 impl EventRow {
     /// Starts a row; what only pages or clicks have is left null.
     pub(super) fn new(user: &User, stream: Stream, text: String, time_unix_s: i64) -> Self {
-        let (stream, source) = match stream {
-            Stream::Search => ("search", "search"),
-            Stream::Page => ("page", "web"),
-            Stream::Click => ("click", "news"),
+        let source = match stream {
+            Stream::Search => "search",
+            Stream::Page => "web",
+            Stream::Click => "news",
         };
         Self {
             user_key: user.key.clone(),
             split: user.split.name(),
-            stream,
+            stream: stream.word(),
             text,
             time_unix_s,
             category: None,

@@ -74,12 +74,7 @@ fn drafts(signals: &[String], now_unix_s: i64) -> Result<Vec<SignalDraft>, Comma
     let n_signals = i64::try_from(signals.len()).unwrap_or(i64::MAX);
     let draft = |(signal, ago): (&String, i64)| {
         let (stream, text) = signal.split_once(':')?;
-        let stream = match stream {
-            "search" => Stream::Search,
-            "page" => Stream::Page,
-            "click" => Stream::Click,
-            _ => return None,
-        };
+        let stream = Stream::of_word(stream)?;
         let (category, source, dwell_ms, weight) = (None, None, None, None);
         let time_unix_s = now_unix_s - 60 * ago;
         Some(SignalDraft { stream, text: text.to_owned(), time_unix_s, category, source, dwell_ms, weight })

@@ -90,12 +90,8 @@ fn take(log: &mut Log, place: (&str, usize), row: EventRow) {
 /// A row in our words, or why it cannot be used.
 fn trace(log: &Log, row: EventRow) -> Result<(String, Trace), (&'static str, String)> {
     let user = row.user_key.filter(|key| !key.is_empty()).ok_or(("event without a user", String::new()))?;
-    let stream = match row.stream.as_deref() {
-        Some("search") => Stream::Search,
-        Some("page") => Stream::Page,
-        Some("click") => Stream::Click,
-        other => return Err(("event of no known stream", other.unwrap_or_default().to_owned())),
-    };
+    let word = row.stream.unwrap_or_default();
+    let stream = Stream::of_word(&word).ok_or(("event of no known stream", word))?;
     let written =
         |time: &String| OffsetDateTime::parse(time, &Rfc3339).map(OffsetDateTime::unix_timestamp).ok();
     let time_unix_s = row.time_unix_s.or_else(|| row.time.as_ref().and_then(written));

@@ -211,11 +211,7 @@ fn row<'a>(user_key: &'a str, split: Split, trace: &'a Trace, articles: &'a [Art
     EventRow {
         user_key,
         split,
-        stream: match trace.stream {
-            Stream::Search => "search",
-            Stream::Page => "page",
-            Stream::Click => "click",
-        },
+        stream: trace.stream.word(),
         text: trace.text.as_deref().or(of_article(|article| &article.title)).unwrap_or_default(),
         time_unix_s: trace.time_unix_s,
         category: trace.category.as_deref().or(of_article(|article| &article.category)),
