@@ -140,6 +140,7 @@ fn missing_and_extra_files_are_named() {
         saved(&at);
         fs::remove_file(at.join(name)).unwrap();
         assert!(error_of(&at).to_string().contains(name), "{name}");
+        fs::remove_dir_all(&at).unwrap();
     }
     saved(&at);
     fs::write(at.join("extra.bin"), b"x").unwrap();
@@ -193,11 +194,25 @@ fn write_that_never_publishes_leaves_the_old_bundle_and_the_next_one_wins() {
     saved(&at);
     let id = open(&at).unwrap().id;
     // As if the process had been killed between writing and renaming.
-    drop(Staged::write(&at, &vec![("config.json".to_owned(), b"half".to_vec())]).unwrap());
+    drop(Staged::write(&at, &vec![("config.json".to_owned(), b"half".to_vec())], "manifest.json").unwrap());
     assert_eq!(open(&at).unwrap().id, id);
     save::save(&at, Manifest { version: "2".to_owned(), ..manifest() }, files(512)).unwrap();
     assert_eq!(open(&at).unwrap().manifest.version, "2");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside the bundle");
+}
+
+#[test]
+fn a_folder_that_holds_other_things_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let letter = dir.path().join("letter.txt");
+    fs::write(&letter, "dear").unwrap();
+    let refused = save::save(dir.path(), manifest(), files(512)).unwrap_err();
+    assert!(refused.to_string().contains("holds no manifest.json"), "{refused}");
+    assert_eq!(fs::read_to_string(&letter).unwrap(), "dear");
+    assert!(save::save(&letter, manifest(), files(512)).is_err(), "a file is no folder");
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    saved(&empty);
 }
 
 #[test]
@@ -206,7 +221,8 @@ fn crash_between_the_two_renames_loses_nothing() {
     let (at, replaced) = (dir.path().join("bundle"), dir.path().join(".bundle.replaced"));
     saved(&at);
     fs::rename(&at, &replaced).unwrap();
-    let staged = Staged::write(&at, &vec![("config.json".to_owned(), b"new".to_vec())]).unwrap();
+    let staged =
+        Staged::write(&at, &vec![("config.json".to_owned(), b"new".to_vec())], "manifest.json").unwrap();
     assert!(open(&replaced).is_ok(), "the only whole copy stays until a newer one is in place");
     staged.publish().unwrap();
     assert!(at.join("config.json").is_file() && !replaced.exists());

@@ -135,6 +135,16 @@ fn every_bad_row_of_mind_is_counted_by_its_reason_and_strict_refuses() {
 }
 
 #[test]
+fn the_folder_of_the_log_itself_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    mind_folder(dir.path());
+    let refused = mind::import(&[dir.path().to_owned()], &settings(dir.path())).unwrap_err();
+    let refused = newshound::telemetry::Chain(&refused).to_string();
+    assert!(refused.contains("holds no world.json"), "{refused}");
+    assert!(dir.path().join("behaviors.tsv").exists());
+}
+
+#[test]
 fn a_log_without_events_or_files_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("none");
@@ -145,6 +155,11 @@ fn a_log_without_events_or_files_is_an_error_that_names_it() {
     fs::write(at.join("behaviors.tsv"), "").unwrap();
     let empty = mind::import(&[at], &settings(&dir.path().join("world"))).unwrap_err();
     assert!(matches!(empty, TrainError::TooLittleData { .. }), "{empty}");
+    mind_folder(dir.path());
+    let early = ImportSettings { cutoff_unix_s: Some(BEGIN), ..settings(&dir.path().join("world")) };
+    let nothing = mind::import(&[dir.path().to_owned()], &early).unwrap_err();
+    assert!(nothing.to_string().contains("no event until the cutoff"), "{nothing}");
+    assert!(!dir.path().join("world").exists());
 }
 
 fn catalogue(at: &Path) {
@@ -166,9 +181,10 @@ fn event_lines_of_every_stream_are_read_and_bad_ones_counted() {
 {"user_key": "u1", "stream": "click", "time_unix_s": 1573600000, "article_id": "a2", "text": "own words"}
 "#;
     let bad = r#"{"stream": "search", "time_unix_s": 1, "text": "x"}
+{"user_key": "u1", "stream": "search", "time_unix_s": 1573600000000, "text": "milliseconds"}
 {"user_key": "u1", "stream": "mail", "time_unix_s": 1, "text": "x"}
 {"user_key": "u1", "stream": "search", "time": "yesterday", "text": "x"}
-{"user_key": "u1", "stream": "search", "time_unix_s": 1, "text": "  "}
+{"user_key": "u1", "stream": "search", "time_unix_s": 1, "text": " \u200b "}
 {"user_key": "u1", "stream": "click", "time_unix_s": 1, "article_id": "a9"}
 {"user_key": "u1", "stream": "click", "time_unix_s": 1}
 {"user_key": "u1", "stream": "page", "time_unix_s": 1, "text": "x", "dwell_ms": -1}
@@ -178,8 +194,8 @@ not json
     let out = dir.path().join("world");
     let cutoff = ImportSettings { cutoff_unix_s: Some(1_573_600_000), ..settings(&out) };
     let summary = events::import(&[file], &articles, &cutoff).unwrap();
-    assert_eq!(summary.rejects.by_reason.len(), 8, "{:?}", summary.rejects);
-    assert_eq!(summary.rejects.count(), 8);
+    assert_eq!(summary.rejects.by_reason.len(), 9, "{:?}", summary.rejects);
+    assert_eq!(summary.rejects.count(), 9);
     let world = World::read(&out, Scope::Evaluation).unwrap();
     let events: Vec<_> =
         world.readers[0].events.iter().map(|event| (event.stream, event.text.as_str())).collect();
@@ -210,4 +226,30 @@ fn a_generated_world_is_the_same_as_json_lines_and_as_parquet() {
     let (lines, columns) = (import("jsonl"), import("parquet"));
     assert_eq!(lines, columns);
     assert!(lines.0.n_events > 1000 && lines.0.rejects.count() == 0 && lines.0.n_held_out > 0, "{}", lines.0);
+}
+
+#[test]
+fn a_parquet_column_of_another_type_is_an_error_that_names_it() {
+    use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    let dir = tempfile::tempdir().unwrap();
+    let (file, articles) = (dir.path().join("events.parquet"), dir.path().join("articles.jsonl"));
+    catalogue(&articles);
+    let numbers: ArrayRef = std::sync::Arc::new(Int64Array::from(vec![7, 8]));
+    let texts: ArrayRef = std::sync::Arc::new(StringArray::from(vec!["search", "page"]));
+    let import = |user: &ArrayRef, time: &ArrayRef| {
+        let columns = [("user_key", user), ("stream", &texts), ("time_unix_s", time), ("text", &texts)];
+        let columns = columns.map(|(name, column)| (name, ArrayRef::clone(column)));
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let sink = fs::File::create(&file).unwrap();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(sink, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let settings = ImportSettings { cutoff_unix_s: Some(BEGIN), ..settings(&dir.path().join("world")) };
+        events::import(std::slice::from_ref(&file), &articles, &settings)
+    };
+    assert_eq!(import(&texts, &numbers).unwrap().rejects.count(), 0);
+    for (user, time, column) in [(&numbers, &numbers, "user_key"), (&texts, &texts, "time_unix_s")] {
+        let refused = import(user, time).unwrap_err().to_string();
+        assert!(refused.contains(column), "{refused}");
+    }
 }

@@ -23,10 +23,19 @@ pub struct Staged {
 impl Staged {
     /// Writes every file beside `target` and flushes it to the disk; `target` itself is not touched.
     ///
-    /// What an interrupted earlier write left there is replaced.
+    /// What an interrupted earlier write left there is replaced. `mark`: the file by which a folder of this kind is known; a
+    /// folder that holds other things is not ours to replace.
     /// # Errors
-    /// If a name leaves the folder, or the disk refuses.
-    pub fn write(target: &Path, files: &Files) -> Result<Self, BundleError> {
+    /// If the target is a folder without the mark that is not empty, a name leaves the folder, or the disk refuses.
+    pub fn write(target: &Path, files: &Files, mark: &str) -> Result<Self, BundleError> {
+        let holds_other_things =
+            |mut entries: fs::ReadDir| entries.next().is_some() && !target.join(mark).exists();
+        if target.exists()
+            && (!target.is_dir() || holds_other_things(fs::read_dir(target).map_err(at(target))?))
+        {
+            let reason = format!("it is there and holds no {mark}, so it is not replaced");
+            return Err(BundleError::File { file: target.display().to_string(), reason });
+        }
         let staging = beside(target, "staging")?;
         remove_if_there(&staging)?;
         fs::create_dir_all(&staging).map_err(at(&staging))?;
@@ -89,7 +98,7 @@ pub fn save(target: &Path, mut manifest: Manifest, mut files: Files) -> Result<M
         .map_err(|error| BundleError::File { file: MANIFEST_FILE.to_owned(), reason: error.to_string() })?;
     json.push(b'\n');
     files.push((MANIFEST_FILE.to_owned(), json));
-    let staged = Staged::write(target, &files)?;
+    let staged = Staged::write(target, &files, MANIFEST_FILE)?;
     if let Err(error) = load(BundleSource::Dir(&staged.staging), DType::F32, &Device::Cpu) {
         remove_if_there(&staged.staging)?;
         return Err(error);

@@ -70,7 +70,7 @@ pub fn save(out: &Path, run: &Run, tokenizer_json: &[u8], n_kept: usize) -> Resu
         (OPTIMIZER_FILE.to_owned(), run.optimizer.to_safetensors()?),
         (STATE_FILE.to_owned(), state),
     ];
-    Staged::write(&folder, &files)?.publish()?;
+    Staged::write(&folder, &files, STATE_FILE)?.publish()?;
     let all = list(out)?;
     for old in all.iter().rev().skip(n_kept.max(1)) {
         std::fs::remove_dir_all(old).map_err(TrainError::disk(old, "delete"))?;

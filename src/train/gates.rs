@@ -5,7 +5,7 @@
 //! | the reader's true interests find at least 5 times as much as popularity | else nothing is personal |
 //! | copying signals finds at most 60 % of what the interests find | else there is no gap between searches and news |
 //! | copying searches alone finds at most 40 % of it | else searches name the news already |
-//! | another reader's interests find what popularity finds, within 0.02 | else interests are no one's own |
+//! | another reader's interests find at most 0.02 more than popularity | else interests are no one's own |
 //! | copying signals without noise finds at least 5 % more | else cleaning cannot pay; in points five copied signals find too little to tell |
 //! | a linear probe finds at most 60 % of what the interests find | else counting solves the world, and no model is needed |
 //!
@@ -103,8 +103,10 @@ pub fn check(world_at: &Path, settings: GateSettings) -> Result<GateReport, Trai
     let able: Vec<&Reader> = world.readers.iter().filter(is_able).collect();
     let order = Order::new(settings.seed, able.len()).items(0, able.len().min(settings.n_users));
     let readers: Vec<&Reader> = order.into_iter().map(|idx| able[idx]).collect();
-    if readers.is_empty() {
-        return Err(TrainError::TooLittleData { reason: "no reader of the split can be asked".to_owned() });
+    if readers.len() < 2 {
+        return Err(TrainError::TooLittleData {
+            reason: "fewer than two readers of the split can be asked".to_owned(),
+        });
     }
     let probe = Probe::of(&world);
     let ways = Ways {

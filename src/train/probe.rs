@@ -141,6 +141,10 @@ fn translations(n_words: usize, typed: &[BTreeSet<u32>], clicked: &[BTreeSet<u32
     }
     let n_clicked = n_holders(n_words, clicked);
     let of_word = |readers: &Vec<usize>| {
+        // Most words are of the news only, or were typed by too few.
+        if readers.len() < READERS_MIN as usize {
+            return Vec::new();
+        }
         let mut n_both = vec![0_u32; n_words];
         for &reader_idx in readers {
             clicked[reader_idx].iter().for_each(|&id| n_both[id as usize] += 1);

@@ -1,7 +1,7 @@
 //! Rankings and clicks in the formats of TREC, so that trec_eval and ranx can check our figures.
 //!
 //! `qrels.txt`: `reader 0 article 1` for each held-out click. `<way>.run`: `reader Q0 article rank score way`; scores only fall
-//! with the rank.
+//! with the rank. A reader who is shown nothing has no line: `trec_eval -c` counts such readers, as our tables do.
 use super::{
     Question,
     ways::{Outcome, Way},
@@ -39,8 +39,12 @@ pub fn write(
                 let _ = writeln!(run, "{reader} Q0 {article} {rank} {score} {}", way.word());
             }
         }
-        if !run.is_empty() {
-            write_file(&dir.join(format!("{}.run", way.word())), run.as_bytes())?;
+        let path = dir.join(format!("{}.run", way.word()));
+        if outcomes.iter().all(|outcome| outcome.of(way).is_some()) {
+            write_file(&path, run.as_bytes())?;
+        } else if path.exists() {
+            // Of an earlier bundle; it would be taken for this one's.
+            std::fs::remove_file(&path).map_err(TrainError::disk(&path, "delete"))?;
         }
     }
     Ok(())

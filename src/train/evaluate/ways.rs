@@ -33,7 +33,7 @@ pub enum Way {
     Consensus,
     /// The list that the reward head likes best.
     Head,
-    /// The list that finds most: an upper bound.
+    /// The list with the highest Recall@10: an upper bound of that measure.
     Oracle,
 }
 
@@ -66,7 +66,7 @@ impl Way {
             Self::LogProb => format!("student, best of N={n} by log-probability"),
             Self::Consensus => format!("student, best of N={n} by consensus"),
             Self::Head => format!("student, best of N={n} by head"),
-            Self::Oracle => format!("student, best of N={n} by held-out clicks (upper bound)"),
+            Self::Oracle => format!("student, best of N={n} by held-out clicks (upper bound of Recall@10)"),
         }
     }
 }

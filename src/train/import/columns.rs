@@ -20,10 +20,11 @@ pub(super) fn for_each_row(path: &Path, mut each: impl FnMut(usize, EventRow)) -
     let mut line = 0;
     for batch in batches {
         let batch = batch.map_err(|error| TrainError::file(path, error))?;
-        let column = |name: &str| Column::of(path, &batch, name);
-        let (user, stream, time) = (column("user_key")?, column("stream")?, column("time_unix_s")?);
-        let (text, category, source) = (column("text")?, column("category")?, column("source")?);
-        let (dwell, article) = (column("dwell_ms")?, column("article_id")?);
+        let text_of = |name: &str| Column::of(path, &batch, name, is_text, "text");
+        let number_of = |name: &str| Column::of(path, &batch, name, is_number, "whole numbers");
+        let (user, stream, article) = (text_of("user_key")?, text_of("stream")?, text_of("article_id")?);
+        let (text, category, source) = (text_of("text")?, text_of("category")?, text_of("source")?);
+        let (time, dwell) = (number_of("time_unix_s")?, number_of("dwell_ms")?);
         for idx in 0..batch.num_rows() {
             line += 1;
             each(
@@ -48,28 +49,34 @@ pub(super) fn for_each_row(path: &Path, mut each: impl FnMut(usize, EventRow)) -
 /// A column, if the file has it.
 struct Column<'a>(Option<&'a dyn Array>);
 
+fn is_text(array: &dyn Array) -> bool {
+    let any = array.as_any();
+    any.is::<StringArray>() || any.is::<LargeStringArray>() || any.is::<StringViewArray>()
+}
+
+fn is_number(array: &dyn Array) -> bool {
+    let any = array.as_any();
+    any.is::<Int64Array>() || any.is::<Int32Array>() || any.is::<UInt32Array>() || any.is::<UInt64Array>()
+}
+
 impl<'a> Column<'a> {
     /// # Errors
-    /// If the column holds neither text nor whole numbers.
-    fn of(path: &Path, batch: &'a RecordBatch, name: &str) -> Result<Self, TrainError> {
+    /// If the column holds anything else than `wanted`; one of nulls alone holds nothing.
+    fn of(
+        path: &Path,
+        batch: &'a RecordBatch,
+        name: &str,
+        is_wanted: fn(&dyn Array) -> bool,
+        wanted: &str,
+    ) -> Result<Self, TrainError> {
         let Some(array) = batch.column_by_name(name) else { return Ok(Self(None)) };
-        let any = array.as_any();
-        let is_known = any.is::<StringArray>()
-            || any.is::<LargeStringArray>()
-            || any.is::<StringViewArray>()
-            || any.is::<Int64Array>()
-            || any.is::<Int32Array>()
-            || any.is::<UInt32Array>()
-            || any.is::<UInt64Array>();
-        // A column of nulls only has a type of its own.
-        match () {
-            () if is_known => Ok(Self(Some(array.as_ref()))),
-            () if array.null_count() == array.len() || array.data_type().is_null() => Ok(Self(None)),
-            () => {
-                let reason =
-                    format!("column {name} has type {}, text or whole numbers are read", array.data_type());
-                Err(TrainError::file(path, reason))
-            }
+        if is_wanted(array.as_ref()) {
+            Ok(Self(Some(array.as_ref())))
+        } else if array.logical_null_count() == array.len() {
+            Ok(Self(None))
+        } else {
+            let reason = format!("column {name} has type {}, {wanted} are read", array.data_type());
+            Err(TrainError::file(path, reason))
         }
     }
 

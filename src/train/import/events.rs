@@ -15,7 +15,11 @@ use super::{
     ImportSettings, columns,
     log::{ImportSummary, Log, Trace},
 };
-use crate::{news::catalogue, signals::Stream, train::error::TrainError};
+use crate::{
+    news::catalogue,
+    signals::{Stream, TIME_UNIX_S_MAX, characters::clean},
+    train::error::TrainError,
+};
 use serde::Deserialize;
 use std::{
     fs::File,
@@ -96,6 +100,9 @@ fn trace(log: &Log, row: EventRow) -> Result<(String, Trace), (&'static str, Str
         |time: &String| OffsetDateTime::parse(time, &Rfc3339).map(OffsetDateTime::unix_timestamp).ok();
     let time_unix_s = row.time_unix_s.or_else(|| row.time.as_ref().and_then(written));
     let time_unix_s = time_unix_s.ok_or_else(|| ("event at no time", row.time.unwrap_or_default()))?;
+    if !(0..TIME_UNIX_S_MAX).contains(&time_unix_s) {
+        return Err(("event at a time out of range", time_unix_s.to_string()));
+    }
     let article_idx = match (stream, row.article_id) {
         (Stream::Click, None) => return Err(("click on no article", String::new())),
         (Stream::Click, Some(id)) => match log.by_id.get(&id) {
@@ -104,7 +111,7 @@ fn trace(log: &Log, row: EventRow) -> Result<(String, Trace), (&'static str, Str
         },
         (Stream::Search | Stream::Page, _) => None,
     };
-    let text = row.text.filter(|text| !text.trim().is_empty());
+    let text = row.text.filter(|text| !clean(text, 1).is_empty());
     if text.is_none() && article_idx.is_none() {
         return Err(("search or page without text", String::new()));
     }

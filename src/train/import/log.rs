@@ -17,6 +17,8 @@ use std::{
 
 /// Changes whenever the same log would give another folder.
 const IMPORTER_VERSION: u32 = 1;
+/// What tells a world's folder from others.
+const WORLD_FILE: &str = "world.json";
 /// Held-out clicks happen within this long after the cutoff.
 const HELD_OUT_S: i64 = 24 * 3600;
 /// Of 100 readers, those that train, and those that train or validate; the rest tests.
@@ -127,7 +129,7 @@ impl Log {
     /// Writes the folder, whole or not at all. `imported`: where the log came from, for the tables made of it.
     ///
     /// # Errors
-    /// If there is no event, the log is to be strict and has bad rows, or the disk refuses.
+    /// If there is no event until the cutoff, the log is to be strict and has bad rows, or the disk refuses.
     pub fn write(mut self, imported: &str, settings: &ImportSettings) -> Result<ImportSummary, TrainError> {
         if settings.strict && self.rejects.count() > 0 {
             let reason = format!("{} bad rows\n{}", self.rejects.count(), self.rejects);
@@ -136,8 +138,12 @@ impl Log {
         let last = self.readers.values().flatten().map(|trace| trace.time_unix_s).max();
         let last =
             last.ok_or_else(|| TrainError::TooLittleData { reason: "the log has no event".to_owned() })?;
-        let cutoff = settings.cutoff_unix_s.unwrap_or(last - HELD_OUT_S);
-        let staged = Staged::write(&settings.out, &Vec::new())?;
+        let cutoff = settings.cutoff_unix_s.unwrap_or(last.saturating_sub(HELD_OUT_S));
+        if !self.readers.values().flatten().any(|trace| trace.time_unix_s <= cutoff) {
+            let reason = format!("no event until the cutoff {cutoff}");
+            return Err(TrainError::TooLittleData { reason });
+        }
+        let staged = Staged::write(&settings.out, &Vec::new(), WORLD_FILE)?;
         catalogue::write_jsonl(&staged.path().join("articles.jsonl"), &self.articles)?;
         let alive = self.articles.iter().filter(|article| article.is_alive_at(cutoff)).count();
         let mut summary = ImportSummary {
@@ -153,7 +159,7 @@ impl Log {
             rejects: std::mem::take(&mut self.rejects),
         };
         self.write_readers(staged.path(), &mut summary)?;
-        let path = staged.path().join("world.json");
+        let path = staged.path().join(WORLD_FILE);
         let json = serde_json::to_vec_pretty(&summary).map_err(|error| TrainError::file(&path, error))?;
         std::fs::write(&path, json).map_err(TrainError::disk(&path, "write"))?;
         staged.publish()?;
@@ -177,7 +183,9 @@ impl Log {
             if split == Split::Train {
                 continue;
             }
-            for trace in future.iter().take_while(|trace| trace.time_unix_s <= cutoff + HELD_OUT_S) {
+            for trace in
+                future.iter().take_while(|trace| trace.time_unix_s <= cutoff.saturating_add(HELD_OUT_S))
+            {
                 let Some(article) = trace.article_idx.map(|idx| &self.articles[idx]) else { continue };
                 if !article.is_alive_at(cutoff) {
                     summary.n_held_out_not_alive += 1;

@@ -3,12 +3,17 @@
 //!
 //! Each reader's history becomes news clicks. MIND tells the order of a history and not its times: its clicks stand an hour
 //! apart, the newest an hour before the reader's first impression. An article is alive from the first to the last impression
-//! that shows it; one that none shows was read before the log began.
+//! that shows it; one that none shows was read before the log began. So what is alive at the cutoff is known from the future too:
+//! an article that the platform no longer shows is no distractor, and figures on such a log are higher for it.
 use super::{
     ImportSettings,
     log::{ImportSummary, Log, Trace},
 };
-use crate::{news::article::Article, signals::Stream, train::error::TrainError};
+use crate::{
+    news::article::Article,
+    signals::{Stream, TIME_UNIX_S_MAX, characters::clean},
+    train::error::TrainError,
+};
 use std::{
     collections::HashMap,
     fs::File,
@@ -95,7 +100,7 @@ fn read_news(path: &Path, log: &mut Log) -> Result<(), TrainError> {
             let detail = format!("{} columns, at least {NEWS_COLUMNS} are read", columns.len());
             return log.rejects.add(place, "article with too few columns", detail);
         };
-        if id.is_empty() || title.trim().is_empty() {
+        if id.is_empty() || clean(title, 1).is_empty() {
             return log.rejects.add(place, "article without id or title", id);
         }
         if !of_file.insert(id.to_owned()) {
@@ -131,6 +136,9 @@ fn read_behaviors(path: &Path, log: &mut Log, seen: &mut Seen) -> Result<(), Tra
             return log.rejects.add(place, "behaviour without a user", "");
         }
         let time = time.assume_utc().unix_timestamp();
+        if !(0..TIME_UNIX_S_MAX).contains(&time) {
+            return log.rejects.add(place, "behaviour at a time out of range", time);
+        }
         let find = |log: &mut Log, id: &str| {
             let idx = log.by_id.get(id).copied();
             if idx.is_none() {
