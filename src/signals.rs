@@ -329,7 +329,7 @@ impl SignalViolation {
     }
 }
 
-/// A checked signal and whether its text was cut, or everything that is wrong with the draft.
+/// A checked signal, or everything that is wrong with the draft.
 fn checked(idx: usize, draft: SignalDraft) -> Result<Signal, Vec<SignalViolation>> {
     let path = |name: &str| format!("signals[{idx}].{name}");
     let mut violations = Vec::new();

@@ -156,7 +156,7 @@ impl World {
                 row.article_id.as_ref().map(|id| by_id.get(id).copied().ok_or_else(|| unknown(id)));
             let idx = place(&mut readers, row.user_key, row.split);
             readers[idx].events.push(Event {
-                stream: row.stream.into(),
+                stream: Stream::of_word(&row.stream).ok_or_else(|| format!("{} is no stream", row.stream))?,
                 text: row.text,
                 time_unix_s: row.time_unix_s,
                 category: row.category,
@@ -216,7 +216,7 @@ enum Origin {
 struct EventRow {
     user_key: String,
     split: Split,
-    stream: StreamName,
+    stream: String,
     text: String,
     time_unix_s: i64,
     category: Option<String>,
@@ -228,24 +228,6 @@ struct HeldOutRow {
     user_key: String,
     split: Split,
     article_id: String,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum StreamName {
-    Search,
-    Page,
-    Click,
-}
-
-impl From<StreamName> for Stream {
-    fn from(name: StreamName) -> Self {
-        match name {
-            StreamName::Search => Self::Search,
-            StreamName::Page => Self::Page,
-            StreamName::Click => Self::Click,
-        }
-    }
 }
 
 fn unknown(article_id: &str) -> String {

@@ -248,3 +248,52 @@ impl fmt::Display for GateReport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: GateSettings = GateSettings { split: Split::Valid, n_users: 2, seed: 1 };
+
+    /// A world that passes every gate.
+    fn good() -> Found {
+        Found {
+            popularity: 0.02,
+            copy: 0.1,
+            copy_clean: 0.12,
+            searches: 0.05,
+            interests: 0.5,
+            permuted: 0.02,
+            probe: 0.2,
+        }
+    }
+
+    fn failed(edit: impl Fn(&mut Found)) -> Vec<&'static str> {
+        let mut found = [good(), good()];
+        found.iter_mut().for_each(edit);
+        let world = World {
+            name: "test".to_owned(),
+            seed: 1,
+            cutoff_unix_s: 0,
+            articles: Vec::new(),
+            readers: Vec::new(),
+        };
+        let gates = report(&world, SETTINGS, &found).gates;
+        gates.into_iter().filter(|gate| !gate.passed).map(|gate| gate.name).collect()
+    }
+
+    #[test]
+    fn every_gate_turns_at_its_bound() {
+        assert!(failed(|_| ()).is_empty());
+        let check = |edit: fn(&mut Found, f64), within: f64, beyond: f64, name: &str| {
+            assert!(failed(|found| edit(found, within)).is_empty(), "{name} at {within}");
+            assert_eq!(failed(|found| edit(found, beyond)), [name], "{beyond}");
+        };
+        check(|f, x| f.popularity = x, 0.099, 0.101, "interests / popularity");
+        check(|f, x| (f.copy, f.copy_clean) = (x, 0.4), 0.299, 0.301, "copy / interests");
+        check(|f, x| f.searches = x, 0.199, 0.201, "searches / interests");
+        check(|f, x| f.permuted = x, 0.039, 0.041, "another's interests - popularity");
+        check(|f, x| f.probe = x, 0.299, 0.301, "linear probe / interests");
+        check(|f, x| f.copy_clean = x, 0.106, 0.104, "copy without noise / copy");
+    }
+}

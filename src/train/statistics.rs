@@ -16,7 +16,7 @@ pub struct Estimate {
 }
 
 /// Resamples of the bootstrap.
-const N_RESAMPLES: usize = 1_000;
+pub const N_RESAMPLES: usize = 1_000;
 
 /// Percentile bootstrap of the mean, users resampled; of differences it is the paired interval.
 pub fn bootstrap(values: &[f64], seed: u64) -> Estimate {

@@ -4,9 +4,12 @@ use super::{
     measures::{MEASURES, RECALL_10},
     ways::{Outcome, Tier, Way},
 };
-use crate::train::{
-    events::Split,
-    statistics::{Estimate, bootstrap},
+use crate::{
+    decode::sampler::SamplerSettings,
+    train::{
+        events::Split,
+        statistics::{Estimate, N_RESAMPLES, bootstrap},
+    },
 };
 use serde::Serialize;
 use std::{collections::BTreeMap, fmt::Write};
@@ -130,12 +133,13 @@ impl Evaluation {
     /// Returns the figures as Markdown tables. Writing to a string cannot fail.
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "{} ({} {} readers, synthetic unless imported), bundle {}, N={}, temperature 0.8. Intervals: 95 %, 1,000 resamples of readers.\n\n",
+            "{} ({} {} readers, synthetic unless imported), bundle {}, N={}, temperature {}. Intervals: 95 %, {N_RESAMPLES} resamples of readers.\n\n",
             self.world,
             self.n_users,
             self.split.name(),
             self.bundle,
-            self.n_lists
+            self.n_lists,
+            SamplerSettings::SERVING.temperature
         );
         let Estimate { mean, low, high } = self.validity;
         let _ = write!(text, "Valid lists: {:.1} % [{:.1}, {:.1}]", 100.0 * mean, 100.0 * low, 100.0 * high);
