@@ -11,7 +11,10 @@ use newshound::{
         weights::Parameters,
     },
     text::prompt::PROMPT_VERSION,
-    train::settings::StudentShape,
+    train::{
+        pack_bundle::{self, Parts, Provenance},
+        settings::StudentShape,
+    },
 };
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -239,4 +242,40 @@ fn prompt_budget_that_model_or_tokenizer_does_not_allow_is_refused() {
         let error = error_of(&at).to_string();
         assert!(error.contains(&format!("prompt_tokens_max is {prompt_tokens_max}")), "{error}");
     }
+}
+
+#[test]
+fn a_model_that_was_trained_with_another_prompt_is_not_packed() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("run");
+    fs::create_dir(&model).unwrap();
+    for (name, bytes) in files(512) {
+        fs::write(model.join(name), bytes).unwrap();
+    }
+    let pack = |prompt_version: u32| {
+        let state = format!(
+            r#"{{"step": 1, "target_tokens": 1, "settings_sha256": "", "prompt_version": {prompt_version}}}"#
+        );
+        fs::write(model.join("state.json"), state).unwrap();
+        let parts = Parts {
+            model: model.clone(),
+            tokenizer: model.clone(),
+            head: None,
+            others: Vec::new(),
+            bytes_max: None,
+        };
+        let provenance = Provenance {
+            name: "test".to_owned(),
+            version: "1".to_owned(),
+            prompt_tokens_max: 60,
+            commands: Vec::new(),
+            seeds: BTreeMap::new(),
+            training: BTreeMap::new(),
+        };
+        pack_bundle::run(parts, provenance, &dir.path().join("bundle")).map(|_| ())
+    };
+    let refused = pack(PROMPT_VERSION - 1).unwrap_err().to_string();
+    assert!(refused.contains(&format!("prompt version {}", PROMPT_VERSION - 1)), "{refused}");
+    assert!(!dir.path().join("bundle").exists());
+    pack(PROMPT_VERSION).unwrap();
 }

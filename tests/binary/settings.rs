@@ -35,3 +35,14 @@ fn a_variable_that_is_not_utf_8_matters_only_where_it_is_a_setting() {
     let said = says("NEWSHOUND__ENGINE__ROWS_MAX", &ANY_PORTS);
     assert!(said.contains("NEWSHOUND__ENGINE__ROWS_MAX is not UTF-8"), "{said}");
 }
+
+/// They were taken and ignored: a probe of one port answered for another.
+#[test]
+fn addresses_to_serve_on_are_refused_by_commands_that_do_not_serve() {
+    let nobody = free_addr().to_string();
+    for arguments in [["--grpc-addr", &nobody, "probe"], ["probe", "--grpc-addr", &nobody]] {
+        let remains = Process::start(&arguments).ended();
+        assert!(!remains.status.success());
+        assert!(remains.stderr.contains("--grpc-addr"), "{remains:?}");
+    }
+}
