@@ -9,7 +9,7 @@ use newshound::{
 use serde_json::Value;
 use std::{fs, path::Path};
 
-const SETTINGS: GateSettings = GateSettings { split: Split::Test, n_users: 80, seed: 1 };
+const SETTINGS: GateSettings = GateSettings { split: Split::Test, n_users: 80, n_climbers: 3, seed: 1 };
 
 fn tiny() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

@@ -27,6 +27,7 @@ mod imports;
 mod news;
 mod parity;
 mod reward_head;
+mod rewards;
 mod rpc;
 mod text;
 mod training;

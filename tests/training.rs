@@ -12,7 +12,7 @@ use newshound::{
         fit::{self, MicroBatch, Workers},
         pretrain,
         schedule::Schedule,
-        settings::{FitSettings, PretrainSettings, SftSettings, StudentShape},
+        settings::{FitSettings, PretrainSettings, SftSettings, StudentShape, Targets},
         sft, tokenizer,
     },
     world::{self, Size, WorldSettings},
@@ -91,8 +91,7 @@ fn losses_of_pretraining_and_fine_tuning_fall_and_leave_a_model_folder() {
     let (first, second) = (dir.path().join("pretrain"), dir.path().join("sft"));
     let pretrained =
         pretrain::run(&shared().world, &shared().tokenizer, &pretrain_settings(24), &first).unwrap();
-    let settings =
-        SftSettings { prompt_tokens: 96, cuts_per_reader: 2, later_hours: 72, fit: fit_settings(24) };
+    let settings = SftSettings { prompt_tokens: 96, fit: fit_settings(24), ..SftSettings::demo() };
     let (tokens, json) = tokens();
     let tuned = sft::run(&shared().world, (&tokens, &json), &first, &settings, &second).unwrap();
     for run in [&first, &second] {
@@ -259,13 +258,34 @@ fn training_scope_holds_training_readers_only_and_nothing_held_out() {
 
 #[test]
 fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
-    let settings = SftSettings { prompt_tokens: 96, ..SftSettings::demo() };
     let (tokens, _json) = tokens();
-    let made = examples::build(&shared().world, &tokens, &settings).unwrap();
-    assert!(made.len() > 50, "{}", made.len());
-    for example in &made {
-        assert!(example.prompt.len() <= 96 && example.completion.last() == Some(&tokens.im_end()));
-        assert!(newshound::text::parse::parse(&tokens.decode(&example.completion)).is_ok());
+    for targets in [Targets::Judge, Targets::LaterClicks] {
+        let settings = SftSettings { prompt_tokens: 96, targets, ..SftSettings::demo() };
+        let made = examples::build(&shared().world, &tokens, &settings).unwrap();
+        assert!(made.len() > 50, "{}", made.len());
+        for example in &made {
+            assert!(example.prompt.len() <= 96 && example.completion.last() == Some(&tokens.im_end()));
+            assert!(newshound::text::parse::parse(&tokens.decode(&example.completion)).is_ok());
+        }
+    }
+}
+
+#[test]
+fn visits_end_with_a_pause_and_hold_every_trace_once() {
+    for reader in shared().world.training_readers() {
+        let visits: Vec<_> = reader.sessions(1800).collect();
+        assert_eq!(
+            visits.iter().cloned().flatten().collect::<Vec<_>>(),
+            (0..reader.events.len()).collect::<Vec<_>>()
+        );
+        let time = |idx: usize| reader.events[idx].time_unix_s;
+        assert!(visits.windows(2).all(|pair| time(pair[1].start) - time(pair[0].end - 1) > 1800));
+        assert!(
+            visits
+                .iter()
+                .flat_map(|visit| visit.clone().skip(1))
+                .all(|idx| time(idx) - time(idx - 1) <= 1800)
+        );
     }
 }
 

@@ -5,3 +5,4 @@ pub mod fuse;
 pub mod index;
 #[cfg(feature = "train")]
 mod parquet_file;
+pub mod vectors;

@@ -72,6 +72,9 @@ pub enum WorldCommand {
         /// Most readers that are asked.
         #[arg(long, default_value_t = 2_000)]
         users: usize,
+        /// Most of them for whom lists are searched by reward alone.
+        #[arg(long, default_value_t = 150)]
+        climbers: usize,
         /// Of which split.
         #[arg(long, value_enum, default_value_t = HeldOutSplit::Valid)]
         split: HeldOutSplit,

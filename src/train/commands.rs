@@ -84,8 +84,8 @@ fn run_world(what: WorldCommand, output: &mut dyn Write) -> Result<(), TrainErro
             let json = serde_json::to_string(&summary).map_err(|error| TrainError::file(&out, error))?;
             say(output, &json)
         }
-        WorldCommand::Check { world, users, split, seed } => {
-            let settings = GateSettings { split: split.into(), n_users: users, seed };
+        WorldCommand::Check { world, users, climbers, split, seed } => {
+            let settings = GateSettings { split: split.into(), n_users: users, n_climbers: climbers, seed };
             let report = gates::check(&world, settings)?;
             say(output, &report)?;
             match report.n_failed() {

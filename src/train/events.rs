@@ -10,6 +10,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{BufRead, BufReader},
+    ops::Range,
     path::Path,
 };
 
@@ -80,15 +81,31 @@ pub struct Reader {
     /// Traces before the cutoff, oldest first.
     pub events: Vec<Event>,
     /// Indices of articles clicked within a day after the cutoff; only evaluation has them, and of no training reader.
+    ///
+    /// A generated world's are of its uniform slice: whatever was alive was shown equally often.
     pub held_out: Vec<usize>,
 }
 
 impl Reader {
+    /// Returns the traces at or before a moment, oldest first.
+    pub fn events_until(&self, time_unix_s: i64) -> &[Event] {
+        &self.events[..self.n_until(time_unix_s)]
+    }
+
     /// Returns the signals at or before a moment; none where there are none that stand the checks.
     pub fn signals_until(&self, time_unix_s: i64) -> Option<UserSignals> {
-        let past = &self.events[..self.n_until(time_unix_s)];
-        let newest = &past[past.len().saturating_sub(DRAFTS_MAX)..];
-        UserSignals::new(newest.iter().map(Event::draft).collect()).ok()
+        let past = self.events_until(time_unix_s);
+        signals(past[past.len().saturating_sub(DRAFTS_MAX)..].iter())
+    }
+
+    /// Cuts the traces into visits, as ranges of their places: a pause longer than `gap_s` ends one.
+    pub fn sessions(&self, gap_s: i64) -> impl Iterator<Item = Range<usize>> {
+        let goes_on = move |one: &Event, next: &Event| next.time_unix_s - one.time_unix_s <= gap_s;
+        self.events.chunk_by(goes_on).scan(0, |start, visit| {
+            let range = *start..*start + visit.len();
+            *start = range.end;
+            Some(range)
+        })
     }
 
     /// Returns the clicks after a moment and not after another, oldest first.
@@ -104,6 +121,11 @@ impl Reader {
     fn n_until(&self, time_unix_s: i64) -> usize {
         self.events.partition_point(|event| event.time_unix_s <= time_unix_s)
     }
+}
+
+/// Traces as signals, [`DRAFTS_MAX`] at most; none where there are none that stand the checks.
+pub fn signals<'a>(events: impl Iterator<Item = &'a Event>) -> Option<UserSignals> {
+    UserSignals::new(events.map(Event::draft).collect()).ok()
 }
 
 /// Articles and readers of one world.
@@ -168,7 +190,9 @@ impl World {
             for_each_line(&dir.join("held_out.jsonl"), |row: HeldOutRow| {
                 let article_idx = *by_id.get(&row.article_id).ok_or_else(|| unknown(&row.article_id))?;
                 let idx = place(&mut readers, row.user_key, row.split);
-                readers[idx].held_out.push(article_idx);
+                if row.policy == HeldOutPolicy::Uniform {
+                    readers[idx].held_out.push(article_idx);
+                }
                 Ok(())
             })?;
         }
@@ -228,6 +252,17 @@ struct HeldOutRow {
     user_key: String,
     split: Split,
     article_id: String,
+    #[serde(default)]
+    policy: HeldOutPolicy,
+}
+
+/// Who decided what was shown when a click was held out; an imported world does not say, and all its clicks are taken.
+#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum HeldOutPolicy {
+    #[default]
+    Uniform,
+    Logged,
 }
 
 fn unknown(article_id: &str) -> String {

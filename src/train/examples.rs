@@ -1,20 +1,32 @@
-//! What fine-tuning learns from: a training reader's signals until a moment, and the news clicked soon after it.
+//! What fine-tuning learns from: a training reader's signals until a moment, and a list to be written after them.
+//!
+//! Two kinds of lists ([`Targets`]): those that the judge of the rewards would write after the same signals, and those
+//! that would have found the news clicked soon after. Two kinds of prompts: a cut reads everything a reader did until a moment, which
+//! is what a server is asked; a session reads the searches and pages of one visit. Sessions are short, many, and about one
+//! thing or two: they tell cheaply which words of the one kind mean which of the other.
 use super::{
     error::TrainError,
-    events::{Event, Reader, World},
+    events::{self, Event, Reader, World},
     expansion::Expansions,
     packing::Example,
-    settings::SftSettings,
+    rewards::{
+        interests::Interests,
+        meaning::{Meaning, Unit},
+        wishes::wishes,
+    },
+    settings::{SftSettings, Targets},
 };
 use crate::{
     bundle::manifest::sha256_hex,
     queries::QueryList,
+    signals::{DRAFTS_MAX, Stream},
     text::{
         parse::{self, QUERIES_MAX, QUERIES_MIN},
         prompt,
         tokens::Tokens,
     },
 };
+use rayon::prelude::*;
 use std::collections::HashSet;
 
 /// One reader in this many is kept out of fine-tuning, for the reward head: it must judge lists of readers
@@ -38,29 +50,72 @@ pub fn belongs_to_head(key: &str) -> bool {
 /// # Errors
 /// If not a single example can be made.
 pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<Vec<Example>, TrainError> {
-    let events = world.training_readers().flat_map(|reader| &reader.events);
-    let expansions = Expansions::of(world, events.filter_map(|event| event.article_idx).collect())?;
-    let examples: Vec<Example> = world
-        .training_readers()
-        .filter(|reader| !belongs_to_head(&reader.key))
-        .flat_map(|reader| {
-            cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader)
-                .into_iter()
-                .filter_map(|cut| {
-                    let list = target(world, &expansions, reader, cut..=cut + settings.later_hours * 3600)?;
-                    let prompt =
-                        prompt::build(&reader.signals_until(cut)?, tokens, settings.prompt_tokens).ids;
-                    Some(Example { prompt, completion: prompt::completion_ids(&list, tokens) })
-                })
-                .collect::<Vec<_>>()
-        })
-        .collect();
+    let readers: Vec<&Reader> =
+        world.training_readers().filter(|reader| !belongs_to_head(&reader.key)).collect();
+    let examples: Vec<Example> = match settings.targets {
+        Targets::Judge => {
+            let meaning = Meaning::of(world);
+            let judged = Judged { meaning: &meaning, tokens, settings };
+            readers.par_iter().flat_map_iter(|reader| judged.examples(reader, world.cutoff_unix_s)).collect()
+        }
+        Targets::LaterClicks => {
+            let events = world.training_readers().flat_map(|reader| &reader.events);
+            let expansions = Expansions::of(world, events.filter_map(|event| event.article_idx).collect())?;
+            let of_cut = |reader: &Reader, cut: i64| {
+                let list = target(world, &expansions, reader, cut..=cut + settings.later_hours * 3600)?;
+                let prompt = prompt::build(&reader.signals_until(cut)?, tokens, settings.prompt_tokens).ids;
+                Some(Example { prompt, completion: prompt::completion_ids(&list, tokens) })
+            };
+            let of_reader = |reader: &&Reader| {
+                let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader).into_iter();
+                cuts.filter_map(|cut| of_cut(reader, cut)).collect::<Vec<_>>()
+            };
+            readers.par_iter().flat_map_iter(of_reader).collect()
+        }
+    };
     if examples.is_empty() {
         return Err(TrainError::TooLittleData {
             reason: "no training reader has signals and later clicks".to_owned(),
         });
     }
     Ok(examples)
+}
+
+/// Signals and the list that the judge would write after them.
+struct Judged<'a> {
+    meaning: &'a Meaning,
+    tokens: &'a Tokens,
+    settings: &'a SftSettings,
+}
+
+impl Judged<'_> {
+    fn examples(&self, reader: &Reader, cutoff_unix_s: i64) -> Vec<Example> {
+        let units: Vec<Option<Unit>> = reader.events.iter().map(|event| self.meaning.signal(event)).collect();
+        let cuts = cuts(reader, cutoff_unix_s, self.settings.cuts_per_reader).into_iter();
+        let past = cuts.map(|cut| (0..reader.events_until(cut).len()).collect::<Vec<_>>());
+        let sessions = reader.sessions(self.settings.session_gap_minutes * 60);
+        let searches_and_pages = |session: std::ops::Range<usize>| {
+            session.filter(|&idx| reader.events[idx].stream != Stream::Click).collect()
+        };
+        past.chain(sessions.map(searches_and_pages))
+            .filter_map(|idxs: Vec<usize>| self.example(reader, &units, &idxs))
+            .collect()
+    }
+
+    /// `idxs`: which of the reader's traces are read. The judge reads those that the prompt has room for.
+    fn example(&self, reader: &Reader, units: &[Option<Unit>], idxs: &[usize]) -> Option<Example> {
+        let idxs = &idxs[idxs.len().saturating_sub(DRAFTS_MAX)..];
+        let signals = events::signals(idxs.iter().map(|&idx| &reader.events[idx]))?;
+        let prompt = prompt::build(&signals, self.tokens, self.settings.prompt_tokens);
+        let read = &idxs[prompt.n_truncated_signals.min(idxs.len())..];
+        let meant: Vec<(i64, Unit)> = read
+            .iter()
+            .filter_map(|&idx| Some((reader.events[idx].time_unix_s, units[idx].clone()?)))
+            .collect();
+        let interests = Interests::of(&meant, reader.events[*read.last()?].time_unix_s);
+        let list = wishes(&interests, self.meaning)?;
+        Some(Example { prompt: prompt.ids, completion: prompt::completion_ids(&list, self.tokens) })
+    }
 }
 
 /// Moments at which a reader's past is cut from the future: evenly spread, shifted by the reader's own digest.

@@ -10,7 +10,7 @@ use super::{
     model_folder::ModelFolder,
     pretrain::{id_bytes, settings_digest},
     retrieval::Retrieval,
-    rewards::{Later, ListReward, reward},
+    rewards::later::{Later, ListReward, reward},
     rollout::{Sample, Sampled},
     settings::{HeadSettings, PROMPT_TOKENS},
     tokenizer,

@@ -3,6 +3,8 @@
 //! Words of searches and pages are translated into words of the news by how much more often readers who typed the one clicked the
 //! other than chance says (positive pointwise mutual information over training readers); an article scores the sum over its words.
 //! If this finds what a reader's true interests find, a world needs no language model, and no figure made in it says that one helps.
+//!
+//! With [`Features::Neighbours`] it counts pairs of neighbouring words too: what is to be found by whoever reads words in company.
 use super::{
     events::{Reader, World},
     salient::{fold, words},
@@ -16,10 +18,32 @@ const READERS_MIN: u32 = 5;
 /// A signal counts half after this long. Of 3, 7 and 30 days the last found most.
 const HALF_LIFE_S: f64 = 30.0 * 86_400.0;
 
+/// What of a signal is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Features {
+    /// Each word by itself.
+    Words,
+    /// Words, and pairs of neighbouring words.
+    Neighbours,
+}
+
+impl Features {
+    fn of(self, text: &str) -> Vec<String> {
+        let words: Vec<String> = words(text).map(fold).collect();
+        let pairs: Vec<String> = match self {
+            Self::Words => Vec::new(),
+            Self::Neighbours => words.windows(2).map(|pair| pair.join(" ")).collect(),
+        };
+        [words, pairs].concat()
+    }
+}
+
 /// What was counted.
 #[derive(Debug)]
 pub struct Probe {
+    features: Features,
     ids: HashMap<String, u32>,
+    names: Vec<String>,
     /// Distinct words of every article of the world.
     articles: Vec<BTreeSet<u32>>,
     /// Per word of signals: words of the news with their mutual information, nats.
@@ -27,6 +51,9 @@ pub struct Probe {
     /// Inverse frequency of a word among readers and among articles, nats.
     rarity_in_signals: Vec<f32>,
     rarity_in_news: Vec<f32>,
+    n_news_words: usize,
+    /// Articles that have the word.
+    n_articles_with: Vec<u32>,
 }
 
 /// An article as the probe sees it.
@@ -40,22 +67,25 @@ pub struct Bag {
 impl Probe {
     /// Counts the training readers' events until the cutoff.
     #[allow(clippy::cast_precision_loss, reason = "counts of readers and articles")]
-    pub fn of(world: &World) -> Self {
+    pub fn of(world: &World, features: Features) -> Self {
         let mut ids = HashMap::new();
-        let mut id_of = |word: &str| {
+        let mut id_of = |word: String| {
             let next = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-            *ids.entry(fold(word)).or_insert(next)
+            *ids.entry(word).or_insert(next)
         };
         let articles: Vec<BTreeSet<u32>> = world
             .articles
             .iter()
-            .map(|article| words(&article.title).chain(words(&article.summary)).map(&mut id_of).collect())
+            .map(|article| {
+                words(&article.title).chain(words(&article.summary)).map(fold).map(&mut id_of).collect()
+            })
             .collect();
+        let n_news_words = articles.iter().flatten().max().map_or(0, |last| *last as usize + 1);
         let (mut typed, mut clicked) = (Vec::new(), Vec::new());
         for reader in world.training_readers() {
             let of_stream =
                 |is_click| reader.events.iter().filter(move |e| (e.stream == Stream::Click) == is_click);
-            typed.push(of_stream(false).flat_map(|event| words(&event.text)).map(&mut id_of).collect());
+            typed.push(of_stream(false).flat_map(|event| features.of(&event.text)).map(&mut id_of).collect());
             let idxs = of_stream(true).filter_map(|event| event.article_idx);
             clicked.push(idxs.flat_map(|idx| &articles[idx]).copied().collect::<BTreeSet<u32>>());
         }
@@ -63,9 +93,15 @@ impl Probe {
         let rarity = |n: Vec<u32>, of: usize| -> Vec<f32> {
             n.into_iter().map(|n| (of as f32 / n.max(1) as f32).ln()).collect()
         };
+        let mut names = vec![String::new(); n_words];
+        ids.iter().for_each(|(name, &id): (&String, &u32)| names[id as usize].clone_from(name));
         Self {
+            features,
+            names,
+            n_news_words,
             translations: translations(n_words, &typed, &clicked),
             rarity_in_signals: rarity(n_holders(n_words, &typed), typed.len()),
+            n_articles_with: n_holders(n_words, &articles),
             rarity_in_news: rarity(n_holders(n_words, &articles), articles.len()),
             ids,
             articles,
@@ -94,6 +130,55 @@ impl Probe {
         ranked.into_iter().take(n).map(|(_, article_idx)| article_idx).collect()
     }
 
+    /// Words of the news. Their numbers are the lowest.
+    pub fn n_news_words(&self) -> usize {
+        self.n_news_words
+    }
+
+    /// Those words of a text that stand in an article, by number, in their order.
+    pub fn news_words(&self, text: &str) -> Vec<u32> {
+        let known = words(text).filter_map(|word| self.ids.get(&fold(word)).copied());
+        known.filter(|&id| (id as usize) < self.n_news_words).collect()
+    }
+
+    /// A word or pair by its number.
+    pub fn word(&self, id: u32) -> &str {
+        &self.names[id as usize]
+    }
+
+    /// Articles of the world that have a word.
+    pub fn n_articles_with(&self, id: u32) -> u32 {
+        self.n_articles_with[id as usize]
+    }
+
+    /// How many articles there are.
+    pub fn n_articles(&self) -> usize {
+        self.articles.len()
+    }
+
+    /// The distinct words of an article of the world.
+    pub fn words_of(&self, article_idx: usize) -> &BTreeSet<u32> {
+        &self.articles[article_idx]
+    }
+
+    /// Inverse frequency of a word among articles, nats.
+    pub fn rarity_in_news(&self, id: u32) -> f32 {
+        self.rarity_in_news[id as usize]
+    }
+
+    /// Words of the news that readers clicked who typed what this text says, with weights; each once, by number.
+    pub fn translated(&self, text: &str) -> Vec<(u32, f32)> {
+        let features = self.features.of(text);
+        let mut weights = vec![0.0_f32; self.n_news_words];
+        for &id in features.iter().filter_map(|feature| self.ids.get(feature)).collect::<BTreeSet<_>>() {
+            let rarity = self.rarity_in_signals[id as usize];
+            for &(news, information) in &self.translations[id as usize] {
+                weights[news as usize] += rarity * information;
+            }
+        }
+        (0_u32..).zip(weights).filter(|(_, weight)| *weight > 0.0).collect()
+    }
+
     /// How much each word of the news is wanted.
     fn wanted(&self, reader: &Reader, at_unix_s: i64) -> Vec<f32> {
         let mut wanted = vec![0.0_f32; self.ids.len()];
@@ -110,18 +195,11 @@ impl Probe {
                 }
                 continue;
             }
-            for id in words(&event.text).filter_map(|word| self.id(word)).collect::<BTreeSet<u32>>() {
-                let weight = weight * self.rarity_in_signals[id as usize];
-                for &(news, information) in &self.translations[id as usize] {
-                    wanted[news as usize] += weight * information;
-                }
+            for (news, translated) in self.translated(&event.text) {
+                wanted[news as usize] += weight * translated;
             }
         }
         wanted
-    }
-
-    fn id(&self, word: &str) -> Option<u32> {
-        self.ids.get(&fold(word)).copied()
     }
 }
 

@@ -55,8 +55,15 @@ impl Retrieval {
     /// # Errors
     /// If the search fails.
     pub fn hits(&self, query: &str, alive_at: i64) -> Result<Vec<usize>, TrainError> {
+        Ok(self.scored_hits(query, alive_at)?.into_iter().map(|(article_idx, _)| article_idx).collect())
+    }
+
+    /// As [`Retrieval::hits`], each with its score.
+    /// # Errors
+    /// If the search fails.
+    pub fn scored_hits(&self, query: &str, alive_at: i64) -> Result<Vec<(usize, f32)>, TrainError> {
         let hits = self.index.search(query, Some(alive_at), HITS_PER_QUERY)?;
-        Ok(hits.into_iter().map(|hit| self.article_idxs[hit.article_idx]).collect())
+        Ok(hits.into_iter().map(|hit| (self.article_idxs[hit.article_idx], hit.score)).collect())
     }
 }
 

@@ -3,7 +3,7 @@ use crate::news::article::Article;
 use std::collections::{HashMap, HashSet};
 
 /// A word that stands in this share of all articles or more tells nothing: it is a word of an event or a topic.
-const COMMON_SHARE: f64 = 0.02;
+pub const COMMON_SHARE: f64 = 0.02;
 
 /// How rare each word is among titles and summaries.
 #[derive(Debug)]

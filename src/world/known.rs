@@ -20,6 +20,7 @@ pub struct Known {
     entities: Vec<Vec<String>>,
     concerns: HashMap<String, Vec<Concern>>,
     noise: HashMap<String, Vec<bool>>,
+    interest_of_story: HashMap<String, usize>,
 }
 
 #[derive(Deserialize)]
@@ -35,6 +36,12 @@ struct ConcernLine {
     weight: f64,
     from_unix_s: i64,
     until_unix_s: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct StoryLine {
+    story_id: String,
+    interest: usize,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +73,11 @@ impl Known {
         for_each_line(&truth.join("events_truth.jsonl"), |line: TagLine| {
             noise.entry(line.user_key).or_default().push(line.tag != OWN);
         })?;
-        Ok(Self { entities, concerns, noise })
+        let mut interest_of_story = HashMap::new();
+        for_each_line(&truth.join("stories.jsonl"), |line: StoryLine| {
+            interest_of_story.insert(line.story_id, line.interest);
+        })?;
+        Ok(Self { entities, concerns, noise, interest_of_story })
     }
 
     /// The names in the news of each of a reader's own interests at a moment, the strongest interest first.
@@ -79,6 +90,19 @@ impl Known {
             .filter_map(|(interest, _)| self.entities.get(interest))
             .map(Vec::as_slice)
             .collect()
+    }
+
+    /// How much a reader truly cares for a story at a moment, from 0 to 1; interests that are only implied are left out.
+    pub fn care(&self, user_key: &str, story_id: &str, time_unix_s: i64) -> f64 {
+        let concerns = self.concerns.get(user_key).map_or(&[][..], Vec::as_slice);
+        let interest = self.interest_of_story.get(story_id);
+        let own = interests_at(concerns, time_unix_s, false);
+        own.iter().find(|(known, _)| Some(known) == interest).map_or(0.0, |&(_, weight)| weight)
+    }
+
+    /// The names in the news of every interest.
+    pub fn all_interests(&self) -> Vec<&[String]> {
+        self.entities.iter().map(Vec::as_slice).collect()
     }
 
     /// Whether each of a reader's events is noise, in the order of the file.

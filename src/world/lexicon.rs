@@ -1,7 +1,7 @@
 //! The words of the world: invented, pronounceable, each interest with its news words and its off-news words.
 use super::phrases::{
-    BOT_TEXTS, ENTITY_PAGES, ENTITY_SEARCHES, EVENT_NOUNS, EVENT_VERBS, MALFORMED, NAVIGATION, PAGES,
-    SEARCHES, SITES, SUMMARIES, TITLES, TOPICS,
+    BOT_TEXTS, CONTEXTS, ENTITY_PAGES, ENTITY_SEARCHES, EVENT_NOUNS, EVENT_VERBS, MALFORMED, NAVIGATION,
+    PAGES, SEARCHES, SITES, SUMMARIES, TITLES, TOPICS,
 };
 use super::streams::{pick, stream};
 use rand::Rng;
@@ -13,11 +13,12 @@ const N_ENTITIES: usize = 8;
 const N_ASPECTS: usize = 10;
 /// Interests of one topic share a pool of aspects, so that an aspect alone does not name an interest.
 const N_TOPIC_ASPECTS: usize = 20;
-const N_OFF_NEWS: usize = 8;
+/// Interests that share their off-news words. Six: with three or four, counting words one by one finds the interest too often.
+const N_RIVALS: usize = CONTEXTS[0].len();
+/// As many as contexts, so that each interest meets every context equally often.
+const N_OFF_NEWS: usize = N_RIVALS;
 /// Off-news words that are names, the same in both languages.
-const N_OFF_NEWS_SHARED: usize = 4;
-/// Chance that a slot takes another interest's word; makes about 15 % of the distinct words ambiguous.
-const POLYSEMY: f64 = 0.13;
+const N_OFF_NEWS_SHARED: usize = N_OFF_NEWS / 2;
 /// Two words share a stem if they agree in this many first letters.
 const STEM_LETTERS: usize = 4;
 
@@ -53,9 +54,22 @@ pub(super) struct Interest {
     /// Names of people, places and things; the same in both languages.
     pub(super) entities: Vec<String>,
     pub(super) aspects: [Vec<String>; 2],
+    /// Shared with the rivals: interests of other topics that are typed in the same words.
     pub(super) off_news: [Vec<String>; 2],
+    /// Its number among the rivals.
+    pub(super) rival: usize,
     /// Interests that a reader of this one may follow without ever showing it, with their strengths.
     pub(super) implied: Vec<(usize, f64)>,
+}
+
+impl Interest {
+    /// Gives the word that stands beside an off-news word where this interest is meant.
+    ///
+    /// Words, contexts and rivals form a Latin square: no word and no context alone tells which rival is meant, and
+    /// neither do many of them, counted one by one; a word and its context together do.
+    pub(super) fn context(&self, off_news_idx: usize, language: Language) -> &'static str {
+        CONTEXTS[language.idx()][(off_news_idx + self.rival) % N_RIVALS]
+    }
 }
 
 /// Every interest, and the maker of words that never repeats one.
@@ -83,7 +97,14 @@ impl Lexicon {
                     pool
                 });
                 let off_news = [Vec::new(), Vec::new()];
-                interests.push(Interest { topic, entities, aspects, off_news, implied: Vec::new() });
+                interests.push(Interest {
+                    topic,
+                    entities,
+                    aspects,
+                    off_news,
+                    rival: 0,
+                    implied: Vec::new(),
+                });
             }
         }
         let mut rng = stream(seed, "off-news", 0);
@@ -94,30 +115,27 @@ impl Lexicon {
     }
 }
 
-/// Fills the off-news lists after all news words exist, so that no stem of the news is taken.
+/// Gives each group of rivals its off-news words, after all news words exist, so that no stem of the news is taken.
+///
+/// Interests come sorted by topic; rivals are of different topics, or a topic's words would tell them apart.
 fn add_off_news(rng: &mut ChaCha8Rng, interests: &mut [Interest], words: &mut WordMaker) {
-    let mut once: [Vec<(usize, String)>; 2] = [Vec::new(), Vec::new()];
-    for idx in 0..interests.len() {
-        let names = words.many(rng, Language::English, Side::OffNews, N_OFF_NEWS_SHARED);
-        for language in [Language::English, Language::Spanish] {
-            let mut list = names.clone();
-            while list.len() < N_OFF_NEWS {
-                let pool = &mut once[language.idx()];
-                let other_topic =
-                    |(owner, _): &(usize, String)| interests[*owner].topic != interests[idx].topic;
-                // The chance is doubled because only half of the slots, those that are no names, can be shared.
-                if rng.random_bool(2.0 * POLYSEMY) && pool.iter().any(other_topic) {
-                    let candidates: Vec<usize> =
-                        (0..pool.len()).filter(|&at| other_topic(&pool[at])).collect();
-                    let (_, word) = pool.swap_remove(*pick(rng, &candidates));
-                    list.push(word);
-                } else {
-                    let word = words.make(rng, language, Side::OffNews);
-                    pool.push((idx, word.clone()));
-                    list.push(word);
-                }
+    let n_subtopics = interests.iter().filter(|interest| interest.topic == 0).count();
+    let mut by_topic: Vec<Vec<usize>> =
+        (0..interests.len()).collect::<Vec<_>>().chunks(n_subtopics).map(<[usize]>::to_vec).collect();
+    by_topic.iter_mut().for_each(|topic| topic.shuffle(rng));
+    for topics in by_topic.chunks(N_RIVALS) {
+        for subtopic in 0..n_subtopics {
+            let names = words.many(rng, Language::English, Side::OffNews, N_OFF_NEWS_SHARED);
+            let off_news = [Language::English, Language::Spanish].map(|language| {
+                let own = words.many(rng, language, Side::OffNews, N_OFF_NEWS - N_OFF_NEWS_SHARED);
+                [names.clone(), own].concat()
+            });
+            let mut rivals: Vec<usize> = topics.iter().map(|topic| topic[subtopic]).collect();
+            rivals.shuffle(rng);
+            for (rival, idx) in rivals.into_iter().enumerate() {
+                interests[idx].off_news.clone_from(&off_news);
+                interests[idx].rival = rival;
             }
-            interests[idx].off_news[language.idx()] = list;
         }
     }
 }
@@ -158,7 +176,8 @@ impl WordMaker {
         let by_language =
             [TITLES, SUMMARIES, SEARCHES, ENTITY_SEARCHES, PAGES, ENTITY_PAGES, EVENT_VERBS, EVENT_NOUNS];
         let texts = by_language.iter().flatten().chain(&[SITES, NAVIGATION, BOT_TEXTS, MALFORMED]);
-        for text in texts.copied().flatten().chain(TOPICS.iter().flatten()) {
+        let real = texts.copied().flatten().chain(TOPICS.iter().flatten()).chain(CONTEXTS.iter().flatten());
+        for text in real {
             used.extend(text.split(|letter: char| !letter.is_alphanumeric()).map(str::to_lowercase));
         }
         Self { used, stems: BTreeMap::new() }

@@ -1,7 +1,4 @@
-//! The synthetic cross-domain world: the only place with searches, pages and clicks of the same reader and known truth.
-//!
-//! Readers have latent interests. An interest speaks news words in articles and other, off-news words in searches and
-//! pages, so copying signals into queries is not enough. Every figure measured here is about an invented world.
+#![doc = include_str!("README.md")]
 mod clicks;
 pub mod known;
 mod lexicon;
@@ -28,7 +25,7 @@ use users::User;
 use write::{ConcernRow, EventRow, EventTruthRow, HeldOutRow, Table};
 
 /// Changes whenever the same settings would give other bytes.
-pub const GENERATOR_VERSION: u32 = 1;
+pub const GENERATOR_VERSION: u32 = 2;
 /// Seconds of a day.
 pub const DAY_S: i64 = 86_400;
 /// When the first signals happen: 2026-01-05, 00:00 UTC.
@@ -68,7 +65,7 @@ impl Size {
     /// Gives topics and subtopics per topic.
     fn interests(self) -> (usize, usize) {
         match self {
-            Self::Tiny => (8, 3),
+            Self::Tiny => (6, 4),
             Self::Small | Self::Full => (24, 10),
         }
     }

@@ -136,73 +136,79 @@ pub(super) const SUMMARIES: [&[&str]; 2] = [
     ],
 ];
 
-/// Searches. Slots: X, Y off-news words of one interest; E a news entity.
+/// Words that stand beside off-news words. Everybody uses all of them: only with its neighbour does one tell anything.
+pub(super) const CONTEXTS: [[&str; 6]; 2] = [
+    ["portable", "vintage", "outdoor", "compact", "electric", "handmade"],
+    ["portatil", "antiguo", "exterior", "compacto", "electrico", "artesanal"],
+];
+
+/// Searches. Slots: X, Y off-news words of one interest; C the context of X; E a news entity.
 pub(super) const SEARCHES: [&[&str]; 2] = [
     &[
-        "buy X near me",
-        "how to X Y",
-        "best X Y",
-        "X Y price",
-        "cheap X online",
-        "X repair",
-        "used X Y",
-        "X or Y",
-        "X for beginners",
-        "X Y store hours",
-        "X Y",
-        "install X",
+        "buy C X near me",
+        "how to fix C X",
+        "best C X Y",
+        "C X price",
+        "cheap C X online",
+        "C X repair",
+        "used C X Y",
+        "C X or Y",
+        "C X for beginners",
+        "C X Y store hours",
+        "C X",
+        "install C X",
     ],
     &[
-        "comprar X cerca",
-        "como X Y",
-        "mejor X Y",
-        "precio X Y",
-        "X barato",
-        "reparar X",
-        "X Y usado",
-        "X o Y",
-        "X para principiantes",
-        "tienda X Y",
-        "X Y",
-        "instalar X",
+        "comprar X C cerca",
+        "como arreglar X C",
+        "mejor X C",
+        "precio X C",
+        "X C barato",
+        "reparar X C",
+        "Y X C usado",
+        "Y o X C",
+        "X C para principiantes",
+        "tienda Y X C",
+        "X C",
+        "instalar X C",
     ],
 ];
 
 /// Searches that name the news.
 pub(super) const ENTITY_SEARCHES: [&[&str]; 2] =
-    [&["E", "E X", "who is E", "E X near me"], &["E", "E X", "quien es E", "E X cerca"]];
+    [&["E", "E C X", "who is E", "E X near me"], &["E", "E X C", "quien es E", "E X cerca"]];
 
 /// Titles of visited pages. Slots as in searches, Z a third off-news word.
 pub(super) const PAGES: [&[&str]; 2] = [
     &[
-        "X Y Z guide",
-        "top ten X and Y",
-        "X Y shop",
-        "how I fixed my X Y",
-        "X versus Y compared",
-        "the Y Z forum",
-        "X Y kit with Z",
-        "learn X in a week",
-        "order X Y Z online",
-        "X places to visit with Y",
+        "C X guide with Y and Z",
+        "top ten C X",
+        "C X shop",
+        "how I fixed my C X",
+        "C X versus Y compared",
+        "the C X forum",
+        "C X kit with Z",
+        "learn C X in a week",
+        "order C X online",
+        "places to visit with C X",
     ],
     &[
-        "guia de X Y Z",
-        "diez X y Y",
-        "tienda de X Y",
-        "como repare mi X Y",
-        "X contra Y",
-        "foro de Y Z",
-        "kit X Y con Z",
-        "aprender X en casa",
-        "pedir X Y Z",
-        "lugares X con Y",
+        "guia de X C y Z",
+        "diez X C",
+        "tienda de X C",
+        "como repare mi X C",
+        "Y contra X C",
+        "foro de X C",
+        "kit Y con X C",
+        "aprender X C en casa",
+        "pedir X C",
+        "lugares con X C",
     ],
 ];
 
 /// Pages that name the news.
 pub(super) const ENTITY_PAGES: [&[&str]; 2] =
-    [&["E and X Y", "X Y of E", "E fan page X"], &["E y X Y", "X Y de E", "pagina de E X"]];
+    [&["E and C X", "C X of E", "E fan page X"], &["E y X C", "X C de E", "pagina de E X"]];
 
 /// Where people only pass through.
 pub(super) const SITES: &[&str] = &[

@@ -10,7 +10,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 /// Share of searches and pages that name an entity of the news; the others never meet the news by words.
-const NAMES_ENTITY: f64 = 0.15;
+const NAMES_ENTITY: f64 = 0.04;
 
 /// What an event truly is. Only the truth files know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +60,15 @@ pub(super) fn about(rng: &mut ChaCha8Rng, stream: Stream, interest: &Interest, l
         (Stream::Search | Stream::Click, false) => SEARCHES,
         (Stream::Search | Stream::Click, true) => ENTITY_SEARCHES,
     };
-    let mut off_news = interest.off_news[language.idx()].clone();
-    off_news.shuffle(rng);
+    let off_news = &interest.off_news[language.idx()];
+    let mut order: Vec<usize> = (0..off_news.len()).collect();
+    order.shuffle(rng);
     let entity = pick(rng, &interest.entities);
     let pieces = pick(rng, templates[language.idx()]).split_whitespace().map(|piece| match piece {
-        "X" => off_news[0].as_str(),
-        "Y" => off_news[1].as_str(),
-        "Z" => off_news[2].as_str(),
+        "X" => off_news[order[0]].as_str(),
+        "Y" => off_news[order[1]].as_str(),
+        "Z" => off_news[order[2]].as_str(),
+        "C" => interest.context(order[0], language),
         "E" => entity.as_str(),
         plain => plain,
     });

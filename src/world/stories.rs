@@ -56,8 +56,6 @@ pub(super) struct Newsroom {
     pub(super) stories: Vec<Story>,
     pub(super) articles: Vec<Article>,
     pub(super) tellings: Vec<Telling>,
-    /// Articles of each interest, by time of publication.
-    pub(super) by_interest: Vec<Vec<usize>>,
 }
 
 impl Newsroom {
@@ -89,15 +87,13 @@ impl Newsroom {
             let key = |article: &Article| (article.published_unix_s, article.story_id.clone());
             key(&left.0).cmp(&key(&right.0))
         });
-        let mut by_interest = vec![Vec::new(); lexicon.interests.len()];
         let (mut articles, mut tellings) = (Vec::with_capacity(told.len()), Vec::with_capacity(told.len()));
         for (article_idx, (mut article, telling)) in told.into_iter().enumerate() {
             article.id = format!("a{article_idx:06}");
-            by_interest[telling.interest].push(article_idx);
             articles.push(article);
             tellings.push(telling);
         }
-        Self { stories, articles, tellings, by_interest }
+        Self { stories, articles, tellings }
     }
 }
 

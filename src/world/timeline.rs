@@ -1,5 +1,5 @@
 //! One reader's events: sessions in which one interest goes through searches, pages and clicks.
-use super::clicks::{Platform, Reader, draw_interest, draw_language};
+use super::clicks::{Click, Clicker, Platform, Policy, Reader, draw_interest, draw_language};
 use super::lexicon::Lexicon;
 use super::phrases::{PAGE_SOURCES, TOPICS};
 use super::signals::{Tag, about, noise};
@@ -83,14 +83,10 @@ impl Surroundings<'_> {
             let mut interests = user.interests_at(moment.time_unix_s, household);
             boost(&mut interests, interest);
             let reader = Reader { languages: &user.languages, interests: &interests, clicked };
-            let article_idx = match moment.tag {
-                Tag::Bot => self.platform.any_click(rng, &user.languages, moment.time_unix_s),
-                Tag::Interest | Tag::Household | Tag::Navigational | Tag::Malformed => {
-                    self.platform.click(rng, &reader, moment.time_unix_s)
-                }
-            }?;
-            clicked.push((article_idx, moment.time_unix_s));
-            return Some(self.click_rows(rng, user, (moment, article_idx)));
+            let clicker = if moment.tag == Tag::Bot { Clicker::Bot } else { Clicker::Reader };
+            let click = self.platform.click(rng, &reader, (clicker, moment.time_unix_s))?;
+            clicked.push((click.article_idx, moment.time_unix_s));
+            return Some(self.click_rows(rng, user, (moment, click)));
         }
         let text = match moment.tag {
             Tag::Interest | Tag::Household => {
@@ -112,14 +108,16 @@ impl Surroundings<'_> {
         &self,
         rng: &mut ChaCha8Rng,
         user: &User,
-        (moment, article_idx): (&Moment, usize),
+        (moment, click): (&Moment, Click),
     ) -> (EventRow, EventTruthRow) {
-        let article = &self.newsroom.articles[article_idx];
-        let interest = self.newsroom.tellings[article_idx].interest;
+        let article = &self.newsroom.articles[click.article_idx];
+        let interest = self.newsroom.tellings[click.article_idx].interest;
         let mut event = EventRow::new(user, Stream::Click, article.title.clone(), moment.time_unix_s);
         event.category = Some(TOPICS[self.lexicon.interests[interest].topic][0].to_owned());
         event.dwell_ms = Some(rng.random_range(2_000..240_000));
         event.article_id = Some(article.id.clone());
+        event.position = click.position;
+        event.propensity = Some(rounded(click.propensity));
         (event, EventTruthRow::new(user, moment.tag, Some(interest)))
     }
 
@@ -131,17 +129,22 @@ impl Surroundings<'_> {
         traces.truth.push(EventTruthRow::new(user, Tag::Navigational, None));
     }
 
+    /// The uniform slice is what is measured by; the logged one shows whether inverse propensities mend a policy's bias.
     fn hold_out(&self, user_idx: u64, user: &User, (clicked, traces): (&[(usize, i64)], &mut Traces)) {
-        let mut rng = stream(self.seed, "held-out", user_idx);
         let interests = user.interests_at(CUTOFF_UNIX_S, false);
         let reader = Reader { languages: &user.languages, interests: &interests, clicked };
-        for (article_idx, time_unix_s) in self.platform.held_out(&mut rng, &reader) {
-            traces.held_out.push(HeldOutRow {
-                user_key: user.key.clone(),
-                split: user.split.name(),
-                article_id: self.newsroom.articles[article_idx].id.clone(),
-                time_unix_s,
-            });
+        for (policy, name) in [(Policy::Uniform, "uniform"), (Policy::Logged, "logged")] {
+            let mut rng = stream(self.seed, &format!("held-out {name}"), user_idx);
+            for click in self.platform.held_out(&mut rng, &reader, policy) {
+                traces.held_out.push(HeldOutRow {
+                    user_key: user.key.clone(),
+                    split: user.split.name(),
+                    article_id: self.newsroom.articles[click.article_idx].id.clone(),
+                    time_unix_s: click.time_unix_s,
+                    policy: name,
+                    propensity: rounded(click.propensity),
+                });
+            }
         }
     }
 }
@@ -190,4 +193,9 @@ fn boost(interests: &mut [(usize, f64)], session: usize) {
             *weight *= SESSION_BOOST;
         }
     }
+}
+
+/// Six significant digits, so that files stay small and read back as they were written.
+fn rounded(propensity: f64) -> f64 {
+    format!("{propensity:.5e}").parse().unwrap_or(propensity)
 }

@@ -16,6 +16,7 @@ struct InterestLine<'world> {
     aspects_es: &'world [String],
     off_news_en: &'world [String],
     off_news_es: &'world [String],
+    rival: usize,
     implied: Vec<(usize, f64)>,
 }
 
@@ -40,6 +41,7 @@ pub(super) fn write_interests(path: &Path, lexicon: &Lexicon) -> Result<(), Worl
             aspects_es: &interest.aspects[1],
             off_news_en: &interest.off_news[0],
             off_news_es: &interest.off_news[1],
+            rival: interest.rival,
             implied: interest.implied.iter().map(|&(target, p)| (target, (p * 1e4).round() / 1e4)).collect(),
         })?;
     }

@@ -5,8 +5,8 @@
 //! | file | columns |
 //! |---|---|
 //! | `articles` | id, story_id, title, summary, category, language: text; published_unix_s, expires_unix_s: i64 |
-//! | `events` | user_key, split (`train`, `valid`, `test`), stream (`search`, `page`, `click`), text: text; time_unix_s: i64; category?: text (clicks: the topic); source: text; dwell_ms?: u32 (pages, clicks); article_id?: text (clicks) |
-//! | `held_out` | user_key, split, article_id: text; time_unix_s: i64 |
+//! | `events` | user_key, split (`train`, `valid`, `test`), stream (`search`, `page`, `click`), text: text; time_unix_s: i64; category?: text (clicks: the topic); source: text; dwell_ms?: u32 (pages, clicks); article_id?: text (clicks); position?: u32 (clicks: the slot, from 1); propensity?: f64 (clicks: expected examinations of the article in one slate) |
+//! | `held_out` | user_key, split, article_id: text; time_unix_s: i64; policy (`uniform`, `logged`): text; propensity: f64 |
 //!
 //! What only the truth has, under `truth/`:
 //!
@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `users` | one row per reader and interest: user_key, split, tier, languages (codes joined by `+`), care (`long_term`, `burst`, `household`): text; interest: u32; weight: f64; from_unix_s, until_unix_s?: i64 |
 //! | `events_truth` | row i is about row i of `events`: user_key, tag (`interest`, `navigational`, `malformed`, `household`, `bot`): text; interest?: u32 |
-//! | `interests.jsonl` | interest, topic, entities, aspects and off_news by language, implied: pairs of interest and strength |
+//! | `interests.jsonl` | interest, topic, entities, aspects and off_news by language, rival (its number among the interests that share its off-news words), implied: pairs of interest and strength |
 //! | `stories.jsonl` | story_id, interest, entities, coined, born_unix_s, expires_unix_s |
 //!
 //! Events are sorted by reader, then time. A click's text is the article's title.
@@ -131,6 +131,8 @@ pub(super) struct EventRow {
     pub(super) source: String,
     pub(super) dwell_ms: Option<u32>,
     pub(super) article_id: Option<String>,
+    pub(super) position: Option<u32>,
+    pub(super) propensity: Option<f64>,
 }
 
 impl EventRow {
@@ -151,6 +153,8 @@ impl EventRow {
             source: source.to_owned(),
             dwell_ms: None,
             article_id: None,
+            position: None,
+            propensity: None,
         }
     }
 }
@@ -167,6 +171,8 @@ impl Row for EventRow {
             ("source", text(rows, |row| Some(&row.source)), false),
             ("dwell_ms", count(rows, |row| row.dwell_ms), true),
             ("article_id", text(rows, |row| row.article_id.as_deref()), true),
+            ("position", count(rows, |row| row.position), true),
+            ("propensity", real(rows, |row| row.propensity), true),
         ])
     }
 }
@@ -178,6 +184,8 @@ pub(super) struct HeldOutRow {
     pub(super) split: &'static str,
     pub(super) article_id: String,
     pub(super) time_unix_s: i64,
+    pub(super) policy: &'static str,
+    pub(super) propensity: f64,
 }
 
 impl Row for HeldOutRow {
@@ -187,6 +195,8 @@ impl Row for HeldOutRow {
             ("split", text(rows, |row| Some(row.split)), false),
             ("article_id", text(rows, |row| Some(&row.article_id)), false),
             ("time_unix_s", time(rows, |row| Some(row.time_unix_s)), false),
+            ("policy", text(rows, |row| Some(row.policy)), false),
+            ("propensity", real(rows, |row| Some(row.propensity)), false),
         ])
     }
 }
@@ -248,7 +258,6 @@ impl ConcernRow {
 
 impl Row for ConcernRow {
     fn batch(rows: &[Self]) -> Result<RecordBatch, ArrowError> {
-        let weights: ArrayRef = Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.weight)));
         RecordBatch::try_from_iter_with_nullable([
             ("user_key", text(rows, |row| Some(&row.user_key)), false),
             ("split", text(rows, |row| Some(row.split)), false),
@@ -256,7 +265,7 @@ impl Row for ConcernRow {
             ("languages", text(rows, |row| Some(&row.languages)), false),
             ("care", text(rows, |row| Some(row.care)), false),
             ("interest", count(rows, |row| Some(row.interest)), false),
-            ("weight", weights, false),
+            ("weight", real(rows, |row| Some(row.weight)), false),
             ("from_unix_s", time(rows, |row| Some(row.from_unix_s)), false),
             ("until_unix_s", time(rows, |row| row.until_unix_s), true),
         ])
@@ -273,6 +282,10 @@ fn time<R>(rows: &[R], field: impl Fn(&R) -> Option<i64>) -> ArrayRef {
 
 fn count<R>(rows: &[R], field: impl Fn(&R) -> Option<u32>) -> ArrayRef {
     Arc::new(rows.iter().map(field).collect::<UInt32Array>())
+}
+
+fn real<R>(rows: &[R], field: impl Fn(&R) -> Option<f64>) -> ArrayRef {
+    Arc::new(rows.iter().map(field).collect::<Float64Array>())
 }
 
 impl Split {

@@ -1,7 +1,11 @@
 //! Goldens of measures: rankings per reader and on average.
 use crate::support::goldens::{json, root};
-use newshound::train::ranking::{
-    Gain, Grades, average_precision, hit_rate, ndcg, precision, recall, reciprocal_rank,
+use newshound::{
+    news::vectors::VectorIndex,
+    train::{
+        ranking::{Gain, Grades, average_precision, hit_rate, ndcg, precision, recall, reciprocal_rank},
+        rewards::{alignment::nearest_mean, diversity::mean_distance, meaning::Unit},
+    },
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -78,6 +82,42 @@ fn check_second_opinion(
             };
             let got = measured(&ours, &rankings[user], &grades(user));
             close(got, expected.as_f64().unwrap(), &format!("{name} {user}"));
+        }
+    }
+}
+
+/// Largest cosine distance: no cap.
+const NO_CAP: f64 = 2.0;
+/// Vectors are float32, the reference computes in float64.
+const VECTOR_TOLERANCE: f64 = 1e-6;
+
+fn units(rows: &Value) -> Vec<Unit> {
+    let rows: Vec<Vec<f32>> = serde_json::from_value(rows.clone()).unwrap();
+    rows.into_iter().map(|row| Unit::of(row).unwrap()).collect()
+}
+
+#[test]
+fn golden_queries_are_aligned_and_diverse_as_by_the_reference() {
+    let golden = json(&root().join("metrics/embedding_rewards.json"));
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let (queries, documents) = (units(&case["queries"]), units(&case["documents"]));
+        let width = documents[0].0.len();
+        let living = VectorIndex::build(width, documents.iter().map(|unit| &unit.0[..]).enumerate());
+        let k = usize::try_from(case["k"].as_u64().unwrap()).unwrap();
+        for (idx, query) in queries.iter().enumerate() {
+            let near = living.search(&query.0, k);
+            let ids: Vec<u64> = near.iter().map(|near| near.article_idx as u64).collect();
+            let expected: Vec<u64> = serde_json::from_value(case["topk_ids"][idx].clone()).unwrap();
+            assert_eq!(ids, expected);
+            let expected = case["per_query_mean_topk_cosine"][idx].as_f64().unwrap();
+            assert!((nearest_mean(query, &living, k) - expected).abs() < VECTOR_TOLERANCE);
+        }
+        let some: Vec<Option<&Unit>> = queries.iter().map(Some).collect();
+        match (mean_distance(&some, NO_CAP), case["pairwise_cosine_distance_mean"].as_f64()) {
+            (Some(got), Some(expected)) => assert!((got - expected).abs() < VECTOR_TOLERANCE),
+            (got, expected) => assert_eq!((got, expected), (None, None)),
         }
     }
 }

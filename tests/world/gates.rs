@@ -59,7 +59,10 @@ fn measure(dir: &Path, n_readers_max: usize) -> Gates {
     let popular = popular(&events, &ids);
     let oracle_queries = oracle_queries(dir);
     let mut held_out: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
-    for row in rows(&dir.join("held_out.jsonl")).iter().filter(|row| row["split"] == "test") {
+    for row in rows(&dir.join("held_out.jsonl"))
+        .iter()
+        .filter(|row| row["split"] == "test" && row["policy"] == "uniform")
+    {
         held_out.entry(text(row, "user_key").to_owned()).or_default().insert(ids[text(row, "article_id")]);
     }
     let mut signals: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -1,22 +1,25 @@
 //! Rewards of a list that a platform can compute: valid, diverse, near to what the reader clicked later, and finding it.
 use super::{
-    error::TrainError,
-    ranking::{self, Grades},
-    retrieval::{RECALL_K, Retrieval},
-    salient::{fold, words},
+    super::{
+        error::TrainError,
+        ranking::{self, Grades},
+        retrieval::{RECALL_K, Retrieval},
+        salient::{fold, words},
+    },
+    mean,
 };
 use crate::{news::article::Article, queries::QueryList};
 use std::collections::{BTreeSet, HashSet};
 
 /// Weights of the composite; they sum to one. Finding later clicks is what lists are for, but most lists find none or
 /// all of the few there are: nearness to their titles tells the rest apart. The other two keep lists well-formed.
-const WEIGHTS: Rewards = Rewards { valid: 0.1, diversity: 0.1, overlap: 0.3, recall: 0.5 };
+const WEIGHTS: LaterRewards = LaterRewards { valid: 0.1, diversity: 0.1, overlap: 0.3, recall: 0.5 };
 /// A query is rewarded for what it finds within this many hits.
 const QUERY_HITS: usize = 10;
 
 /// The parts of a list's reward, each from 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Rewards {
+pub struct LaterRewards {
     /// 1 if the parser takes it.
     pub valid: f64,
     /// 1 minus the mean Jaccard similarity of its queries' words, over pairs.
@@ -31,12 +34,12 @@ pub struct Rewards {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ListReward {
     /// The list's parts.
-    pub parts: Rewards,
+    pub parts: LaterRewards,
     /// Per query: half for finding a later click, half for the best share of words in a later title.
     pub queries: Vec<f64>,
 }
 
-impl Rewards {
+impl LaterRewards {
     /// The weighted mean that the reward head predicts. A malformed list has 0.
     pub fn composite(&self) -> f64 {
         WEIGHTS.valid * self.valid
@@ -83,7 +86,7 @@ pub fn reward(
     let overlap =
         mean(titles.iter().map(|title| queries.iter().map(|query| share(query, title)).fold(0.0, f64::max)));
     let found = retrieval.list_ranking(list, later.at_unix_s)?;
-    let parts = Rewards {
+    let parts = LaterRewards {
         valid: 1.0,
         diversity: diversity(&queries),
         overlap,
@@ -122,19 +125,13 @@ fn count<T>(items: impl Iterator<Item = T>) -> f64 {
     items.count() as f64
 }
 
-/// Mean of values; 0 of none.
-pub(super) fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (n, sum) = values.fold((0.0, 0.0), |(n, sum), value| (n + 1.0, sum + value));
-    if n == 0.0 { 0.0 } else { sum / n }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn weights_of_the_composite_sum_to_one() {
-        let all = Rewards { valid: 1.0, diversity: 1.0, overlap: 1.0, recall: 1.0 };
+        let all = LaterRewards { valid: 1.0, diversity: 1.0, overlap: 1.0, recall: 1.0 };
         assert!((all.composite() - 1.0).abs() < 1e-12);
     }
 

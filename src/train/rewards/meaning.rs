@@ -1,0 +1,139 @@
+//! What texts mean: unit vectors in the space of the news.
+//!
+//! Words of the news get vectors by the company that they keep in articles (see `word_vectors`); a text is the mean of its
+//! words, weighted by rarity. Signals that are no news, searches and pages, share no word with it: they are translated by
+//! what training readers clicked who had typed the same words side by side (see `probe`). So a signal means what it has
+//! led others to read; nothing is known of the reader's own later clicks.
+use super::super::{
+    events::{Event, World},
+    probe::{Features, Probe},
+    salient::COMMON_SHARE,
+    word_vectors::word_vectors,
+};
+use crate::news::vectors::dot;
+use std::collections::HashSet;
+
+/// Numbers of a vector. 128: more directions than a catalogue has topics, few enough to be searched exactly.
+pub const WIDTH: usize = 128;
+/// Seed of the word vectors.
+const SEED: u64 = 11;
+/// News words that a signal is translated into: as many as name one subject. Of 4, 8, 20 and 60 eight ranks lists best.
+const TRANSLATED_WORDS: usize = 8;
+/// A word in fewer articles than this may be of one story alone.
+const TELLING_ARTICLES_MIN: u32 = 8;
+
+/// A vector of length 1, [`WIDTH`] numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit(pub Vec<f32>);
+
+impl Unit {
+    /// Scales a vector to length 1; none if it has none.
+    pub fn of(mut vector: Vec<f32>) -> Option<Self> {
+        let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+        if length <= f32::EPSILON {
+            return None;
+        }
+        vector.iter_mut().for_each(|value| *value /= length);
+        Some(Self(vector))
+    }
+
+    /// Cosine of the angle to another.
+    pub fn cosine(&self, other: &Self) -> f64 {
+        f64::from(dot(&self.0, &other.0))
+    }
+}
+
+/// Vectors of words, and the translation of signals.
+#[derive(Debug)]
+pub struct Meaning {
+    probe: Probe,
+    /// Row after row (words of the news x [`WIDTH`]).
+    vectors: Vec<f32>,
+    /// Words that tell one subject from others: in few articles, and not by chance in one story alone.
+    telling: Vec<u32>,
+}
+
+impl Meaning {
+    /// Learns from articles published before the cutoff and from training readers.
+    pub fn of(world: &World) -> Self {
+        let probe = Probe::of(world, Features::Neighbours);
+        let documents: Vec<Vec<u32>> = world
+            .published()
+            .map(|article| [probe.news_words(&article.title), probe.news_words(&article.summary)].concat())
+            .collect();
+        let vectors = word_vectors(&documents, probe.n_news_words(), WIDTH, SEED);
+        #[allow(clippy::cast_precision_loss, reason = "a catalogue has far less than 2^52 articles")]
+        let common = COMMON_SHARE * probe.n_articles() as f64;
+        let telling = (0..u32::try_from(probe.n_news_words()).unwrap_or(u32::MAX))
+            .filter(|&id| {
+                let n_with = probe.n_articles_with(id);
+                n_with >= TELLING_ARTICLES_MIN && f64::from(n_with) < common
+            })
+            .collect();
+        Self { probe, vectors, telling }
+    }
+
+    /// The meaning of a query or a title; none if no word of it is a word of the news.
+    pub fn text(&self, text: &str) -> Option<Unit> {
+        self.sum(self.probe.news_words(text).into_iter().map(|id| (id, 1.0)))
+    }
+
+    /// The meaning of an article of the world, by its index.
+    pub fn article(&self, article_idx: usize) -> Option<Unit> {
+        self.sum(self.probe.words_of(article_idx).iter().map(|&id| (id, 1.0)))
+    }
+
+    /// The meanings of a reader's traces, with their times; those that have none are left out.
+    pub fn signals(&self, events: &[Event]) -> Vec<(i64, Unit)> {
+        events.iter().filter_map(|event| Some((event.time_unix_s, self.signal(event)?))).collect()
+    }
+
+    /// The meaning of a signal; none if it has led nobody anywhere.
+    pub fn signal(&self, event: &Event) -> Option<Unit> {
+        if let Some(article_idx) = event.article_idx {
+            return self.article(article_idx);
+        }
+        let mut translated = self.probe.translated(&event.text);
+        let heaviest_first = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if TRANSLATED_WORDS < translated.len() {
+            translated.select_nth_unstable_by(TRANSLATED_WORDS, heaviest_first);
+            translated.truncate(TRANSLATED_WORDS);
+        }
+        translated.sort_unstable_by(heaviest_first);
+        self.sum(translated.into_iter())
+    }
+
+    /// The `n` telling words nearest to a meaning, the nearest first; words in `used` are passed over.
+    pub fn nearest_words(&self, to: &Unit, n: usize, used: &HashSet<u32>) -> Vec<u32> {
+        let cosine = |id: u32| dot(&self.vectors[id as usize * WIDTH..][..WIDTH], &to.0);
+        let mut near: Vec<(f32, u32)> =
+            self.telling.iter().filter(|id| !used.contains(id)).map(|&id| (cosine(id), id)).collect();
+        let nearest_first = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if n < near.len() {
+            near.select_nth_unstable_by(n, nearest_first);
+            near.truncate(n);
+        }
+        near.sort_unstable_by(nearest_first);
+        near.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// A word by its number.
+    pub fn word(&self, id: u32) -> &str {
+        self.probe.word(id)
+    }
+
+    /// Inverse frequency of a word among articles, nats; none of a word that the news does not have.
+    pub fn rarity(&self, word: &str) -> Option<f64> {
+        self.probe.news_words(word).first().map(|&id| f64::from(self.probe.rarity_in_news(id)))
+    }
+
+    fn sum(&self, weighted: impl Iterator<Item = (u32, f32)>) -> Option<Unit> {
+        let mut sum = vec![0.0_f32; WIDTH];
+        for (id, weight) in weighted {
+            let weight = weight * self.probe.rarity_in_news(id);
+            let vector = &self.vectors[id as usize * WIDTH..][..WIDTH];
+            sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += weight * value);
+        }
+        Unit::of(sum)
+    }
+}

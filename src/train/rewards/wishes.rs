@@ -1,0 +1,28 @@
+//! The list that the judge itself would write: the words of the news nearest to each of a reader's heaviest interests.
+use super::{interests::Interests, meaning::Meaning};
+use crate::{
+    queries::QueryList,
+    text::parse::{self, QUERIES_MAX, QUERIES_MIN},
+};
+use std::collections::HashSet;
+
+/// Queries about each interest, as far as its words reach.
+const QUERIES_PER_INTEREST: usize = 2;
+/// Words of a query: what people type.
+const QUERY_WORDS: usize = 4;
+
+/// Writes the list; none if the interests do not make a valid one. No word stands twice.
+pub fn wishes(interests: &Interests, meaning: &Meaning) -> Option<QueryList> {
+    let n_interests = interests.clusters.len().min(QUERIES_MAX / QUERIES_PER_INTEREST);
+    // Where two queries of each interest make no list, each gives more.
+    let n_each = QUERIES_PER_INTEREST.max(QUERIES_MIN.div_ceil(n_interests.max(1)));
+    let mut used: HashSet<u32> = HashSet::new();
+    let mut queries: Vec<String> = Vec::new();
+    for (centre, _) in &interests.clusters[..n_interests] {
+        let near = meaning.nearest_words(centre, n_each * QUERY_WORDS, &used);
+        used.extend(&near);
+        let words: Vec<&str> = near.iter().map(|&id| meaning.word(id)).collect();
+        queries.extend(words.chunks_exact(QUERY_WORDS).map(|words| words.join(" ")));
+    }
+    parse::parse(&queries.join("\n")).ok()
+}
