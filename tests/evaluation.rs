@@ -3,7 +3,7 @@ use candle_core::Device;
 use newshound::{
     model::{ops::Numerics, transformer::Transformer, weights::Parameters},
     train::{
-        evaluate::{self, EvaluateSettings, table::Evaluation},
+        evaluate::{self, EvaluateSettings, table::Evaluation, trec},
         events::{Scope, Split, World},
         ranking::{Grades, recall},
         rollout::Sampled,
@@ -37,7 +37,7 @@ fn world_at() -> &'static Path {
 }
 
 fn evaluated(split: Split, n_users: usize) -> Evaluation {
-    let settings = EvaluateSettings { split, n_users, n_lists: N_LISTS, seed: 1 };
+    let settings = EvaluateSettings { split, n_users, n_lists: N_LISTS, seed: 1, n_seeds: 1 };
     evaluate::run(world_at(), &demo(), settings, None).unwrap()
 }
 
@@ -50,7 +50,8 @@ fn words(path: &Path) -> Vec<Vec<String>> {
 #[test]
 fn files_in_the_formats_of_trec_hold_what_the_table_says() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = EvaluateSettings { split: Split::Valid, n_users: N_USERS, n_lists: N_LISTS, seed: 1 };
+    let settings =
+        EvaluateSettings { split: Split::Valid, n_users: N_USERS, n_lists: N_LISTS, seed: 1, n_seeds: 1 };
     let got = evaluate::run(world_at(), &demo(), settings, Some(dir.path())).unwrap();
     let mut clicked: BTreeMap<String, Grades<String>> = BTreeMap::new();
     for row in words(&dir.path().join("qrels.txt")) {
@@ -72,6 +73,67 @@ fn files_in_the_formats_of_trec_hold_what_the_table_says() {
         assert!((row.recall.mean - mean).abs() < 1e-9, "{way}: {mean}, {:?}", row.recall);
     }
     assert!(!dir.path().join("random.run").exists());
+    // What is written is read back and measured as it was.
+    let table = trec::measure(&dir.path().join("qrels.txt"), &dir.path().join("copy.run")).unwrap();
+    let copy = got.rows.iter().find(|row| row.name.starts_with("copy")).unwrap();
+    for (measure, figure) in &copy.measures {
+        let line = table.lines().find(|line| line.contains(&format!(" {measure} "))).unwrap();
+        assert!(line.contains(&format!("| {:.4} |", figure.mean)), "{line} {figure:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_of_trec_is_refused_by_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (qrels, run) = (dir.path().join("qrels.txt"), dir.path().join("a.run"));
+    let measured = |clicks: &str, ranking: &str| {
+        std::fs::write(&qrels, clicks).unwrap();
+        std::fs::write(&run, ranking).unwrap();
+        trec::measure(&qrels, &run).map_err(|error| newshound::telemetry::Chain(&error).to_string())
+    };
+    assert!(measured("u 0 a 1\n", "u Q0 b 1 0.5 x\nu Q0 a 2 0.7 x\n").unwrap().contains("| MRR | 1.0000 |"));
+    for (clicks, ranking, expected) in [
+        ("u 0 a\n", "", "line 1"),
+        ("u 0 a 1\n\nu 0 b high\n", "", "line 3"),
+        ("u 0 a 1\n", "u Q0 a 1 best x\n", "score best is no number"),
+        ("\n", "", "holds no click"),
+    ] {
+        let error = measured(clicks, ranking).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn popularity_shows_everybody_the_same_and_copying_does_not() {
+    let got = evaluated(Split::Valid, N_USERS);
+    let trait_of = |way: &str, name: &str| {
+        let row = got.traits.iter().find(|row| row.name.starts_with(way)).unwrap();
+        row.traits.get(name).map(|estimate| estimate.mean)
+    };
+    assert_eq!(trait_of("popularity", "overlap"), Some(1.0));
+    assert_eq!((trait_of("popularity", "no supply"), trait_of("popularity", "distance")), (None, None));
+    assert_eq!(trait_of("popularity", "exclusive recall@10"), Some(0.0), "it is what is excluded");
+    assert!(trait_of("copy", "overlap").unwrap() < 0.5);
+    assert!(trait_of("copy", "no supply").unwrap() > 0.0, "off-news words find nothing");
+    let judged = trait_of("list of the rewards' judge", "own part").unwrap();
+    assert!(judged > trait_of("popularity", "own part").unwrap(), "{judged}");
+    assert!(got.markdown().contains("| means | story recall@10 |"));
+}
+
+#[test]
+fn several_seeds_sample_anew_and_the_table_shows_each() {
+    let settings =
+        EvaluateSettings { split: Split::Valid, n_users: N_USERS, n_lists: N_LISTS, seed: 1, n_seeds: 2 };
+    let got = evaluate::run(world_at(), &demo(), settings, None).unwrap();
+    for (name, means) in &got.seeds {
+        let row = got.rows.iter().find(|row| row.name == *name).unwrap();
+        assert_eq!(means.len(), 2);
+        assert!((means.iter().sum::<f64>() / 2.0 - row.recall.mean).abs() < 1e-9, "{name}");
+    }
+    assert_eq!(got.seeds.len(), got.rows.len());
+    let page = got.html();
+    assert_eq!(page.matches("<svg").count(), 2);
+    assert!(page.contains("<th>seed 2</th>") && page.contains("best of N=2 by consensus"));
 }
 
 #[test]
@@ -89,7 +151,7 @@ fn an_evaluation_has_every_way_to_serve_once_and_is_the_same_twice() {
     assert_eq!(names.len(), got.rows.len());
     let upper = got.rows.last().unwrap().recall.mean;
     let of_student = got.rows.iter().filter(|row| row.name.starts_with("student"));
-    assert!(of_student.clone().count() >= 6);
+    assert!(of_student.clone().count() >= 6 && names.len() >= 10);
     assert!(of_student.clone().all(|row| row.recall.mean <= upper));
     for row in got.rows.iter().chain(&got.differences) {
         assert_eq!(row.measures.len(), 7, "{}", row.name);

@@ -41,6 +41,15 @@ pub enum Command {
     },
     /// Figures of a bundle on held-out readers: validity, Recall@10, intervals.
     Eval(EvalArgs),
+    /// Measures of rankings in TREC's run format against clicks in its qrels format.
+    Measure {
+        /// Clicks: `reader 0 article grade` on each line.
+        #[arg(long)]
+        qrels: PathBuf,
+        /// Rankings: `reader Q0 article rank score name` on each line; the highest score comes first.
+        #[arg(long)]
+        run: PathBuf,
+    },
     /// Log-probabilities of given completions. Standard input: JSON lines with `prompt` or `prompt_ids`, and `completion` or
     /// `completion_ids`; standard output: JSON lines in the same order.
     Score(ScoreArgs),
@@ -286,6 +295,12 @@ pub struct EvalArgs {
     /// Seed of readers, sampling and bootstrap.
     #[arg(long, default_value_t = 7)]
     pub(super) seed: u64,
+    /// Times that lists are sampled, each with the next seed; figures are means over them.
+    #[arg(long, default_value_t = 1)]
+    pub(super) seeds: u64,
+    /// Also write the figures as a page with plots.
+    #[arg(long)]
+    pub(super) html: Option<PathBuf>,
     /// Also write the figures as JSON.
     #[arg(long)]
     pub(super) json: Option<PathBuf>,

@@ -56,6 +56,7 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
             say(output, &out.display())
         }
         Command::Eval(args) => run_eval(&args, output),
+        Command::Measure { qrels, run } => say(output, &evaluate::trec::measure(&qrels, &run)?),
         Command::Score(args) => {
             score::run(&ModelFolder::open(&args.model)?, args.temperature, &mut stdin().lock(), output)
         }
@@ -133,11 +134,20 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
 
 fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
     let split = args.split.into();
-    let settings = EvaluateSettings { split, n_users: args.users, n_lists: args.n.max(1), seed: args.seed };
+    let settings = EvaluateSettings {
+        split,
+        n_users: args.users,
+        n_lists: args.n.max(1),
+        seed: args.seed,
+        n_seeds: args.seeds,
+    };
     let evaluation = evaluate::run(&args.world, &args.bundle, settings, args.trec.as_deref())?;
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&evaluation).map_err(|error| TrainError::file(path, error))?;
         std::fs::write(path, json).map_err(TrainError::disk(path, "write"))?;
+    }
+    if let Some(path) = &args.html {
+        std::fs::write(path, evaluation.html()).map_err(TrainError::disk(path, "write"))?;
     }
     say(output, &evaluation.markdown())
 }

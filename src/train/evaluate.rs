@@ -1,6 +1,8 @@
 //! Figures of a bundle: what its lists find for readers whose clicks nothing was trained on, against popularity and copying the signals.
 pub mod measures;
+mod page;
 pub mod table;
+pub mod traits;
 pub mod trec;
 pub mod ways;
 
@@ -10,7 +12,7 @@ use super::{
     journal::progress_bar,
     order::Order,
     ranking::{self, Grades},
-    retrieval::{RANKING_LENGTH, Retrieval},
+    retrieval::RANKING_LENGTH,
     rollout::{Sample, Sampled},
     statistics::bootstrap,
 };
@@ -23,7 +25,7 @@ use candle_core::{DType, Device};
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 use table::Evaluation;
-use ways::Outcome;
+use ways::{Outcome, Platform};
 
 /// Popularity counts the clicks of this long before the cutoff.
 const POPULARITY_WINDOW_S: i64 = 24 * 3600;
@@ -39,6 +41,8 @@ pub struct EvaluateSettings {
     pub n_lists: usize,
     /// Seed of the choice of readers, of sampling and of the bootstrap.
     pub seed: u64,
+    /// Times that lists are sampled, each with the next seed; figures are means over them.
+    pub n_seeds: u64,
 }
 
 /// A reader ready to be asked.
@@ -62,8 +66,6 @@ pub fn run(
     let bundle = load::load(BundleSource::Dir(bundle_at), DType::F32, &Device::Cpu)?;
     let prompt_tokens_max = bundle.manifest.prompt_tokens_max;
     let student = Sampled { model: Arc::new(bundle.model), tokens: bundle.tokens };
-    // A platform's index holds what can be read today.
-    let retrieval = Retrieval::of(&world.articles, |article| article.is_alive_at(world.cutoff_unix_s))?;
     let questions = questions(&world, settings);
     if questions.is_empty() {
         return Err(TrainError::TooLittleData {
@@ -74,22 +76,21 @@ pub fn run(
         .iter()
         .map(|question| prompt::build(&question.signals, &student.tokens, prompt_tokens_max).ids)
         .collect();
-    let bar = progress_bar("eval", (prompts.len() * settings.n_lists) as u64);
-    let samples = student.lists(&prompts, settings.n_lists, settings.seed, &|| bar.inc(1))?;
+    let n_seeds = settings.n_seeds.max(1);
+    let bar = progress_bar("eval", (prompts.len() * settings.n_lists) as u64 * n_seeds);
+    let samples = (settings.seed..)
+        .take(usize::try_from(n_seeds).unwrap_or(usize::MAX))
+        .map(|seed| student.lists(&prompts, settings.n_lists, seed, &|| bar.inc(1)))
+        .collect::<Result<Vec<_>, _>>()?;
     bar.finish();
-    let popular = popular(&world);
-    let outcomes: Vec<Outcome> = questions
-        .par_iter()
-        .zip(&samples)
-        .map(|(question, samples)| {
-            ways::outcome(
-                question,
-                samples,
-                (&retrieval, bundle.head.as_ref(), &popular),
-                world.cutoff_unix_s,
-            )
-        })
-        .collect::<Result<_, _>>()?;
+    let platform = Platform::of(&world, popular(&world), bundle.head.as_ref())?;
+    let of_seed = |samples: &Vec<Vec<Sample>>| -> Result<Vec<Outcome>, TrainError> {
+        let asked = questions.par_iter().zip(samples);
+        asked.map(|(question, samples)| platform.outcome(question, samples)).collect()
+    };
+    let by_seed: Vec<Vec<Outcome>> = samples.iter().map(of_seed).collect::<Result<_, _>>()?;
+    let seeds = table::seeds(&by_seed, settings);
+    let outcomes = ways::merged(by_seed);
     if let Some(dir) = trec {
         trec::write(dir, &questions, &outcomes, &world.articles)?;
     }
@@ -101,10 +102,12 @@ pub fn run(
         n_users: questions.len(),
         n_lists: settings.n_lists,
         validity: bootstrap(&valid, settings.seed),
-        invalid: invalid(&samples),
+        invalid: invalid(samples.iter().flatten()),
         rows: table::rows(&outcomes, settings),
         differences: table::differences(&outcomes, settings),
+        seeds,
         tiers: table::tiers(&outcomes, settings),
+        traits: traits::rows(&questions, &outcomes, &world.articles, settings),
     })
 }
 
@@ -138,9 +141,9 @@ pub(super) fn popular(world: &World) -> Vec<usize> {
     ranked
 }
 
-fn invalid(samples: &[Vec<Sample>]) -> BTreeMap<&'static str, usize> {
+fn invalid<'a>(samples: impl Iterator<Item = &'a Vec<Sample>>) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
-    for reason in samples.iter().flatten().filter_map(|sample| sample.as_ref().err()) {
+    for reason in samples.flatten().filter_map(|sample| sample.as_ref().err()) {
         *counts.entry(*reason).or_default() += 1;
     }
     counts

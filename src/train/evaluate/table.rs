@@ -2,6 +2,7 @@
 use super::{
     EvaluateSettings,
     measures::{MEASURES, RECALL_10},
+    traits::{TRAITS, TraitRow},
     ways::{Outcome, Tier, Way},
 };
 use crate::{
@@ -15,7 +16,7 @@ use serde::Serialize;
 use std::{collections::BTreeMap, fmt::Write};
 
 /// Ways that are compared, the first against the second.
-const COMPARED: [(Way, Way); 9] = [
+const COMPARED: [(Way, Way); 11] = [
     (Way::First, Way::Popularity),
     (Way::First, Way::Copy),
     (Way::LogProb, Way::First),
@@ -25,9 +26,11 @@ const COMPARED: [(Way, Way); 9] = [
     (Way::Head, Way::Random),
     (Way::Head, Way::Popularity),
     (Way::Head, Way::Copy),
+    (Way::Head, Way::Vector),
+    (Way::Head, Way::Judge),
 ];
 /// Ways that are shown by tier.
-const BY_TIER: [Way; 5] = [Way::Popularity, Way::Copy, Way::First, Way::Consensus, Way::Head];
+const BY_TIER: [Way; 6] = [Way::Popularity, Way::Copy, Way::Vector, Way::First, Way::Consensus, Way::Head];
 
 /// Figures of one way to serve.
 #[derive(Clone, Debug, Serialize)]
@@ -70,10 +73,14 @@ pub struct Evaluation {
     pub invalid: BTreeMap<&'static str, usize>,
     /// One per way to serve.
     pub rows: Vec<Row>,
+    /// Recall@10 of every way under each seed of sampling; empty where there is one.
+    pub seeds: Vec<(String, Vec<f64>)>,
     /// Paired differences.
     pub differences: Vec<Row>,
     /// Readers by how much they clicked before.
     pub tiers: Vec<TierRow>,
+    /// What else tells ways apart.
+    pub traits: Vec<TraitRow>,
 }
 
 /// Ways that every outcome has, in the order of tables.
@@ -86,6 +93,20 @@ pub(super) fn rows(outcomes: &[Outcome], settings: EvaluateSettings) -> Vec<Row>
     let row =
         |way: Way| row(way.name(settings.n_lists), settings.seed, |measure| column(outcomes, way, measure));
     ways(outcomes).into_iter().map(row).collect()
+}
+
+/// Recall@10 of every way by seed, where there are several.
+pub(super) fn seeds(by_seed: &[Vec<Outcome>], settings: EvaluateSettings) -> Vec<(String, Vec<f64>)> {
+    let known = by_seed.first().filter(|_| by_seed.len() > 1).map_or_else(Vec::new, |first| ways(first));
+    let mean = |outcomes: &Vec<Outcome>, way: Way| {
+        let values = column(outcomes, way, RECALL_10);
+        #[allow(clippy::cast_precision_loss, reason = "thousands of readers")]
+        let n = values.len().max(1) as f64;
+        values.iter().sum::<f64>() / n
+    };
+    let row =
+        |way: Way| (way.name(settings.n_lists), by_seed.iter().map(|outcomes| mean(outcomes, way)).collect());
+    known.into_iter().map(row).collect()
 }
 
 /// One row per pair of ways.
@@ -158,6 +179,8 @@ impl Evaluation {
             text.push('\n');
         }
         self.write_measures(&mut text);
+        self.write_seeds(&mut text);
+        self.write_traits(&mut text);
         self.write_tiers(&mut text);
         text
     }
@@ -169,6 +192,28 @@ impl Evaluation {
             let means: Vec<String> =
                 header.iter().map(|name| format!("{:.4}", row.measures[name].mean)).collect();
             let _ = writeln!(text, "| {} | {} |", row.name, means.join(" | "));
+        }
+        text.push('\n');
+    }
+
+    fn write_seeds(&self, text: &mut String) {
+        let Some((_, first)) = self.seeds.first() else { return };
+        let header: Vec<String> = (1..=first.len()).map(|seed| format!("seed {seed}")).collect();
+        let _ = writeln!(text, "| Recall@10 | {} |\n|---{}|", header.join(" | "), "|---".repeat(first.len()));
+        for (name, means) in &self.seeds {
+            let means: Vec<String> = means.iter().map(|mean| format!("{mean:.4}")).collect();
+            let _ = writeln!(text, "| {name} | {} |", means.join(" | "));
+        }
+        text.push('\n');
+    }
+
+    fn write_traits(&self, text: &mut String) {
+        let _ = writeln!(text, "| means | {} |\n|---{}|", TRAITS.join(" | "), "|---".repeat(TRAITS.len()));
+        for TraitRow { name, traits } in &self.traits {
+            let mean =
+                |name: &&str| traits.get(name).map_or("-".to_owned(), |value| format!("{:.4}", value.mean));
+            let means: Vec<String> = TRAITS.iter().map(mean).collect();
+            let _ = writeln!(text, "| {name} | {} |", means.join(" | "));
         }
         text.push('\n');
     }

@@ -1,16 +1,31 @@
 //! Every way to serve one reader, with what it finds.
+use super::traits::Supply;
 use super::{
     Question,
     measures::{Figures, RECALL_10, figures, mean},
 };
 use crate::{
     model::reward_head::{ListFeatures, RewardHead},
-    train::{error::TrainError, retrieval::Retrieval, rollout::Sample},
+    news::vectors::VectorIndex,
+    queries::QueryList,
+    train::{
+        error::TrainError,
+        events::World,
+        retrieval::{RANKING_LENGTH, Retrieval},
+        rewards::{
+            interests::Interests,
+            meaning::{Meaning, Unit, WIDTH},
+            wishes::wishes,
+        },
+        rollout::Sample,
+    },
 };
 use serde::Serialize;
 
 /// Signals that the copying baseline takes as queries.
 const COPIED_SIGNALS: usize = 5;
+/// Signals whose vectors are averaged: as many as fit a prompt.
+const AVERAGED_SIGNALS: usize = 25;
 /// Most clicks of a cold and of a cool reader.
 const COLD_CLICKS_MAX: usize = 5;
 const COOL_CLICKS_MAX: usize = 20;
@@ -23,6 +38,10 @@ pub enum Way {
     Popularity,
     /// The last signals as queries.
     Copy,
+    /// The articles nearest to the mean of the last signals' vectors.
+    Vector,
+    /// The list that the judge of the rewards would write.
+    Judge,
     /// The student's first list.
     First,
     /// The mean over the student's lists.
@@ -39,14 +58,25 @@ pub enum Way {
 
 impl Way {
     /// Those that show one ranking.
-    pub const RANKED: [Self; 7] =
-        [Self::Popularity, Self::Copy, Self::First, Self::LogProb, Self::Consensus, Self::Head, Self::Oracle];
+    pub const RANKED: [Self; 9] = [
+        Self::Popularity,
+        Self::Copy,
+        Self::Vector,
+        Self::Judge,
+        Self::First,
+        Self::LogProb,
+        Self::Consensus,
+        Self::Head,
+        Self::Oracle,
+    ];
 
     /// Its name in files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Popularity => "popularity",
             Self::Copy => "copy",
+            Self::Vector => "vector",
+            Self::Judge => "judge",
             Self::First => "first",
             Self::Random => "random",
             Self::LogProb => "logprob",
@@ -61,6 +91,8 @@ impl Way {
         match self {
             Self::Popularity => "popularity, last 24 h".to_owned(),
             Self::Copy => format!("copy the last {COPIED_SIGNALS} signals"),
+            Self::Vector => format!("mean vector of the last {AVERAGED_SIGNALS} signals"),
+            Self::Judge => "list of the rewards' judge".to_owned(),
             Self::First => "student, N=1".to_owned(),
             Self::Random => format!("student, random of N={n}"),
             Self::LogProb => format!("student, best of N={n} by log-probability"),
@@ -106,6 +138,8 @@ pub struct Served {
     pub ranking: Vec<usize>,
     /// What the ranking is worth.
     pub figures: Figures,
+    /// How its queries do, where it has queries.
+    pub supply: Option<Supply>,
 }
 
 /// What every way finds for one reader.
@@ -126,55 +160,137 @@ impl Outcome {
     }
 }
 
-/// Serves one reader in every way. `popular`: what everybody is shown.
-///
-/// # Errors
-/// If the search or the head fails.
-pub fn outcome(
-    question: &Question<'_>,
-    samples: &[Sample],
-    (retrieval, head, popular): (&Retrieval, Option<&RewardHead>, &[usize]),
-    at_unix_s: i64,
-) -> Result<Outcome, TrainError> {
-    let served = |ranking: Vec<usize>| Served { figures: figures(&ranking, &question.clicked), ranking };
-    let lists = samples
-        .iter()
-        .map(|sample| match sample {
-            Ok((list, _)) => Ok(served(retrieval.list_ranking(list, at_unix_s)?)),
-            // A reader who gets no list is shown nothing.
-            Err(_) => Ok(Served::default()),
-        })
-        .collect::<Result<Vec<Served>, TrainError>>()?;
-    let valid: Vec<usize> = (0..samples.len()).filter(|&idx| samples[idx].is_ok()).collect();
-    let features: Vec<ListFeatures> = samples.iter().flatten().map(|(_, read)| read.clone()).collect();
-    // One score per valid list. On a tie the earlier list wins: max_by would take the last.
-    let best_by = |scores: &[f32]| {
-        let best = (0..valid.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-        best.map_or_else(Served::default, |idx| lists[valid[idx]].clone())
-    };
-    let by_logprob: Vec<f32> = features.iter().map(|read| read.mean_logprob).collect();
-    let by_consensus: Vec<f32> =
-        features.iter().map(|read| read.consensus.as_ref().map_or(0.0, |found| found.list)).collect();
-    let newest = question.reader.events.iter().rev().take(COPIED_SIGNALS).map(|event| event.text.as_str());
-    let most = lists.iter().rev().max_by(|a, b| a.figures[RECALL_10].total_cmp(&b.figures[RECALL_10]));
-    let of_lists: Vec<Figures> = lists.iter().map(|list| list.figures).collect();
-    let mut found = vec![
-        (Way::Popularity, served(popular.to_vec())),
-        (Way::Copy, served(retrieval.ranking(newest, at_unix_s)?)),
-        (Way::First, lists.first().cloned().unwrap_or_default()),
-        (Way::Random, Served { ranking: Vec::new(), figures: mean(&of_lists) }),
-        (Way::LogProb, best_by(&by_logprob)),
-        (Way::Consensus, best_by(&by_consensus)),
-    ];
-    if let Some(head) = head {
-        let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
-        found.push((Way::Head, best_by(&scores)));
+/// Outcomes of the same readers under several seeds: figures and validity are means, what is shown is the first seed's.
+pub(super) fn merged(by_seed: Vec<Vec<Outcome>>) -> Vec<Outcome> {
+    #[allow(clippy::cast_precision_loss, reason = "a handful of seeds")]
+    let n_seeds = by_seed.len().max(1) as f64;
+    let mut by_seed = by_seed.into_iter();
+    let mut merged = by_seed.next().unwrap_or_default();
+    for outcome in &mut merged {
+        outcome.valid /= n_seeds;
+        outcome
+            .found
+            .iter_mut()
+            .flat_map(|(_, served)| &mut served.figures)
+            .for_each(|figure| *figure /= n_seeds);
     }
-    found.push((Way::Oracle, most.cloned().unwrap_or_default()));
-    let n_clicks = question.reader.events.iter().filter(|event| event.article_idx.is_some()).count();
-    #[allow(clippy::cast_precision_loss, reason = "a handful of lists")]
-    let share = valid.len() as f64 / samples.len().max(1) as f64;
-    Ok(Outcome { tier: Tier::of(n_clicks), valid: share, found })
+    for (reader, more) in by_seed.flat_map(|outcomes| outcomes.into_iter().enumerate()) {
+        let sum = &mut merged[reader];
+        sum.valid += more.valid / n_seeds;
+        for ((_, sum), (_, more)) in sum.found.iter_mut().zip(more.found) {
+            sum.figures.iter_mut().zip(more.figures).for_each(|(sum, figure)| *sum += figure / n_seeds);
+        }
+    }
+    merged
+}
+
+/// What serving takes beside a student.
+#[derive(Debug)]
+pub struct Platform<'a> {
+    /// Articles that live at the moment.
+    pub retrieval: Retrieval,
+    /// The bundle's reward head.
+    pub head: Option<&'a RewardHead>,
+    popular: Vec<usize>,
+    meaning: Meaning,
+    living: VectorIndex,
+    at_unix_s: i64,
+}
+
+impl<'a> Platform<'a> {
+    /// Indexes what is alive at the world's cutoff.
+    /// # Errors
+    /// If the index cannot be built.
+    pub fn of(world: &World, popular: Vec<usize>, head: Option<&'a RewardHead>) -> Result<Self, TrainError> {
+        let at_unix_s = world.cutoff_unix_s;
+        // A platform's index holds what can be read today.
+        let retrieval = Retrieval::of(&world.articles, |article| article.is_alive_at(at_unix_s))?;
+        let meaning = Meaning::of(world);
+        let alive = (0..world.articles.len()).filter(|&idx| world.articles[idx].is_alive_at(at_unix_s));
+        let units: Vec<(usize, Unit)> = alive.filter_map(|idx| Some((idx, meaning.article(idx)?))).collect();
+        let living = VectorIndex::build(WIDTH, units.iter().map(|(idx, unit)| (*idx, &unit.0[..])));
+        Ok(Self { retrieval, head, popular, meaning, living, at_unix_s })
+    }
+
+    /// Serves one reader in every way.
+    /// # Errors
+    /// If the search or the head fails.
+    pub fn outcome(&self, question: &Question<'_>, samples: &[Sample]) -> Result<Outcome, TrainError> {
+        let lists = samples
+            .iter()
+            .map(|sample| match sample {
+                Ok((list, _)) => self.served_list(question, list),
+                // A reader who gets no list is shown nothing.
+                Err(_) => Ok(Served::default()),
+            })
+            .collect::<Result<Vec<Served>, TrainError>>()?;
+        let valid: Vec<usize> = (0..samples.len()).filter(|&idx| samples[idx].is_ok()).collect();
+        let features: Vec<ListFeatures> = samples.iter().flatten().map(|(_, read)| read.clone()).collect();
+        // One score per valid list. On a tie the earlier list wins: max_by would take the last.
+        let best_by = |scores: &[f32]| {
+            let best = (0..valid.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+            best.map_or_else(Served::default, |idx| lists[valid[idx]].clone())
+        };
+        let by_logprob: Vec<f32> = features.iter().map(|read| read.mean_logprob).collect();
+        let by_consensus: Vec<f32> =
+            features.iter().map(|read| read.consensus.as_ref().map_or(0.0, |found| found.list)).collect();
+        let most = lists.iter().rev().max_by(|a, b| a.figures[RECALL_10].total_cmp(&b.figures[RECALL_10]));
+        let of_lists: Vec<Figures> = lists.iter().map(|list| list.figures).collect();
+        let mut found = self.without_student(question)?;
+        found.extend([
+            (Way::First, lists.first().cloned().unwrap_or_default()),
+            (Way::Random, Served { figures: mean(&of_lists), ..Served::default() }),
+            (Way::LogProb, best_by(&by_logprob)),
+            (Way::Consensus, best_by(&by_consensus)),
+        ]);
+        if let Some(head) = self.head {
+            let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
+            found.push((Way::Head, best_by(&scores)));
+        }
+        found.push((Way::Oracle, most.cloned().unwrap_or_default()));
+        let n_clicks = question.reader.events.iter().filter(|event| event.article_idx.is_some()).count();
+        #[allow(clippy::cast_precision_loss, reason = "a handful of lists")]
+        let share = valid.len() as f64 / samples.len().max(1) as f64;
+        Ok(Outcome { tier: Tier::of(n_clicks), valid: share, found })
+    }
+
+    /// The ways that need no student.
+    fn without_student(&self, question: &Question<'_>) -> Result<Vec<(Way, Served)>, TrainError> {
+        let newest = || question.reader.events.iter().rev();
+        let copied: Vec<&str> = newest().take(COPIED_SIGNALS).map(|event| event.text.as_str()).collect();
+        let mut sum = vec![0.0_f32; WIDTH];
+        for Unit(unit) in newest().take(AVERAGED_SIGNALS).filter_map(|event| self.meaning.text(&event.text)) {
+            sum.iter_mut().zip(&unit).for_each(|(sum, value)| *sum += value);
+        }
+        let near = Unit::of(sum).map(|unit| self.living.search(&unit.0, RANKING_LENGTH)).unwrap_or_default();
+        let near = near.into_iter().map(|near| near.article_idx).collect();
+        let interests = Interests::of(&self.meaning.signals(&question.reader.events), self.at_unix_s);
+        let judged = match wishes(&interests, &self.meaning) {
+            Some(list) => self.served_list(question, &list)?,
+            None => Served::default(),
+        };
+        Ok(vec![
+            (Way::Popularity, served(question, self.popular.clone(), None)),
+            (Way::Copy, self.served_queries(question, &copied)?),
+            (Way::Vector, served(question, near, None)),
+            (Way::Judge, judged),
+        ])
+    }
+
+    fn served_list(&self, question: &Question<'_>, list: &QueryList) -> Result<Served, TrainError> {
+        let queries: Vec<&str> = list.as_slice().iter().map(|query| query.as_str()).collect();
+        self.served_queries(question, &queries)
+    }
+
+    fn served_queries(&self, question: &Question<'_>, queries: &[&str]) -> Result<Served, TrainError> {
+        let ranking = self.retrieval.ranking(queries.iter().copied(), self.at_unix_s)?;
+        let supply = Supply::of(queries, &self.retrieval, self.at_unix_s)?;
+        Ok(served(question, ranking, supply))
+    }
+}
+
+fn served(question: &Question<'_>, ranking: Vec<usize>, supply: Option<Supply>) -> Served {
+    Served { figures: figures(&ranking, &question.clicked), ranking, supply }
 }
 
 #[cfg(test)]

@@ -1,0 +1,125 @@
+//! The figures as a page: the tables, and Recall@10 of every way as points with intervals.
+use super::table::{Evaluation, Row};
+use plotters::prelude::*;
+use std::fmt::Write;
+
+const WIDTH: u32 = 900;
+/// Height of one way in the plot, pixels.
+const ROW_HEIGHT: u32 = 30;
+/// Room beside the rows for the axis and its title, pixels.
+const AXIS_HEIGHT: u32 = 60;
+/// Room for names, pixels.
+const NAMES_WIDTH: i32 = 420;
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem}\
+table{border-collapse:collapse;margin:1rem 0}td,th{border-bottom:1px solid #ccc;padding:.2rem .7rem;text-align:left}\
+td+td{font-variant-numeric:tabular-nums}svg{max-width:100%}";
+
+impl Evaluation {
+    /// Returns the figures as one HTML page without any script or outside file.
+    pub fn html(&self) -> String {
+        let title = escaped(&format!("newshound eval: {}", self.world));
+        let mut page = format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n"
+        );
+        page.push_str(&plot("Recall@10, mean and 95 % interval", &self.rows));
+        page.push_str(&plot("Paired difference of Recall@10", &self.differences));
+        page.push_str(&tables(&self.markdown()));
+        page.push_str("</body></html>\n");
+        page
+    }
+}
+
+/// Points with whiskers as SVG; nothing where there are no rows, or a font is missing.
+fn plot(title: &str, rows: &[Row]) -> String {
+    let mut svg = String::new();
+    match draw(&mut svg, title, rows) {
+        Ok(()) if !rows.is_empty() => svg,
+        _ => String::new(),
+    }
+}
+
+#[allow(clippy::cast_possible_wrap, reason = "a dozen rows")]
+fn draw(svg: &mut String, title: &str, rows: &[Row]) -> Result<(), Box<dyn std::error::Error>> {
+    let n_rows = u32::try_from(rows.len())?;
+    let height = n_rows * ROW_HEIGHT + AXIS_HEIGHT;
+    let low = rows.iter().map(|row| row.recall.low).fold(0.0, f64::min);
+    let high = rows.iter().map(|row| row.recall.high).fold(f64::MIN_POSITIVE, f64::max);
+    let area = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin_left(NAMES_WIDTH)
+        .margin_right(20)
+        .x_label_area_size(AXIS_HEIGHT / 2)
+        .margin_bottom(AXIS_HEIGHT / 2 - 10)
+        .margin_top(10)
+        .build_cartesian_2d(low * 1.05..high * 1.05, 0.0..f64::from(n_rows))?;
+    chart.configure_mesh().disable_y_axis().disable_y_mesh().x_desc(title).draw()?;
+    let colour = RGBColor(30, 90, 160);
+    for (idx, Row { name, recall, .. }) in (0_u32..).zip(rows) {
+        let y = f64::from(n_rows - idx) - 0.5;
+        let whisker = PathElement::new(vec![(recall.low, y), (recall.high, y)], colour.stroke_width(2));
+        chart.draw_series(std::iter::once(whisker))?;
+        chart.draw_series(std::iter::once(Circle::new((recall.mean, y), 4, colour.filled())))?;
+        let middle = 10 + (idx * ROW_HEIGHT + ROW_HEIGHT / 2 - 7) as i32;
+        let named = Text::new(name.clone(), (8, middle), ("sans-serif", 14));
+        area.draw(&named)?;
+    }
+    area.present()?;
+    drop(chart);
+    Ok(())
+}
+
+/// Tables and paragraphs of our own Markdown as HTML.
+fn tables(markdown: &str) -> String {
+    let mut html = String::new();
+    let mut in_table = false;
+    for line in markdown.lines() {
+        let cells = line.strip_prefix("| ").and_then(|line| line.strip_suffix(" |"));
+        match cells {
+            Some(cells) => {
+                let tag = if in_table { "td" } else { "th" };
+                if !in_table {
+                    html.push_str("<table>\n");
+                }
+                in_table = true;
+                html.push_str("<tr>");
+                for cell in cells.split(" | ") {
+                    let _ = write!(html, "<{tag}>{}</{tag}>", escaped(cell));
+                }
+                html.push_str("</tr>\n");
+            }
+            // The rule below a header.
+            None if line.starts_with("|-") => {}
+            None => {
+                if in_table {
+                    html.push_str("</table>\n");
+                }
+                in_table = false;
+                if !line.is_empty() {
+                    let _ = writeln!(html, "<p>{}</p>", escaped(line));
+                }
+            }
+        }
+    }
+    if in_table {
+        html.push_str("</table>\n");
+    }
+    html
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markdown_tables_become_html_and_nothing_of_a_name_is_markup() {
+        let html = tables("a <b>\n\n| x | mean |\n|---|---|\n| <i> | 1 |\n\nend");
+        let expected = "<p>a &lt;b&gt;</p>\n<table>\n<tr><th>x</th><th>mean</th></tr>\n\
+                        <tr><td>&lt;i&gt;</td><td>1</td></tr>\n</table>\n<p>end</p>\n";
+        assert_eq!(html, expected);
+    }
+}

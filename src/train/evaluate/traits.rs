@@ -1,0 +1,193 @@
+//! What else tells ways apart: stories, what nobody else finds, how personal they are, and whether queries find anything.
+//!
+//! Per reader, for the ten articles shown first:
+//! - story recall: share of the clicked stories among the first ten distinct stories of the ranking;
+//! - exclusive recall: share of the clicks that are found here and neither by popularity nor by the mean of signals;
+//! - own part: Recall@10 - Recall@10 of the same ranking on the next reader's clicks (the permutation gap);
+//! - overlap: Jaccard similarity with what the next reader is shown;
+//! - no supply: share of a list's queries that find no living article;
+//! - distance: mean over pairs of a list's queries of 1 - Jaccard similarity of the ten articles that each finds first. By
+//!   words (BM25), not by the vectors that rewards are made of.
+use super::{
+    EvaluateSettings, Question,
+    ways::{Outcome, Served, Way},
+};
+use crate::train::error::TrainError;
+use crate::{
+    news::article::Article,
+    train::{
+        ranking::{self, Grades},
+        retrieval::{RECALL_K, Retrieval},
+        statistics::{Estimate, bootstrap},
+    },
+};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Names of the traits, in the order of tables.
+pub const TRAITS: [&str; 6] =
+    ["story recall@10", "exclusive recall@10", "own part", "overlap", "no supply", "distance"];
+
+/// Traits of one way: means over the readers that have them.
+#[derive(Clone, Debug, Serialize)]
+pub struct TraitRow {
+    /// Name of the way.
+    pub name: String,
+    /// By the names of traits; a way without queries has no supply and no distance.
+    pub traits: BTreeMap<&'static str, Estimate>,
+}
+
+/// How a list's queries do in the index.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Supply {
+    /// Share of queries that find nothing.
+    pub none: f64,
+    /// Mean distance between what they find; none of a single query.
+    pub distance: Option<f64>,
+}
+
+impl Supply {
+    /// Searches every query. None without queries.
+    /// # Errors
+    /// If the search fails.
+    pub fn of(queries: &[&str], retrieval: &Retrieval, at_unix_s: i64) -> Result<Option<Self>, TrainError> {
+        let found: Vec<BTreeSet<usize>> = queries
+            .iter()
+            .map(|query| Ok(retrieval.hits(query, at_unix_s)?.into_iter().take(RECALL_K).collect()))
+            .collect::<Result<_, TrainError>>()?;
+        let pairs = (0..found.len()).flat_map(|a| (a + 1..found.len()).map(move |b| (a, b)));
+        let distances: Vec<f64> = pairs.map(|(a, b)| 1.0 - jaccard(&found[a], &found[b])).collect();
+        let none = found.iter().filter(|found| found.is_empty()).count();
+        let supply = Self {
+            none: share(none, found.len()),
+            distance: (!distances.is_empty()).then(|| mean(&distances)),
+        };
+        Ok((!queries.is_empty()).then_some(supply))
+    }
+}
+
+/// One row per way that shows a ranking. The next reader of the last is the first.
+pub(super) fn rows(
+    questions: &[Question<'_>],
+    outcomes: &[Outcome],
+    articles: &[Article],
+    settings: EvaluateSettings,
+) -> Vec<TraitRow> {
+    let known = |way: &Way| outcomes.iter().all(|outcome| outcome.of(*way).is_some());
+    Way::RANKED
+        .into_iter()
+        .filter(known)
+        .map(|way| {
+            let mut columns: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+            for idx in 0..outcomes.len() {
+                let next = (idx + 1) % outcomes.len();
+                let others = (&questions[next].clicked, &outcomes[next]);
+                for (name, value) in
+                    TRAITS.iter().zip(traits(&questions[idx], &outcomes[idx], way, others, articles))
+                {
+                    columns.entry(name).or_default().extend(value);
+                }
+            }
+            let traits = columns
+                .into_iter()
+                .filter(|(_, values)| !values.is_empty())
+                .map(|(name, values)| (name, bootstrap(&values, settings.seed)))
+                .collect();
+            TraitRow { name: way.name(settings.n_lists), traits }
+        })
+        .collect()
+}
+
+fn traits(
+    question: &Question<'_>,
+    outcome: &Outcome,
+    way: Way,
+    (next_clicked, next): (&Grades<usize>, &Outcome),
+    articles: &[Article],
+) -> [Option<f64>; TRAITS.len()] {
+    let first = |of: &Outcome, way: Way| -> Vec<usize> {
+        of.of(way).map_or_else(Vec::new, |served| served.ranking.iter().take(RECALL_K).copied().collect())
+    };
+    let served = outcome.of(way);
+    let shown = first(outcome, way);
+    let usual: BTreeSet<usize> =
+        [Way::Popularity, Way::Vector].into_iter().flat_map(|way| first(outcome, way)).collect();
+    let exclusive: Vec<usize> = shown.iter().copied().filter(|idx| !usual.contains(idx)).collect();
+    let recall = |shown: &[usize], clicked: &Grades<usize>| ranking::recall(shown, clicked, RECALL_K);
+    let sets = [shown.clone(), first(next, way)].map(|shown| shown.into_iter().collect::<BTreeSet<usize>>());
+    let supply = served.and_then(|served: &Served| served.supply);
+    [
+        served.map(|served| story_recall(&served.ranking, &question.clicked, articles)),
+        Some(recall(&exclusive, &question.clicked)),
+        Some(recall(&shown, &question.clicked) - recall(&shown, next_clicked)),
+        Some(jaccard(&sets[0], &sets[1])),
+        supply.map(|supply| supply.none),
+        supply.and_then(|supply| supply.distance),
+    ]
+}
+
+fn story_recall(shown: &[usize], clicked: &Grades<usize>, articles: &[Article]) -> f64 {
+    let story = |idx: &usize| articles[*idx].story_id.as_str();
+    let mut stories: Vec<&str> = Vec::new();
+    for name in shown.iter().map(story) {
+        if !stories.contains(&name) {
+            stories.push(name);
+        }
+    }
+    ranking::recall(&stories, &ranking::alike(clicked.keys().map(story)), RECALL_K)
+}
+
+/// Two empty sets are no more alike than two that share nothing.
+fn jaccard(a: &BTreeSet<usize>, b: &BTreeSet<usize>) -> f64 {
+    share(a.intersection(b).count(), a.union(b).count())
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of articles and queries")]
+fn share(part: usize, whole: usize) -> f64 {
+    part as f64 / whole.max(1) as f64
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a handful of pairs")]
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn article(story_id: &str) -> Article {
+        Article {
+            id: String::new(),
+            story_id: story_id.to_owned(),
+            title: String::new(),
+            summary: String::new(),
+            category: String::new(),
+            language: "en".to_owned(),
+            published_unix_s: 0,
+            expires_unix_s: 1,
+        }
+    }
+
+    #[test]
+    fn a_story_is_found_by_any_of_its_articles_and_counts_once() {
+        let articles: Vec<Article> = ["a", "a", "b", "c"].into_iter().map(article).collect();
+        let clicked = ranking::alike([0, 3].into_iter());
+        assert_eq!(story_recall(&[1, 0, 2], &clicked, &articles), 0.5);
+        assert_eq!(story_recall(&[1, 3], &clicked, &articles), 1.0);
+    }
+
+    #[test]
+    fn supply_counts_queries_that_find_nothing_and_how_far_the_others_are_apart() {
+        let mut catalogue = [article("a"), article("b")];
+        catalogue[0].title = "port strike".to_owned();
+        catalogue[1].title = "bus fares".to_owned();
+        let retrieval = Retrieval::of(&catalogue, |_| true).unwrap();
+        let of = |queries: &[&str]| Supply::of(queries, &retrieval, 0).unwrap();
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["port", "strike"]), Some(Supply { none: 0.0, distance: Some(0.0) }));
+        assert_eq!(of(&["port", "fares"]), Some(Supply { none: 0.0, distance: Some(1.0) }));
+        assert_eq!(of(&["port", "moon"]), Some(Supply { none: 0.5, distance: Some(1.0) }));
+        assert_eq!(of(&["port"]), Some(Supply { none: 0.0, distance: None }));
+    }
+}
