@@ -14,6 +14,7 @@
 mod support;
 
 mod architecture;
+mod baselines;
 mod binary;
 mod bundles;
 mod continuations;

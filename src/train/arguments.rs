@@ -1,7 +1,10 @@
 //! What the command line of the trainer accepts.
+pub mod measuring;
+
 use super::{error::TrainError, generate::GenerateSettings, settings::DEMO_VOCABULARY};
 use crate::decode::sampler::SamplerSettings;
 use clap::{Args, Subcommand, ValueEnum};
+use measuring::{BaselineArgs, EvalArgs, HeldOutSplit, MeasureArgs};
 use std::path::PathBuf;
 use toml::Value;
 
@@ -41,15 +44,10 @@ pub enum Command {
     },
     /// Figures of a bundle on held-out readers: validity, Recall@10, intervals.
     Eval(EvalArgs),
+    /// Train and measure what a platform has without us: popularity, copied signals, mean vectors, sequence models over articles.
+    Baselines(BaselineArgs),
     /// Measures of rankings in TREC's run format against clicks in its qrels format.
-    Measure {
-        /// Clicks: `reader 0 article grade` on each line.
-        #[arg(long)]
-        qrels: PathBuf,
-        /// Rankings: `reader Q0 article rank score name` on each line; the highest score comes first.
-        #[arg(long)]
-        run: PathBuf,
-    },
+    Measure(MeasureArgs),
     /// Log-probabilities of given completions. Standard input: JSON lines with `prompt` or `prompt_ids`, and `completion` or
     /// `completion_ids`; standard output: JSON lines in the same order.
     Score(ScoreArgs),
@@ -269,50 +267,6 @@ pub struct BundleArgs {
 fn stage_seed(text: &str) -> Result<(String, u64), String> {
     let (stage, seed) = text.split_once('=').ok_or("expected stage=number")?;
     Ok((stage.to_owned(), seed.parse().map_err(|_| format!("{seed} is not a seed"))?))
-}
-
-/// Arguments of `eval`.
-#[derive(Args, Debug)]
-pub struct EvalArgs {
-    /// World folder.
-    #[arg(long)]
-    pub(super) world: PathBuf,
-    /// Bundle folder.
-    #[arg(long)]
-    pub(super) bundle: PathBuf,
-    /// Readers of which split: choices between runs are made on `valid`, so that `test` stays unseen.
-    #[arg(long, value_enum, default_value = "test")]
-    pub(super) split: HeldOutSplit,
-    /// Folder for rankings and clicks in TREC's formats.
-    #[arg(long)]
-    pub(super) trec: Option<PathBuf>,
-    /// Most readers.
-    #[arg(long, default_value_t = 1_000)]
-    pub(super) users: usize,
-    /// Lists per reader: best-of-N is compared with the first of them.
-    #[arg(long, default_value_t = 8)]
-    pub(super) n: usize,
-    /// Seed of readers, sampling and bootstrap.
-    #[arg(long, default_value_t = 7)]
-    pub(super) seed: u64,
-    /// Times that lists are sampled, each with the next seed; figures are means over them.
-    #[arg(long, default_value_t = 1)]
-    pub(super) seeds: u64,
-    /// Also write the figures as a page with plots.
-    #[arg(long)]
-    pub(super) html: Option<PathBuf>,
-    /// Also write the figures as JSON.
-    #[arg(long)]
-    pub(super) json: Option<PathBuf>,
-}
-
-/// Splits that have held-out clicks.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum HeldOutSplit {
-    /// For choices between runs.
-    Valid,
-    /// For final figures.
-    Test,
 }
 
 /// Arguments of `score`.

@@ -1,10 +1,10 @@
 //! The trainer's commands: arguments in, one call of a stage.
 use super::{
     arguments::{
-        BundleArgs, Command, EvalArgs, HeadArgs, HeldOutSplit, ImportArgs, ImportCommand, WorldCommand,
-        WorldSize,
+        BundleArgs, Command, HeadArgs, ImportArgs, ImportCommand, WorldCommand, WorldSize,
+        measuring::{BaselineArgs, EvalArgs, HeldOutSplit},
     },
-    demo,
+    baselines, demo,
     error::TrainError,
     evaluate::{self, EvaluateSettings},
     events::{Scope, Split, World},
@@ -19,9 +19,11 @@ use super::{
     sft, tokenizer,
 };
 use crate::world::{self, Size, WorldSettings};
+use serde::Serialize;
 use std::{
     collections::BTreeMap,
     io::{Write, stdin},
+    path::Path,
 };
 use toml::Value;
 
@@ -56,7 +58,8 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
             say(output, &out.display())
         }
         Command::Eval(args) => run_eval(&args, output),
-        Command::Measure { qrels, run } => say(output, &evaluate::trec::measure(&qrels, &run)?),
+        Command::Baselines(args) => run_baselines(&args, output),
+        Command::Measure(args) => say(output, &evaluate::trec::measure(&args.qrels, &args.run)?),
         Command::Score(args) => {
             score::run(&ModelFolder::open(&args.model)?, args.temperature, &mut stdin().lock(), output)
         }
@@ -142,14 +145,30 @@ fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
         n_seeds: args.seeds,
     };
     let evaluation = evaluate::run(&args.world, &args.bundle, settings, args.trec.as_deref())?;
-    if let Some(path) = &args.json {
-        let json = serde_json::to_vec_pretty(&evaluation).map_err(|error| TrainError::file(path, error))?;
-        std::fs::write(path, json).map_err(TrainError::disk(path, "write"))?;
-    }
+    write_json(args.json.as_deref(), &evaluation)?;
     if let Some(path) = &args.html {
         std::fs::write(path, evaluation.html()).map_err(TrainError::disk(path, "write"))?;
     }
     say(output, &evaluation.markdown())
+}
+
+fn run_baselines(args: &BaselineArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+    let settings = EvaluateSettings {
+        split: args.split.into(),
+        n_users: args.users,
+        n_lists: 0,
+        seed: args.seed,
+        n_seeds: args.seeds,
+    };
+    let table = baselines::table::run(&args.world, settings)?;
+    write_json(args.json.as_deref(), &table)?;
+    say(output, &table.markdown())
+}
+
+fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<(), TrainError> {
+    let Some(path) = path else { return Ok(()) };
+    let json = serde_json::to_vec_pretty(figures).map_err(|error| TrainError::file(path, error))?;
+    std::fs::write(path, json).map_err(TrainError::disk(path, "write"))
 }
 
 fn say(output: &mut dyn Write, line: &dyn std::fmt::Display) -> Result<(), TrainError> {

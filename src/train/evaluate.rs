@@ -48,9 +48,11 @@ pub struct EvaluateSettings {
 /// A reader ready to be asked.
 #[derive(Debug)]
 pub struct Question<'a> {
-    reader: &'a Reader,
+    /// The reader.
+    pub reader: &'a Reader,
     signals: UserSignals,
-    clicked: Grades<usize>,
+    /// Articles held out, each with grade 1.
+    pub clicked: Grades<usize>,
 }
 
 /// Evaluates a bundle on a world's held-out readers at the cutoff. `trec`: folder for rankings and clicks, where they are wanted.
@@ -112,7 +114,7 @@ pub fn run(
 }
 
 /// Readers of the split in a seeded order, as many as asked for.
-fn questions(world: &World, settings: EvaluateSettings) -> Vec<Question<'_>> {
+pub(super) fn questions(world: &World, settings: EvaluateSettings) -> Vec<Question<'_>> {
     let able: Vec<&Reader> = world
         .readers
         .iter()

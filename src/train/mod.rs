@@ -3,6 +3,7 @@
 //! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `head`, `bundle`. Each reads what a platform would
 //! have (texts, signals, later clicks of training readers), never the world's hidden truth and never a test reader.
 pub mod arguments;
+pub mod baselines;
 pub mod checkpoint;
 pub mod commands;
 pub mod demo;

@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_story_is_found_by_any_of_its_articles_and_counts_once() {
         let articles: Vec<Article> = ["a", "a", "b", "c"].into_iter().map(article).collect();
-        let clicked = ranking::alike([0, 3].into_iter());
+        let clicked = ranking::alike([0, 3]);
         assert_eq!(story_recall(&[1, 0, 2], &clicked, &articles), 0.5);
         assert_eq!(story_recall(&[1, 3], &clicked, &articles), 1.0);
     }

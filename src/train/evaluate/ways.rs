@@ -255,7 +255,9 @@ impl<'a> Platform<'a> {
     }
 
     /// The ways that need no student.
-    fn without_student(&self, question: &Question<'_>) -> Result<Vec<(Way, Served)>, TrainError> {
+    /// # Errors
+    /// If the search fails.
+    pub fn without_student(&self, question: &Question<'_>) -> Result<Vec<(Way, Served)>, TrainError> {
         let newest = || question.reader.events.iter().rev();
         let copied: Vec<&str> = newest().take(COPIED_SIGNALS).map(|event| event.text.as_str()).collect();
         let mut sum = vec![0.0_f32; WIDTH];

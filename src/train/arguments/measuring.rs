@@ -1,0 +1,81 @@
+//! Arguments of the commands that measure.
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// Arguments of `eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in crate::train) world: PathBuf,
+    /// Bundle folder.
+    #[arg(long)]
+    pub(in crate::train) bundle: PathBuf,
+    /// Readers of which split: choices between runs are made on `valid`, so that `test` stays unseen.
+    #[arg(long, value_enum, default_value = "test")]
+    pub(in crate::train) split: HeldOutSplit,
+    /// Folder for rankings and clicks in TREC's formats.
+    #[arg(long)]
+    pub(in crate::train) trec: Option<PathBuf>,
+    /// Most readers.
+    #[arg(long, default_value_t = 1_000)]
+    pub(in crate::train) users: usize,
+    /// Lists per reader: best-of-N is compared with the first of them.
+    #[arg(long, default_value_t = 8)]
+    pub(in crate::train) n: usize,
+    /// Seed of readers, sampling and bootstrap.
+    #[arg(long, default_value_t = 7)]
+    pub(in crate::train) seed: u64,
+    /// Times that lists are sampled, each with the next seed; figures are means over them.
+    #[arg(long, default_value_t = 1)]
+    pub(in crate::train) seeds: u64,
+    /// Also write the figures as a page with plots.
+    #[arg(long)]
+    pub(in crate::train) html: Option<PathBuf>,
+    /// Also write the figures as JSON.
+    #[arg(long)]
+    pub(in crate::train) json: Option<PathBuf>,
+}
+
+/// Splits that have held-out clicks.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum HeldOutSplit {
+    /// For choices between runs.
+    Valid,
+    /// For final figures.
+    Test,
+}
+
+/// Arguments of `baselines`.
+#[derive(Args, Debug)]
+pub struct BaselineArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in crate::train) world: PathBuf,
+    /// Readers of which split.
+    #[arg(long, value_enum, default_value = "test")]
+    pub(in crate::train) split: HeldOutSplit,
+    /// Most readers.
+    #[arg(long, default_value_t = 6_000)]
+    pub(in crate::train) users: usize,
+    /// Seed of readers, models and bootstrap.
+    #[arg(long, default_value_t = 7)]
+    pub(in crate::train) seed: u64,
+    /// Times that models are trained, each with the next seed.
+    #[arg(long, default_value_t = 3)]
+    pub(in crate::train) seeds: u64,
+    /// Also write the figures as JSON.
+    #[arg(long)]
+    pub(in crate::train) json: Option<PathBuf>,
+}
+
+/// Arguments of `measure`.
+#[derive(Args, Debug)]
+pub struct MeasureArgs {
+    /// Clicks: `reader 0 article grade` on each line.
+    #[arg(long)]
+    pub(in crate::train) qrels: PathBuf,
+    /// Rankings: `reader Q0 article rank score name` on each line; the highest score comes first.
+    #[arg(long)]
+    pub(in crate::train) run: PathBuf,
+}

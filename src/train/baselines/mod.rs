@@ -1,0 +1,36 @@
+//! What a platform has already, trained on the same readers: sequence models over articles. They read clicks alone, and know articles by
+//! number; a reader who has clicked nothing is shown what is popular.
+//!
+//! One file per model, each with the source that it follows and where it departs from it.
+pub mod gru4rec;
+pub mod hstu;
+pub mod parts;
+pub mod sasrec;
+pub mod sequences;
+pub mod table;
+pub mod training;
+
+use crate::model::weights::{ModelError, TensorSource};
+use candle_core::Tensor;
+
+/// A network that reads the articles clicked so far and says which comes next.
+pub trait SequenceModel: Sized {
+    /// Its name in tables.
+    const NAME: &'static str;
+
+    /// Builds it over a table of articles (V, D).
+    /// # Errors
+    /// If a tensor cannot be made.
+    fn load(articles: &Tensor, source: &mut dyn TensorSource) -> Result<Self, ModelError>;
+
+    /// Embedded clicks (B, T, D) to hidden states (B, T, D); position t has read clicks 0 to t. The next article is the
+    /// one whose embedding has the largest product with it.
+    /// # Errors
+    /// If shapes do not fit.
+    fn hidden(&self, clicks: &Tensor) -> candle_core::Result<Tensor>;
+}
+
+/// Numbers of an embedding and of a hidden state.
+pub const WIDTH: usize = 64;
+/// Clicks that are read; the newest of longer histories.
+pub const CLICKS_MAX: usize = 50;

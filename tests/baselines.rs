@@ -1,0 +1,135 @@
+//! Sequence models over articles: each learns a rule that can be learned, looks back only, and is the same for a seed.
+use candle_core::{Device, Tensor};
+use newshound::{
+    model::weights::{Parameters, TensorSource},
+    news::article::Article,
+    signals::Stream,
+    train::{
+        baselines::{
+            SequenceModel, WIDTH, gru4rec::Gru4Rec, hstu::Hstu, sasrec::SasRec, table, training::Trained,
+        },
+        evaluate::EvaluateSettings,
+        events::{Event, Reader, Split, World},
+    },
+    world::{self, Size, WorldSettings},
+};
+
+const N_ARTICLES: usize = 12;
+const CUTOFF: i64 = 1_000;
+
+fn article(idx: usize) -> Article {
+    Article {
+        id: format!("a{idx}"),
+        story_id: format!("s{idx}"),
+        title: format!("title {idx}"),
+        summary: String::new(),
+        category: String::new(),
+        language: "en".to_owned(),
+        published_unix_s: 0,
+        expires_unix_s: 2 * CUTOFF,
+    }
+}
+
+/// A reader who clicks one article after the next, around the circle.
+fn reader(start: usize, n_clicks: usize) -> Reader {
+    let click = |nth: usize| Event {
+        stream: Stream::Click,
+        text: "title".to_owned(),
+        time_unix_s: nth as i64,
+        category: None,
+        article_idx: Some((start + nth) % N_ARTICLES),
+    };
+    Reader {
+        key: format!("r{start}-{n_clicks}"),
+        split: Split::Train,
+        events: (0..n_clicks).map(click).collect(),
+        held_out: vec![],
+    }
+}
+
+/// Readers around the circle.
+fn circle() -> World {
+    World {
+        name: "circle".to_owned(),
+        seed: 0,
+        cutoff_unix_s: CUTOFF,
+        articles: (0..N_ARTICLES).map(article).collect(),
+        readers: (0..600).map(|idx| reader(idx % N_ARTICLES, 3 + idx % 5)).collect(),
+    }
+}
+
+fn check<M: SequenceModel>() {
+    let world = circle();
+    let candidates: Vec<usize> = (0..N_ARTICLES).collect();
+    let trained = Trained::<M>::fit_passes(&world, 1, 30).unwrap();
+    for start in 0..N_ARTICLES {
+        let ranking = trained.ranking(&reader(start, 4), CUTOFF, &candidates).unwrap().unwrap();
+        assert_eq!(ranking[0], (start + 4) % N_ARTICLES, "{} after {start}: {ranking:?}", M::NAME);
+        assert_eq!(ranking.len(), N_ARTICLES);
+    }
+    assert!(trained.ranking(&reader(0, 0), CUTOFF, &candidates).unwrap().is_none());
+    let ranked = |seed| {
+        let trained = Trained::<M>::fit_passes(&world, seed, 1).unwrap();
+        trained.ranking(&reader(2, 3), CUTOFF, &candidates).unwrap()
+    };
+    assert_eq!(ranked(5), ranked(5));
+
+    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    let articles = parameters.tensor("articles.weight", &[N_ARTICLES, WIDTH]).unwrap();
+    let model = M::load(&articles, &mut parameters).unwrap();
+    let clicks = Tensor::randn(0.0_f32, 1.0, (2, 6, WIDTH), &Device::Cpu).unwrap();
+    let whole = model.hidden(&clicks).unwrap();
+    assert_eq!(whole.dims(), [2, 6, WIDTH]);
+    // HSTU divides by the length of the row, so that only SASRec and GRU4Rec give the same numbers for a prefix;
+    // for all of them later clicks change nothing before them.
+    let other = Tensor::cat(
+        &[
+            clicks.narrow(1, 0, 4).unwrap(),
+            Tensor::ones((2, 2, WIDTH), clicks.dtype(), &Device::Cpu).unwrap(),
+        ],
+        1,
+    )
+    .unwrap();
+    let before = |hidden: &Tensor| -> Vec<f32> {
+        hidden.narrow(1, 0, 4).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    assert_eq!(before(&whole), before(&model.hidden(&other).unwrap()), "{} looks ahead", M::NAME);
+}
+
+#[test]
+fn gru4rec_learns_what_follows_and_looks_back_only() {
+    check::<Gru4Rec>();
+}
+
+#[test]
+fn sasrec_learns_what_follows_and_looks_back_only() {
+    check::<SasRec>();
+}
+
+#[test]
+fn hstu_learns_what_follows_and_looks_back_only() {
+    check::<Hstu>();
+}
+
+#[test]
+fn the_table_has_every_baseline_with_its_seeds() {
+    let dir = tempfile::tempdir().unwrap();
+    world::generate(&WorldSettings { size: Size::Tiny, seed: 2 }, dir.path(), &mut |_, _| ()).unwrap();
+    let settings = EvaluateSettings { split: Split::Test, n_users: 30, n_lists: 0, seed: 1, n_seeds: 2 };
+    let got = table::run(dir.path(), settings).unwrap();
+    let text = got.markdown();
+    for name in ["popularity", "copy the last", "mean vector", "judge", "GRU4Rec", "SASRec", "HSTU"] {
+        let row = got.rows.iter().find(|row| row.name.contains(name)).unwrap();
+        let n_seeds = if name.ends_with("Rec") || name == "HSTU" { 2 } else { 1 };
+        assert_eq!((row.measures.len(), row.seeds.len()), (7, n_seeds), "{name}");
+        assert!(text.contains(name));
+    }
+}
+
+#[test]
+fn a_world_whose_readers_clicked_nothing_trains_no_sequence_model() {
+    let mut world = circle();
+    world.readers.iter_mut().for_each(|reader| reader.events.truncate(1));
+    let error = Trained::<SasRec>::fit(&world, 1).unwrap_err();
+    assert!(error.to_string().contains("two clicks"), "{error}");
+}
