@@ -96,6 +96,8 @@ fn a_file_that_is_not_of_trec_is_refused_by_its_line() {
         ("u 0 a\n", "", "line 1"),
         ("u 0 a 1\n\nu 0 b high\n", "", "line 3"),
         ("u 0 a 1\n", "u Q0 a 1 best x\n", "score best is no number"),
+        ("u 0 a 1\n", "u Q0 a 1 NaN x\n", "score NaN is no number"),
+        ("u 0 a 1\n", "u Q0 a 1 2 x\nu Q0 a 2 1 x\n", "stands twice"),
         ("\n", "", "holds no click"),
     ] {
         let error = measured(clicks, ranking).unwrap_err();
@@ -117,7 +119,7 @@ fn popularity_shows_everybody_the_same_and_copying_does_not() {
     assert!(trait_of("copy", "no supply").unwrap() > 0.0, "off-news words find nothing");
     let judged = trait_of("list of the rewards' judge", "own part").unwrap();
     assert!(judged > trait_of("popularity", "own part").unwrap(), "{judged}");
-    assert!(got.markdown().contains("| means | story recall@10 |"));
+    assert!(got.markdown().contains("| means, first seed | story recall@10 |"));
 }
 
 #[test]
@@ -131,7 +133,7 @@ fn several_seeds_sample_anew_and_the_table_shows_each() {
         assert!((means.iter().sum::<f64>() / 2.0 - row.recall.mean).abs() < 1e-9, "{name}");
     }
     assert_eq!(got.seeds.len(), got.rows.len());
-    let page = got.html();
+    let page = got.html().unwrap();
     assert_eq!(page.matches("<svg").count(), 2);
     assert!(page.contains("<th>seed 2</th>") && page.contains("best of N=2 by consensus"));
 }

@@ -77,6 +77,15 @@ fn a_world_whose_searches_name_the_news_fails() {
 }
 
 #[test]
+fn gates_are_not_passed_on_nothing() {
+    let dir = tiny();
+    for settings in [GateSettings { n_climbers: 1, ..SETTINGS }, GateSettings { n_users: 1, ..SETTINGS }] {
+        let error = gates::check(dir.path(), settings).unwrap_err();
+        assert!(error.to_string().contains("two readers"), "{error}");
+    }
+}
+
+#[test]
 fn a_world_without_its_truth_cannot_be_checked() {
     let dir = tiny();
     fs::remove_file(dir.path().join("truth/users.jsonl")).unwrap();

@@ -60,6 +60,12 @@ fn the_bytes_of_a_seed_are_pinned_to_the_generator_version() {
     let articles = "a9e5b35a4f02097f52a05fb40750998eff96d853fa81dfe55f6f323cc244528d";
     let events = "a845d99aeb1912ae357601748956ad2edc6ac574541f6b08907f568e122f7129";
     assert_eq!((digest("articles.jsonl").as_str(), digest("events.jsonl").as_str()), (articles, events));
+    let all: String = TINY.1.files.iter().map(|(_, digest)| digest.as_str()).collect();
+    let all = newshound::bundle::manifest::sha256_hex(all.as_bytes());
+    assert_eq!(
+        all, "1dabff8ad56e97815a9d45924f3d1ed92cde2d7e8ad518cdf83808df5eaac116",
+        "held-out clicks or the truth differ"
+    );
 }
 
 #[test]

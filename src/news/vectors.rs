@@ -48,7 +48,7 @@ impl VectorIndex {
         Self { width, article_idxs, vectors }
     }
 
-    /// Finds the `k` nearest articles, nearest first; ties by the order in which they were given.
+    /// Finds the `k` nearest articles, nearest first; ties by `article_idx`.
     pub fn search(&self, query: &[f32], k: usize) -> Vec<Near> {
         let rows = self.vectors.chunks_exact(self.width.max(1)).map(|row| dot(row, query));
         let mut near: Vec<Near> = self

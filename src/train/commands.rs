@@ -147,7 +147,7 @@ fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
     let evaluation = evaluate::run(&args.world, &args.bundle, settings, args.trec.as_deref())?;
     write_json(args.json.as_deref(), &evaluation)?;
     if let Some(path) = &args.html {
-        std::fs::write(path, evaluation.html()).map_err(TrainError::disk(path, "write"))?;
+        std::fs::write(path, evaluation.html()?).map_err(TrainError::disk(path, "write"))?;
     }
     say(output, &evaluation.markdown())
 }

@@ -98,7 +98,7 @@ pub fn run(
     }
     let valid: Vec<f64> = outcomes.iter().map(|outcome| outcome.valid).collect();
     Ok(Evaluation {
-        world: world.name.clone(),
+        world: world.title(),
         bundle: bundle.id.0,
         split: settings.split,
         n_users: questions.len(),

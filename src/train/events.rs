@@ -1,6 +1,7 @@
 //! What a platform would have of the world: articles and readers' traces. The world's hidden truth is never opened.
 use super::error::TrainError;
 use crate::{
+    bundle::manifest::sha256_hex,
     news::{article::Article, catalogue},
     signals::{DRAFTS_MAX, SignalDraft, Stream, UserSignals},
     text::prompt,
@@ -133,6 +134,8 @@ pub fn signals<'a>(events: impl Iterator<Item = &'a Event>) -> Option<UserSignal
 pub struct World {
     /// Size, seed and generator of a generated world; source and importer of an imported one.
     pub name: String,
+    /// Digest of its files as `world.json` has them, eight hexadecimal digits; empty for an imported one.
+    pub digest: String,
     /// The world's own seed; 0 for an imported one.
     pub seed: u64,
     /// The moment that parts the past from what is held out.
@@ -199,15 +202,22 @@ impl World {
         for reader in &mut readers {
             reader.events.sort_by_key(|event| event.time_unix_s);
         }
-        let (name, seed) = match about.origin {
-            Origin::Generated { generator_version, size, seed } => {
-                (format!("{size} world, seed {seed}, generator {generator_version}"), seed)
+        let (name, seed, digest) = match about.origin {
+            Origin::Generated { generator_version, size, seed, files } => {
+                let digests: String = files.into_iter().map(|(_, digest)| digest).collect();
+                let name = format!("{size} world, seed {seed}, generator {generator_version}");
+                (name, seed, sha256_hex(digests.as_bytes())[..8].to_owned())
             }
             Origin::Imported { imported, importer_version } => {
-                (format!("{imported}, importer {importer_version}"), 0)
+                (format!("{imported}, importer {importer_version}"), 0, String::new())
             }
         };
-        Ok(Self { name, seed, cutoff_unix_s: about.cutoff_unix_s, articles, readers })
+        Ok(Self { name, digest, seed, cutoff_unix_s: about.cutoff_unix_s, articles, readers })
+    }
+
+    /// Its name and digest, as tables give them.
+    pub fn title(&self) -> String {
+        if self.digest.is_empty() { self.name.clone() } else { format!("{} ({})", self.name, self.digest) }
     }
 
     /// Articles published at or before the cutoff.
@@ -232,7 +242,7 @@ struct About {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Origin {
-    Generated { generator_version: u32, size: String, seed: u64 },
+    Generated { generator_version: u32, size: String, seed: u64, files: Vec<(String, String)> },
     Imported { imported: String, importer_version: u32 },
 }
 

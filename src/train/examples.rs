@@ -12,7 +12,7 @@ use super::{
     rewards::{
         interests::Interests,
         meaning::{Meaning, Unit},
-        wishes::wishes,
+        wishes::{QUERIES_PER_INTEREST, QUERY_WORDS, queries_each, wishes},
     },
     settings::{SftSettings, Targets},
 };
@@ -21,7 +21,7 @@ use crate::{
     queries::QueryList,
     signals::{DRAFTS_MAX, Stream},
     text::{
-        parse::{self, QUERIES_MAX, QUERIES_MIN},
+        parse::{self, QUERIES_MAX},
         prompt,
         tokens::Tokens,
     },
@@ -33,11 +33,7 @@ use std::collections::HashSet;
 /// whose clicks the student has not seen.
 const HEAD_SHARE: u64 = 10;
 /// Subjects of a list: more would leave some of them with one query.
-const SUBJECTS_MAX: usize = QUERIES_MAX / QUERIES_PER_SUBJECT;
-/// Queries about each of them, as far as its words reach.
-const QUERIES_PER_SUBJECT: usize = 2;
-/// Words of a query: what people type.
-const QUERY_WORDS: usize = 4;
+const SUBJECTS_MAX: usize = QUERIES_MAX / QUERIES_PER_INTEREST;
 /// Cuts start this long after a reader's first trace: before it there is nothing to read.
 const EARLIEST_CUT_S: i64 = 24 * 3600;
 
@@ -54,7 +50,7 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<V
         world.training_readers().filter(|reader| !belongs_to_head(&reader.key)).collect();
     let examples: Vec<Example> = match settings.targets {
         Targets::Judge => {
-            let meaning = Meaning::of(world);
+            let meaning = Meaning::of(world, readers.iter().copied());
             let judged = Judged { meaning: &meaning, tokens, settings };
             readers.par_iter().flat_map_iter(|reader| judged.examples(reader, world.cutoff_unix_s)).collect()
         }
@@ -75,7 +71,7 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<V
     };
     if examples.is_empty() {
         return Err(TrainError::TooLittleData {
-            reason: "no training reader has signals and later clicks".to_owned(),
+            reason: "no training reader has signals that a list can be made for".to_owned(),
         });
     }
     Ok(examples)
@@ -107,7 +103,9 @@ impl Judged<'_> {
         let idxs = &idxs[idxs.len().saturating_sub(DRAFTS_MAX)..];
         let signals = events::signals(idxs.iter().map(|&idx| &reader.events[idx]))?;
         let prompt = prompt::build(&signals, self.tokens, self.settings.prompt_tokens);
-        let read = &idxs[prompt.n_truncated_signals.min(idxs.len())..];
+        // The oldest are left out, by the bound of each stream first and by the room of the prompt then.
+        let n_unread = signals.truncated_count() + prompt.n_truncated_signals;
+        let read = &idxs[n_unread.min(idxs.len())..];
         let meant: Vec<(i64, Unit)> = read
             .iter()
             .filter_map(|&idx| Some((reader.events[idx].time_unix_s, units[idx].clone()?)))
@@ -167,16 +165,14 @@ impl Subjects<'_> {
         let Some(query) = words.get(..QUERY_WORDS) else { return };
         let n_told = query.iter().filter(|word| self.told.contains(word.as_str())).count();
         if self.chosen.len() < SUBJECTS_MAX && 2 * n_told < QUERY_WORDS {
-            self.told.extend(words.iter().take(QUERIES_PER_SUBJECT * QUERY_WORDS).map(String::as_str));
+            self.told.extend(words.iter().take(QUERIES_PER_INTEREST * QUERY_WORDS).map(String::as_str));
             self.chosen.push(words);
         }
     }
 
     /// Queries of a subject stand together, so that what follows is told by what stands just before.
-    ///
-    /// Where two of each make no list, each gives more.
     fn queries(&self) -> Vec<String> {
-        let n_each = QUERIES_PER_SUBJECT.max(QUERIES_MIN.div_ceil(self.chosen.len().max(1)));
+        let n_each = queries_each(self.chosen.len());
         let mut used = HashSet::new();
         let mut queries = Vec::new();
         for words in &self.chosen {

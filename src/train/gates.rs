@@ -23,6 +23,7 @@ use super::{
     error::TrainError,
     evaluate,
     events::{Event, Reader, Scope, Split, World},
+    examples,
     order::Order,
     probe::{Bag, Features, Probe},
     ranking,
@@ -39,7 +40,7 @@ use report::{Found, report};
 use std::path::Path;
 
 /// Signals that are copied, and interests that become queries: as many as a list has queries.
-const N_QUERIES: usize = 5;
+pub(super) const N_QUERIES: usize = 5;
 
 /// Which readers are asked.
 #[derive(Clone, Copy, Debug)]
@@ -69,25 +70,24 @@ pub fn check(world_at: &Path, settings: GateSettings) -> Result<GateReport, Trai
     let able: Vec<&Reader> = world.readers.iter().filter(is_able).collect();
     let order = Order::new(settings.seed, able.len()).items(0, able.len().min(settings.n_users));
     let readers: Vec<&Reader> = order.into_iter().map(|idx| able[idx]).collect();
-    if readers.len() < 2 {
+    if readers.len().min(settings.n_climbers) < 2 {
         return Err(TrainError::TooLittleData {
-            reason: "fewer than two readers of the split can be asked".to_owned(),
+            reason: "gates ask two readers of the split at least, and search lists for two of them"
+                .to_owned(),
         });
     }
     let alive = || (0..world.articles.len()).filter(|&idx| world.articles[idx].is_alive_at(cutoff));
-    let probe = |features| {
-        let probe = Probe::of(&world, features);
-        let bags = probe.bags(alive());
-        (probe, bags)
-    };
+    let words = Probe::of(&world, world.training_readers(), Features::Words);
+    let judge = Judge::of(&world, cutoff)?;
     let ways = Ways {
         world: &world,
         known: &known,
         retrieval: &retrieval,
         popular: evaluate::popular(&world),
-        words: probe(Features::Words),
-        neighbours: probe(Features::Neighbours),
-        judge: Judge::of(&world, cutoff)?,
+        bags_of_words: words.bags(alive()),
+        words,
+        bags: judge.meaning.probe().bags(alive()),
+        judge,
         makings: Makings::of(&world, known.all_interests()),
         seed: settings.seed,
         cutoff,
@@ -108,8 +108,9 @@ struct Ways<'a> {
     known: &'a Known,
     retrieval: &'a Retrieval,
     popular: Vec<usize>,
-    words: (Probe, Vec<Bag>),
-    neighbours: (Probe, Vec<Bag>),
+    words: Probe,
+    bags_of_words: Vec<Bag>,
+    bags: Vec<Bag>,
     judge: Judge<'a>,
     makings: Makings<'a>,
     seed: u64,
@@ -135,7 +136,7 @@ impl Ways<'_> {
             Ok::<_, TrainError>(recall(&retrieval.ranking(queries.iter().map(String::as_str), cutoff)?))
         };
         let by_counting =
-            |(probe, bags): &(Probe, Vec<Bag>)| recall(&probe.ranking(reader, cutoff, bags, RECALL_K));
+            |probe: &Probe, bags: &[Bag]| recall(&probe.ranking(reader, cutoff, bags, RECALL_K));
         let newest = || reader.events.iter().rev();
         let own = reader.events.iter().zip(known.noise(&reader.key)).rev().filter(|(_, noise)| !**noise);
         let interests = known.interests(&reader.key, cutoff);
@@ -152,17 +153,22 @@ impl Ways<'_> {
             searches: by_texts(&mut newest().filter(|event| event.stream == Stream::Search))?,
             interests: by_interests(reader)?,
             permuted: by_interests(other)?,
-            probe: by_counting(&self.words),
-            neighbours: by_counting(&self.neighbours),
+            probe: by_counting(&self.words, &self.bags_of_words),
+            neighbours: by_counting(self.judge.meaning.probe(), &self.bags),
             wishes,
             climbs: climbs.then(|| self.climbs(&view, reader, other)).transpose()?,
             ranks: ranks(
                 (&self.judge, retrieval),
-                (&self.makings, own_makings, self.seed),
+                (&self.makings, own_makings, self.seed_of(reader)),
                 (&view, &clicked, cutoff),
                 &|idx| known.care(&reader.key, &self.world.articles[idx].story_id, cutoff),
             )?,
         })
+    }
+
+    /// Lists of each reader are drawn by a seed of their own, the same for every search.
+    fn seed_of(&self, reader: &Reader) -> u64 {
+        self.seed ^ examples::digest(&reader.key)
     }
 
     /// What searches by reward alone find for a reader, and what the same lists find for another.
@@ -174,7 +180,7 @@ impl Ways<'_> {
         let copy = recall(&self.retrieval.ranking(newest, self.cutoff)?, reader);
         let mut climbs = Climbs { copy, own: [0.0; N_SEARCHES], permuted: [0.0; N_SEARCHES] };
         for (search, weights) in ablations().iter().enumerate() {
-            if let Some(list) = climb(&self.judge, &self.makings, (view, weights, self.seed))? {
+            if let Some(list) = climb(&self.judge, &self.makings, (view, weights, self.seed_of(reader)))? {
                 let found = self.retrieval.list_ranking(&list, self.cutoff)?;
                 climbs.own[search] = recall(&found, reader);
                 climbs.permuted[search] = recall(&found, other);

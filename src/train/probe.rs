@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 /// Readers who typed the one word and clicked the other; fewer are chance.
 const READERS_MIN: u32 = 5;
 /// A signal counts half after this long. Of 3, 7 and 30 days the last found most.
-const HALF_LIFE_S: f64 = 30.0 * 86_400.0;
+pub const HALF_LIFE_S: f64 = 30.0 * 86_400.0;
 
 /// What of a signal is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +52,9 @@ pub struct Probe {
     rarity_in_signals: Vec<f32>,
     rarity_in_news: Vec<f32>,
     n_news_words: usize,
-    /// Articles that have the word.
+    /// Articles that have the word, of those published before the cutoff.
     n_articles_with: Vec<u32>,
+    n_published: usize,
 }
 
 /// An article as the probe sees it.
@@ -65,9 +66,9 @@ pub struct Bag {
 }
 
 impl Probe {
-    /// Counts the training readers' events until the cutoff.
+    /// Counts the events of some training readers of a world.
     #[allow(clippy::cast_precision_loss, reason = "counts of readers and articles")]
-    pub fn of(world: &World, features: Features) -> Self {
+    pub fn of<'a>(world: &World, readers: impl Iterator<Item = &'a Reader>, features: Features) -> Self {
         let mut ids = HashMap::new();
         let mut id_of = |word: String| {
             let next = u32::try_from(ids.len()).unwrap_or(u32::MAX);
@@ -82,7 +83,7 @@ impl Probe {
             .collect();
         let n_news_words = articles.iter().flatten().max().map_or(0, |last| *last as usize + 1);
         let (mut typed, mut clicked) = (Vec::new(), Vec::new());
-        for reader in world.training_readers() {
+        for reader in readers {
             let of_stream =
                 |is_click| reader.events.iter().filter(move |e| (e.stream == Stream::Click) == is_click);
             typed.push(of_stream(false).flat_map(|event| features.of(&event.text)).map(&mut id_of).collect());
@@ -90,8 +91,13 @@ impl Probe {
             clicked.push(idxs.flat_map(|idx| &articles[idx]).copied().collect::<BTreeSet<u32>>());
         }
         let n_words = ids.len();
-        let rarity = |n: Vec<u32>, of: usize| -> Vec<f32> {
-            n.into_iter().map(|n| (of as f32 / n.max(1) as f32).ln()).collect()
+        // Nothing is known of how often words will stand in articles of the day that is held out.
+        let is_published = |idx: &usize| world.articles[*idx].published_unix_s <= world.cutoff_unix_s;
+        let published: Vec<&BTreeSet<u32>> =
+            (0..articles.len()).filter(is_published).map(|idx| &articles[idx]).collect();
+        let n_articles_with = n_holders(n_words, published.iter().copied());
+        let rarity = |n: &[u32], of: usize| -> Vec<f32> {
+            n.iter().map(|n| (of.max(1) as f32 / (*n).max(1) as f32).ln()).collect()
         };
         let mut names = vec![String::new(); n_words];
         ids.iter().for_each(|(name, &id): (&String, &u32)| names[id as usize].clone_from(name));
@@ -100,9 +106,10 @@ impl Probe {
             names,
             n_news_words,
             translations: translations(n_words, &typed, &clicked),
-            rarity_in_signals: rarity(n_holders(n_words, &typed), typed.len()),
-            n_articles_with: n_holders(n_words, &articles),
-            rarity_in_news: rarity(n_holders(n_words, &articles), articles.len()),
+            rarity_in_signals: rarity(&n_holders(n_words, typed.iter()), typed.len()),
+            rarity_in_news: rarity(&n_articles_with, published.len()),
+            n_published: published.len(),
+            n_articles_with,
             ids,
             articles,
         }
@@ -146,14 +153,14 @@ impl Probe {
         &self.names[id as usize]
     }
 
-    /// Articles of the world that have a word.
+    /// Articles published before the cutoff that have a word.
     pub fn n_articles_with(&self, id: u32) -> u32 {
         self.n_articles_with[id as usize]
     }
 
-    /// How many articles there are.
-    pub fn n_articles(&self) -> usize {
-        self.articles.len()
+    /// Articles published before the cutoff.
+    pub fn n_published(&self) -> usize {
+        self.n_published
     }
 
     /// The distinct words of an article of the world.
@@ -204,9 +211,9 @@ impl Probe {
 }
 
 /// In how many sets each word stands.
-fn n_holders(n_words: usize, sets: &[BTreeSet<u32>]) -> Vec<u32> {
+fn n_holders<'a>(n_words: usize, sets: impl Iterator<Item = &'a BTreeSet<u32>>) -> Vec<u32> {
     let mut n = vec![0; n_words];
-    sets.iter().flatten().for_each(|&id| n[id as usize] += 1);
+    sets.flatten().for_each(|&id| n[id as usize] += 1);
     n
 }
 
@@ -217,7 +224,7 @@ fn translations(n_words: usize, typed: &[BTreeSet<u32>], clicked: &[BTreeSet<u32
     for (reader_idx, set) in typed.iter().enumerate() {
         set.iter().for_each(|&id| typed_by[id as usize].push(reader_idx));
     }
-    let n_clicked = n_holders(n_words, clicked);
+    let n_clicked = n_holders(n_words, clicked.iter());
     let of_word = |readers: &Vec<usize>| {
         // Most words are of the news only, or were typed by too few.
         if readers.len() < READERS_MIN as usize {

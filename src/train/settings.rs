@@ -162,11 +162,12 @@ impl PretrainSettings {
 pub struct SftSettings {
     /// Budget of the prompt in tokens; the oldest signals are left out first.
     pub prompt_tokens: usize,
-    /// Moments per training reader at which the past is cut from the future.
+    /// Moments per training reader at which the past is cut from the future. 4: five days apart, so that prompts differ.
     pub cuts_per_reader: usize,
-    /// Later clicks count up to this many hours after the cut, where they are the targets.
+    /// Later clicks count up to this many hours after the cut, where they are the targets. 72: a reader clicks less than
+    /// once a day, and interests drift.
     pub later_hours: i64,
-    /// What is learned to be written.
+    /// What is learned to be written. The judge's lists: single clicks are too noisy to learn from (LOG.md).
     pub targets: Targets,
     /// A pause longer than this ends a visit. 30: the usual one of web analytics.
     pub session_gap_minutes: i64,

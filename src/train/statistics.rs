@@ -3,6 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// A mean with its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -48,6 +49,12 @@ pub fn bootstrap_ratio(part: &[f64], whole: &[f64], seed: u64) -> Estimate {
     Estimate { mean, low: ratios[N_RESAMPLES / 40], high: ratios[N_RESAMPLES - 1 - N_RESAMPLES / 40] }
 }
 
+/// Jaccard similarity of two sets; none of two empty ones.
+pub fn jaccard<T: Ord>(a: &BTreeSet<T>, b: &BTreeSet<T>) -> Option<f64> {
+    let (common, all) = (a.intersection(b).count(), a.union(b).count());
+    (all > 0).then(|| common as f64 / all as f64)
+}
+
 /// Spearman's rank correlation with mean ranks of ties; none where one side is constant.
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     let (a, b) = (ranks(a), ranks(b));
@@ -89,6 +96,14 @@ mod tests {
         let estimate = bootstrap(&values, 5);
         assert!(estimate.low < estimate.mean && estimate.mean < estimate.high, "{estimate:?}");
         assert_eq!(estimate, bootstrap(&values, 5));
+    }
+
+    #[test]
+    fn sets_that_share_one_of_three_are_a_third_alike() {
+        let (a, b) = (BTreeSet::from(["x", "y"]), BTreeSet::from(["y", "z"]));
+        assert_eq!(jaccard(&a, &b), Some(1.0 / 3.0));
+        assert_eq!(jaccard(&a, &BTreeSet::new()), Some(0.0));
+        assert_eq!(jaccard::<u8>(&BTreeSet::new(), &BTreeSet::new()), None);
     }
 
     #[test]

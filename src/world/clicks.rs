@@ -51,7 +51,7 @@ struct Hour {
 #[derive(Debug)]
 pub(super) struct Reader<'user> {
     pub(super) languages: &'user [Language],
-    /// Weights at that time, summing to 1.
+    /// Weights at that time; their sum does not matter.
     pub(super) interests: &'user [(usize, f64)],
     /// Articles clicked before, and when.
     pub(super) clicked: &'user [(usize, i64)],
@@ -140,6 +140,7 @@ impl<'world> Platform<'world> {
 
     /// Draws the clicks of the day after the cutoff on articles alive at the cutoff, by time.
     ///
+    /// Stories clicked before are as fresh as others here; articles clicked before are left out.
     /// Each has cutoff < time <= cutoff + 24 h, and the article is still alive then.
     pub(super) fn held_out(&self, rng: &mut ChaCha8Rng, reader: &Reader<'_>, policy: Policy) -> Vec<Click> {
         let Some(hour) = self.hours.last() else { return Vec::new() };
@@ -277,6 +278,23 @@ mod tests {
         shares.iter().map(|share| share / total).collect()
     }
 
+    fn half_distance(a: &[f64], b: &[f64]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0
+    }
+
+    /// What a uniform policy must give: relevance x living articles that the reader can read, by interest.
+    fn expected(platform: &Platform<'_>, reader: &Reader<'_>) -> Vec<f64> {
+        let mut shares = platform.relevance(reader.interests);
+        let living = |interest: usize| {
+            let alive = platform.hours.last().unwrap().alive.iter();
+            let own = alive.filter(|&&idx| platform.newsroom.tellings[idx].interest == interest);
+            own.filter(|&&idx| platform.speaks(idx, reader.languages)).count() as f64
+        };
+        shares.iter_mut().enumerate().for_each(|(interest, share)| *share *= living(interest));
+        let total: f64 = shares.iter().sum();
+        shares.iter().map(|share| share / total).collect()
+    }
+
     #[test]
     fn logged_clicks_weighted_by_inverse_propensity_say_what_a_uniform_policy_says() {
         let mut lexicon = Lexicon::generate(1, 6, 4);
@@ -298,7 +316,8 @@ mod tests {
         let mended = weighted_shares(&logged, &newsroom, n_interests);
         let flat: Vec<Click> = logged.iter().map(|click| Click { propensity: 1.0, ..*click }).collect();
         let biased = weighted_shares(&flat, &newsroom, n_interests);
-        let distance = |a: &[f64]| a.iter().zip(&truth).map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0;
+        assert!(half_distance(&truth, &expected(&platform, &reader)) < 0.02, "{truth:?}");
+        let distance = |a: &[f64]| half_distance(a, &truth);
         let (mended, biased) = (distance(&mended), distance(&biased));
         assert!(mended < 0.025 && biased > 2.0 * mended, "{mended} {biased}");
     }

@@ -1,7 +1,7 @@
 //! HSTU: pointwise gated attention over clicks, the strongest baseline of the paper.
 //!
-//! Source: Zhai et al., "Actions Speak Louder than Words", ICML 2024, arXiv 2402.17152. U, V, Q, K = SiLU(X W); A = SiLU(Q K^T + bias) / T over
-//! what came before; Y = (norm(A V) * U) W'. Departs from it: the relative bias knows positions and no times; the loss is the cross-entropy
+//! Source: Zhai et al., "Actions Speak Louder than Words", ICML 2024, arXiv 2402.17152. U, V, Q, K = SiLU(X W); A = SiLU(Q K^T + bias) / 50 over
+//! what came before; Y = (norm(A V) * U) W'. Departs from it: the divisor is the longest history, not each one's length; the relative bias knows positions and no times; the loss is the cross-entropy
 //! over all articles.
 use super::{
     CLICKS_MAX, SequenceModel, WIDTH,
@@ -67,7 +67,7 @@ impl Block {
         let (gate, value) = (part(0)?, heads(&part(1)?, N_HEADS)?);
         let (query, key) = (heads(&part(2)?, N_HEADS)?, heads(&part(3)?, N_HEADS)?);
         let scores = query.matmul(&key.t()?)?.broadcast_add(&self.bias(n)?)?;
-        let weights = (scores.silu()?.broadcast_mul(mask)? / n as f64)?;
+        let weights = (scores.silu()?.broadcast_mul(mask)? / CLICKS_MAX as f64)?;
         let attended = normalised(&joined(&weights.matmul(&value)?)?)?;
         hidden + self.output.forward(&(attended * gate)?)?
     }

@@ -6,7 +6,6 @@ use super::{
     },
     CLICKS_MAX,
 };
-use crate::signals::Stream;
 
 /// Sequences that are read side by side.
 const BATCH: usize = 64;
@@ -24,16 +23,17 @@ pub struct Batch {
     pub next: Vec<Option<u32>>,
 }
 
-/// Articles that a reader clicked until a moment, oldest first, [`CLICKS_MAX`] of the newest at most.
-pub fn clicked(reader: &Reader, until_unix_s: i64) -> Vec<u32> {
-    let clicks = reader.clicks_between(i64::MIN, until_unix_s).filter(|click| click.stream == Stream::Click);
+/// Articles that a reader clicked until a moment, oldest first, `n` of the newest at most.
+pub fn clicked(reader: &Reader, until_unix_s: i64, n: usize) -> Vec<u32> {
+    let clicks = reader.clicks_between(i64::MIN, until_unix_s);
     let articles: Vec<u32> = clicks.filter_map(|click| u32::try_from(click.article_idx?).ok()).collect();
-    articles[articles.len().saturating_sub(CLICKS_MAX)..].to_vec()
+    articles[articles.len().saturating_sub(n)..].to_vec()
 }
 
-/// Training readers with at least two clicks.
+/// Training readers with at least two clicks: [`CLICKS_MAX`] that are read, and the one that follows.
 pub fn training(world: &World) -> Vec<Vec<u32>> {
-    let sequences = world.training_readers().map(|reader| clicked(reader, world.cutoff_unix_s));
+    let sequences =
+        world.training_readers().map(|reader| clicked(reader, world.cutoff_unix_s, CLICKS_MAX + 1));
     sequences.filter(|sequence| sequence.len() > 1).collect()
 }
 

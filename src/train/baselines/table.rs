@@ -64,7 +64,7 @@ pub fn run(world_at: &Path, settings: EvaluateSettings) -> Result<BaselineTable,
     rows.push(asked.sequence_model::<Gru4Rec>()?);
     rows.push(asked.sequence_model::<SasRec>()?);
     rows.push(asked.sequence_model::<Hstu>()?);
-    Ok(BaselineTable { world: world.name.clone(), split: settings.split, n_users: questions.len(), rows })
+    Ok(BaselineTable { world: world.title(), split: settings.split, n_users: questions.len(), rows })
 }
 
 struct Asked<'a> {

@@ -8,7 +8,7 @@ use super::{
         optimizer::{AdamW, AdamWSettings},
         retrieval::RANKING_LENGTH,
     },
-    SequenceModel, WIDTH,
+    CLICKS_MAX, SequenceModel, WIDTH,
     sequences::{self, Batch},
 };
 use crate::model::{
@@ -96,7 +96,7 @@ impl<M: SequenceModel> Trained<M> {
         at_unix_s: i64,
         candidates: &[usize],
     ) -> Result<Option<Vec<usize>>, TrainError> {
-        let clicked = sequences::clicked(reader, at_unix_s);
+        let clicked = sequences::clicked(reader, at_unix_s, CLICKS_MAX);
         let Some(last) = clicked.len().checked_sub(1) else { return Ok(None) };
         let hidden = self.hidden(&clicked, (1, clicked.len()))?.narrow(1, last, 1)?.reshape((1, WIDTH))?;
         let scores: Vec<f32> = hidden.matmul(&self.articles.t()?)?.flatten_all()?.to_vec1()?;

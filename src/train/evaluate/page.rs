@@ -1,5 +1,6 @@
 //! The figures as a page: the tables, and Recall@10 of every way as points with intervals.
 use super::table::{Evaluation, Row};
+use crate::train::error::TrainError;
 use plotters::prelude::*;
 use std::fmt::Write;
 
@@ -16,57 +17,67 @@ td+td{font-variant-numeric:tabular-nums}svg{max-width:100%}";
 
 impl Evaluation {
     /// Returns the figures as one HTML page without any script or outside file.
-    pub fn html(&self) -> String {
+    /// # Errors
+    /// If a plot cannot be drawn.
+    pub fn html(&self) -> Result<String, TrainError> {
         let title = escaped(&format!("newshound eval: {}", self.world));
         let mut page = format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n"
         );
-        page.push_str(&plot("Recall@10, mean and 95 % interval", &self.rows));
-        page.push_str(&plot("Paired difference of Recall@10", &self.differences));
+        page.push_str(&plot("Recall@10, mean and 95 % interval", &self.rows)?);
+        page.push_str(&plot("Paired difference of Recall@10", &self.differences)?);
         page.push_str(&tables(&self.markdown()));
         page.push_str("</body></html>\n");
-        page
+        Ok(page)
     }
 }
 
-/// Points with whiskers as SVG; nothing where there are no rows, or a font is missing.
-fn plot(title: &str, rows: &[Row]) -> String {
+/// Points with whiskers as SVG; nothing where there are no rows.
+fn plot(title: &str, rows: &[Row]) -> Result<String, TrainError> {
     let mut svg = String::new();
-    match draw(&mut svg, title, rows) {
-        Ok(()) if !rows.is_empty() => svg,
-        _ => String::new(),
+    if !rows.is_empty() {
+        draw(&mut svg, title, rows)
+            .map_err(|reason| TrainError::File { file: format!("plot of {title}"), reason })?;
     }
+    Ok(svg)
 }
 
 #[allow(clippy::cast_possible_wrap, reason = "a dozen rows")]
-fn draw(svg: &mut String, title: &str, rows: &[Row]) -> Result<(), Box<dyn std::error::Error>> {
-    let n_rows = u32::try_from(rows.len())?;
+fn draw(svg: &mut String, title: &str, rows: &[Row]) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let n_rows = u32::try_from(rows.len()).map_err(|error| text(&error))?;
     let height = n_rows * ROW_HEIGHT + AXIS_HEIGHT;
     let low = rows.iter().map(|row| row.recall.low).fold(0.0, f64::min);
     let high = rows.iter().map(|row| row.recall.high).fold(f64::MIN_POSITIVE, f64::max);
     let area = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
-    area.fill(&WHITE)?;
+    area.fill(&WHITE).map_err(|error| text(&error))?;
     let mut chart = ChartBuilder::on(&area)
         .margin_left(NAMES_WIDTH)
         .margin_right(20)
         .x_label_area_size(AXIS_HEIGHT / 2)
         .margin_bottom(AXIS_HEIGHT / 2 - 10)
         .margin_top(10)
-        .build_cartesian_2d(low * 1.05..high * 1.05, 0.0..f64::from(n_rows))?;
-    chart.configure_mesh().disable_y_axis().disable_y_mesh().x_desc(title).draw()?;
+        .build_cartesian_2d(low * 1.05..high * 1.05, 0.0..f64::from(n_rows))
+        .map_err(|error| text(&error))?;
+    chart
+        .configure_mesh()
+        .disable_y_axis()
+        .disable_y_mesh()
+        .x_desc(title)
+        .draw()
+        .map_err(|error| text(&error))?;
     let colour = RGBColor(30, 90, 160);
     for (idx, Row { name, recall, .. }) in (0_u32..).zip(rows) {
         let y = f64::from(n_rows - idx) - 0.5;
         let whisker = PathElement::new(vec![(recall.low, y), (recall.high, y)], colour.stroke_width(2));
-        chart.draw_series(std::iter::once(whisker))?;
-        chart.draw_series(std::iter::once(Circle::new((recall.mean, y), 4, colour.filled())))?;
+        chart.draw_series(std::iter::once(whisker)).map_err(|error| text(&error))?;
+        let point = Circle::new((recall.mean, y), 4, colour.filled());
+        chart.draw_series(std::iter::once(point)).map_err(|error| text(&error))?;
         let middle = 10 + (idx * ROW_HEIGHT + ROW_HEIGHT / 2 - 7) as i32;
         let named = Text::new(name.clone(), (8, middle), ("sans-serif", 14));
-        area.draw(&named)?;
+        area.draw(&named).map_err(|error| text(&error))?;
     }
-    area.present()?;
-    drop(chart);
-    Ok(())
+    area.present().map_err(|error| text(&error))
 }
 
 /// Tables and paragraphs of our own Markdown as HTML.

@@ -208,7 +208,12 @@ impl Evaluation {
     }
 
     fn write_traits(&self, text: &mut String) {
-        let _ = writeln!(text, "| means | {} |\n|---{}|", TRAITS.join(" | "), "|---".repeat(TRAITS.len()));
+        let _ = writeln!(
+            text,
+            "| means, first seed | {} |\n|---{}|",
+            TRAITS.join(" | "),
+            "|---".repeat(TRAITS.len())
+        );
         for TraitRow { name, traits } in &self.traits {
             let mean =
                 |name: &&str| traits.get(name).map_or("-".to_owned(), |value| format!("{:.4}", value.mean));

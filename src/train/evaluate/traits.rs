@@ -1,6 +1,6 @@
 //! What else tells ways apart: stories, what nobody else finds, how personal they are, and whether queries find anything.
 //!
-//! Per reader, for the ten articles shown first:
+//! Per reader, for the ten articles shown first; with several seeds, of the first of them:
 //! - story recall: share of the clicked stories among the first ten distinct stories of the ranking;
 //! - exclusive recall: share of the clicks that are found here and neither by popularity nor by the mean of signals;
 //! - own part: Recall@10 - Recall@10 of the same ranking on the next reader's clicks (the permutation gap);
@@ -18,7 +18,7 @@ use crate::{
     train::{
         ranking::{self, Grades},
         retrieval::{RECALL_K, Retrieval},
-        statistics::{Estimate, bootstrap},
+        statistics::{Estimate, bootstrap, jaccard},
     },
 };
 use serde::Serialize;
@@ -56,7 +56,8 @@ impl Supply {
             .map(|query| Ok(retrieval.hits(query, at_unix_s)?.into_iter().take(RECALL_K).collect()))
             .collect::<Result<_, TrainError>>()?;
         let pairs = (0..found.len()).flat_map(|a| (a + 1..found.len()).map(move |b| (a, b)));
-        let distances: Vec<f64> = pairs.map(|(a, b)| 1.0 - jaccard(&found[a], &found[b])).collect();
+        let distances: Vec<f64> =
+            pairs.map(|(a, b)| 1.0 - jaccard(&found[a], &found[b]).unwrap_or(0.0)).collect();
         let none = found.iter().filter(|found| found.is_empty()).count();
         let supply = Self {
             none: share(none, found.len()),
@@ -120,7 +121,8 @@ fn traits(
         served.map(|served| story_recall(&served.ranking, &question.clicked, articles)),
         Some(recall(&exclusive, &question.clicked)),
         Some(recall(&shown, &question.clicked) - recall(&shown, next_clicked)),
-        Some(jaccard(&sets[0], &sets[1])),
+        // Two who are shown nothing are shown nothing alike.
+        Some(jaccard(&sets[0], &sets[1]).unwrap_or(0.0)),
         supply.map(|supply| supply.none),
         supply.and_then(|supply| supply.distance),
     ]
@@ -135,11 +137,6 @@ fn story_recall(shown: &[usize], clicked: &Grades<usize>, articles: &[Article]) 
         }
     }
     ranking::recall(&stories, &ranking::alike(clicked.keys().map(story)), RECALL_K)
-}
-
-/// Two empty sets are no more alike than two that share nothing.
-fn jaccard(a: &BTreeSet<usize>, b: &BTreeSet<usize>) -> f64 {
-    share(a.intersection(b).count(), a.union(b).count())
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of articles and queries")]

@@ -17,23 +17,28 @@ use crate::{
     },
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Write,
     path::Path,
 };
 
 /// Seed of the intervals of measured files.
 const SEED: u64 = 1;
-/// Writes the files of every way that shows one ranking.
+/// Writes the files of every way that shows one ranking; with several seeds, what the first of them shows.
 ///
 /// # Errors
-/// If the disk refuses.
+/// If the disk refuses, or a name holds white space, which parts the fields of these formats.
 pub fn write(
     dir: &Path,
     questions: &[Question<'_>],
     outcomes: &[Outcome],
     articles: &[Article],
 ) -> Result<(), TrainError> {
+    let keys = questions.iter().map(|question| &question.reader.key);
+    let ids = questions.iter().flat_map(|question| question.clicked.keys()).map(|idx| &articles[*idx].id);
+    if let Some(name) = keys.chain(ids).find(|name| name.contains(char::is_whitespace)) {
+        return Err(TrainError::file(dir, format!("{name:?} holds white space, which files of TREC cannot")));
+    }
     let mut qrels = String::new();
     for question in questions {
         for &article_idx in question.clicked.keys() {
@@ -79,10 +84,17 @@ pub fn measure(qrels_at: &Path, run_at: &Path) -> Result<String, TrainError> {
         clicked.entry(reader).or_default().insert(id_of(&mut ids, article), grade);
         Ok(())
     })?;
+    let mut named: HashSet<(&str, &str)> = HashSet::new();
     let mut shown: BTreeMap<&str, Vec<(f64, usize)>> = BTreeMap::new();
     for_each_row(run_at, &run, |[reader, _, article, _, score, _]| {
-        let score: f64 = score.parse().map_err(|_| format!("score {score} is no number"))?;
-        shown.entry(reader).or_default().push((score, id_of(&mut ids, article)));
+        let value: f64 = score.parse().map_err(|_| format!("score {score} is no number"))?;
+        if value.is_nan() {
+            return Err(format!("score {score} is no number"));
+        }
+        if !named.insert((reader, article)) {
+            return Err(format!("article {article} stands twice in the ranking of {reader}"));
+        }
+        shown.entry(reader).or_default().push((value, id_of(&mut ids, article)));
         Ok(())
     })?;
     if clicked.is_empty() {

@@ -38,7 +38,8 @@ pub enum Way {
     Popularity,
     /// The last signals as queries.
     Copy,
-    /// The articles nearest to the mean of the last signals' vectors.
+    /// The articles nearest to the mean of the last signals' vectors: those that the rewards are made of, so that no list is
+    /// called exclusive for finding what they find.
     Vector,
     /// The list that the judge of the rewards would write.
     Judge,
@@ -205,7 +206,7 @@ impl<'a> Platform<'a> {
         let at_unix_s = world.cutoff_unix_s;
         // A platform's index holds what can be read today.
         let retrieval = Retrieval::of(&world.articles, |article| article.is_alive_at(at_unix_s))?;
-        let meaning = Meaning::of(world);
+        let meaning = Meaning::of(world, world.training_readers());
         let alive = (0..world.articles.len()).filter(|&idx| world.articles[idx].is_alive_at(at_unix_s));
         let units: Vec<(usize, Unit)> = alive.filter_map(|idx| Some((idx, meaning.article(idx)?))).collect();
         let living = VectorIndex::build(WIDTH, units.iter().map(|(idx, unit)| (*idx, &unit.0[..])));

@@ -4,14 +4,13 @@ use super::{
         error::TrainError,
         rewards::{Asked, Judge, N_REWARDS, view::View, weighted},
     },
+    N_QUERIES,
     lists::Makings,
 };
 use crate::{queries::QueryList, text::parse::parse};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Queries of a list.
-const QUERIES: usize = 5;
 /// Changes that are tried.
 const STEPS: usize = 250;
 /// Chance that a change is a whole new query; else one word of a query is replaced.
@@ -46,11 +45,11 @@ pub(super) fn climb(
     (view, weights, seed): (&View, &[f64; N_REWARDS], u64),
 ) -> Result<Option<QueryList>, TrainError> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut queries: Vec<String> = (0..QUERIES).map(|_| makings.title_query(&mut rng)).collect();
+    let mut queries: Vec<String> = (0..N_QUERIES).map(|_| makings.title_query(&mut rng)).collect();
     let mut asked: Vec<Asked> = queries.iter().map(|query| judge.asked(query)).collect::<Result<_, _>>()?;
     let mut best: Option<(f64, QueryList)> = None;
     for _ in 0..STEPS {
-        let idx = rng.random_range(0..QUERIES);
+        let idx = rng.random_range(0..N_QUERIES);
         let query = if best.is_none() || rng.random_bool(NEW_QUERY) {
             makings.title_query(&mut rng)
         } else {

@@ -1,18 +1,18 @@
 //! Lists from good to bad for one reader, made without a model: what rewards must tell apart.
-use super::super::{
-    events::{Event, World},
-    salient::{Salience, words},
+use super::{
+    super::{
+        events::{Event, World},
+        rewards::wishes::QUERY_WORDS,
+        salient::{Salience, words},
+    },
+    N_QUERIES,
 };
 use crate::{queries::QueryList, text::parse::parse};
 use rand::{Rng, SeedableRng, seq::IndexedRandom, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-/// Queries of a list.
-const QUERIES: usize = 5;
 /// Names of an interest that a query about it takes.
 const NAMES: std::ops::RangeInclusive<usize> = 2..=4;
-/// Words of a query made of a title.
-const TITLE_WORDS: usize = 4;
 /// Tries to make a list that the parser takes.
 const TRIES: usize = 20;
 
@@ -61,7 +61,7 @@ impl<'a> Makings<'a> {
             let mut interests: Vec<&[String]> = own.interests.to_vec();
             interests.shuffle(rng);
             let mut own_next = interests.iter().cycle();
-            let queries: Vec<String> = (0..QUERIES)
+            let queries: Vec<String> = (0..N_QUERIES)
                 .map(|_| match own_next.next() {
                     Some(names) if rng.random_bool(about_own) => some_names(rng, names),
                     _ => self.other(rng, own.events),
@@ -79,7 +79,7 @@ impl<'a> Makings<'a> {
             4..6 => events.choose(rng).map_or_else(String::new, |event| event.text.clone()),
             6..9 => self.title_query(rng),
             _ => {
-                let n_words = rng.random_range(2..=TITLE_WORDS);
+                let n_words = rng.random_range(2..=QUERY_WORDS);
                 (0..n_words).filter_map(|_| self.common.choose(rng).copied()).collect::<Vec<_>>().join(" ")
             }
         }
@@ -88,7 +88,7 @@ impl<'a> Makings<'a> {
     /// The telling words of a living title.
     pub(super) fn title_query(&self, rng: &mut ChaCha8Rng) -> String {
         let Some(title) = self.titles.choose(rng) else { return String::new() };
-        title[..title.len().min(TITLE_WORDS)].join(" ")
+        title[..title.len().min(QUERY_WORDS)].join(" ")
     }
 
     /// A telling word of a living title.

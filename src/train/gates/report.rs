@@ -15,7 +15,7 @@ use std::fmt;
 /// Places among the searches.
 const ALL: usize = 0;
 const WITHOUT_COVERAGE: usize = 2;
-/// Place of the aggregation that lists are trained on and chosen by.
+/// Place of the aggregation that the gate asks of.
 const WEIGHTED: usize = 1;
 
 /// One gate with its figure.
@@ -80,7 +80,7 @@ pub(super) fn report(world: &World, settings: GateSettings, found: &[Found]) -> 
     let column = |value: fn(&Found) -> f64| -> Vec<f64> { found.iter().map(value).collect() };
     let row = |name, value| (name, bootstrap(&column(value), settings.seed));
     GateReport {
-        world: world.name.clone(),
+        world: world.title(),
         split: settings.split,
         n_users: found.len(),
         rows: vec![
@@ -207,7 +207,7 @@ impl fmt::Display for Bound {
     }
 }
 
-/// Two Markdown tables.
+/// Four Markdown tables.
 impl fmt::Display for GateReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (world, split) = (&self.world, self.split.name());
@@ -276,6 +276,7 @@ mod tests {
         found.iter_mut().for_each(edit);
         let world = World {
             name: "test".to_owned(),
+            digest: String::new(),
             seed: 1,
             cutoff_unix_s: 0,
             articles: Vec::new(),
@@ -306,6 +307,8 @@ mod tests {
         );
         let without = |f: &mut Found, x| f.climbs.as_mut().unwrap().own[WITHOUT_COVERAGE] = x;
         check(without, 0.09, 0.11, "search without coverage - copy");
+        let stranger = |f: &mut Found, x| f.climbs.as_mut().unwrap().permuted[ALL] = x;
+        check(stranger, 0.26, 0.28, "own part without coverage - with it");
         check(|f, x| f.climbs.as_mut().unwrap().own[ALL] = x, 0.11, 0.09, "search on five rewards - copy");
         check(|f, x| f.copy_clean = x, 0.106, 0.104, "copy without noise / copy");
     }

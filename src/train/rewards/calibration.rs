@@ -8,14 +8,13 @@ use super::{
     },
     meaning::{Meaning, Unit, WIDTH},
     specificity::mean_of_rarities,
+    wishes::QUERY_WORDS,
 };
 
 /// Articles whose mean says what every query is near to.
 const HUB_ARTICLES: usize = 256;
 /// Clicked titles that scales are read off.
 const N_TITLES: usize = 512;
-/// Words of a query made of a title: what people type.
-const QUERY_WORDS: usize = 4;
 const SEED: u64 = 12;
 
 /// Scales, fitted once per judge.
@@ -23,7 +22,7 @@ const SEED: u64 = 12;
 pub struct Calibration {
     /// Mean of random articles' vectors: its product with a unit vector is the mean cosine to them.
     pub hub: Vec<f32>,
-    /// Mean rarity, nats: of whole titles, and of their most telling words.
+    /// Medians of mean rarities, nats: of whole titles, and of their most telling words.
     pub rarity: (f64, f64),
 }
 

@@ -9,7 +9,7 @@
 //! Found: the list is searched as it would be served, BM25 for each query, fused by reciprocal rank. Sum of what the ten
 //! articles found first are wanted ([`View::want`]) / the largest such sum that ten living articles have. Words that mean the
 //! right thing but find nothing do not pay.
-use super::{Asked, interests::Interests, logistic, meaning::Unit, view::View};
+use super::{super::retrieval::RECALL_K, Asked, interests::Interests, logistic, meaning::Unit, view::View};
 use crate::news::fuse;
 
 /// Half of an interest is met at this cosine: where words of the same subject stand among each other.
@@ -21,9 +21,6 @@ const STRAYS: f64 = 0.45;
 /// What a list of strays only loses.
 const STRAY_COST: f64 = 0.3;
 
-/// Articles that a reader sees at once.
-const FOUND: usize = 10;
-
 /// Coverage of a reader's interests by a list; 0 for a reader without any.
 pub(super) fn coverage(queries: &[Asked], view: &View) -> f64 {
     let units: Vec<Option<&Unit>> = queries.iter().map(|asked| asked.unit.as_ref()).collect();
@@ -33,9 +30,9 @@ pub(super) fn coverage(queries: &[Asked], view: &View) -> f64 {
 fn found(queries: &[Asked], view: &View) -> f64 {
     let ranked: Vec<Vec<usize>> =
         queries.iter().map(|asked| asked.found.iter().map(|&(idx, _)| idx).collect()).collect();
-    let first = fuse::reciprocal_rank(&ranked, FOUND);
+    let first = fuse::reciprocal_rank(&ranked, RECALL_K);
     let wanted: f64 = first.iter().map(|&idx| view.want(idx)).sum();
-    wanted / view.best(FOUND).max(f64::MIN_POSITIVE)
+    wanted / view.best(RECALL_K).max(f64::MIN_POSITIVE)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a handful of queries")]

@@ -3,7 +3,7 @@
 //! R = half the mean over pairs of min(1 - cosine, 0.6) / 0.6, half the mean over pairs of 1 - Jaccard similarity of the
 //! stories among their first 20 articles. Distance beyond 0.6 earns nothing: unrelated queries are no better than
 //! different ones. A list of one query has no pair and gets 0.
-use super::{Asked, mean, meaning::Unit};
+use super::{super::statistics::jaccard, Asked, mean, meaning::Unit};
 use crate::news::article::Article;
 use std::collections::BTreeSet;
 
@@ -22,7 +22,9 @@ pub(super) fn diversity(queries: &[Asked], articles: &[Article]) -> f64 {
         .collect();
     let units: Vec<Option<&Unit>> = queries.iter().map(|asked| asked.unit.as_ref()).collect();
     let said = mean_distance(&units, ENOUGH).unwrap_or(0.0) / ENOUGH;
-    let found = mean(pairs(queries.len()).map(|(a, b)| 1.0 - jaccard(&stories[a], &stories[b])));
+    // Two queries that find nothing find the same.
+    let alike = |a: usize, b: usize| jaccard(&stories[a], &stories[b]).unwrap_or(1.0);
+    let found = mean(pairs(queries.len()).map(|(a, b)| 1.0 - alike(a, b)));
     0.5 * said + 0.5 * found
 }
 
@@ -39,23 +41,4 @@ pub fn mean_distance(queries: &[Option<&Unit>], cap: f64) -> Option<f64> {
 
 fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).flat_map(move |a| (a + 1..n).map(move |b| (a, b)))
-}
-
-/// Two queries that find nothing find the same.
-#[allow(clippy::cast_precision_loss, reason = "at most forty stories")]
-fn jaccard(a: &BTreeSet<&str>, b: &BTreeSet<&str>) -> f64 {
-    let (common, all) = (a.intersection(b).count(), a.union(b).count());
-    if all == 0 { 1.0 } else { common as f64 / all as f64 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sets_that_share_one_of_three_are_a_third_alike_and_empty_ones_are_the_same() {
-        let (a, b) = (BTreeSet::from(["x", "y"]), BTreeSet::from(["y", "z"]));
-        assert!((jaccard(&a, &b) - 1.0 / 3.0).abs() < 1e-12);
-        assert_eq!(jaccard(&BTreeSet::new(), &BTreeSet::new()), 1.0);
-    }
 }

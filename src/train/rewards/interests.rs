@@ -1,12 +1,10 @@
 //! What a reader's signals are about: clusters of their meanings, with weights.
-use super::meaning::Unit;
+use super::{super::probe::HALF_LIFE_S, meaning::Unit};
 
 /// Signals as near as this to the first of a cluster join it.
 const JOINS: f64 = 0.5;
 /// A cluster with less than this share of all weight is noise: a single slip among thirty signals.
 const NOISE_SHARE: f64 = 0.03;
-/// A signal counts half after a month. Of 7 and 30 days the longer ranks lists better: interests outlast signals.
-const HALF_LIFE_S: f64 = 30.0 * 86_400.0;
 /// Interests beyond this many are more than a list can meet.
 const INTERESTS_MAX: usize = 8;
 

@@ -5,7 +5,7 @@
 //! what training readers clicked who had typed the same words side by side (see `probe`). So a signal means what it has
 //! led others to read; nothing is known of the reader's own later clicks.
 use super::super::{
-    events::{Event, World},
+    events::{Event, Reader, World},
     probe::{Features, Probe},
     salient::COMMON_SHARE,
     word_vectors::word_vectors,
@@ -54,16 +54,16 @@ pub struct Meaning {
 }
 
 impl Meaning {
-    /// Learns from articles published before the cutoff and from training readers.
-    pub fn of(world: &World) -> Self {
-        let probe = Probe::of(world, Features::Neighbours);
+    /// Learns from articles published before the cutoff and from some training readers.
+    pub fn of<'a>(world: &World, readers: impl Iterator<Item = &'a Reader>) -> Self {
+        let probe = Probe::of(world, readers, Features::Neighbours);
         let documents: Vec<Vec<u32>> = world
             .published()
             .map(|article| [probe.news_words(&article.title), probe.news_words(&article.summary)].concat())
             .collect();
         let vectors = word_vectors(&documents, probe.n_news_words(), WIDTH, SEED);
         #[allow(clippy::cast_precision_loss, reason = "a catalogue has far less than 2^52 articles")]
-        let common = COMMON_SHARE * probe.n_articles() as f64;
+        let common = COMMON_SHARE * probe.n_published() as f64;
         let telling = (0..u32::try_from(probe.n_news_words()).unwrap_or(u32::MAX))
             .filter(|&id| {
                 let n_with = probe.n_articles_with(id);
@@ -71,6 +71,11 @@ impl Meaning {
             })
             .collect();
         Self { probe, vectors, telling }
+    }
+
+    /// What was counted.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
     }
 
     /// The meaning of a query or a title; none if no word of it is a word of the news.

@@ -38,7 +38,6 @@ use crate::{
 use calibration::Calibration;
 use interests::Interests;
 use meaning::{Meaning, Unit};
-use serde::{Deserialize, Serialize};
 use view::View;
 
 /// The five rewards of a list, each from 0 to 1.
@@ -82,8 +81,7 @@ impl Rewards {
 }
 
 /// How five rewards become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aggregation {
     /// Their mean: the paper's sum up to a factor.
     Sum,
@@ -143,7 +141,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// If the articles cannot be indexed, or the world has too few to calibrate by.
     pub fn of(world: &'a World, at_unix_s: i64) -> Result<Self, TrainError> {
-        let meaning = Meaning::of(world);
+        let meaning = Meaning::of(world, world.training_readers());
         let alive = |article: &Article| article.is_alive_at(at_unix_s);
         let retrieval = Retrieval::of(&world.articles, alive)?;
         let units: Vec<(usize, Unit)> = (0..world.articles.len())

@@ -1,7 +1,7 @@
 //! Are queries telling?
 //!
 //! R = mean over queries of clip((mean rarity - lo) / (hi - lo)) x [2 to 6 words] x (1 - H / log 50), where lo and hi are the
-//! mean rarity of whole titles and of their telling words, and H is the entropy of the stories among the first 50 articles
+//! medians of the mean rarity of whole clicked titles and of their telling words, and H is the entropy of the stories among the first 50 articles
 //! found, by score: a query that finds fifty stories alike says nothing. One that finds nothing has no supply, and gets 0.
 use super::{Asked, Judge, mean, meaning::Meaning};
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Do queries keep the form?
 //!
-//! The parser has refused texts that are no list at all. R = share of queries of 2 to 8 words, all of them words, whose first
+//! The parser has refused texts that are no list at all. R = share of queries of 2 to 8 words, one of them with a letter, whose first
 //! letters are not those of an earlier query.
 use super::super::salient::{fold, words};
 use crate::queries::QueryList;

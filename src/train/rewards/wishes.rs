@@ -7,15 +7,14 @@ use crate::{
 use std::collections::HashSet;
 
 /// Queries about each interest, as far as its words reach.
-const QUERIES_PER_INTEREST: usize = 2;
+pub const QUERIES_PER_INTEREST: usize = 2;
 /// Words of a query: what people type.
-const QUERY_WORDS: usize = 4;
+pub const QUERY_WORDS: usize = 4;
 
 /// Writes the list; none if the interests do not make a valid one. No word stands twice.
 pub fn wishes(interests: &Interests, meaning: &Meaning) -> Option<QueryList> {
     let n_interests = interests.clusters.len().min(QUERIES_MAX / QUERIES_PER_INTEREST);
-    // Where two queries of each interest make no list, each gives more.
-    let n_each = QUERIES_PER_INTEREST.max(QUERIES_MIN.div_ceil(n_interests.max(1)));
+    let n_each = queries_each(n_interests);
     let mut used: HashSet<u32> = HashSet::new();
     let mut queries: Vec<String> = Vec::new();
     for (centre, _) in &interests.clusters[..n_interests] {
@@ -25,4 +24,9 @@ pub fn wishes(interests: &Interests, meaning: &Meaning) -> Option<QueryList> {
         queries.extend(words.chunks_exact(QUERY_WORDS).map(|words| words.join(" ")));
     }
     parse::parse(&queries.join("\n")).ok()
+}
+
+/// Queries about each of so many interests: where two of each make no list, each gives more.
+pub fn queries_each(n_interests: usize) -> usize {
+    QUERIES_PER_INTEREST.max(QUERIES_MIN.div_ceil(n_interests.max(1)))
 }
