@@ -21,7 +21,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 
 fn judge() -> &'static Judge<'static> {
     static JUDGE: OnceLock<Judge<'static>> = OnceLock::new();
-    JUDGE.get_or_init(|| Judge::of(&WORLD, WORLD.cutoff_unix_s).unwrap())
+    JUDGE.get_or_init(|| Judge::of(&WORLD, WORLD.training_readers(), WORLD.cutoff_unix_s).unwrap())
 }
 
 /// Test readers with a list of the judge's own.
@@ -106,7 +106,7 @@ fn words_of_every_title_tell_less_than_names() {
 fn held_out_clicks_change_no_reward() {
     let mut blind = WORLD.clone();
     blind.readers.iter_mut().for_each(|reader| reader.held_out.clear());
-    let blind_judge = Judge::of(&blind, blind.cutoff_unix_s).unwrap();
+    let blind_judge = Judge::of(&blind, blind.training_readers(), blind.cutoff_unix_s).unwrap();
     for (reader, view, list) in readers().into_iter().take(10) {
         let blind_reader = blind.readers.iter().find(|other| other.key == reader.key).unwrap();
         let blind_view = blind_judge.view(blind_reader);

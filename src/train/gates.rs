@@ -78,7 +78,7 @@ pub fn check(world_at: &Path, settings: GateSettings) -> Result<GateReport, Trai
     }
     let alive = || (0..world.articles.len()).filter(|&idx| world.articles[idx].is_alive_at(cutoff));
     let words = Probe::of(&world, world.training_readers(), Features::Words);
-    let judge = Judge::of(&world, cutoff)?;
+    let judge = Judge::of(&world, world.training_readers(), cutoff)?;
     let ways = Ways {
         world: &world,
         known: &known,

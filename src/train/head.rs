@@ -2,15 +2,14 @@
 use super::{
     checkpoint,
     error::TrainError,
-    events::World,
+    events::{Reader, World},
     examples::{belongs_to_head, cuts},
     fit::DEVICE,
     head_fit::{self, Ordering, Table},
     journal::progress_bar,
     model_folder::ModelFolder,
     pretrain::{id_bytes, settings_digest},
-    retrieval::Retrieval,
-    rewards::later::{Later, ListReward, reward},
+    rewards::{Aggregation, Judge, view::View},
     rollout::{Sample, Sampled},
     settings::{HeadSettings, PROMPT_TOKENS},
     tokenizer,
@@ -21,7 +20,6 @@ use crate::{
         reward_head::{ListFeatures, RewardHead, Score},
         weights::{Checkpoint, Parameters},
     },
-    news::article::Article,
     text::prompt,
 };
 use candle_core::DType;
@@ -29,7 +27,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, path::Path, sync::Arc};
 
-/// One reader in this many judges when to stop and gives the figures of the report.
+/// One reader in this many tells when to stop and gives the figures of the report.
 const HELD_OUT_SHARE: usize = 5;
 
 /// How the head orders the lists of readers it was not fitted on.
@@ -55,8 +53,20 @@ struct Group {
     rewards: Vec<ListReward>,
 }
 
-/// Samples lists of training readers that fine-tuning left out, rewards them by what these readers clicked later,
-/// fits the head and writes it. A head that stands there with the same student, readers and settings is left as it is.
+/// What the judge says of a list, and of each of its queries alone.
+struct ListReward {
+    list: f64,
+    queries: Vec<f64>,
+}
+
+/// A reader at a moment.
+struct Asker<'a> {
+    reader_idx: usize,
+    reader: &'a Reader,
+    at_unix_s: i64,
+}
+
+/// Samples lists of training readers that fine-tuning left out, has them judged by the readers' signals, fits the head and writes it. A head that stands there with the same student, readers and settings is left as it is.
 /// # Errors
 /// If there are too few such readers, or sampling or fitting fails.
 pub fn run(
@@ -70,7 +80,7 @@ pub fn run(
     let weights = folder.path.join(WEIGHTS_FILE);
     let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;
     let student = Sampled { model: Arc::new(folder.model), tokens };
-    let (prompts, laters) = questions(world, &student, settings);
+    let (prompts, askers) = questions(world, &student, settings);
     let data = [&tokenizer_json, &weights, &id_bytes(&prompts), world.name.as_bytes()];
     let digest = settings_digest(settings, &data)?;
     if let Some(report) = finished(out, &digest, student.model.config().hidden_size) {
@@ -81,7 +91,7 @@ pub fn run(
     bar.finish();
     let n_lists = samples.iter().map(Vec::len).sum::<usize>();
     let n_valid = samples.iter().flatten().filter(|sample| sample.is_ok()).count();
-    let (held_out, train) = groups(world, samples, &laters)?;
+    let (held_out, train) = groups(world, samples, &askers)?;
     let mut parameters = Parameters::fresh(settings.seed, &DEVICE);
     let shape = Shape { seed: settings.seed, hidden_size: student.model.config().hidden_size };
     let head = RewardHead::load(&mut parameters, shape.hidden_size)?;
@@ -93,24 +103,26 @@ pub fn run(
     Ok(report)
 }
 
-/// Rewarded lists of the readers that judge, and of those that the head is fitted on.
+/// Rewarded lists of the readers that tell when to stop, and of those that the head is fitted on.
+///
+/// The judge compares with what is alive at the world's cutoff, and has learned from fine-tuning's readers alone.
 fn groups(
     world: &World,
     samples: Vec<Vec<Sample>>,
-    laters: &[Later<'_>],
+    askers: &[Asker<'_>],
 ) -> Result<(Vec<Group>, Vec<Group>), TrainError> {
-    let published = |article: &Article| article.published_unix_s <= world.cutoff_unix_s;
-    let retrieval = Retrieval::of(&world.articles, published)?;
+    let others = world.training_readers().filter(|reader| !belongs_to_head(&reader.key));
+    let judge = Judge::of(world, others, world.cutoff_unix_s)?;
     let groups: Vec<Group> = samples
         .into_par_iter()
-        .zip(laters)
-        .map(|(samples, later)| rewarded(samples, later, &retrieval))
+        .zip(askers)
+        .map(|(samples, asker)| rewarded(samples, &judge.view_at(asker.reader, asker.at_unix_s), &judge))
         .collect::<Result<_, _>>()?;
     let (held_out, train): (Vec<_>, Vec<_>) = groups
         .into_iter()
-        .zip(laters)
-        .partition(|(_, later)| later.reader_idx.is_multiple_of(HELD_OUT_SHARE));
-    let only = |groups: Vec<(Group, &Later<'_>)>| -> Vec<Group> {
+        .zip(askers)
+        .partition(|(_, asker)| asker.reader_idx.is_multiple_of(HELD_OUT_SHARE));
+    let only = |groups: Vec<(Group, &Asker<'_>)>| -> Vec<Group> {
         groups.into_iter().map(|(group, _)| group).filter(|group| group.features.len() > 1).collect()
     };
     let (held_out, train) = (only(held_out), only(train));
@@ -120,40 +132,38 @@ fn groups(
     Ok((held_out, train))
 }
 
-/// Prompts of the head's readers at their cuts, and what they clicked after; cuts without a click are left out.
+/// Prompts of the head's readers at their cuts.
 fn questions<'a>(
     world: &'a World,
     student: &Sampled,
     settings: &HeadSettings,
-) -> (Vec<Vec<u32>>, Vec<Later<'a>>) {
+) -> (Vec<Vec<u32>>, Vec<Asker<'a>>) {
     world
         .training_readers()
         .filter(|reader| belongs_to_head(&reader.key))
         .enumerate()
         .flat_map(|(reader_idx, reader)| {
             let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader);
-            cuts.into_iter().map(move |at_unix_s| (reader_idx, reader, at_unix_s))
+            cuts.into_iter().map(move |at_unix_s| Asker { reader_idx, reader, at_unix_s })
         })
-        .filter_map(|(reader_idx, reader, at_unix_s)| {
-            let until = (at_unix_s + settings.later_hours * 3600).min(world.cutoff_unix_s);
-            let clicked: std::collections::BTreeSet<usize> =
-                reader.clicks_between(at_unix_s, until).filter_map(|event| event.article_idx).collect();
-            let signals = reader.signals_until(at_unix_s)?;
-            let prompt = prompt::build(&signals, &student.tokens, PROMPT_TOKENS).ids;
-            (!clicked.is_empty())
-                .then_some((prompt, Later { reader_idx, at_unix_s, clicked, articles: &world.articles }))
+        .filter_map(|asker| {
+            let signals = asker.reader.signals_until(asker.at_unix_s)?;
+            Some((prompt::build(&signals, &student.tokens, PROMPT_TOKENS).ids, asker))
         })
         .unzip()
 }
 
-fn rewarded(samples: Vec<Sample>, later: &Later<'_>, retrieval: &Retrieval) -> Result<Group, TrainError> {
+fn rewarded(samples: Vec<Sample>, view: &View, judge: &Judge<'_>) -> Result<Group, TrainError> {
     let mut group = Group { features: Vec::new(), rewards: Vec::new() };
     for sample in samples {
         let Ok((list, features)) = sample else { continue };
-        let reward = reward(Some(&list), later, retrieval)?;
-        if reward.queries.len() == features.query_hidden.len() {
+        let asked =
+            list.as_slice().iter().map(|query| judge.asked(query.as_str())).collect::<Result<Vec<_>, _>>()?;
+        if asked.len() == features.query_hidden.len() {
+            let list = judge.rewards_of(&list, &asked, view).composite(Aggregation::Weighted);
+            let queries = asked.iter().map(|asked| judge.query_reward(asked, view)).collect();
             group.features.push(features);
-            group.rewards.push(reward);
+            group.rewards.push(ListReward { list, queries });
         }
     }
     Ok(group)
@@ -220,11 +230,7 @@ fn features(groups: &[Group]) -> Vec<ListFeatures> {
 
 #[allow(clippy::cast_possible_truncation, reason = "rewards lie between 0 and 1")]
 fn list_table(head: &RewardHead, groups: &[Group], of_queries: &[Score]) -> Result<Table, TrainError> {
-    let rewards = groups
-        .iter()
-        .flat_map(|group| &group.rewards)
-        .map(|reward| reward.parts.composite() as f32)
-        .collect();
+    let rewards = groups.iter().flat_map(|group| &group.rewards).map(|reward| reward.list as f32).collect();
     Ok(Table {
         inputs: head.list_inputs(&features(groups), of_queries)?,
         rewards,

@@ -1,7 +1,7 @@
 //! From a world's articles and traces to a student, its reward head and a bundle.
 //!
 //! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `head`, `bundle`. Each reads what a platform would
-//! have (texts, signals, later clicks of training readers), never the world's hidden truth and never a test reader.
+//! have (texts, signals and clicks of training readers), never the world's hidden truth and never a test reader.
 pub mod arguments;
 pub mod baselines;
 pub mod checkpoint;

@@ -218,15 +218,12 @@ pub struct HeadSettings {
     pub lists_per_prompt: usize,
     /// Moments per reader at which lists are asked for.
     pub cuts_per_reader: usize,
-    /// Later clicks count up to this many hours after the moment. 96: a reader clicks less than once a day, and one click
-    /// says little about which of eight lists is best.
-    pub later_hours: i64,
 }
 
 impl HeadSettings {
     /// Settings of the demo head.
     pub fn demo() -> Self {
-        Self { seed: 3, lists_per_prompt: 8, cuts_per_reader: 3, later_hours: 96 }
+        Self { seed: 3, lists_per_prompt: 8, cuts_per_reader: 2 }
     }
 }
 

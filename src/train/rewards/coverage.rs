@@ -27,7 +27,8 @@ pub(super) fn coverage(queries: &[Asked], view: &View) -> f64 {
     0.5 * asked(&units, &view.interests) + 0.5 * found(queries, view)
 }
 
-fn found(queries: &[Asked], view: &View) -> f64 {
+/// The part of what the best ten articles are wanted that the first ten found are.
+pub(super) fn found(queries: &[Asked], view: &View) -> f64 {
     let ranked: Vec<Vec<usize>> =
         queries.iter().map(|asked| asked.found.iter().map(|&(idx, _)| idx).collect()).collect();
     let first = fuse::reciprocal_rank(&ranked, RECALL_K);

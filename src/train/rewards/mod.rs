@@ -11,14 +11,11 @@
 //!
 //! Definitions follow the five rewards of arXiv 2602.15005, without its judge: what a judge model reads off a prompt is
 //! counted here from training readers ([`meaning`]). Formulas stand in each file.
-//!
-//! [`later`] rewards lists by what readers clicked later: the head is fitted to it.
 pub mod alignment;
 pub mod calibration;
 mod coverage;
 pub mod diversity;
 pub mod interests;
-pub mod later;
 pub mod meaning;
 mod specificity;
 mod structure;
@@ -137,11 +134,16 @@ pub struct Asked {
 }
 
 impl<'a> Judge<'a> {
-    /// Prepares the judge for lists asked for at a moment: living articles are those alive then.
+    /// Prepares the judge for lists asked for at a moment: living articles are those alive then. What signals mean is
+    /// learned from `readers`.
     /// # Errors
     /// If the articles cannot be indexed, or the world has too few to calibrate by.
-    pub fn of(world: &'a World, at_unix_s: i64) -> Result<Self, TrainError> {
-        let meaning = Meaning::of(world, world.training_readers());
+    pub fn of<'r>(
+        world: &'a World,
+        readers: impl Iterator<Item = &'r Reader>,
+        at_unix_s: i64,
+    ) -> Result<Self, TrainError> {
+        let meaning = Meaning::of(world, readers);
         let alive = |article: &Article| article.is_alive_at(at_unix_s);
         let retrieval = Retrieval::of(&world.articles, alive)?;
         let units: Vec<(usize, Unit)> = (0..world.articles.len())
@@ -155,7 +157,12 @@ impl<'a> Judge<'a> {
 
     /// Reads a reader's signals until the judge's moment.
     pub fn view(&self, reader: &Reader) -> View {
-        View::of(Interests::of(&self.meaning.signals(&reader.events), self.at_unix_s), &self.units)
+        self.view_at(reader, self.at_unix_s)
+    }
+
+    /// Reads a reader's signals until another moment; what they are compared with is alive at the judge's.
+    pub fn view_at(&self, reader: &Reader, at_unix_s: i64) -> View {
+        View::of(Interests::of(&self.meaning.signals(&reader.events), at_unix_s), &self.units)
     }
 
     /// Rewards a list for a reader; a text that is no list gets nothing.
@@ -178,6 +185,11 @@ impl<'a> Judge<'a> {
             diversity: diversity::diversity(asked, self.articles),
             structure: structure::structure(list),
         }
+    }
+
+    /// Rewards a query by itself: how much of what it finds first is wanted, from 0 to 1.
+    pub fn query_reward(&self, asked: &Asked, reader: &View) -> f64 {
+        coverage::found(std::slice::from_ref(asked), reader)
     }
 
     /// Looks a query up.
