@@ -9,6 +9,7 @@
 //! | copying signals without noise finds at least 5 % more | else cleaning cannot pay; in points five copied signals find too little to tell |
 //! | a linear probe finds at most 60 % of what the interests find | else counting solves the world, and no model is needed |
 //! | counting neighbouring words finds at least 0.05 more than counting words | else reading words in company earns nothing |
+//! | the reader's true interests find at least 3 times what the best thing a platform has finds: popularity, copying, mean of signals' vectors | else nothing is needed beside what it has |
 //! | within a reader the composite reward ranks lists by recall, rank correlation at least 0.4 | else training on it, and choosing by it, leads elsewhere |
 //! | a search on all five rewards, without a model, ends above copying signals | else the rewards ask for something else than news she wants |
 //! | without coverage it ends below copying, and what it finds is less the reader's own | else coverage is not what makes lists personal |
@@ -21,7 +22,7 @@ mod report;
 
 use super::{
     error::TrainError,
-    evaluate,
+    evaluate::{self, ways::AVERAGED_SIGNALS},
     events::{Event, Reader, Scope, Split, World},
     examples,
     order::Order,
@@ -145,6 +146,9 @@ impl Ways<'_> {
             Some(list) => recall(&retrieval.list_ranking(&list, cutoff)?),
             None => 0.0,
         };
+        let averaged = newest().take(AVERAGED_SIGNALS).map(|event| event.text.as_str());
+        let vector = self.judge.meaning.mean(averaged);
+        let vector = vector.map(|mean| self.judge.nearest(&mean, RECALL_K)).unwrap_or_default();
         let own_makings = Own { interests: &interests, events: &reader.events };
         Ok(Found {
             popularity: recall(&self.popular),
@@ -153,6 +157,7 @@ impl Ways<'_> {
             searches: by_texts(&mut newest().filter(|event| event.stream == Stream::Search))?,
             interests: by_interests(reader)?,
             permuted: by_interests(other)?,
+            vector: recall(&vector),
             probe: by_counting(&self.words, &self.bags_of_words),
             neighbours: by_counting(self.judge.meaning.probe(), &self.bags),
             wishes,

@@ -25,7 +25,7 @@ use serde::Serialize;
 /// Signals that the copying baseline takes as queries.
 const COPIED_SIGNALS: usize = 5;
 /// Signals whose vectors are averaged: as many as fit a prompt.
-const AVERAGED_SIGNALS: usize = 25;
+pub const AVERAGED_SIGNALS: usize = 25;
 /// Most clicks of a cold and of a cool reader.
 const COLD_CLICKS_MAX: usize = 5;
 const COOL_CLICKS_MAX: usize = 20;
@@ -261,11 +261,12 @@ impl<'a> Platform<'a> {
     pub fn without_student(&self, question: &Question<'_>) -> Result<Vec<(Way, Served)>, TrainError> {
         let newest = || question.reader.events.iter().rev();
         let copied: Vec<&str> = newest().take(COPIED_SIGNALS).map(|event| event.text.as_str()).collect();
-        let mut sum = vec![0.0_f32; WIDTH];
-        for Unit(unit) in newest().take(AVERAGED_SIGNALS).filter_map(|event| self.meaning.text(&event.text)) {
-            sum.iter_mut().zip(&unit).for_each(|(sum, value)| *sum += value);
-        }
-        let near = Unit::of(sum).map(|unit| self.living.search(&unit.0, RANKING_LENGTH)).unwrap_or_default();
+        let averaged = newest().take(AVERAGED_SIGNALS).map(|event| event.text.as_str());
+        let near = self
+            .meaning
+            .mean(averaged)
+            .map(|unit| self.living.search(&unit.0, RANKING_LENGTH))
+            .unwrap_or_default();
         let near = near.into_iter().map(|near| near.article_idx).collect();
         let interests = Interests::of(&self.meaning.signals(&question.reader.events), self.at_unix_s);
         let judged = match wishes(&interests, &self.meaning) {

@@ -1,7 +1,7 @@
 //! What a reader's signals are about: clusters of their meanings, with weights.
 use super::{super::probe::HALF_LIFE_S, meaning::Unit};
 
-/// Signals as near as this to the first of a cluster join it.
+/// Signals as near as this to the middle of a cluster join it.
 const JOINS: f64 = 0.5;
 /// A cluster with less than this share of all weight is noise: a single slip among thirty signals.
 const NOISE_SHARE: f64 = 0.03;

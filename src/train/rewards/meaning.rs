@@ -83,6 +83,15 @@ impl Meaning {
         self.sum(self.probe.news_words(text).into_iter().map(|id| (id, 1.0)))
     }
 
+    /// The mean of the meanings of texts; none if none of them has one.
+    pub fn mean<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Option<Unit> {
+        let mut sum = vec![0.0_f32; WIDTH];
+        for Unit(unit) in texts.filter_map(|text| self.text(text)) {
+            sum.iter_mut().zip(&unit).for_each(|(sum, value)| *sum += value);
+        }
+        Unit::of(sum)
+    }
+
     /// The meaning of an article of the world, by its index.
     pub fn article(&self, article_idx: usize) -> Option<Unit> {
         self.sum(self.probe.words_of(article_idx).iter().map(|&id| (id, 1.0)))

@@ -97,8 +97,8 @@ impl Aggregation {
     ];
 }
 
-/// Weights of [`Aggregation::Weighted`]. Of the five, coverage alone is related to what a reader's list finds; with equal weights
-/// the other four, which tell nothing of her, drown it (`train/LOG.md`).
+/// Weights of [`Aggregation::Weighted`]. Coverage alone knows the reader and is most related to what her list finds; with equal
+/// weights the other four drown it (`train/LOG.md`).
 const WEIGHTS: [f64; N_REWARDS] = [0.1, 0.6, 0.1, 0.1, 0.1];
 /// Floors of [`Aggregation::Gated`]: lists below one of them would be refused by any editor.
 const FLOORS: [f64; N_REWARDS] = [0.0, 0.0, 0.1, 0.3, 0.6];
@@ -185,6 +185,11 @@ impl<'a> Judge<'a> {
             diversity: diversity::diversity(asked, self.articles),
             structure: structure::structure(list),
         }
+    }
+
+    /// Articles alive at the judge's moment that are nearest to a meaning, the nearest first.
+    pub fn nearest(&self, to: &Unit, k: usize) -> Vec<usize> {
+        self.living.search(&to.0, k).into_iter().map(|near| near.article_idx).collect()
     }
 
     /// Rewards a query by itself: how much of what it finds first is wanted, from 0 to 1.
