@@ -11,7 +11,7 @@ use super::{
     packing::Example,
     rewards::{
         interests::Interests,
-        meaning::{Meaning, Unit},
+        meaning::{Meaning, Said},
         wishes::{QUERIES_PER_INTEREST, QUERY_WORDS, queries_each, wishes},
     },
     settings::{SftSettings, Targets},
@@ -86,7 +86,7 @@ struct Judged<'a> {
 
 impl Judged<'_> {
     fn examples(&self, reader: &Reader, cutoff_unix_s: i64) -> Vec<Example> {
-        let units: Vec<Option<Unit>> = reader.events.iter().map(|event| self.meaning.signal(event)).collect();
+        let said: Vec<Option<Said>> = reader.events.iter().map(|event| self.meaning.signal(event)).collect();
         let cuts = cuts(reader, cutoff_unix_s, self.settings.cuts_per_reader).into_iter();
         let past = cuts.map(|cut| (0..reader.events_until(cut).len()).collect::<Vec<_>>());
         let sessions = reader.sessions(self.settings.session_gap_minutes * 60);
@@ -94,23 +94,20 @@ impl Judged<'_> {
             session.filter(|&idx| reader.events[idx].stream != Stream::Click).collect()
         };
         past.chain(sessions.map(searches_and_pages))
-            .filter_map(|idxs: Vec<usize>| self.example(reader, &units, &idxs))
+            .filter_map(|idxs: Vec<usize>| self.example(reader, &said, &idxs))
             .collect()
     }
 
     /// `idxs`: which of the reader's traces are read. The judge reads those that the prompt has room for.
-    fn example(&self, reader: &Reader, units: &[Option<Unit>], idxs: &[usize]) -> Option<Example> {
+    fn example(&self, reader: &Reader, said: &[Option<Said>], idxs: &[usize]) -> Option<Example> {
         let idxs = &idxs[idxs.len().saturating_sub(DRAFTS_MAX)..];
         let signals = events::signals(idxs.iter().map(|&idx| &reader.events[idx]))?;
         let prompt = prompt::build(&signals, self.tokens, self.settings.prompt_tokens);
         // The oldest are left out, by the bound of each stream first and by the room of the prompt then.
         let n_unread = signals.truncated_count() + prompt.n_truncated_signals;
         let read = &idxs[n_unread.min(idxs.len())..];
-        let meant: Vec<(i64, Unit)> = read
-            .iter()
-            .filter_map(|&idx| Some((reader.events[idx].time_unix_s, units[idx].clone()?)))
-            .collect();
-        let interests = Interests::of(&meant, reader.events[*read.last()?].time_unix_s);
+        let read_said = read.iter().filter_map(|&idx| said[idx].as_ref());
+        let interests = Interests::of(read_said, reader.events[*read.last()?].time_unix_s);
         let list = wishes(&interests, self.meaning)?;
         Some(Example { prompt: prompt.ids, completion: prompt::completion_ids(&list, self.tokens) })
     }

@@ -6,7 +6,7 @@
 //! | copying signals finds at most 60 % of what the interests find | else there is no gap between searches and news |
 //! | copying searches alone finds at most 40 % of it | else searches name the news already |
 //! | another reader's interests find at most 0.02 more than popularity | else interests are no one's own |
-//! | copying signals without noise finds at least 5 % more | else cleaning cannot pay; in points five copied signals find too little to tell |
+//! | for readers with much noise the judge's own list finds at least 5 % more without it | else cleaning cannot pay; five copied signals find too little to tell |
 //! | a linear probe finds at most 60 % of what the interests find | else counting solves the world, and no model is needed |
 //! | counting neighbouring words finds at least 0.05 more than counting words | else reading words in company earns nothing |
 //! | the reader's true interests find at least 3 times what the best thing a platform has finds: popularity, copying, mean of signals' vectors | else nothing is needed beside what it has |
@@ -139,13 +139,15 @@ impl Ways<'_> {
         let by_counting =
             |probe: &Probe, bags: &[Bag]| recall(&probe.ranking(reader, cutoff, bags, RECALL_K));
         let newest = || reader.events.iter().rev();
-        let own = reader.events.iter().zip(known.noise(&reader.key)).rev().filter(|(_, noise)| !**noise);
+        let own = || reader.events.iter().zip(known.noise(&reader.key)).filter(|(_, noise)| !**noise);
         let interests = known.interests(&reader.key, cutoff);
         let view = self.judge.view(reader);
-        let wishes = match wishes(&view.interests, &self.judge.meaning) {
-            Some(list) => recall(&retrieval.list_ranking(&list, cutoff)?),
-            None => 0.0,
+        let by_judge = |view: &View| match wishes(&view.interests, &self.judge.meaning) {
+            Some(list) => Ok::<_, TrainError>(recall(&retrieval.list_ranking(&list, cutoff)?)),
+            None => Ok(0.0),
         };
+        let own_events = own().map(|(event, _)| event.clone()).collect();
+        let clean = Reader { events: own_events, held_out: Vec::new(), ..reader.clone() };
         let averaged = newest().take(AVERAGED_SIGNALS).map(|event| event.text.as_str());
         let vector = self.judge.meaning.mean(averaged);
         let vector = vector.map(|mean| self.judge.nearest(&mean, RECALL_K)).unwrap_or_default();
@@ -153,14 +155,16 @@ impl Ways<'_> {
         Ok(Found {
             popularity: recall(&self.popular),
             copy: by_texts(&mut newest())?,
-            copy_clean: by_texts(&mut own.map(|(event, _)| event))?,
+            copy_clean: by_texts(&mut own().rev().map(|(event, _)| event))?,
             searches: by_texts(&mut newest().filter(|event| event.stream == Stream::Search))?,
             interests: by_interests(reader)?,
             permuted: by_interests(other)?,
             vector: recall(&vector),
             probe: by_counting(&self.words, &self.bags_of_words),
             neighbours: by_counting(self.judge.meaning.probe(), &self.bags),
-            wishes,
+            noise_share: noise_share(known.noise(&reader.key)),
+            wishes: by_judge(&view)?,
+            wishes_clean: by_judge(&self.judge.view(&clean))?,
             climbs: climbs.then(|| self.climbs(&view, reader, other)).transpose()?,
             ranks: ranks(
                 (&self.judge, retrieval),
@@ -193,4 +197,9 @@ impl Ways<'_> {
         }
         Ok(climbs)
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "events of one reader")]
+fn noise_share(noise: &[bool]) -> f64 {
+    noise.iter().filter(|noise| **noise).count() as f64 / noise.len().max(1) as f64
 }

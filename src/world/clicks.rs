@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 
 const SLOTS: u32 = 20;
 /// Chance that a slot goes to what everybody sees; the others go to the reader's interests.
-const COMMON_SLOT: f64 = 0.8;
+const COMMON_SLOT: f64 = 0.3;
 const POSITION_BIAS: f64 = 0.7;
 const FRESHNESS_HALF_LIFE_S: f64 = 18.0 * 3600.0;
 /// Share of relevance that goes to interests only implied by the own ones; gives a quarter of the held-out clicks.
@@ -53,6 +53,8 @@ pub(super) struct Reader<'user> {
     pub(super) languages: &'user [Language],
     /// Weights at that time; their sum does not matter.
     pub(super) interests: &'user [(usize, f64)],
+    /// Those of the interests that the platform personalises by.
+    pub(super) known: &'user [(usize, f64)],
     /// Articles clicked before, and when.
     pub(super) clicked: &'user [(usize, i64)],
 }
@@ -112,7 +114,7 @@ impl<'world> Platform<'world> {
     ) -> Option<Click> {
         let hour = self.hours.get(usize::try_from((time_unix_s - START_UNIX_S) / HOUR_S).ok()?)?;
         let relevance = self.relevance(reader.interests);
-        let shown = self.shown(hour, &relevance, reader.languages);
+        let shown = self.shown(hour, reader);
         let chances: Vec<f64> = match clicker {
             Clicker::Bot => shown.clone(),
             Clicker::Reader => {
@@ -146,7 +148,7 @@ impl<'world> Platform<'world> {
         let Some(hour) = self.hours.last() else { return Vec::new() };
         let relevance = self.relevance(reader.interests);
         let shown = match policy {
-            Policy::Logged => self.shown(hour, &relevance, reader.languages),
+            Policy::Logged => self.shown(hour, reader),
             Policy::Uniform => self.shown_uniformly(hour, reader.languages),
         };
         let n_clicks = weighted(rng, HELD_OUT_SHARES.iter().copied()).unwrap_or(0);
@@ -173,7 +175,8 @@ impl<'world> Platform<'world> {
     }
 
     /// Chance of each article of an hour to be what a slot shows; 0 in languages that the reader does not read.
-    fn shown(&self, hour: &Hour, relevance: &[f64], languages: &[Language]) -> Vec<f64> {
+    fn shown(&self, hour: &Hour, reader: &Reader<'_>) -> Vec<f64> {
+        let (relevance, languages) = (self.relevance(reader.known), reader.languages);
         let mut of_interest = vec![0.0; relevance.len()];
         let mut of_all = 0.0;
         for (&idx, exposure) in hour.alive.iter().zip(&hour.exposure) {
@@ -301,7 +304,8 @@ mod tests {
         let newsroom = Newsroom::generate(1, &mut lexicon);
         let platform = Platform::new(&newsroom, &lexicon);
         let interests = [(0, 0.5), (7, 0.3), (13, 0.2)];
-        let reader = Reader { languages: &[Language::English], interests: &interests, clicked: &[] };
+        let known = &interests[..2];
+        let reader = Reader { languages: &[Language::English], interests: &interests, known, clicked: &[] };
         let draw = |policy, purpose: &str| -> Vec<Click> {
             // Of several clicks the later ones are drawn from what the first left over.
             (0..20_000)

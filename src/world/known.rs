@@ -34,6 +34,7 @@ struct ConcernLine {
     care: Care,
     interest: usize,
     weight: f64,
+    known_to_platform: bool,
     from_unix_s: i64,
     until_unix_s: Option<i64>,
 }
@@ -65,6 +66,7 @@ impl Known {
                 care: line.care,
                 interest: line.interest,
                 weight: line.weight,
+                known_to_platform: line.known_to_platform,
                 from_unix_s: line.from_unix_s,
                 until_unix_s: line.until_unix_s.unwrap_or(i64::MAX),
             });

@@ -25,7 +25,7 @@ use users::User;
 use write::{ConcernRow, EventRow, EventTruthRow, HeldOutRow, Table};
 
 /// Changes whenever the same settings would give other bytes.
-pub const GENERATOR_VERSION: u32 = 2;
+pub const GENERATOR_VERSION: u32 = 3;
 /// Seconds of a day.
 pub const DAY_S: i64 = 86_400;
 /// When the first signals happen: 2026-01-05, 00:00 UTC.

@@ -81,8 +81,10 @@ impl Surroundings<'_> {
         };
         if moment.stream == Stream::Click {
             let mut interests = user.interests_at(moment.time_unix_s, household);
+            let mut known = user.known_at(moment.time_unix_s, household);
             boost(&mut interests, interest);
-            let reader = Reader { languages: &user.languages, interests: &interests, clicked };
+            boost(&mut known, interest);
+            let reader = Reader { languages: &user.languages, interests: &interests, known: &known, clicked };
             let clicker = if moment.tag == Tag::Bot { Clicker::Bot } else { Clicker::Reader };
             let click = self.platform.click(rng, &reader, (clicker, moment.time_unix_s))?;
             clicked.push((click.article_idx, moment.time_unix_s));
@@ -132,7 +134,8 @@ impl Surroundings<'_> {
     /// The uniform slice is what is measured by; the logged one shows whether inverse propensities mend a policy's bias.
     fn hold_out(&self, user_idx: u64, user: &User, (clicked, traces): (&[(usize, i64)], &mut Traces)) {
         let interests = user.interests_at(CUTOFF_UNIX_S, false);
-        let reader = Reader { languages: &user.languages, interests: &interests, clicked };
+        let known = user.known_at(CUTOFF_UNIX_S, false);
+        let reader = Reader { languages: &user.languages, interests: &interests, known: &known, clicked };
         for (policy, name) in [(Policy::Uniform, "uniform"), (Policy::Logged, "logged")] {
             let mut rng = stream(self.seed, &format!("held-out {name}"), user_idx);
             for click in self.platform.held_out(&mut rng, &reader, policy) {

@@ -80,6 +80,8 @@ pub(super) struct Concern {
     pub(super) interest: usize,
     /// Long-term and household weights sum to 1 at any time; a burst's is its weight when it starts.
     pub(super) weight: f64,
+    /// Whether the platform personalises by it before the cutoff.
+    pub(super) known_to_platform: bool,
     pub(super) from_unix_s: i64,
     /// Exclusive; far away unless the interest drifts away.
     pub(super) until_unix_s: i64,
@@ -129,6 +131,15 @@ impl User {
         interests_at(&self.concerns, time_unix_s, household)
     }
 
+    /// Gives those of [`User::interests_at`] that the platform knows, with the same weights.
+    pub(super) fn known_at(&self, time_unix_s: i64, household: bool) -> Vec<(usize, f64)> {
+        let mut interests = self.interests_at(time_unix_s, household);
+        interests.retain(|(interest, _)| {
+            self.concerns.iter().any(|concern| concern.interest == *interest && concern.known_to_platform)
+        });
+        interests
+    }
+
     /// Says whether a second person uses the account.
     pub(super) fn has_household(&self) -> bool {
         self.concerns.iter().any(|concern| concern.care == Care::Household)
@@ -165,8 +176,12 @@ fn concerns(rng: &mut ChaCha8Rng, lexicon: &Lexicon) -> Vec<Concern> {
     let mut interests = distinct_interests(rng, lexicon, n_long_term + 5);
     let mut take = || interests.pop().unwrap_or(0);
     let mut concerns = Vec::new();
-    for weight in dirichlet(rng, n_long_term) {
-        concerns.push(always(Care::LongTerm, take(), weight));
+    let mut weights = dirichlet(rng, n_long_term);
+    weights.sort_by(f64::total_cmp);
+    for weight in weights {
+        // A platform has found out about one interest, the lightest; the others are typed, and rarely shown any news.
+        let known_to_platform = concerns.is_empty();
+        concerns.push(Concern { known_to_platform, ..always(Care::LongTerm, take(), weight) });
     }
     if rng.random_bool(DRIFTS) {
         let drifting = rng.random_range(0..concerns.len());
@@ -188,7 +203,8 @@ fn concerns(rng: &mut ChaCha8Rng, lexicon: &Lexicon) -> Vec<Concern> {
 }
 
 fn always(care: Care, interest: usize, weight: f64) -> Concern {
-    Concern { care, interest, weight, from_unix_s: START_UNIX_S, until_unix_s: i64::MAX }
+    let (from_unix_s, until_unix_s) = (START_UNIX_S, i64::MAX);
+    Concern { care, interest, weight, known_to_platform: false, from_unix_s, until_unix_s }
 }
 
 fn distinct_interests(rng: &mut ChaCha8Rng, lexicon: &Lexicon, n_wanted: usize) -> Vec<usize> {

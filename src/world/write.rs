@@ -21,7 +21,7 @@
 use super::users::{Concern, User};
 use super::{Split, WorldError};
 use crate::signals::Stream;
-use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array};
 use arrow_schema::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
@@ -236,6 +236,7 @@ pub(super) struct ConcernRow {
     care: &'static str,
     interest: u32,
     weight: f64,
+    known_to_platform: bool,
     from_unix_s: i64,
     until_unix_s: Option<i64>,
 }
@@ -250,6 +251,7 @@ impl ConcernRow {
             care: concern.care.name(),
             interest: u32::try_from(concern.interest).unwrap_or(u32::MAX),
             weight: concern.weight,
+            known_to_platform: concern.known_to_platform,
             from_unix_s: concern.from_unix_s,
             until_unix_s: (concern.until_unix_s < i64::MAX).then_some(concern.until_unix_s),
         }
@@ -266,6 +268,7 @@ impl Row for ConcernRow {
             ("care", text(rows, |row| Some(row.care)), false),
             ("interest", count(rows, |row| Some(row.interest)), false),
             ("weight", real(rows, |row| Some(row.weight)), false),
+            ("known_to_platform", flag(rows, |row| row.known_to_platform), false),
             ("from_unix_s", time(rows, |row| Some(row.from_unix_s)), false),
             ("until_unix_s", time(rows, |row| row.until_unix_s), true),
         ])
@@ -274,6 +277,10 @@ impl Row for ConcernRow {
 
 fn text<R>(rows: &[R], field: impl Fn(&R) -> Option<&str>) -> ArrayRef {
     Arc::new(rows.iter().map(field).collect::<StringArray>())
+}
+
+fn flag<R>(rows: &[R], field: impl Fn(&R) -> bool) -> ArrayRef {
+    Arc::new(rows.iter().map(|row| Some(field(row))).collect::<BooleanArray>())
 }
 
 fn time<R>(rows: &[R], field: impl Fn(&R) -> Option<i64>) -> ArrayRef {

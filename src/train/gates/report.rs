@@ -15,6 +15,8 @@ use std::fmt;
 /// Places among the searches.
 const ALL: usize = 0;
 const WITHOUT_COVERAGE: usize = 2;
+/// A reader with this share of noise has much of it; a quarter of all events is.
+const MUCH_NOISE: f64 = 1.0 / 3.0;
 /// Place of the aggregation that the gate asks of.
 const WEIGHTED: usize = 1;
 
@@ -71,7 +73,10 @@ pub(super) struct Found {
     pub(super) vector: f64,
     pub(super) probe: f64,
     pub(super) neighbours: f64,
+    /// Share of the signals that are noise.
+    pub(super) noise_share: f64,
     pub(super) wishes: f64,
+    pub(super) wishes_clean: f64,
     pub(super) climbs: Option<Climbs>,
     pub(super) ranks: Option<Ranks>,
 }
@@ -95,6 +100,7 @@ pub(super) fn report(world: &World, settings: GateSettings, found: &[Found]) -> 
             row("linear probe", |f| f.probe),
             row("probe of neighbouring words", |f| f.neighbours),
             row("the judge's own list", |f| f.wishes),
+            row("the judge's own list without noise", |f| f.wishes_clean),
         ],
         ranks: correlations(found, settings.seed),
         searches: searches(found, settings.seed),
@@ -126,6 +132,9 @@ fn gates_of_worlds(found: &[Found], seed: u64) -> Vec<Gate> {
     } else {
         |f| f.popularity
     };
+    let noisy = |value: fn(&Found) -> f64| -> Vec<f64> {
+        found.iter().filter(|f| f.noise_share >= MUCH_NOISE).map(value).collect()
+    };
     let by_interests = |part: fn(&Found) -> f64| ratio(part, |f| f.interests);
     vec![
         gate("interests / popularity", ratio(|f| f.interests, |f| f.popularity), Bound::AtLeast(5.0)),
@@ -143,7 +152,11 @@ fn gates_of_worlds(found: &[Found], seed: u64) -> Vec<Gate> {
             difference(|f| f.neighbours - f.probe),
             Bound::AtLeast(0.05),
         ),
-        gate("copy without noise / copy", ratio(|f| f.copy_clean, |f| f.copy), Bound::AtLeast(1.05)),
+        gate(
+            "noisy readers: judge's list without noise / with it",
+            bootstrap_ratio(&noisy(|f| f.wishes_clean), &noisy(|f| f.wishes), seed),
+            Bound::AtLeast(1.05),
+        ),
     ]
 }
 
@@ -274,7 +287,9 @@ mod tests {
             vector: 0.1,
             probe: 0.2,
             neighbours: 0.3,
+            noise_share: 0.4,
             wishes: 0.3,
+            wishes_clean: 0.33,
             climbs: Some(Climbs {
                 copy: 0.1,
                 own: [0.3, 0.3, 0.05, 0.3, 0.3, 0.3],
@@ -327,6 +342,8 @@ mod tests {
         let stranger = |f: &mut Found, x| f.climbs.as_mut().unwrap().permuted[ALL] = x;
         check(stranger, 0.26, 0.28, "own part without coverage - with it");
         check(|f, x| f.climbs.as_mut().unwrap().own[ALL] = x, 0.11, 0.09, "search on five rewards - copy");
-        check(|f, x| f.copy_clean = x, 0.106, 0.104, "copy without noise / copy");
+        let cleaning = "noisy readers: judge's list without noise / with it";
+        check(|f, x| f.wishes_clean = x, 0.316, 0.314, cleaning);
+        assert_eq!(failed(|f| f.noise_share = 0.3), [cleaning], "without noisy readers there is no figure");
     }
 }

@@ -1,5 +1,8 @@
 //! What a reader's signals are about: clusters of their meanings, with weights.
-use super::{super::probe::HALF_LIFE_S, meaning::Unit};
+use super::{
+    super::probe::HALF_LIFE_S,
+    meaning::{Said, Unit},
+};
 
 /// Signals as near as this to the middle of a cluster join it.
 const JOINS: f64 = 0.5;
@@ -16,11 +19,11 @@ pub struct Interests {
 }
 
 impl Interests {
-    /// Clusters the meanings of signals at or before a moment: leader clustering, the heaviest signals lead.
-    pub fn of(signals: &[(i64, Unit)], at_unix_s: i64) -> Self {
-        let past = signals.iter().filter(|(time_unix_s, _)| *time_unix_s <= at_unix_s);
+    /// Clusters what signals said at or before a moment: leader clustering, the heaviest signals lead.
+    pub fn of<'a>(signals: impl IntoIterator<Item = &'a Said>, at_unix_s: i64) -> Self {
+        let past = signals.into_iter().filter(|said| said.time_unix_s <= at_unix_s);
         let mut weighted: Vec<(f64, &Unit)> =
-            past.map(|(time_unix_s, unit)| (weight(at_unix_s - time_unix_s), unit)).collect();
+            past.map(|said| (said.weight * freshness(at_unix_s - said.time_unix_s), &said.unit)).collect();
         weighted.sort_by(|a, b| b.0.total_cmp(&a.0));
         Self::cluster(&weighted)
     }
@@ -63,7 +66,7 @@ impl Interests {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "seconds of some weeks")]
-fn weight(age_s: i64) -> f64 {
+fn freshness(age_s: i64) -> f64 {
     (-(age_s as f64) / HALF_LIFE_S).exp2()
 }
 

@@ -13,6 +13,9 @@ use super::super::{
 use crate::news::vectors::dot;
 use std::collections::HashSet;
 
+/// What a click counts next to a search or page, which count 1: the platform chose what could be clicked, and it shows what it
+/// has found out already.
+const CLICK_WEIGHT: f64 = 0.25;
 /// Numbers of a vector. 128: more directions than a catalogue has topics, few enough to be searched exactly.
 pub const WIDTH: usize = 128;
 /// Seed of the word vectors.
@@ -41,6 +44,17 @@ impl Unit {
     pub fn cosine(&self, other: &Self) -> f64 {
         f64::from(dot(&self.0, &other.0))
     }
+}
+
+/// What one signal of a reader says.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// When.
+    pub time_unix_s: i64,
+    /// How much it says of what she wants.
+    pub weight: f64,
+    /// What it is about.
+    pub unit: Unit,
 }
 
 /// Vectors of words, and the translation of signals.
@@ -97,17 +111,23 @@ impl Meaning {
         self.sum(self.probe.words_of(article_idx).iter().map(|&id| (id, 1.0)))
     }
 
-    /// The meanings of a reader's traces, with their times; those that have none are left out.
-    pub fn signals(&self, events: &[Event]) -> Vec<(i64, Unit)> {
-        events.iter().filter_map(|event| Some((event.time_unix_s, self.signal(event)?))).collect()
+    /// What a reader's traces say; those that say nothing are left out.
+    pub fn signals(&self, events: &[Event]) -> Vec<Said> {
+        events.iter().filter_map(|event| self.signal(event)).collect()
     }
 
-    /// The meaning of a signal; none if it has led nobody anywhere.
-    pub fn signal(&self, event: &Event) -> Option<Unit> {
-        if let Some(article_idx) = event.article_idx {
-            return self.article(article_idx);
-        }
-        let mut translated = self.probe.translated(&event.text);
+    /// What a signal says; none if it has led nobody anywhere.
+    pub fn signal(&self, event: &Event) -> Option<Said> {
+        let (weight, unit) = match event.article_idx {
+            Some(article_idx) => (CLICK_WEIGHT, self.article(article_idx)?),
+            None => (1.0, self.typed(&event.text)?),
+        };
+        Some(Said { time_unix_s: event.time_unix_s, weight, unit })
+    }
+
+    /// The meaning of a search or page, by what its readers clicked.
+    fn typed(&self, text: &str) -> Option<Unit> {
+        let mut translated = self.probe.translated(text);
         let heaviest_first = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if TRANSLATED_WORDS < translated.len() {
             translated.select_nth_unstable_by(TRANSLATED_WORDS, heaviest_first);
