@@ -7,6 +7,8 @@ pub mod text;
 
 pub mod model;
 
+pub mod cleaner;
+
 pub mod decode;
 
 pub mod bundle;

@@ -221,6 +221,13 @@ impl UserSignals {
         &self.signals
     }
 
+    /// Those of the kept signals for which `keeps`, in their order, is true; none if there is none.
+    pub fn kept(&self, keeps: &[bool]) -> Option<Self> {
+        let marked = self.signals.iter().zip(keeps).filter(|(_, keeps)| **keeps);
+        let signals: Vec<Signal> = marked.map(|(signal, _)| signal.clone()).collect();
+        (!signals.is_empty()).then_some(Self { signals, n_dropped: self.n_dropped })
+    }
+
     /// Number of signals dropped because their stream held more than 24.
     pub fn truncated_count(&self) -> usize {
         self.n_dropped

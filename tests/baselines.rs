@@ -38,6 +38,7 @@ fn reader(start: usize, n_clicks: usize) -> Reader {
         time_unix_s: nth as i64,
         category: None,
         article_idx: Some((start + nth) % N_ARTICLES),
+        is_noise: false,
     };
     Reader {
         key: format!("r{start}-{n_clicks}"),

@@ -261,6 +261,7 @@ fn a_model_that_was_trained_with_another_prompt_is_not_packed() {
             model: model.clone(),
             tokenizer: model.clone(),
             head: None,
+            cleaner: None,
             others: Vec::new(),
             bytes_max: None,
         };

@@ -319,6 +319,7 @@ fn reader_of(world: &World, n_clicks: usize) -> Reader {
         time_unix_s: i64::try_from(idx).unwrap() * 3600,
         category: None,
         article_idx: Some(chosen[idx]),
+        is_noise: false,
     };
     Reader {
         key: "r".to_owned(),

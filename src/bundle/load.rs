@@ -2,6 +2,7 @@
 use super::manifest::{BundleId, FORMAT_VERSION, MANIFEST_FILE, Manifest, sha256_hex};
 use super::save::is_plain_name;
 use crate::{
+    cleaner::{Cleaner, CleanerError},
     model::{
         config::DecoderConfig,
         ops::Numerics,
@@ -26,6 +27,9 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The reward head; a bundle may lack it.
 pub const HEAD_FILE: &str = "reward_head.safetensors";
+
+/// Config, weights and tokenizer of the signal cleaner; a bundle has all three or none.
+pub const CLEANER_FILES: [&str; 3] = ["cleaner_config.json", "cleaner.safetensors", "cleaner_tokenizer.json"];
 
 /// Where a bundle lies.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +64,9 @@ pub enum BundleError {
     /// The weights could not be used.
     #[error("model could not be loaded")]
     Model(#[from] ModelError),
+    /// The cleaner could not be used.
+    #[error("cleaner could not be loaded")]
+    Cleaner(#[from] CleanerError),
     /// The tokenizer could not be used.
     #[error("tokenizer could not be loaded")]
     Tokens(#[from] TokensError),
@@ -78,6 +85,8 @@ pub struct Bundle {
     pub model: Transformer,
     /// The reward head, where there is one.
     pub head: Option<RewardHead>,
+    /// The signal cleaner, where there is one.
+    pub cleaner: Option<Cleaner>,
 }
 
 type Contents = BTreeMap<String, Cow<'static, [u8]>>;
@@ -109,7 +118,16 @@ pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<B
         }
         None => None,
     };
-    Ok(Bundle { id, manifest, tokens, model, head })
+    let cleaner = cleaner(&mut files)?;
+    Ok(Bundle { id, manifest, tokens, model, head, cleaner })
+}
+
+fn cleaner(files: &mut Contents) -> Result<Option<Cleaner>, BundleError> {
+    if !CLEANER_FILES.iter().any(|name| files.contains_key(*name)) {
+        return Ok(None);
+    }
+    let [config, weights, tokenizer] = CLEANER_FILES.map(|name| take(files, name));
+    Ok(Some(Cleaner::from_files(&config?, weights?, &tokenizer?)?))
 }
 
 /// Reads a bundle's files and checks them against the manifest, without building a network.

@@ -1,6 +1,7 @@
 //! One request, read top to bottom: cache, or a flight that others share, or a generation of its own.
 use crate::{
     bundle::manifest::BundleId,
+    cleaner::{CleanerError, Verdict},
     model::weights::ModelError,
     serve::{
         cache::{AnswerCache, CacheKey},
@@ -12,6 +13,7 @@ use crate::{
         question::{CacheMode, Question},
         settings::CacheSettings,
     },
+    signals::Stream,
 };
 use std::{
     sync::Arc,
@@ -64,6 +66,9 @@ pub enum ServeError {
     /// Report it: the reward head failed.
     #[error("reward head failed")]
     Head(#[source] Arc<ModelError>),
+    /// Report it: the signal cleaner failed.
+    #[error("signal cleaner failed")]
+    Cleaner(#[source] Arc<CleanerError>),
     /// Report it: a task of the server panicked.
     #[error("a task of the server panicked")]
     Panicked,
@@ -81,7 +86,9 @@ impl ServeError {
             Self::DeadlineHit => Outcome::Deadline,
             Self::NoRewardHead => Outcome::Rejected,
             Self::NoValidList { .. } => Outcome::NoList,
-            Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Panicked => Outcome::Failed,
+            Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked => {
+                Outcome::Failed
+            }
         }
     }
 }
@@ -179,6 +186,14 @@ impl Answerer {
     /// Whether lists can be scored.
     pub fn has_reward_head(&self) -> bool {
         self.writer.head.is_some()
+    }
+
+    /// What the cleaner says of each of these texts; nothing without a cleaner.
+    ///
+    /// # Errors
+    /// If the cleaner fails.
+    pub async fn verdicts(&self, texts: Vec<(Stream, String)>) -> Result<Vec<Verdict>, ServeError> {
+        self.writer.verdicts(texts).await
     }
 
     /// Shows how much is stored; called now and then, as entries also leave by age.
@@ -286,7 +301,11 @@ impl Answerer {
         };
         let answer = self.writer.generate(&question, Arc::clone(&flight.deadline), publish).await;
         let answer = Arc::new(answer.inspect_err(|error| match error {
-            ServeError::Engine(_) | ServeError::Head(_) | ServeError::Panicked | ServeError::EngineGone => {
+            ServeError::Engine(_)
+            | ServeError::Head(_)
+            | ServeError::Cleaner(_)
+            | ServeError::Panicked
+            | ServeError::EngineGone => {
                 warn!(error = %crate::telemetry::Chain(error), "request has no answer");
             }
             ServeError::QueueFull { .. }

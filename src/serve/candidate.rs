@@ -68,6 +68,8 @@ impl Candidate {
 /// Where the time of a generation went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
+    /// Judging signals.
+    pub clean: Duration,
     /// Building the prompt.
     pub tokenize: Duration,
     /// Waiting for the model.
@@ -99,6 +101,8 @@ pub struct Answer {
     pub prefill_tokens_computed: usize,
     /// Signals left out of the prompt, or cut.
     pub n_truncated_signals: usize,
+    /// Signals left out as noise.
+    pub n_cleaned_signals: usize,
     /// Where the time went.
     pub phases: Phases,
 }

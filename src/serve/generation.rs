@@ -1,5 +1,6 @@
 //! One generation: prompt, engine, parser, reward head, and the choice of the best list.
 use crate::{
+    cleaner::{Cleaner, CleanerError, Verdict},
     decode::{
         batch::{Finish, FinishedRow},
         features::list_features,
@@ -14,10 +15,16 @@ use crate::{
         question::{Options, Question},
         rerank::{self, Method},
     },
-    text::{parse, prompt, tokens::Tokens},
+    signals::{Stream, UserSignals},
+    text::{
+        parse,
+        prompt::{self, Prompt},
+        tokens::Tokens,
+    },
 };
 use sha2::{Digest, Sha256};
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,6 +36,8 @@ pub struct Writer {
     pub tokens: Tokens,
     /// The reward head, where there is one.
     pub head: Option<RewardHead>,
+    /// The signal cleaner, where there is one.
+    pub cleaner: Option<Cleaner>,
     /// The way to the model.
     pub engine: Engine,
     /// Prompts are cut to this many tokens.
@@ -50,13 +59,12 @@ impl Writer {
     ) -> Result<Answer, ServeError> {
         let mut course = Course::new(question.options.method);
         let (writer, of_task) = (Arc::clone(self), Arc::clone(question));
-        // Tokenising a full set of signals takes longer than an async thread may be held.
-        let built = tokio::task::spawn_blocking(move || {
-            prompt::build(&of_task.signals, &writer.tokens, writer.prompt_tokens_max)
-        });
-        let prompt = built.await.map_err(|_| ServeError::Panicked)?;
-        course.phases.tokenize = course.started.elapsed();
-        course.prompt_tokens = prompt.ids.len();
+        // Cleaning and tokenising a full set of signals takes longer than an async thread may be held.
+        let built = tokio::task::spawn_blocking(move || writer.prompt(&of_task.signals));
+        let (prompt, n_cleaned, clean) = built.await.map_err(|_| ServeError::Panicked)??;
+        (course.phases.clean, course.phases.tokenize) =
+            (clean, course.started.elapsed().saturating_sub(clean));
+        (course.prompt_tokens, course.n_cleaned_signals) = (prompt.ids.len(), n_cleaned);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
         let mut events = self.engine.submit(self.job(prompt.ids, &question.options, deadline))?;
@@ -90,6 +98,40 @@ impl Writer {
                 return self.finish(course, question, n_truncated_signals);
             }
         }
+    }
+
+    /// The prompt of what the cleaner leaves, how many signals it took away, and how long it took.
+    fn prompt(&self, signals: &UserSignals) -> Result<(Prompt, usize, Duration), ServeError> {
+        let started = Instant::now();
+        let (cleaned, n_cleaned) = match &self.cleaner {
+            Some(cleaner) => {
+                let (left, verdicts) = cleaner.clean(signals).map_err(cleaner_failed)?;
+                verdicts.iter().for_each(|verdict| self.metrics.signal(verdict.word()));
+                let n_cleaned = signals.as_slice().len() - left.as_slice().len();
+                (Cow::Owned(left), n_cleaned)
+            }
+            None => (Cow::Borrowed(signals), 0),
+        };
+        let took = started.elapsed();
+        Ok((prompt::build(&cleaned, &self.tokens, self.prompt_tokens_max), n_cleaned, took))
+    }
+
+    /// What the cleaner says of each of these texts; nothing without a cleaner.
+    ///
+    /// # Errors
+    /// If the cleaner fails.
+    pub async fn verdicts(
+        self: &Arc<Self>,
+        texts: Vec<(Stream, String)>,
+    ) -> Result<Vec<Verdict>, ServeError> {
+        let writer = Arc::clone(self);
+        let judged = tokio::task::spawn_blocking(move || match &writer.cleaner {
+            Some(cleaner) => cleaner
+                .verdicts(texts.iter().map(|(stream, text)| (*stream, text.as_str())))
+                .map_err(cleaner_failed),
+            None => Ok(Vec::new()),
+        });
+        judged.await.map_err(|_| ServeError::Panicked)?
     }
 
     fn job(&self, prompt: Vec<u32>, options: &Options, deadline: Arc<Deadline>) -> Job {
@@ -193,6 +235,7 @@ impl Writer {
     ) -> Result<Answer, ServeError> {
         let phases = course.phases;
         for (name, took) in [
+            ("clean", phases.clean),
             ("tokenize", phases.tokenize),
             ("queue", phases.queue),
             ("prefill", phases.prefill),
@@ -218,6 +261,7 @@ impl Writer {
             prompt_tokens: course.prompt_tokens,
             prefill_tokens_computed: course.prefill_tokens_computed,
             n_truncated_signals,
+            n_cleaned_signals: course.n_cleaned_signals,
             phases: Phases { time_to_first_candidate: first, ..phases },
             candidates: course.candidates.into_iter().map(Arc::new).collect(),
         })
@@ -235,6 +279,7 @@ struct Course {
     time_to_first_candidate: Option<Duration>,
     prompt_tokens: usize,
     prefill_tokens_computed: usize,
+    n_cleaned_signals: usize,
     phases: Phases,
 }
 
@@ -248,6 +293,7 @@ impl Course {
             time_to_first_candidate: None,
             prompt_tokens: 0,
             prefill_tokens_computed: 0,
+            n_cleaned_signals: 0,
             phases: Phases::default(),
         }
     }
@@ -261,6 +307,10 @@ impl Course {
             candidate.best_so_far = leads;
         }
     }
+}
+
+fn cleaner_failed(error: CleanerError) -> ServeError {
+    ServeError::Cleaner(Arc::new(error))
 }
 
 /// One seed per row, from the request's: rows differ, and the same request has the same rows whatever else runs.

@@ -69,6 +69,7 @@ const METRICS: &[(&str, Kind, &str)] = &[
         H(LATENCY),
         "Time from the start of a generation to its first valid list.",
     ),
+    ("newshound_signals_total", C, "Signals that a cleaner judged, by verdict."),
     ("newshound_candidates_per_request", H(CANDIDATES), "Candidates that a generation started."),
     ("newshound_candidates_total", C, "Candidates, by what became of them."),
     ("newshound_invalid_output_total", C, "Candidates that are no valid list, by reason."),
@@ -288,12 +289,17 @@ impl Metrics {
         self.counter("newshound_invalid_output_total", &[("reason", reason)]).increment(1);
     }
 
+    /// Counts a signal that was judged.
+    pub fn signal(&self, verdict: &'static str) {
+        self.counter("newshound_signals_total", &[("verdict", verdict)]).increment(1);
+    }
+
     /// Records the size of a valid list.
     pub fn list_queries(&self, n: usize) {
         self.histogram("newshound_queries_per_list", &[]).record(size(n));
     }
 
-    /// Records a phase of a generation: `tokenize`, `queue`, `prefill`, `decode` or `rerank`.
+    /// Records a phase of a generation: `clean`, `tokenize`, `queue`, `prefill`, `decode` or `rerank`.
     pub fn phase(&self, phase: &'static str, took: Duration) {
         self.histogram("newshound_phase_duration_seconds", &[("phase", phase)]).record(took.as_secs_f64());
     }

@@ -24,6 +24,7 @@ use crate::{
         load::Bundle,
         manifest::{BundleId, Manifest},
     },
+    cleaner::Cleaner,
     decode::batch::Batch,
     model::reward_head::RewardHead,
     serve::{
@@ -138,6 +139,8 @@ pub struct Parts {
     pub tokens: Tokens,
     /// Its reward head.
     pub head: Option<RewardHead>,
+    /// Its signal cleaner.
+    pub cleaner: Option<Cleaner>,
     /// Positions of its network.
     pub max_positions: usize,
 }
@@ -152,9 +155,9 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    let Bundle { id, manifest, tokens, model, head } = bundle;
+    let Bundle { id, manifest, tokens, model, head, cleaner } = bundle;
     let max_positions = model.config().max_positions;
-    let parts = Parts { id, manifest, tokens, head, max_positions };
+    let parts = Parts { id, manifest, tokens, head, cleaner, max_positions };
     run_with(settings, parts, move || Batch::new(Arc::new(model)), listeners, shutdown).await
 }
 
@@ -241,10 +244,12 @@ fn service(
         bundle_id: parts.id.0.clone(),
         manifest: parts.manifest,
         has_reward_head: parts.head.is_some(),
+        has_cleaner: parts.cleaner.is_some(),
     };
     let writer = Writer {
         tokens: parts.tokens,
         head: parts.head,
+        cleaner: parts.cleaner,
         engine,
         prompt_tokens_max: settings.generation.prompt_tokens_max,
         metrics: Arc::clone(metrics),

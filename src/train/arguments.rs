@@ -1,9 +1,11 @@
 //! What the command line of the trainer accepts.
+pub mod encoders;
 pub mod measuring;
 
 use super::{error::TrainError, generate::GenerateSettings, settings::DEMO_VOCABULARY};
 use crate::decode::sampler::SamplerSettings;
 use clap::{Args, Subcommand, ValueEnum};
+use encoders::{CleanerArgs, EmbedderArgs};
 use measuring::{BaselineArgs, EvalArgs, HeldOutSplit, MeasureArgs};
 use std::path::PathBuf;
 use toml::Value;
@@ -28,6 +30,10 @@ pub enum Command {
     Sft(SftArgs),
     /// Fit the reward head on lists sampled for training readers that fine-tuning left out.
     Head(HeadArgs),
+    /// Train the signal cleaner on labelled signals, and measure what cleaning is worth.
+    Cleaner(CleanerArgs),
+    /// Train a small sentence embedder on a world's articles.
+    Embedder(EmbedderArgs),
     /// Pack a model, its tokenizer and its head into a bundle.
     Bundle(BundleArgs),
     /// Run every stage with fixed seeds and write the demo bundle; stages that are done are not run again.
@@ -184,6 +190,9 @@ pub struct SftArgs {
     /// Model to start from: a model folder or a run's folder.
     #[arg(long)]
     pub(super) init: PathBuf,
+    /// Folder of the signal cleaner that will stand before the prompts; the bundle must hold the same.
+    #[arg(long)]
+    pub(super) cleaner: Option<PathBuf>,
     /// Folder of the run: checkpoints, metrics.jsonl, loss.svg.
     #[arg(long)]
     pub(super) out: PathBuf,
@@ -221,6 +230,9 @@ pub struct HeadArgs {
     /// Fine-tuned model: a model folder or a run's folder, with tokenizer.json.
     #[arg(long)]
     pub(super) model: PathBuf,
+    /// Folder of the signal cleaner that will stand before the prompts; the bundle must hold the same.
+    #[arg(long)]
+    pub(super) cleaner: Option<PathBuf>,
     /// File to write, a safetensors file; the report goes beside it as .json.
     #[arg(long)]
     pub(super) out: PathBuf,
@@ -235,15 +247,9 @@ pub struct HeadArgs {
 /// Arguments of `bundle`.
 #[derive(Args, Debug)]
 pub struct BundleArgs {
-    /// Model folder or run's folder.
-    #[arg(long)]
-    pub(super) model: PathBuf,
-    /// Folder with tokenizer.json.
-    #[arg(long)]
-    pub(super) tokenizer: PathBuf,
-    /// Reward head.
-    #[arg(long)]
-    pub(super) head: Option<PathBuf>,
+    /// What goes into it.
+    #[command(flatten)]
+    pub(super) inputs: BundleInputs,
     /// Name of the model.
     #[arg(long)]
     pub(super) name: String,
@@ -262,6 +268,23 @@ pub struct BundleArgs {
     /// Folder to write.
     #[arg(long)]
     pub(super) out: PathBuf,
+}
+
+/// What goes into a bundle.
+#[derive(Args, Debug)]
+pub struct BundleInputs {
+    /// Model folder or run's folder.
+    #[arg(long)]
+    pub(super) model: PathBuf,
+    /// Folder with tokenizer.json.
+    #[arg(long)]
+    pub(super) tokenizer: PathBuf,
+    /// Reward head.
+    #[arg(long)]
+    pub(super) head: Option<PathBuf>,
+    /// Folder of the signal cleaner.
+    #[arg(long)]
+    pub(super) cleaner: Option<PathBuf>,
 }
 
 fn stage_seed(text: &str) -> Result<(String, u64), String> {

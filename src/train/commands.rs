@@ -1,10 +1,14 @@
 //! The trainer's commands: arguments in, one call of a stage.
 use super::{
     arguments::{
-        BundleArgs, Command, HeadArgs, ImportArgs, ImportCommand, WorldCommand, WorldSize,
+        BundleArgs, BundleInputs as Inputs, Command, HeadArgs, ImportArgs, ImportCommand, WorldCommand,
+        WorldSize,
         measuring::{BaselineArgs, EvalArgs, HeldOutSplit},
     },
-    baselines, demo,
+    baselines,
+    cleaner::{self, Labels},
+    demo, embedder,
+    encoder_fit::EncoderSettings,
     error::TrainError,
     evaluate::{self, EvaluateSettings},
     events::{Scope, Split, World},
@@ -18,7 +22,10 @@ use super::{
     settings::{HeadSettings, PretrainSettings, SftSettings, layered},
     sft, tokenizer,
 };
-use crate::world::{self, Size, WorldSettings};
+use crate::{
+    cleaner::Cleaner,
+    world::{self, Size, WorldSettings},
+};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -46,12 +53,25 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
         }
         Command::Sft(args) => {
             let settings = layered(&SftSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
-            let world = World::read(&args.world, Scope::Training)?;
+            let world = cleaned(&args.world, args.cleaner.as_deref())?;
             let (tokens, json) = tokenizer::read(&args.tokenizer)?;
             let folder = sft::run(&world, (&tokens, &json), &args.init, &settings, &args.out)?;
             say(output, &folder.display())
         }
         Command::Head(args) => run_head(&args, output),
+        Command::Cleaner(args) => {
+            let encoder = &args.encoder;
+            let settings =
+                layered(&EncoderSettings::cleaner(), encoder.settings.as_deref(), &encoder.flags())?;
+            let labels = args.labels.map_or(Labels::World, Labels::File);
+            say(output, &cleaner::run(&args.world, &labels, &settings, &encoder.out)?)
+        }
+        Command::Embedder(args) => {
+            let encoder = &args.encoder;
+            let settings =
+                layered(&EncoderSettings::embedder(), encoder.settings.as_deref(), &encoder.flags())?;
+            say(output, &embedder::run(&args.world, &settings, &encoder.out)?)
+        }
         Command::Bundle(args) => run_bundle(args, output),
         Command::DemoBundle { out, work, world } => {
             demo::run(&work, world.as_deref(), &out)?;
@@ -111,10 +131,19 @@ fn run_import(what: ImportCommand) -> Result<ImportSummary, TrainError> {
     }
 }
 
+/// A world for training, its signals judged where there is a cleaner.
+fn cleaned(world: &Path, cleaner: Option<&Path>) -> Result<World, TrainError> {
+    let mut world = World::read(world, Scope::Training)?;
+    if let Some(folder) = cleaner {
+        world.clean(&Cleaner::open(folder)?)?;
+    }
+    Ok(world)
+}
+
 fn run_head(args: &HeadArgs, output: &mut dyn Write) -> Result<(), TrainError> {
     let seed = args.seed.map(|seed| Value::Integer(i64::from(seed)));
     let settings = layered(&HeadSettings::demo(), args.settings.as_deref(), &[("seed", seed)])?;
-    let world = World::read(&args.world, Scope::Training)?;
+    let world = cleaned(&args.world, args.cleaner.as_deref())?;
     let report = head::run(&world, &args.model, &settings, &args.out)?;
     let json = serde_json::to_string(&report).map_err(|error| TrainError::file(&args.out, error))?;
     say(output, &json)
@@ -130,7 +159,8 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
         training: BTreeMap::new(),
     };
     let (others, bytes_max) = (Vec::new(), None);
-    let parts = Parts { model: args.model, tokenizer: args.tokenizer, head: args.head, others, bytes_max };
+    let Inputs { model, tokenizer, head, cleaner } = args.inputs;
+    let parts = Parts { model, tokenizer, head, cleaner, others, bytes_max };
     pack_bundle::run(parts, provenance, &args.out)?;
     say(output, &args.out.display())
 }

@@ -67,6 +67,7 @@ pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainErr
         model: places.sft.clone(),
         tokenizer: places.tokenizer.clone(),
         head: Some(places.head.clone()),
+        cleaner: None,
         others,
         bytes_max: Some(BYTES_MAX),
     };

@@ -1,6 +1,7 @@
 //! What can go wrong in training, by what the caller can do about it.
 use crate::{
     bundle::load::BundleError,
+    cleaner::CleanerError,
     decode::batch::DecodeError,
     model::weights::ModelError,
     news::{catalogue::CatalogueError, index::IndexError},
@@ -76,6 +77,9 @@ pub enum TrainError {
     /// A tensor operation failed.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),
+    /// The signal cleaner failed.
+    #[error("cleaner failed")]
+    Cleaner(#[from] CleanerError),
     /// The tokenizer could not be made or read.
     #[error("tokenizer failed")]
     Tokens(#[from] TokensError),

@@ -74,10 +74,13 @@ pub fn run(
             reason: "no reader of the split has signals and held-out clicks".to_owned(),
         });
     }
-    let prompts: Vec<Vec<u32>> = questions
-        .iter()
-        .map(|question| prompt::build(&question.signals, &student.tokens, prompt_tokens_max).ids)
-        .collect();
+    let prompt_of = |question: &Question<'_>| -> Result<Vec<u32>, TrainError> {
+        // As the server does it.
+        let cleaned = bundle.cleaner.as_ref().map(|cleaner| cleaner.clean(&question.signals)).transpose()?;
+        let signals = cleaned.as_ref().map_or(&question.signals, |(left, _)| left);
+        Ok(prompt::build(signals, &student.tokens, prompt_tokens_max).ids)
+    };
+    let prompts: Vec<Vec<u32>> = questions.par_iter().map(prompt_of).collect::<Result<_, _>>()?;
     let n_seeds = settings.n_seeds.max(1);
     let bar = progress_bar("eval", (prompts.len() * settings.n_lists) as u64 * n_seeds);
     let samples = (settings.seed..)

@@ -2,10 +2,12 @@
 use super::error::TrainError;
 use crate::{
     bundle::manifest::sha256_hex,
+    cleaner::{Cleaner, CleanerError, Verdict},
     news::{article::Article, catalogue},
-    signals::{DRAFTS_MAX, SignalDraft, Stream, UserSignals},
+    signals::{DRAFTS_MAX, SIGNALS_PER_STREAM_MAX, SignalDraft, Stream, UserSignals},
     text::prompt,
 };
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
@@ -51,6 +53,8 @@ pub struct Event {
     pub category: Option<String>,
     /// Index of the article that was clicked.
     pub article_idx: Option<usize>,
+    /// Whether a cleaner takes it for noise; false until one has judged ([`World::clean`]).
+    pub is_noise: bool,
 }
 
 impl Event {
@@ -95,8 +99,27 @@ impl Reader {
 
     /// Returns the signals at or before a moment; none where there are none that stand the checks.
     pub fn signals_until(&self, time_unix_s: i64) -> Option<UserSignals> {
-        let past = self.events_until(time_unix_s);
-        signals(past[past.len().saturating_sub(DRAFTS_MAX)..].iter())
+        let past: Vec<usize> = (0..self.n_until(time_unix_s)).collect();
+        signals(self.readable(&past).into_iter().map(|idx| &self.events[idx]))
+    }
+
+    /// Of the traces at these places, oldest first, those that a prompt may show: the newest of each stream, without what a
+    /// cleaner takes for noise. A reader with nothing but noise keeps it, as in the server.
+    pub fn readable(&self, idxs: &[usize]) -> Vec<usize> {
+        let mut n_of_stream = [0; Stream::ALL.len()];
+        let mut newest: Vec<usize> = Vec::new();
+        for &idx in idxs[idxs.len().saturating_sub(DRAFTS_MAX)..].iter().rev() {
+            let n = &mut n_of_stream[self.events[idx].stream as usize];
+            *n += 1;
+            if *n <= SIGNALS_PER_STREAM_MAX {
+                newest.push(idx);
+            }
+        }
+        newest.reverse();
+        if newest.iter().any(|&idx| !self.events[idx].is_noise) {
+            newest.retain(|&idx| !self.events[idx].is_noise);
+        }
+        newest
     }
 
     /// Cuts the traces into visits, as ranges of their places: a pause longer than `gap_s` ends one.
@@ -186,6 +209,7 @@ impl World {
                 time_unix_s: row.time_unix_s,
                 category: row.category,
                 article_idx: article_idx.transpose()?,
+                is_noise: false,
             });
             Ok(())
         })?;
@@ -213,6 +237,20 @@ impl World {
             }
         };
         Ok(Self { name, digest, seed, cutoff_unix_s: about.cutoff_unix_s, articles, readers })
+    }
+
+    /// Has every search and page of every reader judged.
+    /// # Errors
+    /// If the cleaner fails.
+    pub fn clean(&mut self, cleaner: &Cleaner) -> Result<(), CleanerError> {
+        self.readers.par_iter_mut().try_for_each(|reader| {
+            let verdicts =
+                cleaner.verdicts(reader.events.iter().map(|event| (event.stream, event.text.as_str())))?;
+            for (event, verdict) in reader.events.iter_mut().zip(verdicts) {
+                event.is_noise = verdict != Verdict::Keep;
+            }
+            Ok(())
+        })
     }
 
     /// Its name and digest, as tables give them.

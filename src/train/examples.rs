@@ -19,7 +19,7 @@ use super::{
 use crate::{
     bundle::manifest::sha256_hex,
     queries::QueryList,
-    signals::{DRAFTS_MAX, Stream},
+    signals::Stream,
     text::{
         parse::{self, QUERIES_MAX},
         prompt,
@@ -98,14 +98,13 @@ impl Judged<'_> {
             .collect()
     }
 
-    /// `idxs`: which of the reader's traces are read. The judge reads those that the prompt has room for.
+    /// `idxs`: which of the reader's traces may be read. The judge reads those that the prompt shows.
     fn example(&self, reader: &Reader, said: &[Option<Said>], idxs: &[usize]) -> Option<Example> {
-        let idxs = &idxs[idxs.len().saturating_sub(DRAFTS_MAX)..];
+        let idxs = reader.readable(idxs);
         let signals = events::signals(idxs.iter().map(|&idx| &reader.events[idx]))?;
         let prompt = prompt::build(&signals, self.tokens, self.settings.prompt_tokens);
-        // The oldest are left out, by the bound of each stream first and by the room of the prompt then.
-        let n_unread = signals.truncated_count() + prompt.n_truncated_signals;
-        let read = &idxs[n_unread.min(idxs.len())..];
+        // The oldest are left out where the prompt has no room.
+        let read = &idxs[prompt.n_truncated_signals.min(idxs.len())..];
         let read_said = read.iter().filter_map(|&idx| said[idx].as_ref());
         let interests = Interests::of(read_said, reader.events[*read.last()?].time_unix_s);
         let list = wishes(&interests, self.meaning)?;

@@ -31,11 +31,15 @@ use super::{
     retrieval::{RECALL_K, Retrieval},
     rewards::{Judge, view::View, wishes::wishes},
 };
-use crate::{signals::Stream, world::known::Known};
+use crate::{
+    signals::Stream,
+    world::known::{Known, Tag},
+};
 use climb::{Climbs, N_SEARCHES, ablations, climb};
 use lists::{Makings, Own};
 use ranks::ranks;
 use rayon::prelude::*;
+pub(super) use report::MUCH_NOISE;
 pub use report::{Bound, Gate, GateReport};
 use report::{Found, report};
 use std::path::Path;
@@ -139,7 +143,8 @@ impl Ways<'_> {
         let by_counting =
             |probe: &Probe, bags: &[Bag]| recall(&probe.ranking(reader, cutoff, bags, RECALL_K));
         let newest = || reader.events.iter().rev();
-        let own = || reader.events.iter().zip(known.noise(&reader.key)).filter(|(_, noise)| !**noise);
+        let own =
+            || reader.events.iter().zip(known.tags(&reader.key)).filter(|(_, tag)| **tag == Tag::Interest);
         let interests = known.interests(&reader.key, cutoff);
         let view = self.judge.view(reader);
         let by_judge = |view: &View| match wishes(&view.interests, &self.judge.meaning) {
@@ -162,7 +167,7 @@ impl Ways<'_> {
             vector: recall(&vector),
             probe: by_counting(&self.words, &self.bags_of_words),
             neighbours: by_counting(self.judge.meaning.probe(), &self.bags),
-            noise_share: noise_share(known.noise(&reader.key)),
+            noise_share: noise_share(known.tags(&reader.key)),
             wishes: by_judge(&view)?,
             wishes_clean: by_judge(&self.judge.view(&clean))?,
             climbs: climbs.then(|| self.climbs(&view, reader, other)).transpose()?,
@@ -200,6 +205,6 @@ impl Ways<'_> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "events of one reader")]
-fn noise_share(noise: &[bool]) -> f64 {
-    noise.iter().filter(|noise| **noise).count() as f64 / noise.len().max(1) as f64
+pub(super) fn noise_share(tags: &[Tag]) -> f64 {
+    tags.iter().filter(|tag| **tag != Tag::Interest).count() as f64 / tags.len().max(1) as f64
 }

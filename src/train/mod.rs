@@ -5,8 +5,11 @@
 pub mod arguments;
 pub mod baselines;
 pub mod checkpoint;
+pub mod cleaner;
 pub mod commands;
 pub mod demo;
+pub mod embedder;
+pub mod encoder_fit;
 pub mod error;
 pub mod evaluate;
 pub mod events;

@@ -2,7 +2,7 @@
 use super::{checkpoint, error::TrainError, fit::DEVICE};
 use crate::{
     bundle::{
-        load::{CONFIG_FILE, HEAD_FILE, TOKENIZER_FILE, WEIGHTS_FILE},
+        load::{CLEANER_FILES, CONFIG_FILE, HEAD_FILE, TOKENIZER_FILE, WEIGHTS_FILE},
         manifest::{FORMAT_VERSION, Manifest},
         save::{self, Files},
     },
@@ -23,6 +23,8 @@ pub struct Parts {
     pub tokenizer: PathBuf,
     /// The reward head, where there is one.
     pub head: Option<PathBuf>,
+    /// Folder of the signal cleaner, where there is one.
+    pub cleaner: Option<PathBuf>,
     /// Other files by name, such as a catalogue.
     pub others: Files,
     /// Most bytes of all files together, where there is a limit.
@@ -63,6 +65,12 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
     ];
     if let Some(head) = &parts.head {
         files.push((HEAD_FILE.to_owned(), std::fs::read(head).map_err(TrainError::disk(head, "read"))?));
+    }
+    if let Some(folder) = &parts.cleaner {
+        for (name, file) in CLEANER_FILES.into_iter().zip([CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE]) {
+            let path = folder.join(file);
+            files.push((name.to_owned(), std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?));
+        }
     }
     files.extend(parts.others);
     let n_bytes: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();

@@ -8,16 +8,22 @@ use std::path::Path;
 use tokenizers::{
     AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerBuilder,
     models::bpe::{BPE, BpeTrainerBuilder},
-    normalizers::unicode::NFC,
+    normalizers::{Sequence as NormalizerSequence, unicode::NFC, utils::Lowercase},
     pre_tokenizers::{
         byte_level::ByteLevel,
         sequence::Sequence,
         split::{Split, SplitPattern},
     },
+    processors::roberta::RobertaProcessing,
 };
 
 /// Control tokens, in the order of their ids, which follow all others.
 const CONTROLS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+
+/// Control tokens of an encoder, by id, with RoBERTa's names.
+const ENCODER_CONTROLS: [&str; 4] = ["<s>", "<pad>", "</s>", "<unk>"];
+/// The id that pads an encoder's rows.
+pub const ENCODER_PAD_ID: u32 = 1;
 
 /// Words, single digits, punctuation and white space: the pieces within which bytes may merge.
 ///
@@ -36,20 +42,10 @@ pub fn train(world: &World, vocab_size: usize) -> Result<Vec<u8>, TrainError> {
         vocab_size.checked_sub(CONTROLS.len()).filter(|n| *n >= 256).ok_or_else(|| TrainError::Settings {
             reason: format!("vocabulary of {vocab_size} is less than bytes and control tokens"),
         })?;
-    let failed = |error: tokenizers::Error| TokensError::Unreadable { reason: error.to_string() };
-    let split = |pattern: &str| {
-        let pattern = SplitPattern::Regex(pattern.to_owned());
-        Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map(PreTokenizerWrapper::from)
-    };
-    let pieces: Vec<PreTokenizerWrapper> = vec![
-        split("\\n").map_err(failed)?,
-        split(PIECES).map_err(failed)?,
-        ByteLevel::new(false, false, false).into(),
-    ];
     let mut tokenizer = TokenizerBuilder::new()
         .with_model(BPE::default())
         .with_normalizer(Some(NFC))
-        .with_pre_tokenizer(Some(Sequence::new(pieces)))
+        .with_pre_tokenizer(Some(pieces()?))
         .with_post_processor(Some(ByteLevel::new(false, false, false)))
         .with_decoder(Some(ByteLevel::new(false, false, false)))
         .build()
@@ -66,6 +62,57 @@ pub fn train(world: &World, vocab_size: usize) -> Result<Vec<u8>, TrainError> {
     // What was written must be readable by the only reader there is.
     Tokens::from_bytes(&json)?;
     Ok(json)
+}
+
+/// Trains the tokenizer of an encoder on texts: as [`train`], in lower case, with `<s>` and `</s>` around every text.
+///
+/// Control tokens have the first ids, as RoBERTa counts its positions from that of `<pad>`.
+/// # Errors
+/// If the trainer fails.
+pub fn train_encoder(
+    texts: impl Iterator<Item = String> + Send,
+    vocab_size: usize,
+) -> Result<Vec<u8>, TrainError> {
+    let lower_case = NormalizerSequence::new(vec![NFC.into(), Lowercase.into()]);
+    let [start, _, end, _] = ENCODER_CONTROLS;
+    let id =
+        |name: &str| (0..).zip(ENCODER_CONTROLS).find(|(_, known)| *known == name).map_or(0, |(id, _)| id);
+    let around = RobertaProcessing::new((end.to_owned(), id(end)), (start.to_owned(), id(start)));
+    let mut tokenizer = TokenizerBuilder::new()
+        .with_model(BPE::default())
+        .with_normalizer(Some(lower_case))
+        .with_pre_tokenizer(Some(pieces()?))
+        .with_post_processor(Some(around.trim_offsets(false).add_prefix_space(false)))
+        .with_decoder(Some(ByteLevel::new(false, false, false)))
+        .build()
+        .map_err(failed)?;
+    let mut trainer = BpeTrainerBuilder::new()
+        .vocab_size(vocab_size)
+        .show_progress(false)
+        .special_tokens(ENCODER_CONTROLS.map(|name| AddedToken::from(name, true)).to_vec())
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    tokenizer.train(&mut trainer, texts).map_err(failed)?;
+    let mut json = tokenizer.to_string(true).map_err(failed)?.into_bytes();
+    json.push(b'\n');
+    Ok(json)
+}
+
+fn failed(error: tokenizers::Error) -> TokensError {
+    TokensError::Unreadable { reason: error.to_string() }
+}
+
+/// Cuts a text into the pieces within which bytes may merge.
+fn pieces() -> Result<Sequence, TokensError> {
+    let split = |pattern: &str| {
+        let pattern = SplitPattern::Regex(pattern.to_owned());
+        Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map(PreTokenizerWrapper::from)
+    };
+    Ok(Sequence::new(vec![
+        split("\\n").map_err(failed)?,
+        split(PIECES).map_err(failed)?,
+        ByteLevel::new(false, false, false).into(),
+    ]))
 }
 
 /// Trains a tokenizer and writes it into a folder as `tokenizer.json`.

@@ -1,4 +1,5 @@
 //! The truth of a world read back: for gates, and for nothing that trains.
+pub use super::signals::Tag;
 use super::{
     WorldError,
     users::{Care, Concern, interests_at},
@@ -11,15 +12,12 @@ use std::{
     path::Path,
 };
 
-/// The tag of events that come from the reader's own interests; every other one is noise.
-const OWN: &str = "interest";
-
 /// What only the world knows.
 #[derive(Debug)]
 pub struct Known {
     entities: Vec<Vec<String>>,
     concerns: HashMap<String, Vec<Concern>>,
-    noise: HashMap<String, Vec<bool>>,
+    tags: HashMap<String, Vec<Tag>>,
     interest_of_story: HashMap<String, usize>,
 }
 
@@ -48,7 +46,7 @@ struct StoryLine {
 #[derive(Deserialize)]
 struct TagLine {
     user_key: String,
-    tag: String,
+    tag: Tag,
 }
 
 impl Known {
@@ -71,15 +69,15 @@ impl Known {
                 until_unix_s: line.until_unix_s.unwrap_or(i64::MAX),
             });
         })?;
-        let mut noise: HashMap<String, Vec<bool>> = HashMap::new();
+        let mut tags: HashMap<String, Vec<Tag>> = HashMap::new();
         for_each_line(&truth.join("events_truth.jsonl"), |line: TagLine| {
-            noise.entry(line.user_key).or_default().push(line.tag != OWN);
+            tags.entry(line.user_key).or_default().push(line.tag);
         })?;
         let mut interest_of_story = HashMap::new();
         for_each_line(&truth.join("stories.jsonl"), |line: StoryLine| {
             interest_of_story.insert(line.story_id, line.interest);
         })?;
-        Ok(Self { entities, concerns, noise, interest_of_story })
+        Ok(Self { entities, concerns, tags, interest_of_story })
     }
 
     /// The names in the news of each of a reader's own interests at a moment, the strongest interest first.
@@ -107,9 +105,9 @@ impl Known {
         self.entities.iter().map(Vec::as_slice).collect()
     }
 
-    /// Whether each of a reader's events is noise, in the order of the file.
-    pub fn noise(&self, user_key: &str) -> &[bool] {
-        self.noise.get(user_key).map_or(&[], Vec::as_slice)
+    /// What each of a reader's events truly is, in the order of the file.
+    pub fn tags(&self, user_key: &str) -> &[Tag] {
+        self.tags.get(user_key).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -8,17 +8,24 @@ use crate::signals::Stream;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::Deserialize;
 
 /// Share of searches and pages that name an entity of the news; the others never meet the news by words.
 const NAMES_ENTITY: f64 = 0.04;
 
 /// What an event truly is. Only the truth files know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tag {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tag {
+    /// Of the reader's own interests; every other one is noise.
     Interest,
+    /// On the way to a site.
     Navigational,
+    /// Broken input.
     Malformed,
+    /// Of somebody else on the same account.
     Household,
+    /// Of an automaton.
     Bot,
 }
 

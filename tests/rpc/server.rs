@@ -1,8 +1,10 @@
 //! A server in this process, on ports of its own, and requests to it.
 use super::script::{Gate, HIDDEN, LIST, Log, Mishap, Script, Text, tokens};
+use crate::support::goldens;
 use candle_core::Device;
 use newshound::{
     bundle::manifest::{BundleId, Manifest},
+    cleaner::Cleaner,
     model::{reward_head::RewardHead, weights::Parameters},
     serve::{
         self, Listeners, Parts, RunError,
@@ -31,6 +33,8 @@ pub struct Plan {
     pub text: Text,
     pub mishap: Mishap,
     pub head: bool,
+    /// Whether signals are cleaned, by the rules and by the golden classifier.
+    pub cleaner: bool,
     /// Whether steps pass without the test allowing them.
     pub gate_open: bool,
 }
@@ -44,6 +48,7 @@ impl Plan {
             text: Arc::new(|_, _| LIST.to_owned()),
             mishap: Mishap::None,
             head: false,
+            cleaner: false,
             gate_open: true,
         }
     }
@@ -56,6 +61,10 @@ impl Plan {
         Self { head: true, ..self }
     }
 
+    pub fn with_cleaner(self) -> Self {
+        Self { cleaner: true, ..self }
+    }
+
     pub fn writing(self, text: impl Fn(usize, u64) -> String + Send + Sync + 'static) -> Self {
         Self { text: Arc::new(text), ..self }
     }
@@ -66,14 +75,16 @@ impl Plan {
     }
 
     pub async fn start(self) -> Server {
-        let Self { settings, text, mishap, head, gate_open } = self;
+        let Self { settings, text, mishap, head, cleaner, gate_open } = self;
         let (gate, log) = (Arc::new(Gate::default()), Arc::new(Log::default()));
         if gate_open {
             gate.open();
         }
         let script = (Arc::clone(&gate), Arc::clone(&log));
         let make = move || Script::new(text, script.0, script.1, mishap);
-        Server::start(settings, parts(head), make, gate, log).await
+        let folder = goldens::root().join("models/roberta-classifier");
+        let cleaner = cleaner.then(|| Cleaner::open(&folder).unwrap());
+        Server::start(settings, Parts { cleaner, ..parts(head) }, make, gate, log).await
     }
 }
 
@@ -95,6 +106,7 @@ pub fn parts(head: bool) -> Parts {
         manifest,
         tokens: tokens(),
         head,
+        cleaner: None,
         max_positions: 4096,
     }
 }

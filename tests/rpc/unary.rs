@@ -104,3 +104,54 @@ async fn signals_beyond_the_limit_are_left_out_and_counted() {
     let usage = ask(&mut server.client().await, request).await.usage.unwrap();
     assert!(usage.truncated_signals >= 30 - 24, "{usage:?}");
 }
+
+/// A click, an address and personal data: what rules and streams decide, whatever the classifier's weights say.
+fn mixed_signals() -> Vec<proto::Signal> {
+    let texts = [
+        (proto::Stream::Search, "%20%20", 3),
+        (proto::Stream::Page, "write to jane@example.org", 2),
+        (proto::Stream::Click, "city council votes on trams", 1),
+        (proto::Stream::Search, "www.mailbox.com", 0),
+    ];
+    texts.map(|(stream, text, at)| super::server::signal(stream, text, 1_700_000_000 + at)).to_vec()
+}
+
+#[tokio::test]
+async fn noise_and_personal_data_stay_out_of_the_prompt_and_are_counted() {
+    let cleaned = Plan::new().with_cleaner().start().await;
+    let mut only_click = request("reader");
+    only_click.signals = vec![mixed_signals().remove(2)];
+    let mut all = request("another");
+    all.signals = mixed_signals();
+    let mut client = cleaned.client().await;
+    let expected = ask(&mut client, only_click).await.usage.unwrap();
+    let response = ask(&mut client, all.clone()).await;
+    let usage = response.usage.unwrap();
+    assert_eq!((usage.cleaned_signals, usage.prompt_tokens), (3, expected.prompt_tokens));
+    assert!(response.model.unwrap().has_cleaner && response.signal_verdicts.is_empty());
+    assert!(response.timing.unwrap().clean.is_some());
+    assert_eq!(cleaned.metric("newshound_signals_total{verdict=\"personal\"}").await, Some(1.0));
+
+    let plain = Plan::new().start().await;
+    options(&mut all).return_signal_verdicts = true;
+    let response = ask(&mut plain.client().await, all).await;
+    assert_eq!(response.usage.unwrap().cleaned_signals, 0);
+    assert!(response.signal_verdicts.is_empty() && !response.model.unwrap().has_cleaner);
+}
+
+#[tokio::test]
+async fn verdicts_come_back_in_the_order_of_the_request_also_from_the_cache() {
+    use proto::SignalVerdict::{Keep, Malformed, Navigational, Personal};
+    let server = Plan::new().with_cleaner().start().await;
+    let mut client = server.client().await;
+    let mut request = request("reader");
+    options(&mut request).return_signal_verdicts = true;
+    request.signals = mixed_signals();
+    let verdicts = |response: &proto::GenerateQueriesResponse| response.signal_verdicts().collect::<Vec<_>>();
+    let first = ask(&mut client, request.clone()).await;
+    assert_eq!(verdicts(&first), [Malformed, Personal, Keep, Navigational]);
+    request.signals.reverse();
+    let second = ask(&mut client, request).await;
+    assert_eq!(cache_status(&second), proto::CacheStatus::Hit);
+    assert_eq!(verdicts(&second), [Navigational, Keep, Personal, Malformed]);
+}

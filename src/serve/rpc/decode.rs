@@ -7,7 +7,9 @@ use crate::{
         rerank::Method,
         settings::CANDIDATES_MAX,
     },
-    signals::{SignalDraft, SignalViolation, Stream, UserKey, UserSignals},
+    signals::{
+        DRAFTS_MAX, SignalDraft, SignalViolation, Stream, TEXT_CHARS_MAX, UserKey, UserSignals, characters,
+    },
     text::parse::{QUERIES_MAX, QUERIES_MIN},
 };
 use std::{
@@ -43,6 +45,8 @@ pub struct Asked {
     pub question: Question,
     /// Whether every candidate is returned.
     pub return_candidates: bool,
+    /// What the cleaner is asked of, in the order of the request; empty unless it is asked.
+    pub judged: Vec<(Stream, String)>,
     /// Comes back in the response.
     pub correlation_id: String,
 }
@@ -54,8 +58,9 @@ pub struct Asked {
 pub fn asked(request: proto::GenerateQueriesRequest, context: Context) -> Result<Asked, Violations> {
     let mut checks = Checks::default();
     let user = checks.user(request.user.as_ref());
-    let signals = checks.signals(request.signals);
     let options = request.options.unwrap_or_default();
+    let judged = if options.return_signal_verdicts { judged(&request.signals) } else { Vec::new() };
+    let signals = checks.signals(request.signals);
     let return_candidates = options.return_candidates;
     let options = checks.options(&options, context);
     let cache = checks.cache(request.cache);
@@ -68,10 +73,24 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context) -> Result
         (Some(user), Some(signals)) if checks.violations.is_empty() => Ok(Asked {
             question: Question { user, signals, options, cache, deadline: context.deadline },
             return_candidates,
+            judged,
             correlation_id: request.correlation_id,
         }),
         _ => Err(checks.violations),
     }
+}
+
+/// Streams and texts of signals as the cleaner would see them; as many as a request may have.
+fn judged(signals: &[proto::Signal]) -> Vec<(Stream, String)> {
+    let text = |signal: &proto::Signal| {
+        let stream = match proto::Stream::try_from(signal.stream) {
+            Ok(proto::Stream::Page) => Stream::Page,
+            Ok(proto::Stream::Click) => Stream::Click,
+            Ok(proto::Stream::Search | proto::Stream::Unspecified) | Err(_) => Stream::Search,
+        };
+        (stream, characters::clean(&signal.text, TEXT_CHARS_MAX))
+    };
+    signals.iter().take(DRAFTS_MAX).map(text).collect()
 }
 
 #[derive(Default)]

@@ -2,6 +2,7 @@
 use super::proto;
 use crate::{
     bundle::manifest::Manifest,
+    cleaner::Verdict,
     decode::batch::Finish,
     serve::{
         answer::Origin,
@@ -21,6 +22,8 @@ pub struct ModelFacts {
     pub manifest: Manifest,
     /// Whether lists are scored.
     pub has_reward_head: bool,
+    /// Whether signals are cleaned.
+    pub has_cleaner: bool,
 }
 
 impl ModelFacts {
@@ -32,6 +35,7 @@ impl ModelFacts {
             bundle_id: self.bundle_id.clone(),
             prompt_version: self.manifest.prompt_version,
             has_reward_head: self.has_reward_head,
+            has_cleaner: self.has_cleaner,
         }
     }
 }
@@ -55,7 +59,20 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
         }
         .into(),
         correlation_id: String::new(),
+        signal_verdicts: Vec::new(),
     }
+}
+
+/// Verdicts on the wire.
+pub fn verdicts(verdicts: &[Verdict]) -> Vec<i32> {
+    let word = |verdict: &Verdict| match verdict {
+        Verdict::Keep => proto::SignalVerdict::Keep,
+        Verdict::Malformed => proto::SignalVerdict::Malformed,
+        Verdict::Navigational => proto::SignalVerdict::Navigational,
+        Verdict::Automated => proto::SignalVerdict::Automated,
+        Verdict::Personal => proto::SignalVerdict::Personal,
+    };
+    verdicts.iter().map(|verdict| word(verdict).into()).collect()
 }
 
 /// Every candidate, whole, by number.
@@ -112,6 +129,7 @@ fn usage(answer: &Answer) -> proto::Usage {
             answer.candidates.iter().filter(|candidate| candidate.list.is_err()).count(),
         ),
         truncated_signals: count(answer.n_truncated_signals),
+        cleaned_signals: count(answer.n_cleaned_signals),
     }
 }
 
@@ -119,6 +137,7 @@ fn timing(answer: &Answer, total: Duration) -> proto::Timing {
     let phases = &answer.phases;
     proto::Timing {
         queue: duration(phases.queue),
+        clean: duration(phases.clean),
         tokenize: duration(phases.tokenize),
         prefill: duration(phases.prefill),
         decode: duration(phases.decode),

@@ -112,10 +112,22 @@ impl Shared {
         let (question, correlation_id) = (asked.question, asked.correlation_id);
         let answered = self.answerer.answer(question, watch).await;
         let (answer, origin) = answered.map_err(|error| status::status(&error))?;
+        let verdicts = match asked.judged.is_empty() {
+            true => Vec::new(),
+            false => self.answerer.verdicts(asked.judged).await.map_err(|error| status::status(&error))?,
+        };
+        let signal_verdicts = encode::verdicts(&verdicts);
         let response = encode::response(&answer, origin, started.elapsed());
         let candidates = if asked.return_candidates { encode::candidates(&answer) } else { Vec::new() };
         let model = Some(self.model.encode());
-        Ok(proto::GenerateQueriesResponse { response_id, model, candidates, correlation_id, ..response })
+        Ok(proto::GenerateQueriesResponse {
+            response_id,
+            model,
+            candidates,
+            correlation_id,
+            signal_verdicts,
+            ..response
+        })
     }
 }
 

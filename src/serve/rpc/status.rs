@@ -64,7 +64,7 @@ pub fn status(error: &ServeError) -> Status {
             with_details(Code::NotFound, &message, "NO_VALID_LIST", &facts)
         }
         // What went wrong inside is logged where it happened; a client can do nothing with it.
-        ServeError::Engine(_) | ServeError::Head(_) | ServeError::Panicked => {
+        ServeError::Engine(_) | ServeError::Head(_) | ServeError::Cleaner(_) | ServeError::Panicked => {
             plain(Code::Internal, "ENGINE_FAULT")
         }
     }

@@ -16,7 +16,7 @@ use std::fmt;
 const ALL: usize = 0;
 const WITHOUT_COVERAGE: usize = 2;
 /// A reader with this share of noise has much of it; a quarter of all events is.
-const MUCH_NOISE: f64 = 1.0 / 3.0;
+pub(in crate::train) const MUCH_NOISE: f64 = 1.0 / 3.0;
 /// Place of the aggregation that the gate asks of.
 const WEIGHTED: usize = 1;
 

@@ -111,9 +111,9 @@ impl Meaning {
         self.sum(self.probe.words_of(article_idx).iter().map(|&id| (id, 1.0)))
     }
 
-    /// What a reader's traces say; those that say nothing are left out.
+    /// What a reader's traces say; noise and those that say nothing are left out.
     pub fn signals(&self, events: &[Event]) -> Vec<Said> {
-        events.iter().filter_map(|event| self.signal(event)).collect()
+        events.iter().filter(|event| !event.is_noise).filter_map(|event| self.signal(event)).collect()
     }
 
     /// What a signal says; none if it has led nobody anywhere.
