@@ -30,7 +30,7 @@ pub struct Case {
     pub parameters: Parameters,
 }
 
-pub fn cases() -> Vec<Case> {
+fn cases() -> Vec<Case> {
     let files: Vec<PathBuf> = goldens::entries(&goldens::root().join("train_steps"))
         .into_iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
@@ -52,6 +52,25 @@ pub fn cases() -> Vec<Case> {
             }
         })
         .collect()
+}
+
+/// Losses whose steps are taken, here or in `trained_losses`; of two that fit a name, the longer is meant.
+const LOSSES: [&str; 4] = ["sampled_reverse_kl", "reverse_kl", "dr_grpo", "cross_entropy"];
+
+fn loss_of(case: &Case) -> Option<&'static str> {
+    LOSSES.into_iter().find(|loss| case.name.contains(loss))
+}
+
+/// The cases of one loss.
+pub fn cases_of(loss: &str) -> Vec<Case> {
+    cases().into_iter().filter(|case| loss_of(case) == Some(loss)).collect()
+}
+
+#[test]
+fn golden_train_steps_are_all_of_a_loss_that_is_checked() {
+    for case in cases() {
+        assert!(loss_of(&case).is_some(), "{} is not checked", case.name);
+    }
 }
 
 impl Case {
@@ -151,7 +170,7 @@ fn golden_gradients_clipped_and_applied_give_the_parameters_after_one_step() {
 
 #[test]
 fn golden_cross_entropy_steps_give_losses_gradients_and_parameters() {
-    for case in cases().into_iter().filter(|case| case.name.contains("cross_entropy")) {
+    for case in cases_of("cross_entropy") {
         let batch = case.batch();
         check_steps(case, |case, model, _| {
             fit::loss_and_gradients(model, &case.parameters, &batch, batch.targets.len()).unwrap()
@@ -164,7 +183,7 @@ pub fn check_steps(mut case: Case, part_of: impl Fn(&Case, &Transformer, usize) 
     let model = Transformer::load(&case.config, &mut case.parameters, Numerics::Train).unwrap();
     let mut optimizer = case.adamw();
     let steps = case.json["steps"].as_array().unwrap().clone();
-    assert_eq!(steps.len(), 3, "{}", case.name);
+    assert!(!steps.is_empty(), "{} has no step", case.name);
     for (step, expected) in steps.iter().enumerate() {
         let mut part = part_of(&case, &model, step);
         let loss = expected["loss"].as_f64().unwrap();

@@ -1,5 +1,5 @@
 //! Goldens: train_steps of policy and distillation losses. A whole network, three optimiser steps on fixed rollouts.
-use super::train_steps::{Case, cases, check_steps};
+use super::train_steps::{Case, cases_of, check_steps};
 use crate::support::goldens;
 use candle_core::{DType, Device, Tensor};
 use newshound::{
@@ -25,14 +25,6 @@ use newshound::{
     },
 };
 use serde_json::Value;
-
-/// The case of one loss; there must be one.
-fn case(loss: &str) -> Case {
-    let mut found: Vec<Case> =
-        cases().into_iter().filter(|case| case.name.trim_start_matches("qwen2-tied_") == loss).collect();
-    assert_eq!(found.len(), 1, "cases of {loss}");
-    found.remove(0)
-}
 
 /// Hidden states (n, D) at the positions that predict sampled tokens.
 fn hidden(model: &Transformer, batch: &MicroBatch) -> Tensor {
@@ -64,7 +56,10 @@ fn part(case: &Case, loss: &Tensor) -> LossAndGradients {
 
 #[test]
 fn golden_dr_grpo_steps_give_losses_metrics_gradients_and_parameters() {
-    let case = case("dr_grpo");
+    cases_of("dr_grpo").into_iter().for_each(check_dr_grpo);
+}
+
+fn check_dr_grpo(case: Case) {
     let (batch, lengths) = (case.batch(), row_lengths(&case));
     let group_size = case.json["group_size"].as_u64().unwrap() as usize;
     let rewards: Vec<_> = case.values("rewards").into_iter().map(|reward| vec![Some(reward)]).collect();
@@ -122,7 +117,10 @@ fn check_metrics(expected: &Value, metrics: &PolicyMetrics) {
 
 #[test]
 fn golden_reverse_kl_steps_give_losses_gradients_and_parameters() {
-    let case = case("reverse_kl");
+    cases_of("reverse_kl").into_iter().for_each(check_reverse_kl);
+}
+
+fn check_reverse_kl(case: Case) {
     let batch = case.batch();
     let teacher = teacher(&case);
     let taught = hidden(&teacher, &batch);
@@ -154,7 +152,10 @@ fn teacher(case: &Case) -> Transformer {
 
 #[test]
 fn golden_sampled_reverse_kl_steps_give_losses_gradients_and_parameters() {
-    let case = case("sampled_reverse_kl");
+    cases_of("sampled_reverse_kl").into_iter().for_each(check_sampled_reverse_kl);
+}
+
+fn check_sampled_reverse_kl(case: Case) {
     let batch = case.batch();
     let (sampler, teacher) = (unpadded(&case, "old_logprobs"), unpadded(&case, "teacher_logprobs"));
     let advantages = teacher_advantages(1.0, &sampler, &teacher).unwrap();

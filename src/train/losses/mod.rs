@@ -8,6 +8,7 @@ pub mod kl;
 pub mod policy_metrics;
 pub mod reverse_kl;
 pub mod sampled;
+mod sparse;
 pub mod top_k;
 pub mod unprojected;
 

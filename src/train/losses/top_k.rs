@@ -2,7 +2,7 @@
 //!
 //! The vocabulary falls into cells: each id the teacher spoke of, and a tail that holds all other ids together.
 use super::{
-    sampled::{RowLoss, sparse_losses},
+    sparse::{RowLoss, sparse_losses},
     unprojected::{TokenLosses, TokenMean, Unprojected},
 };
 use candle_core::{Result, bail};
