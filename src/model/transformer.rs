@@ -167,6 +167,15 @@ impl Transformer {
         Ok(head.forward(hidden)?.to_dtype(DType::F32)?)
     }
 
+    /// The weight (V, D) of the output head, for losses that compute logits of a few positions at a time.
+    ///
+    /// # Errors
+    /// If the network was built without an output head.
+    pub fn head_weight(&self) -> std::result::Result<&Tensor, ModelError> {
+        let head = self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))?;
+        Ok(head.weight())
+    }
+
     /// Sums, over positions, each weight times the negative log-probability of its token, in nats: a scalar.
     ///
     /// `hidden` (.., D), `ids` (..) u32: the token that follows each position, `weights` (..): 0 where none is asked

@@ -23,6 +23,7 @@ pub mod head;
 pub mod head_fit;
 pub mod import;
 pub mod journal;
+pub mod losses;
 pub mod model_folder;
 pub mod optimizer;
 pub mod order;

@@ -2,11 +2,13 @@
 mod causal;
 mod encoders;
 mod folders;
+mod losses;
 mod metrics;
 mod reward_head;
 mod sampler;
 mod tokenizer;
 mod train_steps;
+mod trained_losses;
 
 /// Classes of model folders (`architectures[0]`), by the kind of golden that checks them.
 const CAUSAL: [&str; 3] = ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"];
