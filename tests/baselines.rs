@@ -6,7 +6,8 @@ use newshound::{
     signals::Stream,
     train::{
         baselines::{
-            SequenceModel, WIDTH, gru4rec::Gru4Rec, hstu::Hstu, sasrec::SasRec, table, training::Trained,
+            Recommender, SequenceModel, WIDTH, gru4rec::Gru4Rec, hstu::Hstu, nrhub::Nrhub, pinsage::CoClicks,
+            sasrec::SasRec, table, training::Trained,
         },
         evaluate::EvaluateSettings,
         events::{Event, Reader, Split, World},
@@ -114,16 +115,93 @@ fn hstu_learns_what_follows_and_looks_back_only() {
     check::<Hstu>();
 }
 
+/// Readers of two clubs: each club clicks its half of the articles, and no article of the other.
+fn clubs() -> World {
+    let half = N_ARTICLES / 2;
+    let mut world = circle();
+    for (idx, reader) in world.readers.iter_mut().enumerate() {
+        let club = idx % 2;
+        for (nth, event) in reader.events.iter_mut().enumerate() {
+            event.article_idx = Some(club * half + (idx / 2 + nth * nth) % half);
+        }
+    }
+    world
+}
+
+#[test]
+fn walks_stay_among_the_clicks_of_readers_alike() {
+    let world = clubs();
+    let candidates: Vec<usize> = (0..N_ARTICLES).collect();
+    let walk = CoClicks::fit(&world, 1).unwrap();
+    for reader in &world.readers[..8] {
+        let ranking = walk.ranking(reader, CUTOFF, &candidates).unwrap().unwrap();
+        let own_half = reader.events[0].article_idx.unwrap() / (N_ARTICLES / 2);
+        assert!(
+            ranking.len() > 1 && ranking.iter().all(|idx| idx / (N_ARTICLES / 2) == own_half),
+            "{ranking:?}"
+        );
+        assert_eq!(
+            Some(ranking),
+            CoClicks::fit(&world, 1).unwrap().ranking(reader, CUTOFF, &candidates).unwrap()
+        );
+    }
+    assert!(walk.ranking(&reader(0, 0), CUTOFF, &candidates).unwrap().is_none());
+}
+
+#[test]
+fn nrhub_learns_what_a_search_means_and_reads_nothing_after_the_moment() {
+    // Who types one word clicks titles with another.
+    let pairs =
+        ["kite wind", "stove soup", "chess king", "canoe river"].map(|pair| pair.split_once(' ').unwrap());
+    let mut world = circle();
+    for (idx, article) in world.articles.iter_mut().enumerate() {
+        article.title = format!("{} story {idx}", pairs[idx % pairs.len()].1);
+    }
+    let searched = |word: &str, time_unix_s: i64| Event {
+        stream: Stream::Search,
+        text: format!("buy {word}"),
+        time_unix_s,
+        category: None,
+        article_idx: None,
+        is_noise: false,
+    };
+    world.readers = (0..400)
+        .map(|idx| {
+            let mut reader = reader(idx % N_ARTICLES, 1);
+            let word = pairs[idx % N_ARTICLES % pairs.len()].0;
+            reader.events[0].time_unix_s = 10;
+            reader.events[0].text = format!("{} story", pairs[idx % N_ARTICLES % pairs.len()].1);
+            reader.events.insert(0, searched(word, 5));
+            reader
+        })
+        .collect();
+    let candidates: Vec<usize> = (0..N_ARTICLES).collect();
+    let trained = Nrhub::fit_passes(&world, 1, 20).unwrap();
+    for (idx, (word, _)) in pairs.iter().enumerate() {
+        let mut asker = reader(0, 0);
+        asker.events = vec![searched(word, 5), searched(pairs[(idx + 1) % pairs.len()].0, 50)];
+        let ranking = trained.ranking(&asker, 20, &candidates).unwrap().unwrap();
+        let first: Vec<usize> = ranking[..3].iter().map(|found| found % pairs.len()).collect();
+        assert_eq!(first, [idx; 3], "{word}: {ranking:?}");
+    }
+    assert!(trained.ranking(&reader(0, 0), CUTOFF, &candidates).unwrap().is_none());
+    let once = |seed| Nrhub::fit_passes(&world, seed, 1).unwrap().ranking(&world.readers[0], 20, &candidates);
+    assert_eq!(once(3).unwrap(), once(3).unwrap());
+}
+
 #[test]
 fn the_table_has_every_baseline_with_its_seeds() {
     let dir = tempfile::tempdir().unwrap();
     world::generate(&WorldSettings { size: Size::Tiny, seed: 2 }, dir.path(), &mut |_, _| ()).unwrap();
-    let settings = EvaluateSettings { split: Split::Test, n_users: 30, n_lists: 0, seed: 1, n_seeds: 2 };
+    let settings =
+        EvaluateSettings { split: Split::Test, n_users: 30, n_lists: 0, seed: 1, n_seeds: 2, stream: None };
     let got = table::run(dir.path(), settings).unwrap();
     let text = got.markdown();
-    for name in ["popularity", "copy the last", "mean vector", "judge", "GRU4Rec", "SASRec", "HSTU"] {
+    let trained = ["PinSage", "GRU4Rec", "SASRec", "HSTU", "NRHUB"];
+    let untrained = ["popularity", "copy the last", "mean vector", "judge"];
+    for name in trained.into_iter().chain(untrained) {
         let row = got.rows.iter().find(|row| row.name.contains(name)).unwrap();
-        let n_seeds = if name.ends_with("Rec") || name == "HSTU" { 2 } else { 1 };
+        let n_seeds = if trained.contains(&name) { 2 } else { 1 };
         assert_eq!((row.measures.len(), row.seeds.len()), (7, n_seeds), "{name}");
         assert!(text.contains(name));
     }

@@ -2,8 +2,9 @@
 use candle_core::Device;
 use newshound::{
     model::{ops::Numerics, transformer::Transformer, weights::Parameters},
+    signals::Stream,
     train::{
-        evaluate::{self, EvaluateSettings, table::Evaluation, trec},
+        evaluate::{self, EvaluateSettings, Inputs, table::Evaluation, trec},
         events::{Scope, Split, World},
         ranking::{Grades, recall},
         rollout::Sampled,
@@ -25,6 +26,11 @@ fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/demo")
 }
 
+fn inputs(trec: Option<&Path>) -> Inputs<'_> {
+    static DEMO: OnceLock<PathBuf> = OnceLock::new();
+    Inputs { world: world_at(), bundle: DEMO.get_or_init(demo), embedder: None, trec }
+}
+
 /// A small world of other words than those of the demo's student.
 fn world_at() -> &'static Path {
     static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
@@ -37,8 +43,8 @@ fn world_at() -> &'static Path {
 }
 
 fn evaluated(split: Split, n_users: usize) -> Evaluation {
-    let settings = EvaluateSettings { split, n_users, n_lists: N_LISTS, seed: 1, n_seeds: 1 };
-    evaluate::run(world_at(), &demo(), settings, None).unwrap()
+    let settings = EvaluateSettings { split, n_users, n_lists: N_LISTS, seed: 1, n_seeds: 1, stream: None };
+    evaluate::run(inputs(None), settings).unwrap()
 }
 
 /// Rows of a file of TREC: words between spaces.
@@ -50,9 +56,15 @@ fn words(path: &Path) -> Vec<Vec<String>> {
 #[test]
 fn files_in_the_formats_of_trec_hold_what_the_table_says() {
     let dir = tempfile::tempdir().unwrap();
-    let settings =
-        EvaluateSettings { split: Split::Valid, n_users: N_USERS, n_lists: N_LISTS, seed: 1, n_seeds: 1 };
-    let got = evaluate::run(world_at(), &demo(), settings, Some(dir.path())).unwrap();
+    let settings = EvaluateSettings {
+        split: Split::Valid,
+        n_users: N_USERS,
+        n_lists: N_LISTS,
+        seed: 1,
+        n_seeds: 1,
+        stream: None,
+    };
+    let got = evaluate::run(inputs(Some(dir.path())), settings).unwrap();
     let mut clicked: BTreeMap<String, Grades<String>> = BTreeMap::new();
     for row in words(&dir.path().join("qrels.txt")) {
         clicked.entry(row[0].clone()).or_default().insert(row[2].clone(), row[3].parse().unwrap());
@@ -123,10 +135,51 @@ fn popularity_shows_everybody_the_same_and_copying_does_not() {
 }
 
 #[test]
-fn several_seeds_sample_anew_and_the_table_shows_each() {
+fn one_stream_alone_leaves_out_readers_without_it_and_is_named() {
+    let ask = |stream| {
+        let (split, n_users) = (Split::Valid, 40);
+        let settings = EvaluateSettings { split, n_users, n_lists: 1, seed: 1, n_seeds: 1, stream };
+        evaluate::run(inputs(None), settings).unwrap()
+    };
+    let (all, clicks, pages) = (ask(None), ask(Some(Stream::Click)), ask(Some(Stream::Page)));
+    assert!(
+        clicks.n_users < all.n_users && pages.n_users <= all.n_users,
+        "{} {}",
+        clicks.n_users,
+        all.n_users
+    );
+    let recall = |of: &Evaluation, name: &str| {
+        of.rows.iter().find(|row| row.name.starts_with(name)).map(|row| row.recall.mean).unwrap()
+    };
+    // A vector of pages has no word of the news to go by, one of clicks has nothing else.
+    assert!(recall(&pages, "mean vector") < recall(&clicks, "mean vector"));
+    assert!(pages.markdown().contains("stream `page`") && !all.markdown().contains("stream `"));
+}
+
+#[test]
+fn vectors_of_another_embedder_change_the_mean_vector_and_no_list() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/goldens/models/bert-embedder");
     let settings =
-        EvaluateSettings { split: Split::Valid, n_users: N_USERS, n_lists: N_LISTS, seed: 1, n_seeds: 2 };
-    let got = evaluate::run(world_at(), &demo(), settings, None).unwrap();
+        EvaluateSettings { split: Split::Valid, n_users: 40, n_lists: 1, seed: 1, n_seeds: 1, stream: None };
+    let own = evaluate::run(inputs(None), settings).unwrap();
+    let other = evaluate::run(Inputs { embedder: Some(&folder), ..inputs(None) }, settings).unwrap();
+    for (own, other) in own.rows.iter().zip(&other.rows) {
+        let is_vector = own.name.starts_with("mean vector");
+        assert_eq!(own.recall.mean == other.recall.mean, !is_vector, "{}", own.name);
+    }
+}
+
+#[test]
+fn several_seeds_sample_anew_and_the_table_shows_each() {
+    let settings = EvaluateSettings {
+        split: Split::Valid,
+        n_users: N_USERS,
+        n_lists: N_LISTS,
+        seed: 1,
+        n_seeds: 2,
+        stream: None,
+    };
+    let got = evaluate::run(inputs(None), settings).unwrap();
     for (name, means) in &got.seeds {
         let row = got.rows.iter().find(|row| row.name == *name).unwrap();
         assert_eq!(means.len(), 2);

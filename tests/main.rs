@@ -32,6 +32,7 @@ mod parity;
 mod reward_head;
 mod rewards;
 mod rpc;
+mod teacher;
 mod text;
 mod training;
 mod weights;

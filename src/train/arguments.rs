@@ -28,6 +28,8 @@ pub enum Command {
     Pretrain(PretrainArgs),
     /// Fine-tune a student: signals to lists of queries; resumes by itself.
     Sft(SftArgs),
+    /// Train a fine-tuned student further by Dr.GRPO on the five rewards; resumes by itself.
+    Teacher(TeacherArgs),
     /// Fit the reward head on lists sampled for training readers that fine-tuning left out.
     Head(HeadArgs),
     /// Train the signal cleaner on labelled signals, and measure what cleaning is worth.
@@ -200,7 +202,26 @@ pub struct SftArgs {
     pub(super) fit: FitArgs,
 }
 
-/// What both loops let the command line change; everything else is in the settings file.
+/// Arguments of `teacher`.
+#[derive(Args, Debug)]
+pub struct TeacherArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(super) world: PathBuf,
+    /// Fine-tuned model to start from: a model folder or a run's folder, with tokenizer.json.
+    #[arg(long)]
+    pub(super) init: PathBuf,
+    /// Folder of the signal cleaner that stands before the prompts.
+    #[arg(long)]
+    pub(super) cleaner: Option<PathBuf>,
+    /// Folder of the run: checkpoints, metrics.jsonl, reward.svg.
+    #[arg(long)]
+    pub(super) out: PathBuf,
+    #[command(flatten)]
+    pub(super) fit: FitArgs,
+}
+
+/// What the loops let the command line change; everything else is in the settings file.
 #[derive(Args, Debug)]
 pub struct FitArgs {
     /// TOML file over the defaults; unknown keys are refused.

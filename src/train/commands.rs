@@ -3,7 +3,7 @@ use super::{
     arguments::{
         BundleArgs, BundleInputs as Inputs, Command, HeadArgs, ImportArgs, ImportCommand, WorldCommand,
         WorldSize,
-        measuring::{BaselineArgs, EvalArgs, HeldOutSplit},
+        measuring::{BaselineArgs, EvalArgs, HeldOutSplit, OnlyStream},
     },
     baselines,
     cleaner::{self, Labels},
@@ -19,11 +19,12 @@ use super::{
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
     pretrain, score,
-    settings::{HeadSettings, PretrainSettings, SftSettings, layered},
-    sft, tokenizer,
+    settings::{HeadSettings, PretrainSettings, SftSettings, TeacherSettings, layered},
+    sft, teacher, tokenizer,
 };
 use crate::{
     cleaner::Cleaner,
+    signals::Stream,
     world::{self, Size, WorldSettings},
 };
 use serde::Serialize;
@@ -56,6 +57,13 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
             let world = cleaned(&args.world, args.cleaner.as_deref())?;
             let (tokens, json) = tokenizer::read(&args.tokenizer)?;
             let folder = sft::run(&world, (&tokens, &json), &args.init, &settings, &args.out)?;
+            say(output, &folder.display())
+        }
+        Command::Teacher(args) => {
+            let settings =
+                layered(&TeacherSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
+            let world = cleaned(&args.world, args.cleaner.as_deref())?;
+            let folder = teacher::run(&world, &args.init, &settings, &args.out)?;
             say(output, &folder.display())
         }
         Command::Head(args) => run_head(&args, output),
@@ -173,8 +181,15 @@ fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
         n_lists: args.n.max(1),
         seed: args.seed,
         n_seeds: args.seeds,
+        stream: args.stream.map(Into::into),
     };
-    let evaluation = evaluate::run(&args.world, &args.bundle, settings, args.trec.as_deref())?;
+    let inputs = evaluate::Inputs {
+        world: &args.world,
+        bundle: &args.bundle,
+        embedder: args.embedder.as_deref(),
+        trec: args.trec.as_deref(),
+    };
+    let evaluation = evaluate::run(inputs, settings)?;
     write_json(args.json.as_deref(), &evaluation)?;
     if let Some(path) = &args.html {
         std::fs::write(path, evaluation.html()?).map_err(TrainError::disk(path, "write"))?;
@@ -189,6 +204,7 @@ fn run_baselines(args: &BaselineArgs, output: &mut dyn Write) -> Result<(), Trai
         n_lists: 0,
         seed: args.seed,
         n_seeds: args.seeds,
+        stream: None,
     };
     let table = baselines::table::run(&args.world, settings)?;
     write_json(args.json.as_deref(), &table)?;
@@ -203,6 +219,16 @@ fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<(), Train
 
 fn say(output: &mut dyn Write, line: &dyn std::fmt::Display) -> Result<(), TrainError> {
     writeln!(output, "{line}").map_err(TrainError::disk("standard output".as_ref(), "write"))
+}
+
+impl From<OnlyStream> for Stream {
+    fn from(only: OnlyStream) -> Self {
+        match only {
+            OnlyStream::Search => Self::Search,
+            OnlyStream::Page => Self::Page,
+            OnlyStream::Click => Self::Click,
+        }
+    }
 }
 
 impl From<HeldOutSplit> for Split {

@@ -2,10 +2,9 @@
 //!
 //! They train in minutes, so a run that is cut short starts again; the folder is written whole at the end.
 use super::{
-    checkpoint,
+    checkpoint, descent,
     error::TrainError,
     fit::DEVICE,
-    gradients::Gradients,
     journal::progress_bar,
     optimizer::{AdamW, AdamWSettings},
     schedule::Schedule,
@@ -25,7 +24,6 @@ use std::{collections::BTreeMap, path::Path};
 
 /// Share of the peak that the learning rate ends at.
 const FINAL_RATE_RATIO: f64 = 0.05;
-const MAX_GRAD_NORM: f64 = 1.0;
 const WEIGHT_DECAY: f64 = 0.01;
 
 /// Shape and training of a small encoder.
@@ -117,13 +115,7 @@ pub fn fit(
     let (mut sum, mut n) = (0.0, 0.0);
     for step in 0..settings.steps {
         let loss = loss_of(step)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        if !value.is_finite() {
-            return Err(TrainError::Diverged { step, loss: value });
-        }
-        let mut gradients = Gradients::collect(parameters.vars(), &loss.backward()?)?;
-        gradients.clip(MAX_GRAD_NORM);
-        optimizer.step(parameters.vars(), &gradients, schedule.rate(step))?;
+        let value = descent::update(parameters, &mut optimizer, &loss, (step, schedule.rate(step)))?;
         if step >= last {
             (sum, n) = (sum + value, n + 1.0);
         }

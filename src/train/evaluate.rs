@@ -1,6 +1,7 @@
 //! Figures of a bundle: what its lists find for readers whose clicks nothing was trained on, against popularity and copying the signals.
 pub mod measures;
 mod page;
+pub mod space;
 pub mod table;
 pub mod traits;
 pub mod trec;
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     bundle::load::{self, BundleSource},
-    signals::UserSignals,
+    signals::{Stream, UserSignals},
     text::prompt,
 };
 use candle_core::{DType, Device};
@@ -43,6 +44,8 @@ pub struct EvaluateSettings {
     pub seed: u64,
     /// Times that lists are sampled, each with the next seed; figures are means over them.
     pub n_seeds: u64,
+    /// The only stream that anything reads of the readers asked; none: all three.
+    pub stream: Option<Stream>,
 }
 
 /// A reader ready to be asked.
@@ -55,17 +58,28 @@ pub struct Question<'a> {
     pub clicked: Grades<usize>,
 }
 
-/// Evaluates a bundle on a world's held-out readers at the cutoff. `trec`: folder for rankings and clicks, where they are wanted.
+/// Where things lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// World folder.
+    pub world: &'a Path,
+    /// Bundle folder.
+    pub bundle: &'a Path,
+    /// Sentence-transformers folder by which vectors are compared, instead of the rewards' own.
+    pub embedder: Option<&'a Path>,
+    /// Folder for rankings and clicks, where they are wanted.
+    pub trec: Option<&'a Path>,
+}
+
+/// Evaluates a bundle on a world's held-out readers at the cutoff.
 /// # Errors
-/// If world or bundle cannot be read, or sampling fails.
-pub fn run(
-    world_at: &Path,
-    bundle_at: &Path,
-    settings: EvaluateSettings,
-    trec: Option<&Path>,
-) -> Result<Evaluation, TrainError> {
-    let world = World::read(world_at, Scope::Evaluation)?;
-    let bundle = load::load(BundleSource::Dir(bundle_at), DType::F32, &Device::Cpu)?;
+/// If world, bundle or embedder cannot be read, or sampling fails.
+pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation, TrainError> {
+    let mut world = World::read(inputs.world, Scope::Evaluation)?;
+    if let Some(stream) = settings.stream {
+        world.keep_stream(stream);
+    }
+    let bundle = load::load(BundleSource::Dir(inputs.bundle), DType::F32, &Device::Cpu)?;
     let prompt_tokens_max = bundle.manifest.prompt_tokens_max;
     let student = Sampled { model: Arc::new(bundle.model), tokens: bundle.tokens };
     let questions = questions(&world, settings);
@@ -88,7 +102,7 @@ pub fn run(
         .map(|seed| student.lists(&prompts, settings.n_lists, seed, &|| bar.inc(1)))
         .collect::<Result<Vec<_>, _>>()?;
     bar.finish();
-    let platform = Platform::of(&world, popular(&world), bundle.head.as_ref())?;
+    let platform = Platform::of(&world, popular(&world), bundle.head.as_ref(), inputs.embedder)?;
     let of_seed = |samples: &Vec<Vec<Sample>>| -> Result<Vec<Outcome>, TrainError> {
         let asked = questions.par_iter().zip(samples);
         asked.map(|(question, samples)| platform.outcome(question, samples)).collect()
@@ -96,12 +110,13 @@ pub fn run(
     let by_seed: Vec<Vec<Outcome>> = samples.iter().map(of_seed).collect::<Result<_, _>>()?;
     let seeds = table::seeds(&by_seed, settings);
     let outcomes = ways::merged(by_seed);
-    if let Some(dir) = trec {
+    if let Some(dir) = inputs.trec {
         trec::write(dir, &questions, &outcomes, &world.articles)?;
     }
     let valid: Vec<f64> = outcomes.iter().map(|outcome| outcome.valid).collect();
     Ok(Evaluation {
         world: world.title(),
+        stream: settings.stream.map(Stream::word),
         bundle: bundle.id.0,
         split: settings.split,
         n_users: questions.len(),

@@ -253,6 +253,13 @@ impl World {
         })
     }
 
+    /// Takes every other stream away from readers who are asked; what training readers did stays.
+    pub fn keep_stream(&mut self, stream: Stream) {
+        for reader in self.readers.iter_mut().filter(|reader| reader.split != Split::Train) {
+            reader.events.retain(|event| event.stream == stream);
+        }
+    }
+
     /// Its name and digest, as tables give them.
     pub fn title(&self) -> String {
         if self.digest.is_empty() { self.name.clone() } else { format!("{} ({})", self.name, self.digest) }

@@ -177,27 +177,39 @@ impl Workers {
         }
         let batches: Vec<_> = batches.iter().filter(|batch| !batch.targets.is_empty()).collect();
         let mut sum = LossAndGradients { loss: 0.0, gradients: Gradients::default() };
-        for side_by_side in batches.chunks(self.pools.len()) {
-            let parts: Vec<_> = std::thread::scope(|scope| {
-                let running: Vec<_> = side_by_side
+        let of_batch = |batch: &&MicroBatch| loss_and_gradients(model, parameters, batch, n_targets);
+        self.side_by_side(&batches, of_batch, |part| {
+            sum.loss += part.loss;
+            sum.gradients.add(part.gradients);
+        })?;
+        Ok(sum)
+    }
+
+    /// Computes something of every item, as many at once as there are workers; `take` gets the results in order.
+    /// # Errors
+    /// The first that a computation gives.
+    pub fn side_by_side<I: Sync, R: Send>(
+        &self,
+        items: &[I],
+        of: impl Fn(&I) -> Result<R, TrainError> + Sync,
+        mut take: impl FnMut(R),
+    ) -> Result<(), TrainError> {
+        let of = &of;
+        for items in items.chunks(self.pools.len()) {
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let running: Vec<_> = items
                     .iter()
                     .zip(&self.pools)
-                    .map(|(batch, pool)| {
-                        scope.spawn(|| {
-                            pool.install(|| loss_and_gradients(model, parameters, batch, n_targets))
-                        })
-                    })
+                    .map(|(item, pool)| scope.spawn(move || pool.install(|| of(item))))
                     .collect();
                 running.into_iter().map(|worker| worker.join()).collect()
             });
-            for part in parts {
+            for result in results {
                 let lost = |_| TrainError::Settings { reason: "a training thread panicked".to_owned() };
-                let part = part.map_err(lost)??;
-                sum.loss += part.loss;
-                sum.gradients.add(part.gradients);
+                take(result.map_err(lost)??);
             }
         }
-        Ok(sum)
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use super::error::TrainError;
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::{ChartBuilder, IntoDrawingArea, LineSeries, RGBColor, SVGBackend, WHITE};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{File, OpenOptions},
     io::Write,
@@ -29,16 +29,40 @@ pub struct StepMetrics {
     pub step_time_s: f64,
 }
 
+/// One line of a diary.
+pub trait Line: Serialize + DeserializeOwned {
+    /// Optimiser step, from 0.
+    fn step(&self) -> u64;
+    /// What the curve shows, with its name.
+    fn headline(&self) -> (&'static str, f64);
+    /// Tokens that went through the network, and the seconds that it took.
+    fn pace(&self) -> (usize, f64);
+}
+
+impl Line for StepMetrics {
+    fn step(&self) -> u64 {
+        self.step
+    }
+
+    fn headline(&self) -> (&'static str, f64) {
+        ("loss", self.loss)
+    }
+
+    fn pace(&self) -> (usize, f64) {
+        (self.tokens, self.step_time_s)
+    }
+}
+
 /// The diary of one run.
 #[derive(Debug)]
-pub struct Journal {
+pub struct Journal<L = StepMetrics> {
     folder: PathBuf,
     file: File,
-    metrics: Vec<StepMetrics>,
+    metrics: Vec<L>,
     bar: ProgressBar,
 }
 
-impl Journal {
+impl<L: Line> Journal<L> {
     /// Opens `metrics.jsonl` in the folder; lines of steps from `first_step` on are dropped, as they will be done again.
     /// # Errors
     /// If the disk refuses.
@@ -51,10 +75,10 @@ impl Journal {
             String::new()
         };
         // A line cut short by a crash is dropped with the rest.
-        let metrics: Vec<StepMetrics> = text
+        let metrics: Vec<L> = text
             .lines()
             .map_while(|line| serde_json::from_str(line).ok())
-            .filter(|m: &StepMetrics| m.step < first_step)
+            .filter(|line: &L| line.step() < first_step)
             .collect();
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(TrainError::disk(&path, "write"))?;
@@ -71,26 +95,23 @@ impl Journal {
     /// Notes a step.
     /// # Errors
     /// If the disk refuses.
-    pub fn note(&mut self, metrics: StepMetrics) -> Result<(), TrainError> {
-        let rate = metrics.tokens as f64 / metrics.step_time_s.max(1e-9);
-        self.bar.set_message(format!("loss {:.3}, {rate:.0} tokens/s", metrics.loss));
-        self.bar.set_position(metrics.step + 1);
-        self.write(metrics)
+    pub fn note(&mut self, line: L) -> Result<(), TrainError> {
+        let ((name, value), (tokens, seconds)) = (line.headline(), line.pace());
+        let rate = tokens as f64 / seconds.max(1e-9);
+        self.bar.set_message(format!("{name} {value:.3}, {rate:.0} tokens/s"));
+        self.bar.set_position(line.step() + 1);
+        self.write(line)
     }
 
-    /// Mean loss of the last `n_steps` steps noted.
-    pub fn recent_loss(&self, n_steps: usize) -> Option<f64> {
-        let recent = &self.metrics[self.metrics.len().saturating_sub(n_steps)..];
-        (!recent.is_empty()).then(|| recent.iter().map(|m| m.loss).sum::<f64>() / recent.len() as f64)
-    }
-
-    /// Draws `loss.svg` from all steps so far.
+    /// Draws the headline of all steps so far, as `loss.svg` where it is the loss.
     /// # Errors
     /// If the drawing cannot be written.
     pub fn draw(&self) -> Result<(), TrainError> {
-        let path = self.folder.join("loss.svg");
-        let points: Vec<(f64, f64)> = self.metrics.iter().map(|m| (m.step as f64, m.loss)).collect();
-        draw_curve(&path, "loss, nats per token", &points).map_err(|reason| TrainError::file(&path, reason))
+        let Some((name, _)) = self.metrics.first().map(Line::headline) else { return Ok(()) };
+        let path = self.folder.join(format!("{name}.svg"));
+        let points: Vec<(f64, f64)> =
+            self.metrics.iter().map(|line| (line.step() as f64, line.headline().1)).collect();
+        draw_curve(&path, name, &points).map_err(|reason| TrainError::file(&path, reason))
     }
 
     /// Ends the progress bar.
@@ -98,7 +119,7 @@ impl Journal {
         self.bar.finish();
     }
 
-    fn write(&mut self, metrics: StepMetrics) -> Result<(), TrainError> {
+    fn write(&mut self, metrics: L) -> Result<(), TrainError> {
         let path = self.folder.join("metrics.jsonl");
         let line = serde_json::to_string(&metrics).map_err(|error| TrainError::file(&path, error))?;
         writeln!(self.file, "{line}").map_err(TrainError::disk(&path, "write"))?;

@@ -1,6 +1,6 @@
 //! From a world's articles and traces to a student, its reward head and a bundle.
 //!
-//! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `head`, `bundle`. Each reads what a platform would
+//! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `teacher`, `head`, `bundle`. Each reads what a platform would
 //! have (texts, signals and clicks of training readers), never the world's hidden truth and never a test reader.
 pub mod arguments;
 pub mod baselines;
@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod cleaner;
 pub mod commands;
 pub mod demo;
+pub mod descent;
 pub mod embedder;
 pub mod encoder_fit;
 pub mod error;
@@ -41,5 +42,6 @@ pub mod score;
 pub mod settings;
 pub mod sft;
 pub mod statistics;
+pub mod teacher;
 pub mod tokenizer;
 pub mod word_vectors;

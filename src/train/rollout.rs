@@ -45,6 +45,20 @@ impl Sampled {
         seed: u64,
         on_row: &(dyn Fn() + Sync),
     ) -> Result<Vec<Vec<Sample>>, TrainError> {
+        let rows = self.rows(prompts, n, (seed, SamplerSettings::SERVING), on_row)?;
+        Ok(rows.iter().map(|rows| self.samples(rows)).collect())
+    }
+
+    /// As [`Sampled::lists`], by any sampler: the rows themselves, with ids and log-probabilities.
+    /// # Errors
+    /// The same.
+    pub fn rows(
+        &self,
+        prompts: &[Vec<u32>],
+        n: usize,
+        (seed, sampler): (u64, SamplerSettings),
+        on_row: &(dyn Fn() + Sync),
+    ) -> Result<Vec<Vec<FinishedRow>>, TrainError> {
         let n_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let share = prompts.len().div_ceil(n_threads).max(1);
         let parts: Vec<_> = std::thread::scope(|scope| {
@@ -58,32 +72,33 @@ impl Sampled {
                         let pool =
                             pool.map_err(|error| TrainError::Settings { reason: error.to_string() })?;
                         let first_seed = row_seed(seed, (part * share * n) as u64);
-                        pool.install(|| self.decode(prompts, n, first_seed, on_row)).map_err(TrainError::from)
+                        pool.install(|| self.decode(prompts, n, (first_seed, sampler), on_row))
+                            .map_err(TrainError::from)
                     })
                 })
                 .collect();
             running.into_iter().map(|worker| worker.join()).collect()
         });
-        let mut lists = Vec::with_capacity(prompts.len());
+        let mut rows = Vec::with_capacity(prompts.len());
         for part in parts {
             let lost = |_| TrainError::Settings { reason: "a sampling thread panicked".to_owned() };
-            lists.extend(part.map_err(lost)??);
+            rows.extend(part.map_err(lost)??);
         }
-        Ok(lists)
+        Ok(rows)
     }
 
     fn decode(
         &self,
         prompts: &[Vec<u32>],
         n: usize,
-        first_seed: u64,
+        (first_seed, sampler): (u64, SamplerSettings),
         on_row: &(dyn Fn() + Sync),
-    ) -> Result<Vec<Vec<Sample>>, DecodeError> {
+    ) -> Result<Vec<Vec<FinishedRow>>, DecodeError> {
         let requests = prompts.iter().enumerate().map(|(idx, prompt)| GroupRequest {
             id: GroupId(idx as u64),
             prompt: prompt.clone(),
             seeds: (0..n).map(|row| first_seed.wrapping_add((idx * n + row) as u64)).collect(),
-            sampler: SamplerSettings::SERVING,
+            sampler,
             max_new_tokens: LIST_TOKENS_MAX,
             stop_ids: self.tokens.stop_ids(),
             boundary_ids: self.tokens.boundary_ids(),
@@ -94,7 +109,8 @@ impl Sampled {
             on_row();
         })?;
         rows.sort_by_key(|row| (row.group, row.row_idx));
-        Ok(rows.chunks(n.max(1)).map(|rows| self.samples(rows)).collect())
+        let mut rows = rows.into_iter();
+        Ok((0..prompts.len()).map(|_| rows.by_ref().take(n).collect()).collect())
     }
 
     /// Samples of one prompt.
@@ -107,7 +123,10 @@ impl Sampled {
         lists.into_iter().map(|list| list.map(&mut with_features)).collect()
     }
 
-    fn list(&self, row: &FinishedRow) -> Result<QueryList, &'static str> {
+    /// The list that a row wrote, or in a word why it is none.
+    /// # Errors
+    /// The word.
+    pub fn list(&self, row: &FinishedRow) -> Result<QueryList, &'static str> {
         match row.finish {
             Finish::Stop => {
                 parse::parse(&self.tokens.decode(&row.ids)).map_err(|malformed| malformed.reason())

@@ -208,6 +208,55 @@ impl SftSettings {
     }
 }
 
+/// Dr.GRPO on the five rewards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherSettings {
+    /// Budget of the prompt in tokens; the oldest signals are left out first.
+    pub prompt_tokens: usize,
+    /// Moments per training reader at which lists are asked for.
+    pub cuts_per_reader: usize,
+    /// Lists sampled per prompt: the group whose mean each is compared with.
+    pub lists_per_prompt: usize,
+    /// Temperature of sampling, and of the log-probabilities that are trained.
+    pub temperature: f64,
+    /// How far below 1 the ratio of a token's probabilities counts.
+    pub epsilon_low: f64,
+    /// How far above 1 it counts.
+    pub epsilon_high: f64,
+    /// The loop. `micro_batches`: prompts of one step.
+    pub fit: FitSettings,
+}
+
+impl TeacherSettings {
+    /// Settings of the demo teacher.
+    pub fn demo() -> Self {
+        let fit = FitSettings {
+            steps: 400,
+            seed: 4,
+            // Eight prompts of eight lists: of fewer, the mean of a group and the direction of a step are noise.
+            micro_batches: 8,
+            // A tenth of fine-tuning's: each step sees 64 lists and one number for each.
+            peak_learning_rate: 2e-4,
+            final_learning_rate_ratio: 0.1,
+            warmup_steps: 10,
+            weight_decay: 0.0,
+            checkpoint_every: 20,
+            ..PretrainSettings::demo().fit
+        };
+        Self {
+            prompt_tokens: PROMPT_TOKENS,
+            cuts_per_reader: 2,
+            lists_per_prompt: 8,
+            temperature: 1.0,
+            epsilon_low: 0.2,
+            // Clip-higher (DAPO, arXiv 2503.14476): rare good tokens may grow faster than common ones shrink.
+            epsilon_high: 0.28,
+            fit,
+        }
+    }
+}
+
 /// The reward head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

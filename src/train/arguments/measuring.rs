@@ -14,6 +14,12 @@ pub struct EvalArgs {
     /// Readers of which split: choices between runs are made on `valid`, so that `test` stays unseen.
     #[arg(long, value_enum, default_value = "test")]
     pub(in crate::train) split: HeldOutSplit,
+    /// Let everything read this stream of the readers alone: what is it worth by itself?
+    #[arg(long, value_enum)]
+    pub(in crate::train) stream: Option<OnlyStream>,
+    /// Sentence-transformers folder by which vectors are compared, instead of those that the rewards are made of.
+    #[arg(long)]
+    pub(in crate::train) embedder: Option<PathBuf>,
     /// Folder for rankings and clicks in TREC's formats.
     #[arg(long)]
     pub(in crate::train) trec: Option<PathBuf>,
@@ -44,6 +50,17 @@ pub enum HeldOutSplit {
     Valid,
     /// For final figures.
     Test,
+}
+
+/// One stream of signals.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum OnlyStream {
+    /// Searches.
+    Search,
+    /// Page visits.
+    Page,
+    /// News clicks.
+    Click,
 }
 
 /// Arguments of `baselines`.

@@ -1,5 +1,8 @@
 //! The table of what a platform has without us: every row filled by one command.
-use super::{SequenceModel, gru4rec::Gru4Rec, hstu::Hstu, sasrec::SasRec, training::Trained};
+use super::{
+    Recommender, gru4rec::Gru4Rec, hstu::Hstu, nrhub::Nrhub, pinsage::CoClicks, sasrec::SasRec,
+    training::Trained,
+};
 use crate::train::{
     error::TrainError,
     evaluate::{
@@ -50,7 +53,7 @@ pub fn run(world_at: &Path, settings: EvaluateSettings) -> Result<BaselineTable,
         });
     }
     let popular = evaluate::popular(&world);
-    let platform = Platform::of(&world, popular.clone(), None)?;
+    let platform = Platform::of(&world, popular.clone(), None, None)?;
     let untrained = questions
         .par_iter()
         .map(|question| platform.without_student(question))
@@ -61,9 +64,11 @@ pub fn run(world_at: &Path, settings: EvaluateSettings) -> Result<BaselineTable,
         rows.push(row(untrained[0][idx].0.name(0), &[of_seed], settings.seed));
     }
     let asked = Asked { world: &world, questions: &questions, popular: &popular, settings };
-    rows.push(asked.sequence_model::<Gru4Rec>()?);
-    rows.push(asked.sequence_model::<SasRec>()?);
-    rows.push(asked.sequence_model::<Hstu>()?);
+    rows.push(asked.row_of::<CoClicks>()?);
+    rows.push(asked.row_of::<Trained<Gru4Rec>>()?);
+    rows.push(asked.row_of::<Trained<SasRec>>()?);
+    rows.push(asked.row_of::<Trained<Hstu>>()?);
+    rows.push(asked.row_of::<Nrhub>()?);
     Ok(BaselineTable { world: world.title(), split: settings.split, n_users: questions.len(), rows })
 }
 
@@ -75,22 +80,22 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Trains a model once per seed and asks it for every reader; who has clicked nothing is shown what is popular.
-    fn sequence_model<M: SequenceModel + Sync>(&self) -> Result<BaselineRow, TrainError> {
+    /// Trains a baseline once per seed and asks it for every reader; of whom it knows nothing is shown what is popular.
+    fn row_of<R: Recommender + Sync>(&self) -> Result<BaselineRow, TrainError> {
         let cutoff = self.world.cutoff_unix_s;
         let alive: Vec<usize> = (0..self.world.articles.len())
             .filter(|&idx| self.world.articles[idx].is_alive_at(cutoff))
             .collect();
         let mut by_seed = Vec::new();
         for seed in (self.settings.seed..).take(usize::try_from(self.settings.n_seeds.max(1)).unwrap_or(1)) {
-            let trained = Trained::<M>::fit(self.world, seed)?;
+            let trained = R::fit(self.world, seed)?;
             let of_reader = |question: &Question<'_>| -> Result<Figures, TrainError> {
                 let ranking = trained.ranking(question.reader, cutoff, &alive)?;
                 Ok(figures(ranking.as_deref().unwrap_or(self.popular), &question.clicked))
             };
             by_seed.push(self.questions.par_iter().map(of_reader).collect::<Result<Vec<_>, _>>()?);
         }
-        Ok(row(M::NAME.to_owned(), &by_seed, self.settings.seed))
+        Ok(row(R::NAME.to_owned(), &by_seed, self.settings.seed))
     }
 }
 

@@ -1,14 +1,14 @@
 //! Trains a sequence model and ranks living articles with it.
 use super::{
     super::{
+        descent,
         error::TrainError,
         events::{Reader, World},
         fit::DEVICE,
-        gradients::Gradients,
         optimizer::{AdamW, AdamWSettings},
         retrieval::RANKING_LENGTH,
     },
-    CLICKS_MAX, SequenceModel, WIDTH,
+    CLICKS_MAX, Recommender, SequenceModel, WIDTH,
     sequences::{self, Batch},
 };
 use crate::model::{
@@ -22,7 +22,6 @@ const PASSES: u64 = 6;
 const LEARNING_RATE: f64 = 2e-3;
 /// Of matrices; what dropout is for in the sources.
 const WEIGHT_DECAY: f64 = 0.05;
-const MAX_GRAD_NORM: f64 = 1.0;
 
 /// A trained model.
 #[derive(Debug)]
@@ -33,16 +32,9 @@ pub struct Trained<M> {
 }
 
 impl<M: SequenceModel> Trained<M> {
-    /// Trains on the clicks of training readers. The same seed gives the same model.
+    /// Trains on the clicks of training readers, in a number of passes.
     /// # Errors
     /// If no training reader has two clicks, or the loss stops being a number.
-    pub fn fit(world: &World, seed: u64) -> Result<Self, TrainError> {
-        Self::fit_passes(world, seed, PASSES)
-    }
-
-    /// As [`Trained::fit`], in another number of passes.
-    /// # Errors
-    /// The same.
     pub fn fit_passes(world: &World, seed: u64, n_passes: u64) -> Result<Self, TrainError> {
         let readers = sequences::training(world);
         if readers.is_empty() {
@@ -54,17 +46,10 @@ impl<M: SequenceModel> Trained<M> {
         let settings = AdamWSettings { beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: WEIGHT_DECAY };
         let mut optimizer = AdamW::new(settings, parameters.vars());
         let trained = Self { model, articles };
-        for (step, batch) in
-            (0..n_passes).flat_map(|pass| sequences::batches(&readers, seed, pass)).enumerate()
-        {
+        let batches = (0..n_passes).flat_map(|pass| sequences::batches(&readers, seed, pass));
+        for (step, batch) in (0..).zip(batches) {
             let loss = trained.loss(&batch)?;
-            let value = f64::from(loss.to_scalar::<f32>()?);
-            if !value.is_finite() {
-                return Err(TrainError::Diverged { step: step as u64, loss: value });
-            }
-            let mut gradients = Gradients::collect(parameters.vars(), &loss.backward()?)?;
-            gradients.clip(MAX_GRAD_NORM);
-            optimizer.step(parameters.vars(), &gradients, LEARNING_RATE)?;
+            descent::update(&parameters, &mut optimizer, &loss, (step, LEARNING_RATE))?;
         }
         Ok(trained)
     }
@@ -86,11 +71,16 @@ impl<M: SequenceModel> Trained<M> {
         let clicks = self.articles.index_select(&ids, 0)?.reshape((n_rows, width, WIDTH))?;
         Ok(self.model.hidden(&clicks)?)
     }
+}
 
-    /// Ranks articles for a reader at a moment, best first, [`RANKING_LENGTH`] at most; none for a reader without clicks.
-    /// # Errors
-    /// If the model fails.
-    pub fn ranking(
+impl<M: SequenceModel> Recommender for Trained<M> {
+    const NAME: &'static str = M::NAME;
+
+    fn fit(world: &World, seed: u64) -> Result<Self, TrainError> {
+        Self::fit_passes(world, seed, PASSES)
+    }
+
+    fn ranking(
         &self,
         reader: &Reader,
         at_unix_s: i64,

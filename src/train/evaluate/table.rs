@@ -59,6 +59,8 @@ pub struct TierRow {
 pub struct Evaluation {
     /// World, as it tells itself.
     pub world: String,
+    /// The only stream that was read, where not all were.
+    pub stream: Option<&'static str>,
     /// Bundle id.
     pub bundle: String,
     /// Which readers.
@@ -162,6 +164,9 @@ impl Evaluation {
             self.n_lists,
             SamplerSettings::SERVING.temperature
         );
+        if let Some(stream) = self.stream {
+            let _ = write!(text, "Of these readers only signals of the stream `{stream}` were read.\n\n");
+        }
         let Estimate { mean, low, high } = self.validity;
         let _ = write!(text, "Valid lists: {:.1} % [{:.1}, {:.1}]", 100.0 * mean, 100.0 * low, 100.0 * high);
         for (reason, n) in &self.invalid {

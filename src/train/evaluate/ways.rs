@@ -1,26 +1,22 @@
 //! Every way to serve one reader, with what it finds.
-use super::traits::Supply;
 use super::{
     Question,
     measures::{Figures, RECALL_10, figures, mean},
 };
+use super::{space::Space, traits::Supply};
 use crate::{
     model::reward_head::{ListFeatures, RewardHead},
-    news::vectors::VectorIndex,
     queries::QueryList,
     train::{
         error::TrainError,
         events::World,
-        retrieval::{RANKING_LENGTH, Retrieval},
-        rewards::{
-            interests::Interests,
-            meaning::{Meaning, Unit, WIDTH},
-            wishes::wishes,
-        },
+        retrieval::Retrieval,
+        rewards::{interests::Interests, meaning::Meaning, wishes::wishes},
         rollout::Sample,
     },
 };
 use serde::Serialize;
+use std::path::Path;
 
 /// Signals that the copying baseline takes as queries.
 const COPIED_SIGNALS: usize = 5;
@@ -39,7 +35,7 @@ pub enum Way {
     /// The last signals as queries.
     Copy,
     /// The articles nearest to the mean of the last signals' vectors: those that the rewards are made of, so that no list is
-    /// called exclusive for finding what they find.
+    /// called exclusive for finding what they find, or those of another embedder.
     Vector,
     /// The list that the judge of the rewards would write.
     Judge,
@@ -194,23 +190,26 @@ pub struct Platform<'a> {
     pub head: Option<&'a RewardHead>,
     popular: Vec<usize>,
     meaning: Meaning,
-    living: VectorIndex,
+    space: Space,
     at_unix_s: i64,
 }
 
 impl<'a> Platform<'a> {
-    /// Indexes what is alive at the world's cutoff.
+    /// Indexes what is alive at the world's cutoff. `embedder`: a sentence-transformers folder by which vectors are compared.
     /// # Errors
-    /// If the index cannot be built.
-    pub fn of(world: &World, popular: Vec<usize>, head: Option<&'a RewardHead>) -> Result<Self, TrainError> {
+    /// If the index cannot be built, or the embedder not be used.
+    pub fn of(
+        world: &World,
+        popular: Vec<usize>,
+        head: Option<&'a RewardHead>,
+        embedder: Option<&Path>,
+    ) -> Result<Self, TrainError> {
         let at_unix_s = world.cutoff_unix_s;
         // A platform's index holds what can be read today.
         let retrieval = Retrieval::of(&world.articles, |article| article.is_alive_at(at_unix_s))?;
         let meaning = Meaning::of(world, world.training_readers());
-        let alive = (0..world.articles.len()).filter(|&idx| world.articles[idx].is_alive_at(at_unix_s));
-        let units: Vec<(usize, Unit)> = alive.filter_map(|idx| Some((idx, meaning.article(idx)?))).collect();
-        let living = VectorIndex::build(WIDTH, units.iter().map(|(idx, unit)| (*idx, &unit.0[..])));
-        Ok(Self { retrieval, head, popular, meaning, living, at_unix_s })
+        let space = Space::of(world, &meaning, embedder)?;
+        Ok(Self { retrieval, head, popular, meaning, space, at_unix_s })
     }
 
     /// Serves one reader in every way.
@@ -261,13 +260,8 @@ impl<'a> Platform<'a> {
     pub fn without_student(&self, question: &Question<'_>) -> Result<Vec<(Way, Served)>, TrainError> {
         let newest = || question.reader.events.iter().rev();
         let copied: Vec<&str> = newest().take(COPIED_SIGNALS).map(|event| event.text.as_str()).collect();
-        let averaged = newest().take(AVERAGED_SIGNALS).map(|event| event.text.as_str());
-        let near = self
-            .meaning
-            .mean(averaged)
-            .map(|unit| self.living.search(&unit.0, RANKING_LENGTH))
-            .unwrap_or_default();
-        let near = near.into_iter().map(|near| near.article_idx).collect();
+        let averaged: Vec<&str> = newest().take(AVERAGED_SIGNALS).map(|event| event.text.as_str()).collect();
+        let near = self.space.nearest(&self.meaning, &averaged)?;
         let interests = Interests::of(&self.meaning.signals(&question.reader.events), self.at_unix_s);
         let judged = match wishes(&interests, &self.meaning) {
             Some(list) => self.served_list(question, &list)?,

@@ -99,7 +99,7 @@ impl Aggregation {
 
 /// Weights of [`Aggregation::Weighted`]. Coverage alone knows the reader and is most related to what her list finds; with equal
 /// weights the other four drown it (`train/LOG.md`).
-const WEIGHTS: [f64; N_REWARDS] = [0.1, 0.6, 0.1, 0.1, 0.1];
+pub const WEIGHTS: [f64; N_REWARDS] = [0.1, 0.6, 0.1, 0.1, 0.1];
 /// Floors of [`Aggregation::Gated`]: lists below one of them would be refused by any editor.
 const FLOORS: [f64; N_REWARDS] = [0.0, 0.0, 0.1, 0.3, 0.6];
 

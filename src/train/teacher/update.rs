@@ -1,0 +1,188 @@
+//! One update of the policy: micro-batches of like lengths side by side, their gradients summed.
+use crate::{
+    decode::batch::FinishedRow,
+    model::{transformer::Transformer, weights::Parameters},
+    train::{
+        error::TrainError,
+        fit::Workers,
+        gradients::Gradients,
+        losses::{
+            StepTotals,
+            dr_grpo::{Aggregation, PolicyBatch, PolicySettings, RatioLevel, policy_loss},
+            policy_metrics::PolicyMetrics,
+        },
+        packing::{self, Example},
+        rollout::LIST_TOKENS_MAX,
+        settings::TeacherSettings,
+    },
+};
+use candle_core::Tensor;
+
+/// Lists of one step.
+pub(super) struct Rows<'a> {
+    /// Prompt and list of each row.
+    pub(super) examples: Vec<Example>,
+    /// What was sampled, with its log-probabilities.
+    pub(super) rows: &'a [(Vec<u32>, FinishedRow)],
+    /// One per row.
+    pub(super) advantages: &'a [f32],
+    /// What fills up short rows.
+    pub(super) padding: u32,
+}
+
+/// What an update computed.
+pub(super) struct Updated {
+    /// The loss of the step.
+    pub(super) loss: f64,
+    /// Its gradient.
+    pub(super) gradients: Gradients,
+    /// What the policy was like.
+    pub(super) metrics: Option<PolicyMetrics>,
+}
+
+/// Computes the loss of a step and its gradient. Rows with advantage 0 have no gradient but count in the divisor; where all have,
+/// the gradient is 0.
+pub(super) fn update(
+    workers: &Workers,
+    (model, parameters): (&Transformer, &Parameters),
+    settings: &TeacherSettings,
+    rows: &Rows<'_>,
+) -> Result<Updated, TrainError> {
+    let taught: Vec<usize> = (0..rows.rows.len()).filter(|&idx| !rows.rows[idx].1.ids.is_empty()).collect();
+    let examples: Vec<Example> = taught.iter().map(|&idx| rows.examples[idx].clone()).collect();
+    let buckets = packing::buckets(&examples, settings.fit.micro_batch_tokens);
+    let totals = StepTotals {
+        n_rows: rows.rows.len(),
+        n_tokens: examples.iter().map(|example| example.completion.len()).sum(),
+    };
+    let mut sum = Updated { loss: 0.0, gradients: Gradients::default(), metrics: None };
+    let of_bucket = |bucket: &Vec<usize>| {
+        let chosen: Vec<usize> = bucket.iter().map(|&place| taught[place]).collect();
+        micro_batch((model, parameters), settings, totals, (rows, &chosen))
+    };
+    workers.side_by_side(&buckets, of_bucket, |(loss, gradients, metrics)| {
+        sum.loss += loss;
+        sum.gradients.add(gradients);
+        sum.metrics = Some(sum.metrics.map_or(metrics, |before| before.plus(metrics)));
+    })?;
+    Ok(sum)
+}
+
+/// The loss as the settings have it.
+fn policy(settings: &TeacherSettings) -> PolicySettings {
+    PolicySettings {
+        temperature: settings.temperature,
+        epsilon_low: settings.epsilon_low,
+        epsilon_high: settings.epsilon_high,
+        ratio: RatioLevel::Token,
+        aggregation: Aggregation::DrGrpo { max_completion_tokens: LIST_TOKENS_MAX },
+        beta: 0.0,
+        entropy_coef: 0.0,
+        importance: None,
+    }
+}
+
+fn micro_batch(
+    (model, parameters): (&Transformer, &Parameters),
+    settings: &TeacherSettings,
+    totals: StepTotals,
+    (rows, chosen): (&Rows<'_>, &[usize]),
+) -> Result<(f64, Gradients, PolicyMetrics), TrainError> {
+    let examples: Vec<&Example> = chosen.iter().map(|&idx| &rows.examples[idx]).collect();
+    let batch = packing::example_batch(&examples, rows.padding);
+    let device = model.device();
+    let width = batch.ids.len() / batch.n_rows.max(1);
+    let ids = Tensor::from_slice(&batch.ids, (batch.n_rows, width), device)?;
+    let hidden = model.hidden(&ids, None)?; // (B, T, D)
+    let hidden_size = hidden.dims3()?.2;
+    let predictors = Tensor::from_slice(&batch.predictors, batch.predictors.len(), device)?;
+    let hidden = hidden.reshape((batch.n_rows * width, hidden_size))?.index_select(&predictors, 0)?;
+    let lengths: Vec<usize> = examples.iter().map(|example| example.completion.len()).collect();
+    let advantages: Vec<f32> = chosen.iter().map(|&idx| rows.advantages[idx]).collect();
+    // The network that samples is the one that learns, and both compute in f32: what it said when it sampled is the old policy.
+    let old: Vec<f32> = chosen.iter().flat_map(|&idx| rows.rows[idx].1.logprobs.iter().copied()).collect();
+    let policy_batch = PolicyBatch {
+        ids: &batch.targets,
+        row_lengths: &lengths,
+        advantages: &advantages,
+        old_logprobs: &old,
+        ref_logprobs: None,
+        sampler_logprobs: Some(&old),
+    };
+    let loss = policy_loss(&policy(settings), totals, &model.logits(&hidden)?, &policy_batch)?;
+    let gradients = Gradients::collect(parameters.vars(), &loss.loss.backward()?)?;
+    Ok((f64::from(loss.loss.to_scalar::<f32>()?), gradients, loss.metrics))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        decode::batch::{Finish, GroupId},
+        model::ops::{Numerics, token_logprobs},
+        train::{optimizer::AdamW, settings::StudentShape},
+    };
+    use candle_core::Device;
+
+    const PROMPT: [u32; 3] = [5, 9, 2];
+
+    fn logprobs(model: &Transformer, ids: &[u32]) -> Vec<f32> {
+        let row: Vec<u32> = PROMPT.iter().chain(&ids[..ids.len() - 1]).copied().collect();
+        let hidden = model.hidden(&Tensor::new(&[row][..], &Device::Cpu).unwrap(), None).unwrap();
+        let hidden = hidden.narrow(1, PROMPT.len() - 1, ids.len()).unwrap().squeeze(0).unwrap();
+        let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+        token_logprobs(&model.logits(&hidden).unwrap(), &ids, 1.0).unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn what_is_better_than_its_group_becomes_likelier_and_what_is_worse_less_however_steps_are_cut() {
+        let shape = StudentShape {
+            hidden_size: 16,
+            intermediate_size: 24,
+            n_layers: 1,
+            n_heads: 2,
+            n_kv_heads: 1,
+            max_positions: 64,
+        };
+        let config = shape.config(20, 1);
+        let lists = [vec![7, 8, 1], vec![11, 12, 13, 1], vec![]];
+        let row = |model: &Transformer, row_idx: usize| FinishedRow {
+            group: GroupId(0),
+            row_idx,
+            ids: lists[row_idx].clone(),
+            logprobs: if lists[row_idx].is_empty() { Vec::new() } else { logprobs(model, &lists[row_idx]) },
+            finish: Finish::Stop,
+            query_ends: Vec::new(),
+        };
+        let mut gradients = Vec::new();
+        for micro_batch_tokens in [1, 1000] {
+            let mut settings = TeacherSettings::demo();
+            settings.fit.micro_batch_tokens = micro_batch_tokens;
+            let mut parameters = Parameters::fresh(3, &Device::Cpu);
+            let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
+            let rows: Vec<(Vec<u32>, FinishedRow)> =
+                (0..lists.len()).map(|idx| (PROMPT.to_vec(), row(&model, idx))).collect();
+            let examples = lists
+                .iter()
+                .map(|list| Example { prompt: PROMPT.to_vec(), completion: list.clone() })
+                .collect();
+            let rows = Rows { examples, rows: &rows, advantages: &[1.0, -1.0, 0.0], padding: 0 };
+            let workers = Workers::new().unwrap();
+            let updated = update(&workers, (&model, &parameters), &settings, &rows).unwrap();
+            // On the policy every ratio is 1: the loss is minus the mean of advantage x length / the constant.
+            #[allow(clippy::cast_precision_loss, reason = "a limit of some hundred")]
+            let expected = -(3.0 - 4.0) / (3.0 * LIST_TOKENS_MAX as f64);
+            assert!((updated.loss - expected).abs() < 1e-6, "{} {expected}", updated.loss);
+            assert!(updated.metrics.unwrap().approx_kl_old().abs() < 1e-6);
+            let before: Vec<f32> = lists[..2].iter().map(|list| logprobs(&model, list).iter().sum()).collect();
+            let mut optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
+            optimizer.step(parameters.vars(), &updated.gradients, 1e-3).unwrap();
+            let after: Vec<f32> = lists[..2].iter().map(|list| logprobs(&model, list).iter().sum()).collect();
+            assert!(after[0] > before[0] && after[1] < before[1], "{before:?} {after:?}");
+            gradients.push(updated.gradients);
+        }
+        let values = |gradients: &Gradients| gradients.get("model.embed_tokens.weight").unwrap().to_vec();
+        let (one, whole) = (values(&gradients[0]), values(&gradients[1]));
+        assert!(one.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+}
