@@ -20,7 +20,7 @@ const DAG: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("decode", &["model"]),
     ("bundle", &["text", "model"]),
-    ("news", &["queries", "model", "text::tokens"]),
+    ("news", &["queries", "model", "text::tokens", "bundle"]),
     ("world", &["signals", "queries", "news::article", "news::catalogue"]),
     ("serve::cache", &["signals", "queries", "bundle::manifest"]),
     ("serve::batcher", &["signals", "queries"]),
