@@ -41,14 +41,12 @@ impl Sketch {
             return None;
         }
         let query = rounded(query);
+        let scan = Scan { rows: &self.rows, query: &query, keep: &keep };
+        let scores = pulp::Arch::new().dispatch(scan);
+        // The k largest, the least of them first out, once there are k.
         let mut best = BinaryHeap::with_capacity(k + 1);
-        // The k-th largest score so far.
         let mut least = PASSED_OVER;
-        let score = |(row_idx, row)| {
-            if !keep(row_idx) {
-                return PASSED_OVER;
-            }
-            let score = product(row, &query);
+        for &score in &scores {
             if score > least {
                 best.push(Reverse(score));
                 if best.len() > k {
@@ -58,9 +56,7 @@ impl Sketch {
                     least = best.peek().map_or(PASSED_OVER, |least| least.0);
                 }
             }
-            score
-        };
-        let scores: Vec<i32> = self.rows.chunks_exact(self.width).enumerate().map(score).collect();
+        }
         // k vectors are at least this near in full; one that could not reach it is none of the nearest.
         let floor = least.saturating_sub(slack(self.width));
         let near = |&(_, &score): &(usize, &i32)| score != PASSED_OVER && score >= floor;
@@ -99,6 +95,36 @@ fn rounded(vector: &[f32]) -> Vec<i16> {
     vector.iter().map(|value| (value * SCALE).round() as i16).collect()
 }
 
+/// The products of a query with all rows that are kept. It is compiled for several kinds of vector registers, and the widest that
+/// the processor has are used; sums of integers do not depend on it.
+struct Scan<'a, K> {
+    rows: &'a [i16],
+    query: &'a [i16],
+    keep: &'a K,
+}
+
+impl<K: Fn(usize) -> bool> pulp::NullaryFnOnce for Scan<'_, K> {
+    type Output = Vec<i32>;
+
+    // A function that is not inlined here would be compiled for the narrowest registers only.
+    #[inline(always)]
+    fn call(self) -> Vec<i32> {
+        let width = self.query.len().max(1);
+        let mut scores = vec![PASSED_OVER; self.rows.len() / width];
+        for (row_idx, (score, row)) in scores.iter_mut().zip(self.rows.chunks_exact(width)).enumerate() {
+            if (self.keep)(row_idx) {
+                *score = product(row, self.query);
+            }
+        }
+        scores
+    }
+}
+
+#[inline(always)]
 fn product(a: &[i16], b: &[i16]) -> i32 {
-    a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+    let mut sum = 0;
+    for (&a, &b) in a.iter().zip(b) {
+        sum += i32::from(a) * i32::from(b);
+    }
+    sum
 }

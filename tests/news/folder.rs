@@ -8,8 +8,7 @@ use newshound::news::{
 };
 use std::{fs, path::Path};
 
-/// More than the graph looks at, so that searches go through it.
-const N_ARTICLES: usize = 3_500;
+const N_ARTICLES: usize = 1_000;
 
 fn saved(dir: &Path, method: Method) -> ArticleVectors {
     let (articles, vectors) = (articles(N_ARTICLES), units(N_ARTICLES, 1));
