@@ -21,7 +21,7 @@ const DAG: &[(&str, &[&str])] = &[
     ("decode", &["model"]),
     ("cleaner", &["signals", "text::tokens", "model"]),
     ("bundle", &["text", "model", "cleaner"]),
-    ("news", &["queries", "model", "text::tokens"]),
+    ("news", &["queries", "model", "text::tokens", "bundle"]),
     ("world", &["signals", "queries", "news::article", "news::catalogue"]),
     ("serve::cache", &["signals", "queries", "bundle::manifest"]),
     ("serve::batcher", &["signals", "queries"]),

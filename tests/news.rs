@@ -1,8 +1,13 @@
-//! Tests of news: catalogues, the index, fusion.
+//! Tests of news: catalogues, indices, fusion.
 use newshound::news::article::Article;
 use newshound::news::catalogue::{self, CatalogueError};
-use newshound::news::fuse::reciprocal_rank;
+use newshound::news::fuse::{reciprocal_rank, reciprocal_rank_of_stories};
 use newshound::news::index::NewsIndex;
+
+mod embed;
+mod folder;
+mod nearest;
+mod tsv;
 
 fn article(id: &str, title: &str, summary: &str) -> Article {
     Article {
@@ -150,7 +155,7 @@ fn broken_lines_are_named_by_number() {
 #[test]
 fn files_that_are_no_catalogue_are_refused_with_their_name() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["missing.jsonl", "missing.parquet", "articles.csv"] {
+    for name in ["missing.jsonl", "missing.parquet", "articles.csv", "missing.tsv"] {
         let error = catalogue::read(&dir.path().join(name)).unwrap_err();
         assert!(matches!(error, CatalogueError::File { .. }) && error.to_string().contains(name), "{error}");
     }
@@ -176,4 +181,18 @@ fn fusion_breaks_ties_by_index_whatever_the_order_of_lists() {
     assert_eq!(reciprocal_rank(&lists, 10), [2, 4, 6]);
     assert_eq!(reciprocal_rank(&[], 10), [0_usize; 0]);
     assert_eq!(reciprocal_rank(&[vec![1, 1, 1], vec![2, 3]], 10), [1, 2, 3]);
+}
+
+#[test]
+fn each_story_is_fused_to_its_best_article_and_its_other_places_go_to_other_stories() {
+    let mut articles: Vec<Article> = (0..6).map(|idx| article(&format!("a{idx}"), "", "")).collect();
+    for (idx, story) in [(0, "storm"), (1, "storm"), (2, "storm"), (3, "vote"), (4, ""), (5, "")] {
+        articles[idx].story_id = story.to_owned();
+    }
+    let ranked = [vec![1, 0, 3, 4], vec![1, 2, 5, 3]];
+    assert_eq!(reciprocal_rank(&ranked, 10), [1, 3, 0, 2, 5, 4]);
+    assert_eq!(reciprocal_rank_of_stories(&ranked, &articles, 10), [1, 3, 5, 4]);
+    assert_eq!(reciprocal_rank_of_stories(&ranked, &articles, 3), [1, 3, 5]);
+    assert_eq!(reciprocal_rank_of_stories(&ranked, &articles, 0), [0_usize; 0]);
+    assert_eq!(reciprocal_rank_of_stories(&[], &articles, 3), [0_usize; 0]);
 }

@@ -6,6 +6,7 @@ use newshound::{
         ask::{self, AskArgs},
         bench::{self, BenchArgs},
         cost::{self, CostArgs},
+        index::{self, IndexArgs},
         probe::{self, ProbeArgs},
         serve::{self, Addresses, ServeArgs},
         tour,
@@ -38,7 +39,7 @@ enum Command {
     Serve(ServeArgs),
     /// Asks a running server for one reader
     Ask(AskArgs),
-    /// Loads a running server, or measures what candidates cost
+    /// Loads a running server, or measures what candidates or an index cost
     #[command(args_conflicts_with_subcommands = true)]
     Bench {
         #[command(flatten)]
@@ -54,6 +55,8 @@ enum Command {
 enum Measure {
     /// Compares the compute time of several numbers of candidates
     Cost(CostArgs),
+    /// Measures exact and approximate search among random article vectors
+    Index(IndexArgs),
 }
 
 /// Settings that the environment holds, such as `NEWSHOUND__ENGINE__ROWS_MAX`. Two underscores, because Kubernetes gives every pod
@@ -101,6 +104,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
             Some(Command::Bench { what: Some(Measure::Cost(args)), load }) => {
                 cost::cost(&args, load.json, &mut out)
+            }
+            Some(Command::Bench { what: Some(Measure::Index(args)), load }) => {
+                index::index(&args, load.json, &mut out)
             }
             Some(Command::Bench { what: None, load }) => bench::bench(load, &mut out).await,
             Some(Command::Probe(args)) => probe::probe(args, &mut out).await,

@@ -1,5 +1,5 @@
-//! Catalogues in and out: JSON lines (always) and Parquet (feature `train`).
-use super::article::Article;
+//! Catalogues in and out: JSON lines and tab-separated values (always), and Parquet (feature `train`).
+use super::{article::Article, tsv};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub enum CatalogueError {
         /// What is wrong.
         reason: String,
     },
-    /// One line of a JSONL file, or one row of a Parquet file.
+    /// One line of a JSONL or TSV file, or one row of a Parquet file.
     #[error("{file}: line {line}: {reason}")]
     Line {
         /// Path as given.
@@ -49,15 +49,30 @@ pub fn parse_jsonl(bytes: &[u8], file: &str) -> Result<Vec<Article>, CatalogueEr
     checked(articles, file)
 }
 
-/// Reads a catalogue; the extension decides: `.jsonl`, or `.parquet` with feature `train`.
+/// Parses tab-separated values: a line that names the columns, then one line for each article; empty lines are skipped.
+///
+/// Columns are the fields of [`Article`], each once, in any order. In texts, tab, line feed, carriage return and backslash are
+/// written `\t`, `\n`, `\r` and `\\`; quotes mean nothing. `file` is only used to name the file in errors.
 /// # Errors
-/// `File` if the file cannot be read or its kind is unknown, `Line` as in [`parse_jsonl`].
+/// `File` if there is no line that names columns, or one column is unknown, missing or there twice; `Line` for the first line
+/// that has another number of cells, a broken escape or time, bytes that are not UTF-8, or what [`parse_jsonl`] refuses.
+pub fn parse_tsv(bytes: &[u8], file: &str) -> Result<Vec<Article>, CatalogueError> {
+    checked(tsv::parse(bytes, file)?, file)
+}
+
+/// Reads a catalogue; the extension decides: `.jsonl`, `.tsv`, or `.parquet` with feature `train`.
+/// # Errors
+/// `File` if the file cannot be read or its kind is unknown, `File` and `Line` as in [`parse_jsonl`] and [`parse_tsv`].
 pub fn read(path: &Path) -> Result<Vec<Article>, CatalogueError> {
     let file = path.display().to_string();
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("jsonl") => {
             let bytes = std::fs::read(path).map_err(|error| file_error(path, &error))?;
             parse_jsonl(&bytes, &file)
+        }
+        Some("tsv") => {
+            let bytes = std::fs::read(path).map_err(|error| file_error(path, &error))?;
+            parse_tsv(&bytes, &file)
         }
         #[cfg(feature = "train")]
         Some("parquet") => {
@@ -67,10 +82,20 @@ pub fn read(path: &Path) -> Result<Vec<Article>, CatalogueError> {
                 &file,
             )
         }
-        _ => Err(CatalogueError::File {
-            file,
-            reason: "a catalogue's name must end in .jsonl (or .parquet in builds that can train)".to_owned(),
-        }),
+        _ => Err(unknown_kind(path)),
+    }
+}
+
+/// Writes a catalogue; the extension decides, as in [`read`].
+/// # Errors
+/// `File` if the file cannot be written or its kind is unknown.
+pub fn write(path: &Path, articles: &[Article]) -> Result<(), CatalogueError> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("jsonl") => write_jsonl(path, articles),
+        Some("tsv") => write_tsv(path, articles),
+        #[cfg(feature = "train")]
+        Some("parquet") => write_parquet(path, articles),
+        _ => Err(unknown_kind(path)),
     }
 }
 
@@ -80,11 +105,18 @@ pub fn read(path: &Path) -> Result<Vec<Article>, CatalogueError> {
 pub fn write_jsonl(path: &Path, articles: &[Article]) -> Result<(), CatalogueError> {
     let file = std::fs::File::create(path).map_err(|error| file_error(path, &error))?;
     let mut writer = std::io::BufWriter::new(file);
-    for article in articles {
-        serde_json::to_writer(&mut writer, article).map_err(|error| file_error(path, &error))?;
-        writer.write_all(b"\n").map_err(|error| file_error(path, &error))?;
-    }
-    writer.flush().map_err(|error| file_error(path, &error))
+    lines_of_json(&mut writer, articles)
+        .and_then(|()| writer.flush())
+        .map_err(|error| file_error(path, &error))
+}
+
+/// Writes a line that names the columns, the fields of [`Article`] in that order, and one line for each article.
+/// # Errors
+/// `File` if the file cannot be written.
+pub fn write_tsv(path: &Path, articles: &[Article]) -> Result<(), CatalogueError> {
+    let file = std::fs::File::create(path).map_err(|error| file_error(path, &error))?;
+    let mut writer = std::io::BufWriter::new(file);
+    tsv::write(&mut writer, articles).and_then(|()| writer.flush()).map_err(|error| file_error(path, &error))
 }
 
 /// Writes a Parquet file (snappy) whose columns are the fields of [`Article`], in that order.
@@ -93,6 +125,22 @@ pub fn write_jsonl(path: &Path, articles: &[Article]) -> Result<(), CatalogueErr
 #[cfg(feature = "train")]
 pub fn write_parquet(path: &Path, articles: &[Article]) -> Result<(), CatalogueError> {
     super::parquet_file::write(path, articles)
+}
+
+pub(super) fn lines_of_json(writer: &mut impl Write, articles: &[Article]) -> std::io::Result<()> {
+    for article in articles {
+        serde_json::to_writer(&mut *writer, article)?;
+        writer.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+fn unknown_kind(path: &Path) -> CatalogueError {
+    CatalogueError::File {
+        file: path.display().to_string(),
+        reason: "a catalogue's name must end in .jsonl or .tsv (or .parquet in builds that can train)"
+            .to_owned(),
+    }
 }
 
 pub(super) fn file_error(path: &Path, error: &dyn std::error::Error) -> CatalogueError {

@@ -1,7 +1,10 @@
-//! Exact search among unit vectors: every cosine is computed.
+//! Exact search among unit vectors: nothing nearer is ever missed.
+use super::sketch::Sketch;
 
 /// Sums that are added up side by side: what one vector register holds.
 const LANES: usize = 8;
+/// Where more than one in this many vectors is wanted, all are compared in full: narrowing down would not pay.
+const NARROWED_MIN: usize = 16;
 
 /// Scalar product of two vectors of one length.
 ///
@@ -34,6 +37,8 @@ pub struct VectorIndex {
     article_idxs: Vec<usize>,
     /// Row after row (articles x width).
     vectors: Vec<f32>,
+    /// Says in half the memory which rows need to be compared; none where a row is longer than a unit vector.
+    sketch: Option<Sketch>,
 }
 
 impl VectorIndex {
@@ -45,18 +50,63 @@ impl VectorIndex {
             article_idxs.push(article_idx);
             vectors.extend_from_slice(vector);
         }
-        Self { width, article_idxs, vectors }
+        let sketch = Sketch::of(width, &vectors);
+        Self { width, article_idxs, vectors, sketch }
     }
 
     /// Finds the `k` nearest articles, nearest first; ties by `article_idx`.
     pub fn search(&self, query: &[f32], k: usize) -> Vec<Near> {
-        let rows = self.vectors.chunks_exact(self.width.max(1)).map(|row| dot(row, query));
-        let mut near: Vec<Near> = self
-            .article_idxs
-            .iter()
-            .zip(rows)
-            .map(|(&article_idx, cosine)| Near { article_idx, cosine })
-            .collect();
+        self.search_among(query, k, |_| true)
+    }
+
+    /// As [`VectorIndex::search`], of those articles that `keep` takes by their `article_idx`.
+    pub fn search_among(&self, query: &[f32], k: usize, keep: impl Fn(usize) -> bool) -> Vec<Near> {
+        if k == 0 {
+            return Vec::new();
+        }
+        let keep_row = |row_idx: usize| keep(self.article_idxs[row_idx]);
+        let narrowed = match &self.sketch {
+            Some(sketch) if k <= self.n_articles() / NARROWED_MIN => sketch.candidates(query, k, keep_row),
+            Some(_) | None => None,
+        };
+        match narrowed {
+            Some(row_idxs) => self.nearest(query, k, row_idxs.into_iter()),
+            None => self.nearest(query, k, (0..self.n_articles()).filter(|&row_idx| keep_row(row_idx))),
+        }
+    }
+
+    /// How many vectors there are.
+    pub fn n_articles(&self) -> usize {
+        self.article_idxs.len()
+    }
+
+    /// How many numbers a vector has.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The article of each row, as it was given.
+    pub(super) fn article_idxs(&self) -> &[usize] {
+        &self.article_idxs
+    }
+
+    /// All vectors, row after row (articles x width).
+    pub(super) fn vectors(&self) -> &[f32] {
+        &self.vectors
+    }
+
+    /// The `k` nearest of some rows, nearest first; ties by `article_idx`.
+    pub(super) fn nearest(
+        &self,
+        query: &[f32],
+        k: usize,
+        row_idxs: impl Iterator<Item = usize>,
+    ) -> Vec<Near> {
+        let near = |row_idx: usize| {
+            let row = &self.vectors[row_idx * self.width..][..self.width];
+            Near { article_idx: self.article_idxs[row_idx], cosine: dot(row, query) }
+        };
+        let mut near: Vec<Near> = row_idxs.map(near).collect();
         let nearest_first =
             |a: &Near, b: &Near| b.cosine.total_cmp(&a.cosine).then(a.article_idx.cmp(&b.article_idx));
         if k < near.len() {

@@ -116,7 +116,7 @@ pub enum ImportCommand {
         /// Event files of one platform.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// Catalogue of its articles, .jsonl or .parquet.
+        /// Catalogue of its articles, .jsonl, .tsv or .parquet.
         #[arg(long)]
         catalogue: PathBuf,
         /// Where it goes and what it may hold.

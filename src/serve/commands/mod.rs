@@ -2,6 +2,7 @@
 pub mod ask;
 pub mod bench;
 pub mod cost;
+pub mod index;
 pub mod probe;
 pub mod serve;
 pub mod signals;
@@ -9,7 +10,7 @@ pub mod tour;
 
 use crate::{
     bundle::load::BundleError,
-    news::index::IndexError,
+    news::{index::IndexError, nearest::VectorsError},
     serve::{RunError, demo::DemoError, rpc::client::ClientError},
     settings::Mistakes,
 };
@@ -40,6 +41,9 @@ pub enum CommandError {
     /// The demo's catalogue cannot be searched.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// Vectors cannot be searched in a measurement.
+    #[error(transparent)]
+    Vectors(#[from] VectorsError),
     /// The server did not start, or did not end well.
     #[error(transparent)]
     Run(#[from] RunError),

@@ -174,7 +174,8 @@ mod tests {
             let expected = -(3.0 - 4.0) / (3.0 * LIST_TOKENS_MAX as f64);
             assert!((updated.loss - expected).abs() < 1e-6, "{} {expected}", updated.loss);
             assert!(updated.metrics.unwrap().approx_kl_old().abs() < 1e-6);
-            let before: Vec<f32> = lists[..2].iter().map(|list| logprobs(&model, list).iter().sum()).collect();
+            let before: Vec<f32> =
+                lists[..2].iter().map(|list| logprobs(&model, list).iter().sum()).collect();
             let mut optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
             optimizer.step(parameters.vars(), &updated.gradients, 1e-3).unwrap();
             let after: Vec<f32> = lists[..2].iter().map(|list| logprobs(&model, list).iter().sum()).collect();
