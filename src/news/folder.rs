@@ -270,10 +270,10 @@ fn bytes(dir: &Path, name: &str) -> Result<Vec<u8>, FolderError> {
 
 fn at(dir: &Path, name: &str, source: io::Error) -> FolderError {
     let file = shown(dir, name);
-    match source.kind() {
-        io::ErrorKind::NotFound => FolderError::Missing { file },
-        _ => FolderError::Unreadable { file, source },
+    if source.kind() == io::ErrorKind::NotFound {
+        return FolderError::Missing { file };
     }
+    FolderError::Unreadable { file, source }
 }
 
 fn shown(dir: &Path, name: &str) -> String {

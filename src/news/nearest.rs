@@ -262,8 +262,7 @@ fn check(rows: &[(usize, &[f32])], width: usize, n_articles: usize) -> Result<()
             return Err(VectorsError::Width { got: vector.len(), expected: width });
         }
         let length = dot(vector, vector).sqrt();
-        // A length that is not a number is within nothing.
-        if !((length - 1.0).abs() <= LENGTH_TOLERANCE) {
+        if length.is_nan() || (length - 1.0).abs() > LENGTH_TOLERANCE {
             return Err(VectorsError::Length { article_idx, length });
         }
         match has_vector.get_mut(article_idx) {
