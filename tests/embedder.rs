@@ -2,10 +2,15 @@
 use candle_core::Device;
 use newshound::{
     model::encoder::embedder::Embedder,
+    news::{
+        catalogue,
+        nearest::{Method, VectorsError},
+    },
     text::tokens::encoder::EncoderTokens,
-    train::{embedder, encoder_fit::EncoderSettings},
+    train::{embedder, encoder_fit::EncoderSettings, error::TrainError, search},
     world::{self, Size, WorldSettings},
 };
+use std::path::Path;
 
 #[test]
 fn a_trained_embedder_finds_the_summary_of_a_title_it_has_not_seen() {
@@ -25,6 +30,28 @@ fn a_trained_embedder_finds_the_summary_of_a_title_it_has_not_seen() {
     let by_chance = 10.0 / report.n_candidates as f64;
     assert!(report.n_candidates > 20 && report.recall_at_10 > 2.0 * by_chance, "{report}");
     assert!(report.recall_at_1 <= report.recall_at_10);
+
+    let by = dir.path().join("out");
+    let articles = catalogue::read(&world.join("articles.jsonl")).unwrap();
+    let index = dir.path().join("index");
+    for method in [Method::Exact, Method::Hnsw] {
+        let summary = search::build(&world.join("articles.parquet"), &by, method, &index).unwrap();
+        assert_eq!(
+            (summary.n_articles, summary.n_vectors, summary.width),
+            (articles.len(), articles.len(), 32)
+        );
+        let wanted = &articles[articles.len() / 2];
+        let alive_at = Some(wanted.published_unix_s);
+        let found = search::search(&index, &by, &[wanted.title.clone()], (alive_at, 5)).unwrap();
+        assert_eq!(found[0].story_id, wanted.story_id, "{method:?}");
+        let stories: std::collections::BTreeSet<&str> = found.iter().map(|hit| &*hit.story_id).collect();
+        assert_eq!((found.len(), stories.len()), (5, 5), "one article a story");
+        let before = search::search(&index, &by, &[wanted.title.clone()], (Some(0), 5)).unwrap();
+        assert!(before.is_empty(), "nothing was alive in 1970");
+    }
+    let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/goldens/models/bert-embedder");
+    let error = search::search(&index, &other, &["anything".to_owned()], (None, 5)).unwrap_err();
+    assert!(matches!(error, TrainError::Vectors(VectorsError::Width { got: 48, expected: 32 })), "{error:?}");
 
     let opened = Embedder::open(&dir.path().join("out"), &Device::Cpu).unwrap();
     let tokens =

@@ -5,7 +5,7 @@ pub mod measuring;
 use super::{error::TrainError, generate::GenerateSettings, settings::DEMO_VOCABULARY};
 use crate::decode::sampler::SamplerSettings;
 use clap::{Args, Subcommand, ValueEnum};
-use encoders::{CleanerArgs, EmbedderArgs};
+use encoders::{CleanerArgs, EmbedderArgs, IndexCommand};
 use measuring::{BaselineArgs, EvalArgs, HeldOutSplit, MeasureArgs};
 use std::path::PathBuf;
 use toml::Value;
@@ -36,6 +36,9 @@ pub enum Command {
     Cleaner(CleanerArgs),
     /// Train a small sentence embedder on a world's articles.
     Embedder(EmbedderArgs),
+    /// A news index by words and vectors.
+    #[command(subcommand)]
+    Index(IndexCommand),
     /// Pack a model, its tokenizer and its head into a bundle.
     Bundle(BundleArgs),
     /// Run every stage with fixed seeds and write the demo bundle; stages that are done are not run again.

@@ -3,6 +3,7 @@ use super::{
     arguments::{
         BundleArgs, BundleInputs as Inputs, Command, HeadArgs, ImportArgs, ImportCommand, WorldCommand,
         WorldSize,
+        encoders::{IndexCommand, VectorMethod},
         measuring::{BaselineArgs, EvalArgs, HeldOutSplit, OnlyStream},
     },
     baselines,
@@ -18,12 +19,13 @@ use super::{
     journal::progress_bar,
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
-    pretrain, score,
+    pretrain, score, search,
     settings::{HeadSettings, PretrainSettings, SftSettings, TeacherSettings, layered},
     sft, teacher, tokenizer,
 };
 use crate::{
     cleaner::Cleaner,
+    news::nearest::Method,
     signals::Stream,
     world::{self, Size, WorldSettings},
 };
@@ -80,6 +82,7 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
                 layered(&EncoderSettings::embedder(), encoder.settings.as_deref(), &encoder.flags())?;
             say(output, &embedder::run(&args.world, &settings, &encoder.out)?)
         }
+        Command::Index(what) => run_index(what, output),
         Command::Bundle(args) => run_bundle(args, output),
         Command::DemoBundle { out, work, world } => {
             demo::run(&work, world.as_deref(), &out)?;
@@ -135,6 +138,27 @@ fn run_import(what: ImportCommand) -> Result<ImportSummary, TrainError> {
         ImportCommand::Mind { folders, args } => import::mind::import(&folders, &settings(args)),
         ImportCommand::Events { files, catalogue, args } => {
             import::events::import(&files, &catalogue, &settings(args))
+        }
+    }
+}
+
+fn run_index(what: IndexCommand, output: &mut dyn Write) -> Result<(), TrainError> {
+    match what {
+        IndexCommand::Build { catalogue, embedder, method, out } => {
+            let method = match method {
+                VectorMethod::Exact => Method::Exact,
+                VectorMethod::Hnsw => Method::Hnsw,
+            };
+            let summary = search::build(&catalogue, &embedder, method, &out)?;
+            let json = serde_json::to_string(&summary).map_err(|error| TrainError::file(&out, error))?;
+            say(output, &json)
+        }
+        IndexCommand::Search { index, embedder, queries, as_of, k } => {
+            for hit in search::search(&index, &embedder, &queries, (as_of, k))? {
+                let json = serde_json::to_string(&hit).map_err(|error| TrainError::file(&index, error))?;
+                say(output, &json)?;
+            }
+            Ok(())
         }
     }
 }

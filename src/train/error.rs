@@ -4,7 +4,7 @@ use crate::{
     cleaner::CleanerError,
     decode::batch::DecodeError,
     model::weights::ModelError,
-    news::{catalogue::CatalogueError, index::IndexError},
+    news::{catalogue::CatalogueError, folder::FolderError, index::IndexError, nearest::VectorsError},
     text::tokens::TokensError,
     world::WorldError,
 };
@@ -89,6 +89,12 @@ pub enum TrainError {
     /// The article index failed.
     #[error("index failed")]
     Index(#[from] IndexError),
+    /// Vectors could not be indexed or searched.
+    #[error("vectors failed")]
+    Vectors(#[from] VectorsError),
+    /// An index could not be saved or loaded.
+    #[error("index folder failed")]
+    IndexFolder(#[from] FolderError),
     /// The world could not be written, or its truth not be read.
     #[error("world failed")]
     World(#[from] WorldError),

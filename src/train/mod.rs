@@ -39,6 +39,7 @@ pub mod rollout;
 pub mod salient;
 pub mod schedule;
 pub mod score;
+pub mod search;
 pub mod settings;
 pub mod sft;
 pub mod statistics;

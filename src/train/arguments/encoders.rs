@@ -1,5 +1,5 @@
-//! Arguments of the small encoders.
-use clap::Args;
+//! Arguments of the small encoders, and of the index that one of them makes.
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use toml::Value;
 
@@ -52,4 +52,51 @@ impl EncoderArgs {
         let value = |flag: Option<u32>| flag.map(|flag| Value::Integer(i64::from(flag)));
         [("steps", value(self.steps)), ("seed", value(self.seed))]
     }
+}
+
+/// What can be done with a news index.
+#[derive(Debug, Subcommand)]
+pub enum IndexCommand {
+    /// Embed a catalogue and save the index of it.
+    Build {
+        /// Catalogue: .tsv, .jsonl or .parquet.
+        #[arg(long)]
+        catalogue: PathBuf,
+        /// Sentence-transformers folder.
+        #[arg(long)]
+        embedder: PathBuf,
+        /// How vectors are searched.
+        #[arg(long, value_enum, default_value_t = VectorMethod::Exact)]
+        method: VectorMethod,
+        /// Folder to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Search for a list of queries, by words and by vectors, one article a story. Prints JSON lines, the best article first.
+    Search {
+        /// Index folder.
+        #[arg(long)]
+        index: PathBuf,
+        /// The sentence-transformers folder that the index was built with.
+        #[arg(long)]
+        embedder: PathBuf,
+        /// A query of the list; repeat for each.
+        #[arg(long = "query", required = true)]
+        queries: Vec<String>,
+        /// Only articles alive at this Unix time, seconds.
+        #[arg(long)]
+        as_of: Option<i64>,
+        /// Most articles.
+        #[arg(long, default_value_t = 10)]
+        k: usize,
+    },
+}
+
+/// How vectors are searched.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum VectorMethod {
+    /// All are compared.
+    Exact,
+    /// A graph leads to most of the nearest; it pays beyond some fifty thousand articles.
+    Hnsw,
 }

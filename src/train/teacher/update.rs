@@ -128,7 +128,8 @@ mod tests {
 
     fn logprobs(model: &Transformer, ids: &[u32]) -> Vec<f32> {
         let row: Vec<u32> = PROMPT.iter().chain(&ids[..ids.len() - 1]).copied().collect();
-        let hidden = model.hidden(&Tensor::new(&[row][..], &Device::Cpu).unwrap(), None).unwrap();
+        let row = Tensor::new(&row[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let hidden = model.hidden(&row, None).unwrap();
         let hidden = hidden.narrow(1, PROMPT.len() - 1, ids.len()).unwrap().squeeze(0).unwrap();
         let ids = Tensor::new(ids, &Device::Cpu).unwrap();
         token_logprobs(&model.logits(&hidden).unwrap(), &ids, 1.0).unwrap().to_vec1().unwrap()
