@@ -1,6 +1,7 @@
 //! Sequence models over articles: each learns a rule that can be learned, looks back only, and is the same for a seed.
 use candle_core::{Device, Tensor};
 use newshound::{
+    cleaner::Verdict,
     model::weights::{Parameters, TensorSource},
     news::article::Article,
     signals::Stream,
@@ -39,7 +40,7 @@ fn reader(start: usize, n_clicks: usize) -> Reader {
         time_unix_s: nth as i64,
         category: None,
         article_idx: Some((start + nth) % N_ARTICLES),
-        is_noise: false,
+        verdict: Verdict::Keep,
     };
     Reader {
         key: format!("r{start}-{n_clicks}"),
@@ -163,7 +164,7 @@ fn nrhub_learns_what_a_search_means_and_reads_nothing_after_the_moment() {
         time_unix_s,
         category: None,
         article_idx: None,
-        is_noise: false,
+        verdict: Verdict::Keep,
     };
     world.readers = (0..400)
         .map(|idx| {

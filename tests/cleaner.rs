@@ -7,7 +7,7 @@ use newshound::{
         cleaner::{self, CleanerReport, Labels},
         encoder_fit::EncoderSettings,
         error::TrainError,
-        events::{Scope, World},
+        events::{Scope, Split, World},
     },
     world::{self, Size, WorldSettings},
 };
@@ -70,12 +70,12 @@ fn noise_and_personal_data_are_left_out_and_clicks_never() {
         (Stream::Search, "www.mailbox.com"),
         (Stream::Click, "www.mailbox.com opens its archive"),
         (Stream::Search, "mail jane@example.org"),
-        (Stream::Page, "%20%20 17"),
+        (Stream::Page, "%20%20"),
         (Stream::Search, "free prize claim 77"),
         (Stream::Search, "my mailbox account"),
     ]);
     let (left, verdicts) = cleaner.clean(&given).unwrap();
-    assert_eq!(texts(&left), ["www.mailbox.com opens its archive"]);
+    assert_eq!(texts(&left.unwrap()), ["www.mailbox.com opens its archive"]);
     let expected = [
         Verdict::Navigational,
         Verdict::Keep,
@@ -91,9 +91,9 @@ fn noise_and_personal_data_are_left_out_and_clicks_never() {
 fn a_reader_with_nothing_but_noise_keeps_it_without_personal_data() {
     let cleaner = Cleaner::open(&trained().join("cleaner")).unwrap();
     let noise = signals(&[(Stream::Search, "www.mailbox.com"), (Stream::Search, "mail jane@example.org")]);
-    assert_eq!(texts(&cleaner.clean(&noise).unwrap().0), ["www.mailbox.com"]);
+    assert_eq!(texts(&cleaner.clean(&noise).unwrap().0.unwrap()), ["www.mailbox.com"]);
     let personal = signals(&[(Stream::Search, "mail jane@example.org")]);
-    assert_eq!(cleaner.clean(&personal).unwrap().0.as_slice().len(), 1, "there is nothing else to ask about");
+    assert!(cleaner.clean(&personal).unwrap().0.is_none(), "nothing is left that a model may read");
 }
 
 #[test]
@@ -117,13 +117,19 @@ fn verdicts_do_not_depend_on_the_company_of_a_signal() {
 fn training_reads_what_the_server_would_read() {
     let cleaner = Cleaner::open(&trained().join("cleaner")).unwrap();
     let plain = World::read(&trained().join("world"), Scope::Training).unwrap();
+    let mut plain = plain;
+    // A reader whom the generator does not make: personal data among noise.
+    let reader = plain.readers.iter_mut().find(|reader| reader.events.len() == 2).unwrap();
+    (reader.events[0].text, reader.events[1].text) =
+        ("jane@example.org".to_owned(), "www.mailbox.com".to_owned());
+    reader.events.iter_mut().for_each(|event| (event.stream, event.article_idx) = (Stream::Page, None));
     let mut cleaned = plain.clone();
-    cleaned.clean(&cleaner).unwrap();
+    cleaned.clean(&cleaner, Split::Train).unwrap();
     let mut n_shorter = 0;
     for (reader, judged) in plain.readers.iter().zip(&cleaned.readers) {
         let at = plain.cutoff_unix_s;
         let (Some(all), Some(left)) = (reader.signals_until(at), judged.signals_until(at)) else { continue };
-        assert_eq!(texts(&cleaner.clean(&all).unwrap().0), texts(&left), "{}", reader.key);
+        assert_eq!(texts(&cleaner.clean(&all).unwrap().0.unwrap()), texts(&left), "{}", reader.key);
         n_shorter += usize::from(left.as_slice().len() < all.as_slice().len());
     }
     assert!(n_shorter > 50, "{n_shorter}");
@@ -193,7 +199,7 @@ fn a_bundle_has_all_files_of_a_cleaner_or_none() {
     )
     .unwrap();
     let given = signals(&[(Stream::Search, "my mailbox account"), (Stream::Click, "a title")]);
-    assert_eq!(texts(&opened.cleaner.unwrap().clean(&given).unwrap().0), ["a title"]);
+    assert_eq!(texts(&opened.cleaner.unwrap().clean(&given).unwrap().0.unwrap()), ["a title"]);
     let error = bundle(&CLEANER_FILES[..2]).unwrap_err();
     assert!(matches!(&error, BundleError::File { file, .. } if file == CLEANER_FILES[2]), "{error:?}");
 }

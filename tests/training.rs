@@ -1,6 +1,7 @@
 //! Tests of training.
 use candle_core::{DType, Device};
 use newshound::{
+    cleaner::Verdict,
     model::{ops::Numerics, transformer::Transformer, weights::Parameters},
     signals::Stream,
     text::tokens::Tokens,
@@ -319,7 +320,7 @@ fn reader_of(world: &World, n_clicks: usize) -> Reader {
         time_unix_s: i64::try_from(idx).unwrap() * 3600,
         category: None,
         article_idx: Some(chosen[idx]),
-        is_noise: false,
+        verdict: Verdict::Keep,
     };
     Reader {
         key: "r".to_owned(),

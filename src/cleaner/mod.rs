@@ -1,7 +1,7 @@
 //! Which signals say something about their reader, and which are noise: rules first, then a small RoBERTa classifier.
 //!
 //! The same cleaner stands before training's prompts and before the server's, so that a student never sees noise that it
-//! did not learn with. News clicks are not judged: their text is the platform's own.
+//! did not learn with. News clicks and categories are not judged: their text is the platform's own.
 pub mod rules;
 
 use crate::{
@@ -159,10 +159,11 @@ impl Cleaner {
 
     /// Judges a reader's signals and leaves noise out; returns what is left, and the verdicts in the order of what there was.
     ///
-    /// A reader with nothing but noise keeps it, personal data aside where that leaves something: no answer would be worse.
+    /// A reader with nothing but noise keeps it, as no answer would be worse, but never personal data: where there is nothing
+    /// else, nothing is left.
     /// # Errors
     /// If the classifier fails.
-    pub fn clean(&self, signals: &UserSignals) -> Result<(UserSignals, Vec<Verdict>), CleanerError> {
+    pub fn clean(&self, signals: &UserSignals) -> Result<(Option<UserSignals>, Vec<Verdict>), CleanerError> {
         let all = signals.as_slice();
         let verdicts = self.verdicts(all.iter().map(|signal| (signal.stream(), signal.text())))?;
         let without = |drops: fn(Verdict) -> bool| {
@@ -170,7 +171,7 @@ impl Cleaner {
         };
         let left = without(|verdict| verdict != Verdict::Keep);
         let left = left.or_else(|| without(|verdict| verdict == Verdict::Personal));
-        Ok((left.unwrap_or_else(|| signals.clone()), verdicts))
+        Ok((left, verdicts))
     }
 }
 

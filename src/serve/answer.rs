@@ -69,6 +69,9 @@ pub enum ServeError {
     /// Report it: the signal cleaner failed.
     #[error("signal cleaner failed")]
     Cleaner(#[source] Arc<CleanerError>),
+    /// Send other signals: nothing is left that a model may read.
+    #[error("all signals are personal data")]
+    OnlyPersonalData,
     /// Report it: a task of the server panicked.
     #[error("a task of the server panicked")]
     Panicked,
@@ -84,7 +87,7 @@ impl ServeError {
         match self {
             Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Draining => Outcome::Shed,
             Self::DeadlineHit => Outcome::Deadline,
-            Self::NoRewardHead => Outcome::Rejected,
+            Self::NoRewardHead | Self::OnlyPersonalData => Outcome::Rejected,
             Self::NoValidList { .. } => Outcome::NoList,
             Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked => {
                 Outcome::Failed
@@ -313,6 +316,7 @@ impl Answerer {
             | ServeError::DeadlineHit
             | ServeError::Draining
             | ServeError::NoRewardHead
+            | ServeError::OnlyPersonalData
             | ServeError::NoValidList { .. } => debug!(%error, "request has no answer"),
         })?);
         if question.cache != CacheMode::Bypass {

@@ -107,6 +107,7 @@ impl Writer {
             Some(cleaner) => {
                 let (left, verdicts) = cleaner.clean(signals).map_err(cleaner_failed)?;
                 verdicts.iter().for_each(|verdict| self.metrics.signal(verdict.word()));
+                let left = left.ok_or(ServeError::OnlyPersonalData)?;
                 let n_cleaned = signals.as_slice().len() - left.as_slice().len();
                 (Cow::Owned(left), n_cleaned)
             }

@@ -403,6 +403,7 @@ mod tests {
         metrics.prefilled(10, second, second);
         metrics.stepped(8, second);
         metrics.invalid_output("word_count");
+        metrics.signal("keep");
         metrics.list_queries(5);
         metrics.phase("tokenize", second);
         metrics.prompt_tokens(10);

@@ -167,7 +167,7 @@ fn run_index(what: IndexCommand, output: &mut dyn Write) -> Result<(), TrainErro
 fn cleaned(world: &Path, cleaner: Option<&Path>) -> Result<World, TrainError> {
     let mut world = World::read(world, Scope::Training)?;
     if let Some(folder) = cleaner {
-        world.clean(&Cleaner::open(folder)?)?;
+        world.clean(&Cleaner::open(folder)?, Split::Train)?;
     }
     Ok(world)
 }

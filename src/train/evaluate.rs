@@ -80,6 +80,10 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
         world.keep_stream(stream);
     }
     let bundle = load::load(BundleSource::Dir(inputs.bundle), DType::F32, &Device::Cpu)?;
+    // As the server does it; what the student is compared with reads the same signals.
+    if let Some(cleaner) = &bundle.cleaner {
+        world.clean(cleaner, settings.split)?;
+    }
     let prompt_tokens_max = bundle.manifest.prompt_tokens_max;
     let student = Sampled { model: Arc::new(bundle.model), tokens: bundle.tokens };
     let questions = questions(&world, settings);
@@ -88,13 +92,10 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
             reason: "no reader of the split has signals and held-out clicks".to_owned(),
         });
     }
-    let prompt_of = |question: &Question<'_>| -> Result<Vec<u32>, TrainError> {
-        // As the server does it.
-        let cleaned = bundle.cleaner.as_ref().map(|cleaner| cleaner.clean(&question.signals)).transpose()?;
-        let signals = cleaned.as_ref().map_or(&question.signals, |(left, _)| left);
-        Ok(prompt::build(signals, &student.tokens, prompt_tokens_max).ids)
-    };
-    let prompts: Vec<Vec<u32>> = questions.par_iter().map(prompt_of).collect::<Result<_, _>>()?;
+    let prompts: Vec<Vec<u32>> = questions
+        .iter()
+        .map(|question| prompt::build(&question.signals, &student.tokens, prompt_tokens_max).ids)
+        .collect();
     let n_seeds = settings.n_seeds.max(1);
     let bar = progress_bar("eval", (prompts.len() * settings.n_lists) as u64 * n_seeds);
     let samples = (settings.seed..)
@@ -126,7 +127,8 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
         rows: table::rows(&outcomes, settings),
         differences: table::differences(&outcomes, settings),
         seeds,
-        tiers: table::tiers(&outcomes, settings),
+        // How much a reader clicked is not known where only one stream was read.
+        tiers: if settings.stream.is_none() { table::tiers(&outcomes, settings) } else { Vec::new() },
         traits: traits::rows(&questions, &outcomes, &world.articles, settings),
     })
 }

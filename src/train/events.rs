@@ -53,8 +53,8 @@ pub struct Event {
     pub category: Option<String>,
     /// Index of the article that was clicked.
     pub article_idx: Option<usize>,
-    /// Whether a cleaner takes it for noise; false until one has judged ([`World::clean`]).
-    pub is_noise: bool,
+    /// What a cleaner takes it for; [`Verdict::Keep`] until one has judged ([`World::clean`]).
+    pub verdict: Verdict,
 }
 
 impl Event {
@@ -104,7 +104,7 @@ impl Reader {
     }
 
     /// Of the traces at these places, oldest first, those that a prompt may show: the newest of each stream, without what a
-    /// cleaner takes for noise. A reader with nothing but noise keeps it, as in the server.
+    /// cleaner takes for noise. A reader with nothing but noise keeps it, personal data aside, as in the server.
     pub fn readable(&self, idxs: &[usize]) -> Vec<usize> {
         let mut n_of_stream = [0; Stream::ALL.len()];
         let mut newest: Vec<usize> = Vec::new();
@@ -116,9 +116,11 @@ impl Reader {
             }
         }
         newest.reverse();
-        if newest.iter().any(|&idx| !self.events[idx].is_noise) {
-            newest.retain(|&idx| !self.events[idx].is_noise);
-        }
+        let verdict = |idx: usize| self.events[idx].verdict;
+        let keeps_some = newest.iter().any(|&idx| verdict(idx) == Verdict::Keep);
+        newest.retain(|&idx| {
+            if keeps_some { verdict(idx) == Verdict::Keep } else { verdict(idx) != Verdict::Personal }
+        });
         newest
     }
 
@@ -209,7 +211,7 @@ impl World {
                 time_unix_s: row.time_unix_s,
                 category: row.category,
                 article_idx: article_idx.transpose()?,
-                is_noise: false,
+                verdict: Verdict::Keep,
             });
             Ok(())
         })?;
@@ -239,15 +241,15 @@ impl World {
         Ok(Self { name, digest, seed, cutoff_unix_s: about.cutoff_unix_s, articles, readers })
     }
 
-    /// Has every search and page of every reader judged.
+    /// Has every search and page of the readers of a split judged.
     /// # Errors
     /// If the cleaner fails.
-    pub fn clean(&mut self, cleaner: &Cleaner) -> Result<(), CleanerError> {
-        self.readers.par_iter_mut().try_for_each(|reader| {
+    pub fn clean(&mut self, cleaner: &Cleaner, split: Split) -> Result<(), CleanerError> {
+        self.readers.par_iter_mut().filter(|reader| reader.split == split).try_for_each(|reader| {
             let verdicts =
                 cleaner.verdicts(reader.events.iter().map(|event| (event.stream, event.text.as_str())))?;
             for (event, verdict) in reader.events.iter_mut().zip(verdicts) {
-                event.is_noise = verdict != Verdict::Keep;
+                event.verdict = verdict;
             }
             Ok(())
         })

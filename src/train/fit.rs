@@ -69,10 +69,11 @@ pub fn fit(
         let micro_batches = batches(step);
         let target_tokens = micro_batches.iter().map(|batch| batch.targets.len()).sum();
         let mut sum = workers.loss_and_gradients(&model, &run.parameters, &micro_batches)?;
-        if !sum.loss.is_finite() {
+        let grad_norm = sum.gradients.clip(settings.max_grad_norm);
+        // Once in the weights, what is no number is in every checkpoint.
+        if !(sum.loss.is_finite() && grad_norm.is_finite()) {
             return Err(TrainError::Diverged { step, loss: sum.loss });
         }
-        let grad_norm = sum.gradients.clip(settings.max_grad_norm);
         let learning_rate = schedule.rate(step);
         run.optimizer.step(run.parameters.vars(), &sum.gradients, learning_rate)?;
         run.state.step += 1;

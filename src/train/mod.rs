@@ -1,7 +1,8 @@
 //! From a world's articles and traces to a student, its reward head and a bundle.
 //!
 //! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `teacher`, `head`, `bundle`. Each reads what a platform would
-//! have (texts, signals and clicks of training readers), never the world's hidden truth and never a test reader.
+//! have (texts, signals and clicks of training readers), never a test reader and never the world's hidden truth, but that `cleaner` may
+//! take its tags of noise for a platform's labels.
 pub mod arguments;
 pub mod baselines;
 pub mod checkpoint;

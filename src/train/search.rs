@@ -88,7 +88,7 @@ pub fn search(
 ) -> Result<Vec<Hit>, TrainError> {
     let index = folder::load(index_at)?;
     let (embedder, tokens) = open(embedder_at)?;
-    let n_read = k * READ_PER_HIT;
+    let n_read = k.saturating_mul(READ_PER_HIT);
     let mut rankings: Vec<Vec<usize>> = Vec::new();
     for query in queries {
         let by_words = index.words.search(query, alive_at, n_read)?;

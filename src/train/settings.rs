@@ -218,12 +218,6 @@ pub struct TeacherSettings {
     pub cuts_per_reader: usize,
     /// Lists sampled per prompt: the group whose mean each is compared with.
     pub lists_per_prompt: usize,
-    /// Temperature of sampling, and of the log-probabilities that are trained.
-    pub temperature: f64,
-    /// How far below 1 the ratio of a token's probabilities counts.
-    pub epsilon_low: f64,
-    /// How far above 1 it counts.
-    pub epsilon_high: f64,
     /// The loop. `micro_batches`: prompts of one step.
     pub fit: FitSettings,
 }
@@ -244,16 +238,7 @@ impl TeacherSettings {
             checkpoint_every: 20,
             ..PretrainSettings::demo().fit
         };
-        Self {
-            prompt_tokens: PROMPT_TOKENS,
-            cuts_per_reader: 2,
-            lists_per_prompt: 8,
-            temperature: 1.0,
-            epsilon_low: 0.2,
-            // Clip-higher (DAPO, arXiv 2503.14476): rare good tokens may grow faster than common ones shrink.
-            epsilon_high: 0.28,
-            fit,
-        }
+        Self { prompt_tokens: PROMPT_TOKENS, cuts_per_reader: 2, lists_per_prompt: 8, fit }
     }
 }
 

@@ -10,7 +10,7 @@ mod update;
 use super::{
     checkpoint::{self, Run, RunState},
     error::TrainError,
-    events::{Reader, World},
+    events::{self, Event, Reader, World},
     examples::{belongs_to_head, cuts},
     fit::{self, Workers},
     journal::Journal,
@@ -20,13 +20,16 @@ use super::{
     packing::Example,
     pretrain::{id_bytes, settings_digest},
     rewards::{Judge, N_REWARDS, Rewards, WEIGHTS},
-    rollout::{LIST_TOKENS_MAX, Sampled},
+    rollout::Sampled,
     settings::TeacherSettings,
     tokenizer,
 };
 use crate::{
     bundle::load::WEIGHTS_FILE,
-    decode::{batch::FinishedRow, sampler::SamplerSettings},
+    decode::{
+        batch::{Finish, FinishedRow},
+        sampler::SamplerSettings,
+    },
     model::{ops::Numerics, transformer::Transformer},
     text::{prompt, tokens::Tokens},
 };
@@ -37,11 +40,11 @@ use std::{
     sync::Arc,
     time::Instant,
 };
-use update::{Rows, update};
+use update::{Rows, TEMPERATURE, update};
 
-/// A reader at a moment, and the prompt of what she had done by then.
+/// A reader at a moment: the traces that her prompt shows.
 struct Asker<'a> {
-    reader: &'a Reader,
+    shown: Vec<&'a Event>,
     at_unix_s: i64,
 }
 
@@ -99,11 +102,17 @@ fn askers<'a>(
     readers
         .flat_map(|reader| {
             let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader).into_iter();
-            cuts.map(move |at_unix_s| Asker { reader, at_unix_s })
+            cuts.map(move |at_unix_s| (reader, at_unix_s))
         })
-        .filter_map(|asker| {
-            let signals = asker.reader.signals_until(asker.at_unix_s)?;
-            Some((prompt::build(&signals, tokens, settings.prompt_tokens).ids, asker))
+        .filter_map(|(reader, at_unix_s)| {
+            let past: Vec<usize> = (0..reader.events_until(at_unix_s).len()).collect();
+            let readable: Vec<&Event> =
+                reader.readable(&past).into_iter().map(|idx| &reader.events[idx]).collect();
+            let signals = events::signals(readable.iter().copied())?;
+            let prompt = prompt::build(&signals, tokens, settings.prompt_tokens);
+            // The oldest are left out where the prompt has no room; lists are rewarded by what it shows.
+            let shown = readable[prompt.n_truncated_signals.min(readable.len())..].to_vec();
+            Some((prompt.ids, Asker { shown, at_unix_s }))
         })
         .unzip()
 }
@@ -140,10 +149,11 @@ impl Stage<'_> {
                 padding: self.tokens.end_of_text(),
             };
             let mut updated = update(&self.workers, (&model, &run.parameters), self.settings, &rows)?;
-            if !updated.loss.is_finite() {
+            let grad_norm = updated.gradients.clip(fit.max_grad_norm);
+            // Once in the weights, what is no number is in every checkpoint.
+            if !(updated.loss.is_finite() && grad_norm.is_finite()) {
                 return Err(TrainError::Diverged { step, loss: updated.loss });
             }
-            let grad_norm = updated.gradients.clip(fit.max_grad_norm);
             let learning_rate = fit.schedule().rate(step);
             run.optimizer.step(run.parameters.vars(), &updated.gradients, learning_rate)?;
             run.state.step += 1;
@@ -173,8 +183,8 @@ impl Stage<'_> {
             .par_iter()
             .zip(chosen)
             .map(|(rows, &idx)| {
-                let Asker { reader, at_unix_s } = self.askers[idx];
-                let view = self.judge.view_at(reader, at_unix_s);
+                let Asker { shown, at_unix_s } = &self.askers[idx];
+                let view = self.judge.view_of(shown.iter().copied(), *at_unix_s);
                 let reward = |row: &FinishedRow| match sampled.list(row) {
                     Ok(list) => self.judge.rewards(Some(&list), &view).map(Some),
                     Err(_) => Ok(None),
@@ -198,7 +208,7 @@ impl Stage<'_> {
     /// The plain model at the temperature of training: whatever narrows the choice would make log-probabilities lie.
     fn sampler(&self) -> SamplerSettings {
         #[allow(clippy::cast_possible_truncation, reason = "a small number")]
-        let temperature = self.settings.temperature as f32;
+        let temperature = TEMPERATURE as f32;
         SamplerSettings {
             temperature,
             top_k: 0,
@@ -215,9 +225,9 @@ impl Rollout {
         self.rows.iter().map(|(_, row)| row.ids.len()).sum()
     }
 
-    /// Share of rows that were cut off by the limit of tokens.
+    /// Rows that were cut off by the limit of tokens.
     fn n_cut(&self) -> usize {
-        self.rows.iter().filter(|(_, row)| row.ids.len() >= LIST_TOKENS_MAX).count()
+        self.rows.iter().filter(|(_, row)| row.finish == Finish::Length).count()
     }
 
     fn examples(&self) -> Vec<Example> {

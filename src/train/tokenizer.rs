@@ -68,11 +68,15 @@ pub fn train(world: &World, vocab_size: usize) -> Result<Vec<u8>, TrainError> {
 ///
 /// Control tokens have the first ids, as RoBERTa counts its positions from that of `<pad>`.
 /// # Errors
-/// If the trainer fails.
+/// If the trainer fails, or the size leaves no room beside bytes and control tokens.
 pub fn train_encoder(
     texts: impl Iterator<Item = String> + Send,
     vocab_size: usize,
 ) -> Result<Vec<u8>, TrainError> {
+    if vocab_size < 256 + ENCODER_CONTROLS.len() {
+        let reason = format!("vocabulary of {vocab_size} is less than bytes and control tokens");
+        return Err(TrainError::Settings { reason });
+    }
     let lower_case = NormalizerSequence::new(vec![NFC.into(), Lowercase.into()]);
     let [start, _, end, _] = ENCODER_CONTROLS;
     let id =

@@ -13,7 +13,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 const SLOTS: u32 = 20;
-/// Chance that a slot goes to what everybody sees; the others go to the reader's interests.
+/// Chance that a slot goes to what everybody sees; the others go to the interests that the platform knows.
 const COMMON_SLOT: f64 = 0.3;
 const POSITION_BIAS: f64 = 0.7;
 const FRESHNESS_HALF_LIFE_S: f64 = 18.0 * 3600.0;

@@ -1,4 +1,4 @@
-//! The truth of a world read back: for gates, and for nothing that trains.
+//! The truth of a world read back: for gates; of what trains, the signal cleaner alone reads it, and of it the tags of noise alone.
 pub use super::signals::Tag;
 use super::{
     WorldError,

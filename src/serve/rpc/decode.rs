@@ -34,6 +34,8 @@ pub struct Context {
     pub output_tokens_max: usize,
     /// Whether AUTO means the head.
     pub has_reward_head: bool,
+    /// Whether there is anything to ask about signals.
+    pub has_cleaner: bool,
     /// Until when the client waits.
     pub deadline: Option<Instant>,
 }
@@ -59,7 +61,11 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context) -> Result
     let mut checks = Checks::default();
     let user = checks.user(request.user.as_ref());
     let options = request.options.unwrap_or_default();
-    let judged = if options.return_signal_verdicts { judged(&request.signals) } else { Vec::new() };
+    let judged = if options.return_signal_verdicts && context.has_cleaner {
+        judged(&request.signals)
+    } else {
+        Vec::new()
+    };
     let signals = checks.signals(request.signals);
     let return_candidates = options.return_candidates;
     let options = checks.options(&options, context);

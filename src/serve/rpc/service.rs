@@ -13,6 +13,7 @@ use crate::serve::{
     rerank::Method,
     settings::{CANDIDATES_MAX, ServeSettings},
 };
+use crate::telemetry::Chain;
 use std::{
     pin::Pin,
     sync::{
@@ -25,6 +26,7 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
+use tracing::warn;
 
 /// How much earlier than the client's deadline we answer, so that the reason still reaches it.
 const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(50);
@@ -87,6 +89,7 @@ impl Shared {
         let context = Context {
             output_tokens_max: self.limits.max_output_tokens as usize,
             has_reward_head: self.model.has_reward_head,
+            has_cleaner: self.model.has_cleaner,
             deadline: deadline(request.metadata()),
         };
         let rejected = |status: Status| {
@@ -114,7 +117,11 @@ impl Shared {
         let (answer, origin) = answered.map_err(|error| status::status(&error))?;
         let verdicts = match asked.judged.is_empty() {
             true => Vec::new(),
-            false => self.answerer.verdicts(asked.judged).await.map_err(|error| status::status(&error))?,
+            // They are extra: an answer that is there is not lost with them.
+            false => self.answerer.verdicts(asked.judged).await.unwrap_or_else(|error| {
+                warn!(error = %Chain(&error), "signals have no verdicts");
+                Vec::new()
+            }),
         };
         let signal_verdicts = encode::verdicts(&verdicts);
         let response = encode::response(&answer, origin, started.elapsed());

@@ -59,6 +59,7 @@ pub fn status(error: &ServeError) -> Status {
         }
         ServeError::EngineGone => plain(Code::Unavailable, "ENGINE_GONE"),
         ServeError::NoRewardHead => plain(Code::FailedPrecondition, "NO_REWARD_HEAD"),
+        ServeError::OnlyPersonalData => plain(Code::FailedPrecondition, "ONLY_PERSONAL_DATA"),
         ServeError::NoValidList { n_candidates } => {
             let facts = [("candidates", n_candidates.to_string())];
             with_details(Code::NotFound, &message, "NO_VALID_LIST", &facts)

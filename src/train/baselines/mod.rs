@@ -1,4 +1,4 @@
-//! What a platform has already, trained on the same readers. Sequence models and walks read clicks alone, and know articles by number;
+//! What a platform has already, trained on the same readers; walks also go over the past clicks of those who are asked. Sequence models and walks read clicks alone, and know articles by number;
 //! NRHUB reads texts of all streams. A reader of whom a baseline knows nothing is shown what is popular.
 //!
 //! One file per model, each with the source that it follows and where it departs from it.

@@ -50,6 +50,9 @@ impl Recommender for CoClicks {
     ) -> Result<Option<Vec<usize>>, TrainError> {
         let starts = clicked(reader, at_unix_s, STARTS);
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ digest(&reader.key));
+        // What she has read already is not recommended again.
+        let known: Vec<usize> =
+            clicked(reader, at_unix_s, usize::MAX).iter().map(|&idx| idx as usize).collect();
         let mut n_visits = vec![0_u32; self.readers_of.len()];
         let Some(mut at) = starts.choose(&mut rng).copied() else { return Ok(None) };
         for _ in 0..STEPS {
@@ -57,11 +60,21 @@ impl Recommender for CoClicks {
                 .choose(&mut rng)
                 .and_then(|&reader_idx| self.articles_of[reader_idx as usize].choose(&mut rng))
                 .filter(|_| !rng.random_bool(RESTART));
-            at = next.or_else(|| starts.choose(&mut rng)).copied().unwrap_or(at);
-            n_visits[at as usize] += 1;
+            match next {
+                Some(next) => {
+                    at = *next;
+                    n_visits[at as usize] += 1;
+                }
+                // Where a walk begins says nothing but what she clicked.
+                None => at = starts.choose(&mut rng).copied().unwrap_or(at),
+            }
         }
-        let mut ranked: Vec<usize> =
-            candidates.iter().copied().filter(|&article| n_visits[article] > 0).collect();
+        let mut ranked: Vec<usize> = candidates
+            .iter()
+            .copied()
+            .filter(|&article| n_visits[article] > 0)
+            .filter(|article| !known.contains(article))
+            .collect();
         ranked.sort_by_key(|&article| (std::cmp::Reverse(n_visits[article]), article));
         ranked.truncate(RANKING_LENGTH);
         Ok((!ranked.is_empty()).then_some(ranked))

@@ -5,6 +5,7 @@ use super::{
 };
 use super::{space::Space, traits::Supply};
 use crate::{
+    cleaner::Verdict,
     model::reward_head::{ListFeatures, RewardHead},
     queries::QueryList,
     train::{
@@ -258,7 +259,7 @@ impl<'a> Platform<'a> {
     /// # Errors
     /// If the search fails.
     pub fn without_student(&self, question: &Question<'_>) -> Result<Vec<(Way, Served)>, TrainError> {
-        let newest = || question.reader.events.iter().rev();
+        let newest = || question.reader.events.iter().rev().filter(|event| event.verdict == Verdict::Keep);
         let copied: Vec<&str> = newest().take(COPIED_SIGNALS).map(|event| event.text.as_str()).collect();
         let averaged: Vec<&str> = newest().take(AVERAGED_SIGNALS).map(|event| event.text.as_str()).collect();
         let near = self.space.nearest(&self.meaning, &averaged)?;

@@ -10,7 +10,7 @@ use super::super::{
     salient::COMMON_SHARE,
     word_vectors::word_vectors,
 };
-use crate::news::vectors::dot;
+use crate::{cleaner::Verdict, news::vectors::dot};
 use std::collections::HashSet;
 
 /// What a click counts next to a search or page, which count 1: the platform chose what could be clicked, and it shows what it
@@ -113,7 +113,8 @@ impl Meaning {
 
     /// What a reader's traces say; noise and those that say nothing are left out.
     pub fn signals(&self, events: &[Event]) -> Vec<Said> {
-        events.iter().filter(|event| !event.is_noise).filter_map(|event| self.signal(event)).collect()
+        let kept = events.iter().filter(|event| event.verdict == Verdict::Keep);
+        kept.filter_map(|event| self.signal(event)).collect()
     }
 
     /// What a signal says; none if it has led nobody anywhere.

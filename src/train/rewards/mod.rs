@@ -24,7 +24,7 @@ pub mod wishes;
 
 use super::{
     error::TrainError,
-    events::{Reader, World},
+    events::{Event, Reader, World},
     retrieval::Retrieval,
     salient::{fold, words},
 };
@@ -163,6 +163,12 @@ impl<'a> Judge<'a> {
     /// Reads a reader's signals until another moment; what they are compared with is alive at the judge's.
     pub fn view_at(&self, reader: &Reader, at_unix_s: i64) -> View {
         View::of(Interests::of(&self.meaning.signals(&reader.events), at_unix_s), &self.units)
+    }
+
+    /// Reads some traces, those that a prompt shows, as of a moment.
+    pub fn view_of<'e>(&self, events: impl Iterator<Item = &'e Event>, at_unix_s: i64) -> View {
+        let said: Vec<_> = events.filter_map(|event| self.meaning.signal(event)).collect();
+        View::of(Interests::of(&said, at_unix_s), &self.units)
     }
 
     /// Rewards a list for a reader; a text that is no list gets nothing.

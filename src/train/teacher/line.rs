@@ -54,7 +54,8 @@ impl PolicyLine {
             figures.insert("entropy".to_owned(), policy.entropy());
             figures.insert("clip_ratio/region_mean".to_owned(), policy.clip_ratios().region_mean);
             // Sampling and training are one network in two numerics: this says how far apart they compute.
-            figures.insert("sampling/approx_kl".to_owned(), policy.approx_kl_old());
+            let name = "sampling/sampling_logp_difference/max";
+            figures.insert(name.to_owned(), policy.sampler_difference_max());
         }
         Self { step, figures }
     }
