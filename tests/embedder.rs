@@ -42,11 +42,11 @@ fn a_trained_embedder_finds_the_summary_of_a_title_it_has_not_seen() {
         );
         let wanted = &articles[articles.len() / 2];
         let alive_at = Some(wanted.published_unix_s);
-        let found = search::search(&index, &by, &[wanted.title.clone()], (alive_at, 5)).unwrap();
+        let found = search::search(&index, &by, std::slice::from_ref(&wanted.title), (alive_at, 5)).unwrap();
         assert_eq!(found[0].story_id, wanted.story_id, "{method:?}");
         let stories: std::collections::BTreeSet<&str> = found.iter().map(|hit| &*hit.story_id).collect();
         assert_eq!((found.len(), stories.len()), (5, 5), "one article a story");
-        let before = search::search(&index, &by, &[wanted.title.clone()], (Some(0), 5)).unwrap();
+        let before = search::search(&index, &by, std::slice::from_ref(&wanted.title), (Some(0), 5)).unwrap();
         assert!(before.is_empty(), "nothing was alive in 1970");
     }
     let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/goldens/models/bert-embedder");

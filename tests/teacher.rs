@@ -72,7 +72,6 @@ fn settings(steps: u64) -> TeacherSettings {
         cuts_per_reader: 1,
         lists_per_prompt: 4,
         fit: FitSettings { peak_learning_rate: 1e-3, ..fit(steps, 3) },
-        ..TeacherSettings::demo()
     }
 }
 

@@ -94,7 +94,7 @@ pub enum TrainError {
     Vectors(#[from] VectorsError),
     /// An index could not be saved or loaded.
     #[error("index folder failed")]
-    IndexFolder(#[from] FolderError),
+    IndexFolder(#[source] Box<FolderError>),
     /// The world could not be written, or its truth not be read.
     #[error("world failed")]
     World(#[from] WorldError),
@@ -104,6 +104,13 @@ pub enum TrainError {
     /// The bundle could not be written or read.
     #[error("bundle failed")]
     Bundle(#[from] BundleError),
+}
+
+impl From<FolderError> for TrainError {
+    fn from(error: FolderError) -> Self {
+        // It is twice as large as any other.
+        Self::IndexFolder(Box::new(error))
+    }
 }
 
 impl TrainError {

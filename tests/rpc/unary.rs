@@ -1,6 +1,6 @@
 //! GenerateQueries: what comes back.
 use super::script::LIST;
-use super::server::{Plan, ask, cache_status, options, request, texts};
+use super::server::{Plan, ask, cache_status, options, refusal, request, texts};
 use newshound::serve::rpc::proto;
 
 #[tokio::test]
@@ -154,4 +154,16 @@ async fn verdicts_come_back_in_the_order_of_the_request_also_from_the_cache() {
     let second = ask(&mut client, request).await;
     assert_eq!(cache_status(&second), proto::CacheStatus::Hit);
     assert_eq!(verdicts(&second), [Navigational, Keep, Personal, Malformed]);
+}
+
+#[tokio::test]
+async fn a_reader_with_nothing_but_personal_data_is_refused_and_the_model_never_sees_it() {
+    let server = Plan::new().with_cleaner().start().await;
+    let mut request = request("reader");
+    request.signals = vec![mixed_signals().remove(1)];
+    let status = server.client().await.generate_queries(request).await.unwrap_err();
+    refusal(&status, tonic::Code::FailedPrecondition, "ONLY_PERSONAL_DATA");
+    assert!(!status.message().contains("jane"), "{}", status.message());
+    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"rejected\"}").await, Some(1.0));
+    assert_eq!(server.metric("newshound_candidates_total{fate=\"valid\"}").await, Some(0.0));
 }
