@@ -1,6 +1,8 @@
 //! The demo bundle from nothing: every stage with fixed seeds, then the files that the server embeds.
 use super::{
     checkpoint,
+    cleaner::{self, Labels},
+    encoder_fit::EncoderSettings,
     error::TrainError,
     events::{Event, Reader, Scope, Split, World},
     head,
@@ -11,7 +13,7 @@ use super::{
     sft, tokenizer,
 };
 use crate::{
-    bundle::load::TOKENIZER_FILE,
+    bundle::load::{CONFIG_FILE, TOKENIZER_FILE},
     signals::Stream,
     world::{self, Size, WorldSettings},
 };
@@ -37,6 +39,7 @@ const SIGNALS_SHOWN: usize = 30;
 struct Places {
     world: PathBuf,
     tokenizer: PathBuf,
+    cleaner: PathBuf,
     pretrain: PathBuf,
     sft: PathBuf,
     head: PathBuf,
@@ -49,6 +52,7 @@ pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainErr
     let places = Places {
         world: world.map_or_else(|| work.join("world"), Path::to_owned),
         tokenizer: work.join("tokenizer"),
+        cleaner: work.join("cleaner"),
         pretrain: work.join("pretrain"),
         sft: work.join("sft"),
         head: work.join("head.safetensors"),
@@ -67,7 +71,7 @@ pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainErr
         model: places.sft.clone(),
         tokenizer: places.tokenizer.clone(),
         head: Some(places.head.clone()),
-        cleaner: None,
+        cleaner: Some(places.cleaner.clone()),
         others,
         bytes_max: Some(BYTES_MAX),
     };
@@ -90,6 +94,10 @@ fn train(world: &World, places: &Places) -> Result<(), TrainError> {
     if !places.tokenizer.join(TOKENIZER_FILE).is_file() {
         tokenizer::run(world, DEMO_VOCABULARY, &places.tokenizer)?;
     }
+    // Its config is written last: a folder that has one is whole.
+    if !places.cleaner.join(CONFIG_FILE).is_file() {
+        cleaner::run(&places.world, &Labels::World, &EncoderSettings::cleaner(), &places.cleaner)?;
+    }
     let (tokens, json) = tokenizer::read(&places.tokenizer)?;
     // Runs resume by themselves, and a finished one returns at once.
     pretrain::run(world, &places.tokenizer, &PretrainSettings::demo(), &places.pretrain)?;
@@ -103,14 +111,21 @@ fn provenance(world: &World, places: &Places) -> Result<Provenance, TrainError> 
     let commands = [
         format!("newshound-trainer world generate --size full --seed {WORLD_SEED} --out work/world"),
         format!("newshound-trainer tokenizer --world work/world --vocab-size {DEMO_VOCABULARY} --out work/tokenizer"),
+        "newshound-trainer cleaner --world work/world --out work/cleaner".to_owned(),
         "newshound-trainer pretrain --world work/world --tokenizer work/tokenizer --out work/pretrain".to_owned(),
         "newshound-trainer sft --world work/world --tokenizer work/tokenizer --init work/pretrain --out work/sft".to_owned(),
         "newshound-trainer head --world work/world --model work/sft --out work/head.safetensors".to_owned(),
         "newshound-trainer demo-bundle --work work --out deploy/demo".to_owned(),
     ];
     let (pretrain, sft, head) = (PretrainSettings::demo(), SftSettings::demo(), HeadSettings::demo());
-    let seeds =
-        [("world", world.seed), ("pretrain", pretrain.fit.seed), ("sft", sft.fit.seed), ("head", head.seed)];
+    let cleaner = EncoderSettings::cleaner().seed;
+    let seeds = [
+        ("world", world.seed),
+        ("cleaner", cleaner),
+        ("pretrain", pretrain.fit.seed),
+        ("sft", sft.fit.seed),
+        ("head", head.seed),
+    ];
     let mut training = BTreeMap::from([("world".to_owned(), world.name.clone())]);
     for (stage, run) in [("pretrain", &places.pretrain), ("sft", &places.sft)] {
         training.extend(facts(stage, run)?);
