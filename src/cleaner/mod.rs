@@ -1,7 +1,6 @@
 //! Which signals say something about their reader, and which are noise: rules first, then a small RoBERTa classifier.
 //!
-//! The same cleaner stands before training's prompts and before the server's, so that a student never sees noise that it
-//! did not learn with. News clicks and categories are not judged: their text is the platform's own.
+//! A cleaner given to training judges as the one in the bundle does. News clicks and categories are not judged: their text is the platform's own.
 pub mod rules;
 
 use crate::{
