@@ -59,6 +59,8 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
         later_hours: 72,
         targets: Targets::Judge,
         session_gap_minutes: 30,
+        singles_per_reader: 2,
+        single_signal_steps: 20,
         fit: fit(60, 2),
     };
     sft::run(&world, (&tokens, &json), &at("pretrain"), &settings, &at("student")).unwrap();

@@ -92,7 +92,13 @@ fn losses_of_pretraining_and_fine_tuning_fall_and_leave_a_model_folder() {
     let (first, second) = (dir.path().join("pretrain"), dir.path().join("sft"));
     let pretrained =
         pretrain::run(&shared().world, &shared().tokenizer, &pretrain_settings(24), &first).unwrap();
-    let settings = SftSettings { prompt_tokens: 96, fit: fit_settings(24), ..SftSettings::demo() };
+    // Single signals first, then whole prompts: both phases must teach.
+    let settings = SftSettings {
+        prompt_tokens: 96,
+        single_signal_steps: 12,
+        fit: fit_settings(24),
+        ..SftSettings::demo()
+    };
     let (tokens, json) = tokens();
     let tuned = sft::run(&shared().world, (&tokens, &json), &first, &settings, &second).unwrap();
     for run in [&first, &second] {
@@ -263,12 +269,31 @@ fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
     for targets in [Targets::Judge, Targets::LaterClicks] {
         let settings = SftSettings { prompt_tokens: 96, targets, ..SftSettings::demo() };
         let made = examples::build(&shared().world, &tokens, &settings).unwrap();
-        assert!(made.len() > 50, "{}", made.len());
-        for example in &made {
+        assert!(made.whole.len() > 50, "{}", made.whole.len());
+        assert_eq!(made.singles.is_empty(), targets == Targets::LaterClicks);
+        for example in made.singles.iter().chain(&made.whole) {
             assert!(example.prompt.len() <= 96 && example.completion.last() == Some(&tokens.im_end()));
             assert!(newshound::text::parse::parse(&tokens.decode(&example.completion)).is_ok());
         }
     }
+}
+
+#[test]
+fn single_signals_are_as_many_as_asked_for_and_their_prompts_hold_one_line() {
+    let (tokens, _json) = tokens();
+    let n_singles = |singles_per_reader: usize| {
+        let settings = SftSettings { singles_per_reader, ..SftSettings::demo() };
+        let made = examples::build(&shared().world, &tokens, &settings).unwrap();
+        for example in &made.singles {
+            let prompt = tokens.decode(&example.prompt);
+            let n_signals =
+                prompt.lines().filter(|line| line.contains("search: ") || line.contains("page: ")).count();
+            assert_eq!(n_signals, 1, "{prompt}");
+        }
+        made.singles.len()
+    };
+    let (none, one, three) = (n_singles(0), n_singles(1), n_singles(3));
+    assert!(none == 0 && one > 20 && one < three && three <= 3 * one, "{none}, {one}, {three}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     bundle::load::{CONFIG_FILE, TOKENIZER_FILE},
+    cleaner::Cleaner,
     signals::Stream,
     world::{self, Size, WorldSettings},
 };
@@ -60,8 +61,8 @@ pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainErr
     if !places.world.join("world.json").is_file() {
         generate(&places.world)?;
     }
-    let training = World::read(&places.world, Scope::Training)?;
-    train(&training, &places)?;
+    let mut training = World::read(&places.world, Scope::Training)?;
+    train(&mut training, &places)?;
     let shown = World::read(&places.world, Scope::Evaluation)?;
     let others = vec![
         ("articles.jsonl".to_owned(), alive_articles(&shown)?),
@@ -90,7 +91,7 @@ fn generate(out: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-fn train(world: &World, places: &Places) -> Result<(), TrainError> {
+fn train(world: &mut World, places: &Places) -> Result<(), TrainError> {
     if !places.tokenizer.join(TOKENIZER_FILE).is_file() {
         tokenizer::run(world, DEMO_VOCABULARY, &places.tokenizer)?;
     }
@@ -98,6 +99,8 @@ fn train(world: &World, places: &Places) -> Result<(), TrainError> {
     if !places.cleaner.join(CONFIG_FILE).is_file() {
         cleaner::run(&places.world, &Labels::World, &EncoderSettings::cleaner(), &places.cleaner)?;
     }
+    // The student learns from signals as the server will show them.
+    world.clean(&Cleaner::open(&places.cleaner)?, Split::Train)?;
     let (tokens, json) = tokenizer::read(&places.tokenizer)?;
     // Runs resume by themselves, and a finished one returns at once.
     pretrain::run(world, &places.tokenizer, &PretrainSettings::demo(), &places.pretrain)?;
@@ -113,8 +116,8 @@ fn provenance(world: &World, places: &Places) -> Result<Provenance, TrainError> 
         format!("newshound-trainer tokenizer --world work/world --vocab-size {DEMO_VOCABULARY} --out work/tokenizer"),
         "newshound-trainer cleaner --world work/world --out work/cleaner".to_owned(),
         "newshound-trainer pretrain --world work/world --tokenizer work/tokenizer --out work/pretrain".to_owned(),
-        "newshound-trainer sft --world work/world --tokenizer work/tokenizer --init work/pretrain --out work/sft".to_owned(),
-        "newshound-trainer head --world work/world --model work/sft --out work/head.safetensors".to_owned(),
+        "newshound-trainer sft --world work/world --tokenizer work/tokenizer --cleaner work/cleaner --init work/pretrain --out work/sft".to_owned(),
+        "newshound-trainer head --world work/world --cleaner work/cleaner --model work/sft --out work/head.safetensors".to_owned(),
         "newshound-trainer demo-bundle --work work --out deploy/demo".to_owned(),
     ];
     let (pretrain, sft, head) = (PretrainSettings::demo(), SftSettings::demo(), HeadSettings::demo());

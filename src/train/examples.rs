@@ -1,9 +1,9 @@
 //! What fine-tuning learns from: a training reader's signals until a moment, and a list to be written after them.
 //!
 //! Two kinds of lists ([`Targets`]): those that the judge of the rewards would write after the same signals, and those
-//! that would have found the news clicked soon after. Two kinds of prompts: a cut reads everything a reader did until a moment, which
-//! is what a server is asked; a session reads the searches and pages of one visit. Sessions are short, many, and about one
-//! thing or two: they tell cheaply which words of the one kind mean which of the other.
+//! that would have found the news clicked soon after. Three kinds of prompts: a cut reads everything a reader did until a
+//! moment, which is what a server is asked; a session reads the searches and pages of one visit; a single signal tells at the
+//! lowest cost which words of a search mean which words of the news.
 use super::{
     error::TrainError,
     events::{self, Event, Reader, World},
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     bundle::manifest::sha256_hex,
+    cleaner::Verdict,
     queries::QueryList,
     signals::Stream,
     text::{
@@ -42,17 +43,33 @@ pub fn belongs_to_head(key: &str) -> bool {
     digest(key).is_multiple_of(HEAD_SHARE)
 }
 
+/// The examples of a world by the phases of fine-tuning.
+#[derive(Debug, Default)]
+pub struct Examples {
+    /// Of single signals: what is learned first. None where the lists are of later clicks.
+    pub singles: Vec<Example>,
+    /// Of cuts and sessions.
+    pub whole: Vec<Example>,
+}
+
 /// Makes every example of a world: training readers only, every completion checked by the one parser.
 /// # Errors
-/// If not a single example can be made.
-pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<Vec<Example>, TrainError> {
+/// If not a single example of cuts and sessions can be made.
+pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<Examples, TrainError> {
     let readers: Vec<&Reader> =
         world.training_readers().filter(|reader| !belongs_to_head(&reader.key)).collect();
-    let examples: Vec<Example> = match settings.targets {
+    let examples = match settings.targets {
         Targets::Judge => {
             let meaning = Meaning::of(world, readers.iter().copied());
             let judged = Judged { meaning: &meaning, tokens, settings };
-            readers.par_iter().flat_map_iter(|reader| judged.examples(reader, world.cutoff_unix_s)).collect()
+            let of_reader = |reader: &&Reader| judged.examples(reader, world.cutoff_unix_s);
+            let add = |mut all: Examples, more: Examples| {
+                all.singles.extend(more.singles);
+                all.whole.extend(more.whole);
+                all
+            };
+            let parts: Vec<Examples> = readers.par_iter().map(of_reader).collect();
+            parts.into_iter().fold(Examples::default(), add)
         }
         Targets::LaterClicks => {
             let events = world.training_readers().flat_map(|reader| &reader.events);
@@ -66,10 +83,10 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<V
                 let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader).into_iter();
                 cuts.filter_map(|cut| of_cut(reader, cut)).collect::<Vec<_>>()
             };
-            readers.par_iter().flat_map_iter(of_reader).collect()
+            Examples { singles: Vec::new(), whole: readers.par_iter().flat_map_iter(of_reader).collect() }
         }
     };
-    if examples.is_empty() {
+    if examples.whole.is_empty() {
         return Err(TrainError::TooLittleData {
             reason: "no training reader has signals that a list can be made for".to_owned(),
         });
@@ -85,7 +102,7 @@ struct Judged<'a> {
 }
 
 impl Judged<'_> {
-    fn examples(&self, reader: &Reader, cutoff_unix_s: i64) -> Vec<Example> {
+    fn examples(&self, reader: &Reader, cutoff_unix_s: i64) -> Examples {
         let said: Vec<Option<Said>> = reader.events.iter().map(|event| self.meaning.signal(event)).collect();
         let cuts = cuts(reader, cutoff_unix_s, self.settings.cuts_per_reader).into_iter();
         let past = cuts.map(|cut| (0..reader.events_until(cut).len()).collect::<Vec<_>>());
@@ -93,9 +110,27 @@ impl Judged<'_> {
         let searches_and_pages = |session: std::ops::Range<usize>| {
             session.filter(|&idx| reader.events[idx].stream != Stream::Click).collect()
         };
-        past.chain(sessions.map(searches_and_pages))
-            .filter_map(|idxs: Vec<usize>| self.example(reader, &said, &idxs))
-            .collect()
+        let idxs_of_whole = past.chain(sessions.map(searches_and_pages));
+        let example = |idxs: &[usize]| self.example(reader, &said, idxs);
+        Examples {
+            singles: self.singles(reader, &said).into_iter().filter_map(|idx| example(&[idx])).collect(),
+            whole: idxs_of_whole.filter_map(|idxs: Vec<usize>| example(&idxs)).collect(),
+        }
+    }
+
+    /// Searches and pages that say something, none twice, spread evenly over the reader's time.
+    fn singles(&self, reader: &Reader, said: &[Option<Said>]) -> Vec<usize> {
+        let mut texts = HashSet::new();
+        let telling: Vec<usize> = (0..reader.events.len())
+            .filter(|&idx| {
+                let event = &reader.events[idx];
+                let tells =
+                    event.stream != Stream::Click && event.verdict == Verdict::Keep && said[idx].is_some();
+                tells && texts.insert(&event.text)
+            })
+            .collect();
+        let n_taken = telling.len().min(self.settings.singles_per_reader);
+        (0..n_taken).map(|rank| telling[rank * telling.len() / n_taken]).collect()
     }
 
     /// `idxs`: which of the reader's traces may be read. The judge reads those that the prompt shows.

@@ -171,6 +171,10 @@ pub struct SftSettings {
     pub targets: Targets,
     /// A pause longer than this ends a visit. 30: the usual one of web analytics.
     pub session_gap_minutes: i64,
+    /// Signals of each training reader that are learned one by one. 8: a fifth of what a reader searches and reads.
+    pub singles_per_reader: usize,
+    /// The first steps of the loop, which read single signals only; none where the lists are of later clicks.
+    pub single_signal_steps: u64,
     /// The loop.
     pub fit: FitSettings,
 }
@@ -203,6 +207,8 @@ impl SftSettings {
             later_hours: 72,
             targets: Targets::Judge,
             session_gap_minutes: 30,
+            singles_per_reader: 8,
+            single_signal_steps: 4_000,
             fit,
         }
     }

@@ -9,7 +9,7 @@ use super::{
     order::Order,
     packing::{self, Example},
     pretrain::{id_bytes, settings_digest},
-    settings::SftSettings,
+    settings::{FitSettings, SftSettings},
 };
 use crate::{
     bundle::load::{TOKENIZER_FILE, WEIGHTS_FILE},
@@ -34,9 +34,12 @@ pub fn run(
     let init = checkpoint::resolve(init)?;
     check_tokenizer(&init, tokenizer_json)?;
     let examples = examples::build(world, tokens, settings)?;
-    let buckets = packing::buckets(&examples, settings.fit.micro_batch_tokens);
-    let rows: Vec<Vec<u32>> =
-        examples.iter().map(|example| [&*example.prompt, &*example.completion].concat()).collect();
+    let rows: Vec<Vec<u32>> = examples
+        .singles
+        .iter()
+        .chain(&examples.whole)
+        .map(|example| [&*example.prompt, &*example.completion].concat())
+        .collect();
     let weights = init.join(WEIGHTS_FILE);
     let weights = sha256_hex(&std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?);
     let digest = settings_digest(settings, &[tokenizer_json, &id_bytes(&rows), weights.as_bytes()])?;
@@ -48,17 +51,41 @@ pub fn run(
             Run { config, parameters, optimizer, state: RunState::start(digest) }
         }
     };
-    let order = Order::new(settings.fit.seed, buckets.len());
-    let batches = |step: u64| -> Vec<MicroBatch> {
-        let n = settings.fit.micro_batches;
-        let batch = |bucket: usize| {
-            let chosen: Vec<&Example> = buckets[bucket].iter().map(|&idx| &examples[idx]).collect();
-            packing::example_batch(&chosen, tokens.end_of_text())
-        };
-        order.items(step * n as u64, n).into_iter().map(batch).collect()
+    let n_single_steps = if examples.singles.is_empty() { 0 } else { settings.single_signal_steps };
+    let singles = Phase::new(&examples.singles, &settings.fit);
+    let whole = Phase::new(&examples.whole, &settings.fit);
+    let batches = |step: u64| match step.checked_sub(n_single_steps) {
+        Some(step) => whole.batches(step, tokens.end_of_text()),
+        None => singles.batches(step, tokens.end_of_text()),
     };
     let place = Place { title: "sft", out, tokenizer_json };
     fit::fit(&mut run, &settings.fit, place, &batches)
+}
+
+/// Examples that are learned in an order of their own.
+struct Phase<'a> {
+    examples: &'a [Example],
+    buckets: Vec<Vec<usize>>,
+    order: Order,
+    n_micro_batches: usize,
+}
+
+impl<'a> Phase<'a> {
+    fn new(examples: &'a [Example], settings: &FitSettings) -> Self {
+        let buckets = packing::buckets(examples, settings.micro_batch_tokens);
+        let order = Order::new(settings.seed, buckets.len());
+        Self { examples, buckets, order, n_micro_batches: settings.micro_batches }
+    }
+
+    /// The micro-batches of a step of this phase.
+    fn batches(&self, step: u64, padding: u32) -> Vec<MicroBatch> {
+        let first = step * self.n_micro_batches as u64;
+        let batch = |bucket: usize| {
+            let chosen: Vec<&Example> = self.buckets[bucket].iter().map(|&idx| &self.examples[idx]).collect();
+            packing::example_batch(&chosen, padding)
+        };
+        self.order.items(first, self.n_micro_batches).into_iter().map(batch).collect()
+    }
 }
 
 /// A model reads only the ids of its own tokenizer.
