@@ -124,7 +124,7 @@ fn training_reads_what_the_server_would_read() {
         ("jane@example.org".to_owned(), "www.mailbox.com".to_owned());
     reader.events.iter_mut().for_each(|event| (event.stream, event.article_idx) = (Stream::Page, None));
     let mut cleaned = plain.clone();
-    cleaned.clean(&cleaner, Split::Train).unwrap();
+    cleaned.clean(&cleaner, &[Split::Train]).unwrap();
     let mut n_shorter = 0;
     for (reader, judged) in plain.readers.iter().zip(&cleaned.readers) {
         let at = plain.cutoff_unix_s;

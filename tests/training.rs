@@ -1,54 +1,19 @@
 //! Tests of training.
+use crate::support::stages::{STAGES, VOCABULARY, tokens};
 use candle_core::{DType, Device};
 use newshound::{
-    cleaner::Verdict,
     model::{ops::Numerics, transformer::Transformer, weights::Parameters},
-    signals::Stream,
-    text::tokens::Tokens,
     train::{
         checkpoint,
-        events::{Event, Reader, Scope, Split, World},
-        examples,
-        expansion::Expansions,
+        events::{Scope, Split, World},
         fit::{self, MicroBatch, Workers},
         pretrain,
         schedule::Schedule,
-        settings::{FitSettings, PretrainSettings, SftSettings, StudentShape, Targets},
+        settings::{FitSettings, PretrainSettings, SftSettings, StudentShape},
         sft, tokenizer,
     },
-    world::{self, Size, WorldSettings},
 };
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::OnceLock,
-};
-
-const VOCABULARY: usize = 700;
-
-/// One tiny world and its tokenizer for all tests of this file.
-struct Shared {
-    _dir: tempfile::TempDir,
-    at: PathBuf,
-    world: World,
-    tokenizer: PathBuf,
-}
-
-fn shared() -> &'static Shared {
-    static SHARED: OnceLock<Shared> = OnceLock::new();
-    SHARED.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let (at, tokenizer_at) = (dir.path().join("world"), dir.path().join("tokenizer"));
-        world::generate(&WorldSettings { size: Size::Tiny, seed: 5 }, &at, &mut |_, _| ()).unwrap();
-        let world = World::read(&at, Scope::Training).unwrap();
-        tokenizer::run(&world, VOCABULARY, &tokenizer_at).unwrap();
-        Shared { _dir: dir, at, world, tokenizer: tokenizer_at }
-    })
-}
-
-fn tokens() -> (Tokens, Vec<u8>) {
-    tokenizer::read(&shared().tokenizer).unwrap()
-}
+use std::{fs, path::Path};
 
 fn fit_settings(steps: u64) -> FitSettings {
     FitSettings {
@@ -91,7 +56,7 @@ fn losses_of_pretraining_and_fine_tuning_fall_and_leave_a_model_folder() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (dir.path().join("pretrain"), dir.path().join("sft"));
     let pretrained =
-        pretrain::run(&shared().world, &shared().tokenizer, &pretrain_settings(24), &first).unwrap();
+        pretrain::run(&STAGES.training, &STAGES.tokenizer, &pretrain_settings(24), &first).unwrap();
     // Single signals first, then whole prompts: both phases must teach.
     let settings = SftSettings {
         prompt_tokens: 96,
@@ -100,7 +65,7 @@ fn losses_of_pretraining_and_fine_tuning_fall_and_leave_a_model_folder() {
         ..SftSettings::demo()
     };
     let (tokens, json) = tokens();
-    let tuned = sft::run(&shared().world, (&tokens, &json), &first, &settings, &second).unwrap();
+    let tuned = sft::run(&STAGES.training, (&tokens, &json), &first, &settings, &second).unwrap();
     for run in [&first, &second] {
         let losses = losses(run);
         assert_eq!(losses.len(), 24);
@@ -119,13 +84,13 @@ fn resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, halves) = (dir.path().join("whole"), dir.path().join("halves"));
     let settings = pretrain_settings(8);
-    let expected = pretrain::run(&shared().world, &shared().tokenizer, &settings, &whole).unwrap();
-    pretrain::run(&shared().world, &shared().tokenizer, &settings, &halves).unwrap();
+    let expected = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, &whole).unwrap();
+    pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, &halves).unwrap();
     // As if the machine had gone down between the fourth step and the last.
     fs::remove_dir_all(halves.join("step-00000008")).unwrap();
     fs::create_dir(halves.join(".step-00000008.staging")).unwrap();
     assert!(checkpoint::latest(&halves).unwrap().unwrap().ends_with("step-00000004"));
-    let got = pretrain::run(&shared().world, &shared().tokenizer, &settings, &halves).unwrap();
+    let got = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, &halves).unwrap();
     for name in ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"] {
         assert!(
             fs::read(expected.join(name)).unwrap() == fs::read(got.join(name)).unwrap(),
@@ -139,13 +104,13 @@ fn resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
 fn checkpoint_of_other_settings_is_not_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = pretrain_settings(1);
-    pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap();
+    pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap();
     assert!(
-        pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).is_ok(),
+        pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).is_ok(),
         "done already"
     );
     settings.fit.seed = 2;
-    let error = pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap_err();
+    let error = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap_err();
     assert!(error.to_string().contains("other settings"), "{error}");
 }
 
@@ -154,7 +119,7 @@ fn only_the_newest_checkpoints_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = pretrain_settings(6);
     (settings.fit.checkpoint_every, settings.fit.checkpoints_kept) = (2, 2);
-    pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap();
+    pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap();
     let there = |step: u32| dir.path().join(format!("step-{step:08}")).is_dir();
     assert_eq!([there(2), there(4), there(6)], [false, true, true]);
 }
@@ -229,7 +194,7 @@ fn schedule_rises_to_the_peak_and_falls_to_the_floor() {
 #[test]
 fn tokenizer_is_the_same_bytes_twice_and_keeps_line_feeds_and_controls_apart() {
     let (tokens, json) = tokens();
-    assert_eq!(tokenizer::train(&shared().world, VOCABULARY).unwrap(), json);
+    assert_eq!(tokenizer::train(&STAGES.training, VOCABULARY).unwrap(), json);
     assert!(tokens.n_tokens() <= VOCABULARY);
     let last = u32::try_from(tokens.n_tokens()).unwrap() - 1;
     assert_eq!([tokens.end_of_text(), tokens.im_start(), tokens.im_end()], [last - 2, last - 1, last]);
@@ -244,17 +209,17 @@ fn tokenizer_is_the_same_bytes_twice_and_keeps_line_feeds_and_controls_apart() {
 
 #[test]
 fn vocabulary_without_room_for_bytes_and_controls_is_refused() {
-    assert!(tokenizer::train(&shared().world, 258).is_err());
-    assert!(tokenizer::train(&shared().world, 259).is_ok());
+    assert!(tokenizer::train(&STAGES.training, 258).is_err());
+    assert!(tokenizer::train(&STAGES.training, 259).is_ok());
 }
 
 #[test]
 fn training_scope_holds_training_readers_only_and_nothing_held_out() {
-    let everything = World::read(&shared().at, Scope::Evaluation).unwrap();
+    let everything = World::read(&STAGES.at, Scope::Evaluation).unwrap();
     assert!(
         everything.readers.iter().any(|reader| reader.split == Split::Test && !reader.held_out.is_empty())
     );
-    let training = &shared().world;
+    let training = &STAGES.training;
     assert!(training.readers.iter().all(|reader| reader.split == Split::Train && reader.held_out.is_empty()));
     assert!(!training.readers.is_empty());
     let cutoff = training.cutoff_unix_s;
@@ -264,152 +229,12 @@ fn training_scope_holds_training_readers_only_and_nothing_held_out() {
 }
 
 #[test]
-fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
-    let (tokens, _json) = tokens();
-    for targets in [Targets::Judge, Targets::LaterClicks] {
-        let settings = SftSettings { prompt_tokens: 96, targets, ..SftSettings::demo() };
-        let made = examples::build(&shared().world, &tokens, &settings).unwrap();
-        assert!(made.whole.len() > 50, "{}", made.whole.len());
-        assert_eq!(made.singles.is_empty(), targets == Targets::LaterClicks);
-        for example in made.singles.iter().chain(&made.whole) {
-            assert!(example.prompt.len() <= 96 && example.completion.last() == Some(&tokens.im_end()));
-            assert!(newshound::text::parse::parse(&tokens.decode(&example.completion)).is_ok());
-        }
-    }
-}
-
-#[test]
-fn single_signals_are_as_many_as_asked_for_and_their_prompts_hold_one_line() {
-    let (tokens, _json) = tokens();
-    let n_singles = |singles_per_reader: usize| {
-        let settings = SftSettings { singles_per_reader, ..SftSettings::demo() };
-        let made = examples::build(&shared().world, &tokens, &settings).unwrap();
-        for example in &made.singles {
-            let prompt = tokens.decode(&example.prompt);
-            let n_signals =
-                prompt.lines().filter(|line| line.contains("search: ") || line.contains("page: ")).count();
-            assert_eq!(n_signals, 1, "{prompt}");
-        }
-        made.singles.len()
-    };
-    let (none, one, three) = (n_singles(0), n_singles(1), n_singles(3));
-    assert!(none == 0 && one > 20 && one < three && three <= 3 * one, "{none}, {one}, {three}");
-}
-
-#[test]
-fn visits_end_with_a_pause_and_hold_every_trace_once() {
-    for reader in shared().world.training_readers() {
-        let visits: Vec<_> = reader.sessions(1800).collect();
-        assert_eq!(
-            visits.iter().cloned().flatten().collect::<Vec<_>>(),
-            (0..reader.events.len()).collect::<Vec<_>>()
-        );
-        let time = |idx: usize| reader.events[idx].time_unix_s;
-        assert!(visits.windows(2).all(|pair| time(pair[1].start) - time(pair[0].end - 1) > 1800));
-        assert!(
-            visits
-                .iter()
-                .flat_map(|visit| visit.clone().skip(1))
-                .all(|idx| time(idx) - time(idx - 1) <= 1800)
-        );
-    }
-}
-
-/// Articles of stories that share none of the words of their first two queries, and what they are about.
-fn subjects() -> &'static (Vec<usize>, Expansions) {
-    static SUBJECTS: OnceLock<(Vec<usize>, Expansions)> = OnceLock::new();
-    SUBJECTS.get_or_init(|| {
-        let world = &shared().world;
-        let all: std::collections::BTreeSet<usize> = (0..world.published().count()).collect();
-        let expansions = Expansions::of(world, all.clone()).unwrap();
-        let mut used = std::collections::HashSet::new();
-        let apart = |&idx: &usize| {
-            let words = expansions.words(idx).get(..8).unwrap_or_default();
-            let is_apart = words.len() == 8 && words.iter().all(|word| !used.contains(word));
-            if is_apart {
-                used.extend(words.to_vec());
-            }
-            is_apart
-        };
-        let chosen = all.into_iter().filter(apart).collect();
-        (chosen, expansions)
-    })
-}
-
-/// A reader with one click an hour, each on a story of its own.
-fn reader_of(world: &World, n_clicks: usize) -> Reader {
-    let (chosen, _) = subjects();
-    let event = |idx: usize| Event {
-        stream: Stream::Click,
-        text: world.articles[chosen[idx]].title.clone(),
-        time_unix_s: i64::try_from(idx).unwrap() * 3600,
-        category: None,
-        article_idx: Some(chosen[idx]),
-        verdict: Verdict::Keep,
-    };
-    Reader {
-        key: "r".to_owned(),
-        split: Split::Train,
-        events: (0..n_clicks).map(event).collect(),
-        held_out: vec![],
-    }
-}
-
-/// Checks a target: two queries about each subject. `expected`: numbers of the clicks.
-fn check_target(n_clicks: usize, window: std::ops::RangeInclusive<i64>, expected: &[usize]) {
-    let world = &shared().world;
-    let (chosen, expansions) = subjects();
-    let list = examples::target(world, expansions, &reader_of(world, n_clicks), window).unwrap();
-    let got: Vec<&str> = list.as_slice().iter().map(|query| query.as_str()).collect();
-    let query = |pass: usize, idx: &usize| expansions.words(chosen[*idx])[4 * pass..4 * pass + 4].join(" ");
-    let all = expected.iter().flat_map(|idx| [query(0, idx), query(1, idx)]);
-    assert_eq!(got, all.collect::<Vec<_>>());
-}
-
-#[test]
-fn click_at_the_cut_is_past_and_click_a_second_later_is_future() {
-    check_target(7, 2 * 3600..=6 * 3600, &[3, 4, 5, 6]);
-    check_target(7, 2 * 3600 - 1..=6 * 3600 - 1, &[2, 3, 4, 5]);
-}
-
-#[test]
-fn list_short_of_later_clicks_is_filled_from_the_newest_past_and_none_is_made_without_any() {
-    let world = &shared().world;
-    check_target(7, 5 * 3600..=99 * 3600, &[6, 5, 4, 3]);
-    assert!(examples::target(world, &subjects().1, &reader_of(world, 7), 6 * 3600..=99 * 3600).is_none());
-}
-
-#[test]
-fn one_story_alone_still_makes_a_valid_list() {
-    let world = &shared().world;
-    let list = examples::target(world, &subjects().1, &reader_of(world, 1), -1..=3600).unwrap();
-    assert_eq!(list.as_slice().len(), 3);
-}
-
-#[test]
-fn cuts_leave_a_day_of_past_and_lie_before_the_cutoff() {
-    let world = &shared().world;
-    for reader in world.training_readers() {
-        let first = reader.events[0].time_unix_s;
-        for cut in examples::cuts(reader, world.cutoff_unix_s, 4) {
-            assert!(cut >= first + 24 * 3600 && cut < world.cutoff_unix_s);
-        }
-    }
-}
-
-#[test]
-fn head_readers_are_a_tenth_and_not_in_fine_tuning() {
-    let n_head = (0..10_000).filter(|n| examples::belongs_to_head(&format!("u{n:06}"))).count();
-    assert!((800..1200).contains(&n_head), "{n_head}");
-}
-
-#[test]
 fn checkpoint_with_a_missing_file_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let settings = pretrain_settings(1);
-    let folder = pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap();
+    let folder = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap();
     fs::remove_file(folder.join("optimizer.safetensors")).unwrap();
-    let error = pretrain::run(&shared().world, &shared().tokenizer, &settings, dir.path()).unwrap_err();
+    let error = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap_err();
     assert!(error.to_string().contains("optimizer.safetensors"), "{error}");
     let (_config, parameters) = checkpoint::open_model(&folder, &fit::DEVICE).unwrap();
     assert_eq!(

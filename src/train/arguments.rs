@@ -1,14 +1,15 @@
 //! What the command line of the trainer accepts.
 pub mod encoders;
 pub mod measuring;
+pub mod stages;
 
-use super::{error::TrainError, generate::GenerateSettings, settings::DEMO_VOCABULARY};
+use super::{error::TrainError, generate::GenerateSettings};
 use crate::decode::sampler::SamplerSettings;
 use clap::{Args, Subcommand, ValueEnum};
 use encoders::{CleanerArgs, EmbedderArgs, IndexCommand};
 use measuring::{BaselineArgs, EvalArgs, HeldOutSplit, MeasureArgs};
+use stages::{HeadArgs, PretrainArgs, SftArgs, StudentArgs, TeacherArgs, TokenizerArgs};
 use std::path::PathBuf;
-use toml::Value;
 
 /// Most continuations of one prompt: they are decoded side by side, and more would not fit the memory of a small machine.
 const CONTINUATIONS_MAX: usize = 256;
@@ -30,6 +31,8 @@ pub enum Command {
     Sft(SftArgs),
     /// Train a fine-tuned student further by Dr.GRPO on the five rewards; resumes by itself.
     Teacher(TeacherArgs),
+    /// Distil a teacher into a student, by default on the student's own lists; resumes by itself.
+    Student(StudentArgs),
     /// Fit the reward head on lists sampled for training readers that fine-tuning left out.
     Head(HeadArgs),
     /// Train the signal cleaner on labelled signals, and measure what cleaning is worth.
@@ -151,121 +154,6 @@ pub enum WorldSize {
     Small,
     /// 240 interests, 28,000 readers: what the demo's student is trained on
     Full,
-}
-
-/// Arguments of `tokenizer`.
-#[derive(Args, Debug)]
-pub struct TokenizerArgs {
-    /// World folder.
-    #[arg(long)]
-    pub(super) world: PathBuf,
-    /// Tokens in all, control tokens included.
-    #[arg(long, default_value_t = DEMO_VOCABULARY)]
-    pub(super) vocab_size: usize,
-    /// Folder to write tokenizer.json into.
-    #[arg(long)]
-    pub(super) out: PathBuf,
-}
-
-/// Arguments of `pretrain`.
-#[derive(Args, Debug)]
-pub struct PretrainArgs {
-    /// World folder.
-    #[arg(long)]
-    pub(super) world: PathBuf,
-    /// Folder with tokenizer.json.
-    #[arg(long)]
-    pub(super) tokenizer: PathBuf,
-    /// Folder of the run: checkpoints, metrics.jsonl, loss.svg.
-    #[arg(long)]
-    pub(super) out: PathBuf,
-    #[command(flatten)]
-    pub(super) fit: FitArgs,
-}
-
-/// Arguments of `sft`.
-#[derive(Args, Debug)]
-pub struct SftArgs {
-    /// World folder.
-    #[arg(long)]
-    pub(super) world: PathBuf,
-    /// Folder with tokenizer.json.
-    #[arg(long)]
-    pub(super) tokenizer: PathBuf,
-    /// Model to start from: a model folder or a run's folder.
-    #[arg(long)]
-    pub(super) init: PathBuf,
-    /// Folder of the signal cleaner that will stand before the prompts; the bundle must hold the same.
-    #[arg(long)]
-    pub(super) cleaner: Option<PathBuf>,
-    /// Folder of the run: checkpoints, metrics.jsonl, loss.svg.
-    #[arg(long)]
-    pub(super) out: PathBuf,
-    #[command(flatten)]
-    pub(super) fit: FitArgs,
-}
-
-/// Arguments of `teacher`.
-#[derive(Args, Debug)]
-pub struct TeacherArgs {
-    /// World folder.
-    #[arg(long)]
-    pub(super) world: PathBuf,
-    /// Fine-tuned model to start from: a model folder or a run's folder, with tokenizer.json.
-    #[arg(long)]
-    pub(super) init: PathBuf,
-    /// Folder of the signal cleaner that stands before the prompts.
-    #[arg(long)]
-    pub(super) cleaner: Option<PathBuf>,
-    /// Folder of the run: checkpoints, metrics.jsonl, reward.svg.
-    #[arg(long)]
-    pub(super) out: PathBuf,
-    #[command(flatten)]
-    pub(super) fit: FitArgs,
-}
-
-/// What the loops let the command line change; everything else is in the settings file.
-#[derive(Args, Debug)]
-pub struct FitArgs {
-    /// TOML file over the defaults; unknown keys are refused.
-    #[arg(long)]
-    pub(super) settings: Option<PathBuf>,
-    /// Optimiser steps.
-    #[arg(long)]
-    pub(super) steps: Option<u32>,
-    /// Seed of parameters and order.
-    #[arg(long)]
-    pub(super) seed: Option<u32>,
-}
-
-impl FitArgs {
-    pub(super) fn flags(&self) -> [(&'static str, Option<Value>); 2] {
-        let value = |flag: Option<u32>| flag.map(|flag| Value::Integer(i64::from(flag)));
-        [("fit.steps", value(self.steps)), ("fit.seed", value(self.seed))]
-    }
-}
-
-/// Arguments of `head`.
-#[derive(Args, Debug)]
-pub struct HeadArgs {
-    /// World folder.
-    #[arg(long)]
-    pub(super) world: PathBuf,
-    /// Fine-tuned model: a model folder or a run's folder, with tokenizer.json.
-    #[arg(long)]
-    pub(super) model: PathBuf,
-    /// Folder of the signal cleaner that will stand before the prompts; the bundle must hold the same.
-    #[arg(long)]
-    pub(super) cleaner: Option<PathBuf>,
-    /// File to write, a safetensors file; the report goes beside it as .json.
-    #[arg(long)]
-    pub(super) out: PathBuf,
-    /// TOML file over the defaults; unknown keys are refused.
-    #[arg(long)]
-    pub(super) settings: Option<PathBuf>,
-    /// Seed of sampling and fitting.
-    #[arg(long)]
-    pub(super) seed: Option<u32>,
 }
 
 /// Arguments of `bundle`.

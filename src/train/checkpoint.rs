@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 const STATE_FILE: &str = "state.json";
 const PREFIX: &str = "step-";
+/// Below a run's folder: the checkpoint that its watch chose.
+const BEST: &str = "best";
 
 /// Where a run stands. Order and content of batches follow from `step` and the settings' seed, so the
 /// step is the data cursor too.
@@ -85,12 +87,43 @@ pub fn latest(out: &Path) -> Result<Option<PathBuf>, TrainError> {
     Ok(list(out)?.pop())
 }
 
-/// Returns the model folder that a path means: the folder itself, or the newest checkpoint of a run's folder.
+/// Keeps a run as it stands as the best so far, beside its own checkpoints.
 /// # Errors
-/// If neither is there.
+/// If the disk refuses.
+pub fn save_best(out: &Path, run: &Run, tokenizer_json: &[u8]) -> Result<PathBuf, TrainError> {
+    save(&out.join(BEST), run, tokenizer_json, 1)
+}
+
+/// Goes on with the newest checkpoint in `out`, or begins with the weights of a model folder.
+/// # Errors
+/// If the folder is broken, or the checkpoint was made with other settings.
+pub fn resume_or_begin(
+    out: &Path,
+    init: &Path,
+    adamw: AdamWSettings,
+    settings_sha256: String,
+    device: &Device,
+) -> Result<Run, TrainError> {
+    match latest(out)? {
+        Some(folder) => open(&folder, adamw, &settings_sha256, device),
+        None => {
+            let (config, parameters) = open_model(init, device)?;
+            let optimizer = AdamW::new(adamw, parameters.vars());
+            Ok(Run { config, parameters, optimizer, state: RunState::start(settings_sha256) })
+        }
+    }
+}
+
+/// Returns the model folder that a path means: the folder itself, or of a run's folder the best checkpoint where one was
+/// chosen, else the newest.
+/// # Errors
+/// If none is there.
 pub fn resolve(path: &Path) -> Result<PathBuf, TrainError> {
     if path.join(CONFIG_FILE).is_file() {
         return Ok(path.to_owned());
+    }
+    if let Some(best) = latest(&path.join(BEST))? {
+        return Ok(best);
     }
     latest(path)?.ok_or_else(|| TrainError::file(path, "neither a model folder nor a run with checkpoints"))
 }

@@ -1,10 +1,10 @@
 //! The trainer's commands: arguments in, one call of a stage.
 use super::{
     arguments::{
-        BundleArgs, BundleInputs as Inputs, Command, HeadArgs, ImportArgs, ImportCommand, WorldCommand,
-        WorldSize,
+        BundleArgs, BundleInputs as Inputs, Command, ImportArgs, ImportCommand, WorldCommand, WorldSize,
         encoders::{IndexCommand, VectorMethod},
         measuring::{BaselineArgs, EvalArgs, HeldOutSplit, OnlyStream},
+        stages::{HeadArgs, SftArgs, StudentArgs, TeacherArgs},
     },
     baselines,
     cleaner::{self, Labels},
@@ -20,8 +20,10 @@ use super::{
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
     pretrain, score, search,
-    settings::{HeadSettings, PretrainSettings, SftSettings, TeacherSettings, layered},
-    sft, teacher, tokenizer,
+    settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
+    sft,
+    student::{self, Pair},
+    teacher, tokenizer,
 };
 use crate::{
     cleaner::Cleaner,
@@ -33,7 +35,7 @@ use serde::Serialize;
 use std::{
     collections::BTreeMap,
     io::{Write, stdin},
-    path::Path,
+    path::{Path, PathBuf},
 };
 use toml::Value;
 
@@ -51,23 +53,11 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
             let settings =
                 layered(&PretrainSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
             let world = World::read(&args.world, Scope::Training)?;
-            let folder = pretrain::run(&world, &args.tokenizer, &settings, &args.out)?;
-            say(output, &folder.display())
+            say(output, &pretrain::run(&world, &args.tokenizer, &settings, &args.out)?.display())
         }
-        Command::Sft(args) => {
-            let settings = layered(&SftSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
-            let world = cleaned(&args.world, args.cleaner.as_deref())?;
-            let (tokens, json) = tokenizer::read(&args.tokenizer)?;
-            let folder = sft::run(&world, (&tokens, &json), &args.init, &settings, &args.out)?;
-            say(output, &folder.display())
-        }
-        Command::Teacher(args) => {
-            let settings =
-                layered(&TeacherSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
-            let world = cleaned(&args.world, args.cleaner.as_deref())?;
-            let folder = teacher::run(&world, &args.init, &settings, &args.out)?;
-            say(output, &folder.display())
-        }
+        Command::Sft(args) => say(output, &run_sft(&args)?.display()),
+        Command::Teacher(args) => say(output, &run_teacher(&args)?.display()),
+        Command::Student(args) => say(output, &run_student(&args)?.display()),
         Command::Head(args) => run_head(&args, output),
         Command::Cleaner(args) => {
             let encoder = &args.encoder;
@@ -164,18 +154,38 @@ fn run_index(what: IndexCommand, output: &mut dyn Write) -> Result<(), TrainErro
 }
 
 /// A world for training, its signals judged where there is a cleaner.
-fn cleaned(world: &Path, cleaner: Option<&Path>) -> Result<World, TrainError> {
-    let mut world = World::read(world, Scope::Training)?;
+fn cleaned(world: &Path, cleaner: Option<&Path>, scope: Scope) -> Result<World, TrainError> {
+    let mut world = World::read(world, scope)?;
     if let Some(folder) = cleaner {
-        world.clean(&Cleaner::open(folder)?, Split::Train)?;
+        world.clean(&Cleaner::open(folder)?, &[Split::Train, Split::Valid])?;
     }
     Ok(world)
+}
+
+fn run_sft(args: &SftArgs) -> Result<PathBuf, TrainError> {
+    let settings = layered(&SftSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
+    let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Training)?;
+    let (tokens, json) = tokenizer::read(&args.tokenizer)?;
+    sft::run(&world, (&tokens, &json), &args.init, &settings, &args.out)
+}
+
+fn run_teacher(args: &TeacherArgs) -> Result<PathBuf, TrainError> {
+    let settings = layered(&TeacherSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
+    let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Validation)?;
+    teacher::run(&world, &args.init, &settings, &args.out)
+}
+
+fn run_student(args: &StudentArgs) -> Result<PathBuf, TrainError> {
+    let settings = layered(&StudentSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
+    let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Validation)?;
+    let pair = Pair { student: &args.init, teacher: &args.teacher };
+    student::run(&world, pair, &settings, &args.out)
 }
 
 fn run_head(args: &HeadArgs, output: &mut dyn Write) -> Result<(), TrainError> {
     let seed = args.seed.map(|seed| Value::Integer(i64::from(seed)));
     let settings = layered(&HeadSettings::demo(), args.settings.as_deref(), &[("seed", seed)])?;
-    let world = cleaned(&args.world, args.cleaner.as_deref())?;
+    let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Training)?;
     let report = head::run(&world, &args.model, &settings, &args.out)?;
     let json = serde_json::to_string(&report).map_err(|error| TrainError::file(&args.out, error))?;
     say(output, &json)

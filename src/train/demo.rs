@@ -100,7 +100,7 @@ fn train(world: &mut World, places: &Places) -> Result<(), TrainError> {
         cleaner::run(&places.world, &Labels::World, &EncoderSettings::cleaner(), &places.cleaner)?;
     }
     // The student learns from signals as the server will show them.
-    world.clean(&Cleaner::open(&places.cleaner)?, Split::Train)?;
+    world.clean(&Cleaner::open(&places.cleaner)?, &[Split::Train])?;
     let (tokens, json) = tokenizer::read(&places.tokenizer)?;
     // Runs resume by themselves, and a finished one returns at once.
     pretrain::run(world, &places.tokenizer, &PretrainSettings::demo(), &places.pretrain)?;

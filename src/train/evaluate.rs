@@ -82,7 +82,7 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
     let bundle = load::load(BundleSource::Dir(inputs.bundle), DType::F32, &Device::Cpu)?;
     // As the server does it; what the student is compared with reads the same signals.
     if let Some(cleaner) = &bundle.cleaner {
-        world.clean(cleaner, settings.split)?;
+        world.clean(cleaner, &[settings.split])?;
     }
     let prompt_tokens_max = bundle.manifest.prompt_tokens_max;
     let student = Sampled { model: Arc::new(bundle.model), tokens: bundle.tokens };

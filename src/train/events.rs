@@ -174,10 +174,22 @@ pub struct World {
 /// How much of a world a command opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Training readers only, nothing held out: what every training command sees.
+    /// Training readers only, nothing held out: what most training commands see.
     Training,
+    /// Validation readers too, with their held-out clicks: for stages that choose between their checkpoints.
+    Validation,
     /// All readers and the held-out clicks, for the final figures.
     Evaluation,
+}
+
+impl Scope {
+    fn holds(self, split: Split) -> bool {
+        match self {
+            Self::Training => split == Split::Train,
+            Self::Validation => split != Split::Test,
+            Self::Evaluation => true,
+        }
+    }
 }
 
 impl World {
@@ -199,7 +211,7 @@ impl World {
         };
         let path = dir.join("events.jsonl");
         for_each_line(&path, |row: EventRow| {
-            if scope == Scope::Training && row.split != Split::Train {
+            if !scope.holds(row.split) {
                 return Ok(());
             }
             let article_idx =
@@ -215,8 +227,11 @@ impl World {
             });
             Ok(())
         })?;
-        if scope == Scope::Evaluation {
+        if scope != Scope::Training {
             for_each_line(&dir.join("held_out.jsonl"), |row: HeldOutRow| {
+                if !scope.holds(row.split) {
+                    return Ok(());
+                }
                 let article_idx = *by_id.get(&row.article_id).ok_or_else(|| unknown(&row.article_id))?;
                 let idx = place(&mut readers, row.user_key, row.split);
                 if row.policy == HeldOutPolicy::Uniform {
@@ -241,11 +256,11 @@ impl World {
         Ok(Self { name, digest, seed, cutoff_unix_s: about.cutoff_unix_s, articles, readers })
     }
 
-    /// Has every search and page of the readers of a split judged.
+    /// Has every search and page of the readers of some splits judged.
     /// # Errors
     /// If the cleaner fails.
-    pub fn clean(&mut self, cleaner: &Cleaner, split: Split) -> Result<(), CleanerError> {
-        self.readers.par_iter_mut().filter(|reader| reader.split == split).try_for_each(|reader| {
+    pub fn clean(&mut self, cleaner: &Cleaner, splits: &[Split]) -> Result<(), CleanerError> {
+        self.readers.par_iter_mut().filter(|reader| splits.contains(&reader.split)).try_for_each(|reader| {
             let verdicts =
                 cleaner.verdicts(reader.events.iter().map(|event| (event.stream, event.text.as_str())))?;
             for (event, verdict) in reader.events.iter_mut().zip(verdicts) {
@@ -265,6 +280,12 @@ impl World {
     /// Its name and digest, as tables give them.
     pub fn title(&self) -> String {
         if self.digest.is_empty() { self.name.clone() } else { format!("{} ({})", self.name, self.digest) }
+    }
+
+    /// Digest of the catalogue: an imported world has no other.
+    pub fn articles_digest(&self) -> String {
+        let text = |article: &Article| [article.id.as_str(), &article.title, &article.summary].join("\n");
+        sha256_hex(self.articles.iter().map(text).collect::<Vec<_>>().join("\n").as_bytes())
     }
 
     /// Articles published at or before the cutoff.

@@ -3,7 +3,7 @@ use super::{
     checkpoint::{self, Run},
     error::TrainError,
     gradients::Gradients,
-    journal::{Journal, StepMetrics},
+    journal::{Journal, Line, Moved, StepMetrics},
     settings::FitSettings,
 };
 use crate::model::{ops::Numerics, transformer::Transformer, weights::Parameters};
@@ -47,7 +47,20 @@ pub struct LossAndGradients {
     pub gradients: Gradients,
 }
 
-/// Runs until the last step of the settings; returns the last checkpoint's folder.
+/// What a step computed before its update.
+#[derive(Debug)]
+pub struct Computed<L> {
+    /// Mean loss of the step.
+    pub loss: f64,
+    /// Its gradient.
+    pub gradients: Gradients,
+    /// Tokens that carried loss.
+    pub target_tokens: usize,
+    /// What the diary says of the step.
+    pub line: L,
+}
+
+/// Learns from micro-batches until the last step of the settings; returns the last checkpoint's folder.
 ///
 /// `batches` gives the micro-batches of a step and must depend on the step alone, so that a resumed run
 /// sees what the uninterrupted one would have seen.
@@ -61,45 +74,54 @@ pub fn fit(
 ) -> Result<PathBuf, TrainError> {
     let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Train)?;
     let workers = Workers::new()?;
-    let mut journal = Journal::open(place.out, place.title, run.state.step, settings.steps)?;
-    let schedule = settings.schedule();
-    let mut folder = None;
-    while run.state.step < settings.steps {
-        let (step, started) = (run.state.step, Instant::now());
+    descend(run, settings, place, |run| {
+        let step = run.state.step;
         let micro_batches = batches(step);
         let target_tokens = micro_batches.iter().map(|batch| batch.targets.len()).sum();
-        let mut sum = workers.loss_and_gradients(&model, &run.parameters, &micro_batches)?;
-        let grad_norm = sum.gradients.clip(settings.max_grad_norm);
+        let tokens = micro_batches.iter().map(|batch| batch.ids.len()).sum();
+        let LossAndGradients { loss, gradients } =
+            workers.loss_and_gradients(&model, &run.parameters, &micro_batches)?;
+        let line = StepMetrics { step, loss, target_tokens, tokens, ..StepMetrics::default() };
+        Ok(Some(Computed { loss, gradients, target_tokens, line }))
+    })
+}
+
+/// The loop of every stage: compute, clip, update, note, and now and then a checkpoint. Ends after the last step of the
+/// settings or when `compute` gives nothing; returns the last checkpoint's folder.
+///
+/// What `compute` gives must depend on the run alone, so that a resumed run goes on as the uninterrupted one would have.
+/// # Errors
+/// If `compute` fails, the loss stops being a number, or the disk refuses.
+pub fn descend<L: Line>(
+    run: &mut Run,
+    settings: &FitSettings,
+    place: Place<'_>,
+    mut compute: impl FnMut(&mut Run) -> Result<Option<Computed<L>>, TrainError>,
+) -> Result<PathBuf, TrainError> {
+    let mut journal = Journal::open(place.out, place.title, run.state.step, settings.steps)?;
+    let schedule = settings.schedule();
+    while run.state.step < settings.steps {
+        let (step, started) = (run.state.step, Instant::now());
+        let Some(Computed { loss, mut gradients, target_tokens, line }) = compute(run)? else { break };
+        let grad_norm = gradients.clip(settings.max_grad_norm);
         // Once in the weights, what is no number is in every checkpoint.
-        if !(sum.loss.is_finite() && grad_norm.is_finite()) {
-            return Err(TrainError::Diverged { step, loss: sum.loss });
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Err(TrainError::Diverged { step, loss });
         }
         let learning_rate = schedule.rate(step);
-        run.optimizer.step(run.parameters.vars(), &sum.gradients, learning_rate)?;
+        run.optimizer.step(run.parameters.vars(), &gradients, learning_rate)?;
         run.state.step += 1;
         run.state.target_tokens += target_tokens as u64;
-        let tokens = micro_batches.iter().map(|batch| batch.ids.len()).sum();
         let step_time_s = started.elapsed().as_secs_f64();
-        journal.note(StepMetrics {
-            step,
-            loss: sum.loss,
-            grad_norm,
-            learning_rate,
-            target_tokens,
-            tokens,
-            step_time_s,
-        })?;
+        journal.note(line.moved(Moved { grad_norm, learning_rate, step_time_s }))?;
         if run.state.step.is_multiple_of(settings.checkpoint_every.max(1)) || run.state.step == settings.steps
         {
-            folder = Some(checkpoint::save(place.out, run, place.tokenizer_json, settings.checkpoints_kept)?);
+            checkpoint::save(place.out, run, place.tokenizer_json, settings.checkpoints_kept)?;
             journal.draw()?;
         }
     }
     journal.finish();
-    match folder {
-        Some(folder) => Ok(folder),
-        None => checkpoint::resolve(place.out),
-    }
+    checkpoint::resolve(place.out)
 }
 
 /// Computes one micro-batch's share of the step's mean loss and its gradient.
@@ -126,16 +148,16 @@ pub fn loss_and_gradients(
     };
     let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), device)?;
     // Divided by the targets of the whole step: the gradient does not depend on how the step is cut.
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        reason = "a step has some thousand targets"
-    )]
-    let weight = (1.0 / n_step_targets as f64) as f32;
-    let weights = Tensor::full(weight, batch.targets.len(), device)?;
+    let weights = Tensor::full(1.0 / divisor(n_step_targets), batch.targets.len(), device)?;
     let loss = model.cross_entropy(&hidden, &targets, &weights)?;
     let gradients = Gradients::collect(parameters.vars(), &loss.backward()?)?;
     Ok(LossAndGradients { loss: f64::from(loss.to_scalar::<f32>()?), gradients })
+}
+
+/// A count of targets as a divisor.
+#[allow(clippy::cast_precision_loss, reason = "a step has some thousand targets")]
+pub(super) fn divisor(n_targets: usize) -> f32 {
+    n_targets.max(1) as f32
 }
 
 /// Threads that compute micro-batches side by side.

@@ -1,9 +1,10 @@
 //! The reward head: what a list will be worth, read off the student's own hidden states.
 use super::{
+    askers::{Asker, Asking, askers},
     checkpoint,
     error::TrainError,
-    events::{Reader, World},
-    examples::{belongs_to_head, cuts},
+    events::World,
+    examples::belongs_to_head,
     fit::DEVICE,
     head_fit::{self, Ordering, Table},
     journal::progress_bar,
@@ -20,7 +21,6 @@ use crate::{
         reward_head::{ListFeatures, RewardHead, Score},
         weights::{Checkpoint, Parameters},
     },
-    text::prompt,
 };
 use candle_core::DType;
 use rayon::prelude::*;
@@ -59,13 +59,6 @@ struct ListReward {
     queries: Vec<f64>,
 }
 
-/// A reader at a moment.
-struct Asker<'a> {
-    reader_idx: usize,
-    reader: &'a Reader,
-    at_unix_s: i64,
-}
-
 /// Samples lists of training readers that fine-tuning left out, has them judged by the readers' signals, fits the head and writes it. A head that stands there with the same student, readers and settings is left as it is.
 /// # Errors
 /// If there are too few such readers, or sampling or fitting fails.
@@ -80,7 +73,9 @@ pub fn run(
     let weights = folder.path.join(WEIGHTS_FILE);
     let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;
     let student = Sampled { model: Arc::new(folder.model), tokens };
-    let (prompts, askers) = questions(world, &student, settings);
+    let readers = world.training_readers().filter(|reader| belongs_to_head(&reader.key));
+    let asking = Asking { cuts_per_reader: settings.cuts_per_reader, prompt_tokens: PROMPT_TOKENS };
+    let (prompts, askers) = askers(world, readers, &student.tokens, asking);
     let data = [&tokenizer_json, &weights, &id_bytes(&prompts), world.name.as_bytes()];
     let digest = settings_digest(settings, &data)?;
     if let Some(report) = finished(out, &digest, student.model.config().hidden_size) {
@@ -116,7 +111,7 @@ fn groups(
     let groups: Vec<Group> = samples
         .into_par_iter()
         .zip(askers)
-        .map(|(samples, asker)| rewarded(samples, &judge.view_at(asker.reader, asker.at_unix_s), &judge))
+        .map(|(samples, asker)| rewarded(samples, &asker.view(&judge), &judge))
         .collect::<Result<_, _>>()?;
     let (held_out, train): (Vec<_>, Vec<_>) = groups
         .into_iter()
@@ -130,27 +125,6 @@ fn groups(
         return Err(TrainError::TooLittleData { reason: "too few readers gave two valid lists".to_owned() });
     }
     Ok((held_out, train))
-}
-
-/// Prompts of the head's readers at their cuts.
-fn questions<'a>(
-    world: &'a World,
-    student: &Sampled,
-    settings: &HeadSettings,
-) -> (Vec<Vec<u32>>, Vec<Asker<'a>>) {
-    world
-        .training_readers()
-        .filter(|reader| belongs_to_head(&reader.key))
-        .enumerate()
-        .flat_map(|(reader_idx, reader)| {
-            let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader);
-            cuts.into_iter().map(move |at_unix_s| Asker { reader_idx, reader, at_unix_s })
-        })
-        .filter_map(|asker| {
-            let signals = asker.reader.signals_until(asker.at_unix_s)?;
-            Some((prompt::build(&signals, &student.tokens, PROMPT_TOKENS).ids, asker))
-        })
-        .unzip()
 }
 
 fn rewarded(samples: Vec<Sample>, view: &View, judge: &Judge<'_>) -> Result<Group, TrainError> {

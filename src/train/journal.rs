@@ -11,7 +11,7 @@ use std::{
 };
 
 /// One optimiser step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Optimiser step, from 0.
     pub step: u64,
@@ -29,10 +29,24 @@ pub struct StepMetrics {
     pub step_time_s: f64,
 }
 
+/// What is known of a step only after its update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moved {
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Wall time of the step, seconds.
+    pub step_time_s: f64,
+}
+
 /// One line of a diary.
 pub trait Line: Serialize + DeserializeOwned {
     /// Optimiser step, from 0.
     fn step(&self) -> u64;
+    /// The line with what the update added.
+    #[must_use]
+    fn moved(self, moved: Moved) -> Self;
     /// What the curve shows, with its name.
     fn headline(&self) -> (&'static str, f64);
     /// Tokens that went through the network, and the seconds that it took.
@@ -44,6 +58,10 @@ impl Line for StepMetrics {
         self.step
     }
 
+    fn moved(self, Moved { grad_norm, learning_rate, step_time_s }: Moved) -> Self {
+        Self { grad_norm, learning_rate, step_time_s, ..self }
+    }
+
     fn headline(&self) -> (&'static str, f64) {
         ("loss", self.loss)
     }
@@ -53,12 +71,55 @@ impl Line for StepMetrics {
     }
 }
 
-/// The diary of one run.
+/// Lines of a run's steps in a file, one JSON object each.
+#[derive(Debug)]
+pub struct Diary<L> {
+    path: PathBuf,
+    file: File,
+    lines: Vec<L>,
+}
+
+impl<L: Line> Diary<L> {
+    /// Opens a diary; lines of steps from `first_step` on are dropped, as those steps will be done again.
+    /// # Errors
+    /// If the disk refuses.
+    pub fn open(path: &Path, first_step: u64) -> Result<Self, TrainError> {
+        let text = if path.is_file() {
+            std::fs::read_to_string(path).map_err(TrainError::disk(path, "read"))?
+        } else {
+            String::new()
+        };
+        // A line cut short by a crash is dropped with the rest.
+        let kept = text.lines().map_while(|line| serde_json::from_str(line).ok());
+        let kept: Vec<L> = kept.filter(|line: &L| line.step() < first_step).collect();
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
+        let file = file.map_err(TrainError::disk(path, "write"))?;
+        let mut diary = Self { path: path.to_owned(), file, lines: Vec::new() };
+        kept.into_iter().try_for_each(|line| diary.write(line))?;
+        Ok(diary)
+    }
+
+    /// Adds a line.
+    /// # Errors
+    /// If the disk refuses.
+    pub fn write(&mut self, line: L) -> Result<(), TrainError> {
+        let json = serde_json::to_string(&line).map_err(|error| TrainError::file(&self.path, error))?;
+        writeln!(self.file, "{json}").map_err(TrainError::disk(&self.path, "write"))?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// All lines, the oldest first.
+    pub fn lines(&self) -> &[L] {
+        &self.lines
+    }
+}
+
+/// The diary of one run, with a progress bar and a curve.
 #[derive(Debug)]
 pub struct Journal<L = StepMetrics> {
     folder: PathBuf,
-    file: File,
-    metrics: Vec<L>,
+    diary: Diary<L>,
     bar: ProgressBar,
 }
 
@@ -68,25 +129,8 @@ impl<L: Line> Journal<L> {
     /// If the disk refuses.
     pub fn open(folder: &Path, title: &str, first_step: u64, n_steps: u64) -> Result<Self, TrainError> {
         std::fs::create_dir_all(folder).map_err(TrainError::disk(folder, "create"))?;
-        let path = folder.join("metrics.jsonl");
-        let text = if path.is_file() {
-            std::fs::read_to_string(&path).map_err(TrainError::disk(&path, "read"))?
-        } else {
-            String::new()
-        };
-        // A line cut short by a crash is dropped with the rest.
-        let metrics: Vec<L> = text
-            .lines()
-            .map_while(|line| serde_json::from_str(line).ok())
-            .filter(|line: &L| line.step() < first_step)
-            .collect();
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
-        let file = file.map_err(TrainError::disk(&path, "write"))?;
-        let mut journal =
-            Self { folder: folder.to_owned(), file, metrics: Vec::new(), bar: progress_bar(title, n_steps) };
-        for line in metrics {
-            journal.write(line)?;
-        }
+        let diary = Diary::open(&folder.join("metrics.jsonl"), first_step)?;
+        let journal = Self { folder: folder.to_owned(), diary, bar: progress_bar(title, n_steps) };
         journal.bar.set_position(first_step);
         journal.bar.reset_eta();
         Ok(journal)
@@ -100,31 +144,24 @@ impl<L: Line> Journal<L> {
         let rate = tokens as f64 / seconds.max(1e-9);
         self.bar.set_message(format!("{name} {value:.3}, {rate:.0} tokens/s"));
         self.bar.set_position(line.step() + 1);
-        self.write(line)
+        self.diary.write(line)
     }
 
     /// Draws the headline of all steps so far, as `loss.svg` where it is the loss.
     /// # Errors
     /// If the drawing cannot be written.
     pub fn draw(&self) -> Result<(), TrainError> {
-        let Some((name, _)) = self.metrics.first().map(Line::headline) else { return Ok(()) };
+        let lines = self.diary.lines();
+        let Some((name, _)) = lines.first().map(Line::headline) else { return Ok(()) };
         let path = self.folder.join(format!("{name}.svg"));
         let points: Vec<(f64, f64)> =
-            self.metrics.iter().map(|line| (line.step() as f64, line.headline().1)).collect();
+            lines.iter().map(|line| (line.step() as f64, line.headline().1)).collect();
         draw_curve(&path, name, &points).map_err(|reason| TrainError::file(&path, reason))
     }
 
     /// Ends the progress bar.
     pub fn finish(&self) {
         self.bar.finish();
-    }
-
-    fn write(&mut self, metrics: L) -> Result<(), TrainError> {
-        let path = self.folder.join("metrics.jsonl");
-        let line = serde_json::to_string(&metrics).map_err(|error| TrainError::file(&path, error))?;
-        writeln!(self.file, "{line}").map_err(TrainError::disk(&path, "write"))?;
-        self.metrics.push(metrics);
-        Ok(())
     }
 }
 

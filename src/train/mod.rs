@@ -1,9 +1,10 @@
 //! From a world's articles and traces to a student, its reward head and a bundle.
 //!
-//! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `teacher`, `head`, `bundle`. Each reads what a platform would
+//! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `teacher`, `student`, `head`, `bundle`. Each reads what a platform would
 //! have (texts, signals and clicks of training readers), never a test reader and never the world's hidden truth, but that `cleaner` may
 //! take its tags of noise for a platform's labels.
 pub mod arguments;
+pub mod askers;
 pub mod baselines;
 pub mod checkpoint;
 pub mod cleaner;
@@ -17,6 +18,7 @@ pub mod evaluate;
 pub mod events;
 pub mod examples;
 pub mod expansion;
+pub mod figures;
 pub mod fit;
 pub mod gates;
 pub mod generate;
@@ -44,6 +46,8 @@ pub mod search;
 pub mod settings;
 pub mod sft;
 pub mod statistics;
+pub mod student;
 pub mod teacher;
 pub mod tokenizer;
+pub mod watch;
 pub mod word_vectors;

@@ -1,5 +1,5 @@
 //! Lists sampled from a student, by the decoder that serves.
-use super::error::TrainError;
+use super::{error::TrainError, packing::Example};
 use crate::{
     decode::{
         batch::{Batch, DecodeError, Finish, FinishedRow, GroupId, GroupRequest},
@@ -135,6 +135,21 @@ impl Sampled {
             Finish::Length => Err("unfinished"),
         }
     }
+}
+
+/// Each row with its prompt, group after group.
+pub fn with_prompts(prompts: &[Vec<u32>], groups: Vec<Vec<FinishedRow>>) -> Vec<(Vec<u32>, FinishedRow)> {
+    let groups = prompts.iter().zip(groups);
+    groups.flat_map(|(prompt, rows)| rows.into_iter().map(|row| (prompt.clone(), row))).collect()
+}
+
+/// What was sampled, as something to learn from.
+pub fn examples(rows: &[(Vec<u32>, FinishedRow)]) -> Vec<Example> {
+    let example = |(prompt, row): &(Vec<u32>, FinishedRow)| Example {
+        prompt: prompt.clone(),
+        completion: row.ids.clone(),
+    };
+    rows.iter().map(example).collect()
 }
 
 /// Seeds of neighbouring rows follow each other from here; the factor keeps the rows of different base seeds apart.

@@ -1,5 +1,5 @@
 //! Settings of the stages: defaults in code with their reasons, a TOML file over them, flags over both.
-use super::{error::TrainError, optimizer::AdamWSettings, schedule::Schedule};
+use super::{error::TrainError, optimizer::AdamWSettings, schedule::Schedule, watch::WatchSettings};
 use crate::model::config::{Biases, DecoderConfig, Family, RopeScaling};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::path::Path;
@@ -224,9 +224,14 @@ pub struct TeacherSettings {
     pub cuts_per_reader: usize,
     /// Lists sampled per prompt: the group whose mean each is compared with.
     pub lists_per_prompt: usize,
+    /// The look at validation readers.
+    pub watch: WatchSettings,
     /// The loop. `micro_batches`: prompts of one step.
     pub fit: FitSettings,
 }
+
+/// Looks as often as checkpoints are written, at readers enough that Recall@10 is known to some two hundredths.
+const WATCH: WatchSettings = WatchSettings { every: 20, readers: 300 };
 
 impl TeacherSettings {
     /// Settings of the demo teacher.
@@ -244,7 +249,64 @@ impl TeacherSettings {
             checkpoint_every: 20,
             ..PretrainSettings::demo().fit
         };
-        Self { prompt_tokens: PROMPT_TOKENS, cuts_per_reader: 2, lists_per_prompt: 8, fit }
+        Self { prompt_tokens: PROMPT_TOKENS, cuts_per_reader: 2, lists_per_prompt: 8, watch: WATCH, fit }
+    }
+}
+
+/// Distillation of a teacher into a student.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StudentSettings {
+    /// Whose lists are learned from, and how.
+    pub mode: Distillation,
+    /// Budget of the prompt in tokens; the oldest signals are left out first.
+    pub prompt_tokens: usize,
+    /// Moments per training reader at which lists are written.
+    pub cuts_per_reader: usize,
+    /// Lists per prompt. 2: every token is taught, so other prompts teach more than other lists.
+    pub lists_per_prompt: usize,
+    /// The look at validation readers.
+    pub watch: WatchSettings,
+    /// The loop. `micro_batches`: prompts of one step.
+    pub fit: FitSettings,
+}
+
+/// How a student learns from a teacher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distillation {
+    /// KL(student ‖ teacher) on lists that the student writes.
+    ReverseKl,
+    /// KL(teacher ‖ student) on lists that the teacher writes.
+    ForwardKl,
+    /// Cross-entropy on lists that the teacher writes.
+    Supervised,
+}
+
+impl StudentSettings {
+    /// Settings of the demo student.
+    pub fn demo() -> Self {
+        let fit = FitSettings {
+            steps: 1_000,
+            seed: 5,
+            // Sixteen prompts of two lists.
+            micro_batches: 16,
+            peak_learning_rate: 1e-3,
+            final_learning_rate_ratio: 0.05,
+            warmup_steps: 20,
+            weight_decay: 0.0,
+            checkpoint_every: 50,
+            ..PretrainSettings::demo().fit
+        };
+        let watch = WatchSettings { every: 50, ..WATCH };
+        Self {
+            mode: Distillation::ReverseKl,
+            prompt_tokens: PROMPT_TOKENS,
+            cuts_per_reader: 4,
+            lists_per_prompt: 2,
+            watch,
+            fit,
+        }
     }
 }
 

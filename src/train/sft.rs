@@ -1,11 +1,10 @@
 //! Supervised fine-tuning: signals to lists of queries.
 use super::{
-    checkpoint::{self, Run, RunState},
+    checkpoint,
     error::TrainError,
     events::World,
     examples,
     fit::{self, MicroBatch, Place},
-    optimizer::AdamW,
     order::Order,
     packing::{self, Example},
     pretrain::{id_bytes, settings_digest},
@@ -43,14 +42,7 @@ pub fn run(
     let weights = init.join(WEIGHTS_FILE);
     let weights = sha256_hex(&std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?);
     let digest = settings_digest(settings, &[tokenizer_json, &id_bytes(&rows), weights.as_bytes()])?;
-    let mut run = match checkpoint::latest(out)? {
-        Some(folder) => checkpoint::open(&folder, settings.fit.adamw(), &digest, &fit::DEVICE)?,
-        None => {
-            let (config, parameters) = checkpoint::open_model(&init, &fit::DEVICE)?;
-            let optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
-            Run { config, parameters, optimizer, state: RunState::start(digest) }
-        }
-    };
+    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, &fit::DEVICE)?;
     let n_single_steps = if examples.singles.is_empty() { 0 } else { settings.single_signal_steps };
     let singles = Phase::new(&examples.singles, &settings.fit);
     let whole = Phase::new(&examples.whole, &settings.fit);
@@ -89,7 +81,9 @@ impl<'a> Phase<'a> {
 }
 
 /// A model reads only the ids of its own tokenizer.
-fn check_tokenizer(init: &Path, tokenizer_json: &[u8]) -> Result<(), TrainError> {
+/// # Errors
+/// If that of the model folder is another.
+pub(super) fn check_tokenizer(init: &Path, tokenizer_json: &[u8]) -> Result<(), TrainError> {
     let path = init.join(TOKENIZER_FILE);
     let own = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
     if own == tokenizer_json {

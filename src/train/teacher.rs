@@ -8,45 +8,34 @@ mod line;
 mod update;
 
 use super::{
-    checkpoint::{self, Run, RunState},
+    askers::{Asker, Asking, askers},
+    checkpoint::{self, Run},
     error::TrainError,
-    events::{self, Event, Reader, World},
-    examples::{belongs_to_head, cuts},
-    fit::{self, Workers},
-    journal::Journal,
+    events::World,
+    examples::belongs_to_head,
+    figures,
+    fit::{self, Computed, Place, Workers},
     losses::advantages::{AdvantageSettings, Scale, group_advantages, reward_metrics},
-    optimizer::AdamW,
     order::Order,
-    packing::Example,
     pretrain::{id_bytes, settings_digest},
     rewards::{Judge, N_REWARDS, Rewards, WEIGHTS},
-    rollout::Sampled,
+    rollout::{self, Sampled},
     settings::TeacherSettings,
     tokenizer,
+    watch::Watch,
 };
 use crate::{
     bundle::load::WEIGHTS_FILE,
-    decode::{
-        batch::{Finish, FinishedRow},
-        sampler::SamplerSettings,
-    },
+    decode::{batch::FinishedRow, sampler::SamplerSettings},
     model::{ops::Numerics, transformer::Transformer},
-    text::{prompt, tokens::Tokens},
+    text::tokens::Tokens,
 };
-pub use line::PolicyLine;
 use rayon::prelude::*;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
 };
-use update::{Rows, TEMPERATURE, update};
-
-/// A reader at a moment: the traces that her prompt shows.
-struct Asker<'a> {
-    shown: Vec<&'a Event>,
-    at_unix_s: i64,
-}
+use update::{Rows, update};
 
 /// Lists sampled for the readers of one step, with what they are worth.
 struct Rollout {
@@ -71,103 +60,66 @@ pub fn run(
     let init = checkpoint::resolve(init)?;
     let (tokens, tokenizer_json) = tokenizer::read(&init)?;
     let others = || world.training_readers().filter(|reader| !belongs_to_head(&reader.key));
-    let (prompts, askers) = askers(world, others(), (&tokens, settings));
+    let asking = Asking { cuts_per_reader: settings.cuts_per_reader, prompt_tokens: settings.prompt_tokens };
+    let (prompts, askers) = askers(world, others(), &tokens, asking);
     if askers.is_empty() {
         return Err(TrainError::TooLittleData { reason: "no training reader has signals".to_owned() });
     }
     let weights = init.join(WEIGHTS_FILE);
     let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;
-    let title = world.title();
-    let data = [&tokenizer_json, &weights, &id_bytes(&prompts), title.as_bytes()];
+    let (title, articles) = (world.title(), world.articles_digest());
+    let data = [&tokenizer_json, &weights, &id_bytes(&prompts), title.as_bytes(), articles.as_bytes()];
     let digest = settings_digest(settings, &data)?;
-    let adamw = settings.fit.adamw();
-    let mut run = match checkpoint::latest(out)? {
-        Some(folder) => checkpoint::open(&folder, adamw, &digest, &fit::DEVICE)?,
-        None => {
-            let (config, parameters) = checkpoint::open_model(&init, &fit::DEVICE)?;
-            let optimizer = AdamW::new(adamw, parameters.vars());
-            Run { config, parameters, optimizer, state: RunState::start(digest) }
-        }
-    };
+    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, &fit::DEVICE)?;
     let judge = Judge::of(world, others(), world.cutoff_unix_s)?;
-    let stage = Stage { judge, prompts, askers, tokens, settings, workers: Workers::new()? };
-    stage.train(&mut run, &tokenizer_json, out)
-}
-
-fn askers<'a>(
-    world: &World,
-    readers: impl Iterator<Item = &'a Reader>,
-    (tokens, settings): (&Tokens, &TeacherSettings),
-) -> (Vec<Vec<u32>>, Vec<Asker<'a>>) {
-    readers
-        .flat_map(|reader| {
-            let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader).into_iter();
-            cuts.map(move |at_unix_s| (reader, at_unix_s))
-        })
-        .filter_map(|(reader, at_unix_s)| {
-            let past: Vec<usize> = (0..reader.events_until(at_unix_s).len()).collect();
-            let readable: Vec<&Event> =
-                reader.readable(&past).into_iter().map(|idx| &reader.events[idx]).collect();
-            let signals = events::signals(readable.iter().copied())?;
-            let prompt = prompt::build(&signals, tokens, settings.prompt_tokens);
-            // The oldest are left out where the prompt has no room; lists are rewarded by what it shows.
-            let shown = readable[prompt.n_truncated_signals.min(readable.len())..].to_vec();
-            Some((prompt.ids, Asker { shown, at_unix_s }))
-        })
-        .unzip()
+    let place = Place { title: "teacher", out, tokenizer_json: &tokenizer_json };
+    let watching = (settings.watch, settings.prompt_tokens);
+    let mut watch = Watch::new(world, (&judge, &tokens), watching, place, run.state.step)?;
+    let workers = Workers::new()?;
+    let stage = Stage { judge: &judge, prompts, askers, tokens: &tokens, settings, workers };
+    stage.train(&mut run, place, &mut watch)?;
+    watch.end(&mut run)?;
+    checkpoint::resolve(out)
 }
 
 struct Stage<'a> {
-    judge: Judge<'a>,
+    judge: &'a Judge<'a>,
     prompts: Vec<Vec<u32>>,
     askers: Vec<Asker<'a>>,
-    tokens: Tokens,
+    tokens: &'a Tokens,
     settings: &'a TeacherSettings,
     workers: Workers,
 }
 
 impl Stage<'_> {
-    fn train(&self, run: &mut Run, tokenizer_json: &[u8], out: &Path) -> Result<PathBuf, TrainError> {
+    fn train(&self, run: &mut Run, place: Place<'_>, watch: &mut Watch<'_>) -> Result<PathBuf, TrainError> {
         let fit = &self.settings.fit;
         let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Train)?;
-        let mut journal = Journal::<PolicyLine>::open(out, "teacher", run.state.step, fit.steps)?;
         let order = Order::new(fit.seed, self.askers.len());
-        let mut folder = None;
-        while run.state.step < fit.steps {
-            let (step, started) = (run.state.step, Instant::now());
+        let advantages = AdvantageSettings {
+            group_size: self.settings.lists_per_prompt,
+            weights: &WEIGHTS,
+            scale: Scale::None,
+        };
+        fit::descend(run, fit, place, |run| {
+            let step = run.state.step;
+            if watch.stops(run)? {
+                return Ok(None);
+            }
             let chosen = order.items(step * fit.micro_batches as u64, fit.micro_batches);
             let rollout = self.rollout(run, &chosen, step)?;
-            let advantages = AdvantageSettings {
-                group_size: self.settings.lists_per_prompt,
-                weights: &WEIGHTS,
-                scale: Scale::None,
-            };
             let rows = Rows {
-                examples: rollout.examples(),
+                examples: rollout::examples(&rollout.rows),
                 rows: &rollout.rows,
                 advantages: &group_advantages(&advantages, &rollout.rewards)?,
                 padding: self.tokens.end_of_text(),
             };
-            let mut updated = update(&self.workers, (&model, &run.parameters), self.settings, &rows)?;
-            let grad_norm = updated.gradients.clip(fit.max_grad_norm);
-            // Once in the weights, what is no number is in every checkpoint.
-            if !(updated.loss.is_finite() && grad_norm.is_finite()) {
-                return Err(TrainError::Diverged { step, loss: updated.loss });
-            }
-            let learning_rate = fit.schedule().rate(step);
-            run.optimizer.step(run.parameters.vars(), &updated.gradients, learning_rate)?;
-            run.state.step += 1;
-            run.state.target_tokens += rollout.n_tokens() as u64;
+            let updated = update(&self.workers, (&model, &run.parameters), self.settings, &rows)?;
             let metrics = reward_metrics(&advantages, &rollout.rewards)?;
-            let line = PolicyLine::of((step, learning_rate, grad_norm), &updated, &metrics, &rollout);
-            journal.note(line.timed(started.elapsed()))?;
-            if run.state.step.is_multiple_of(fit.checkpoint_every.max(1)) || run.state.step == fit.steps {
-                folder = Some(checkpoint::save(out, run, tokenizer_json, fit.checkpoints_kept)?);
-                journal.draw()?;
-            }
-        }
-        journal.finish();
-        folder.map_or_else(|| checkpoint::resolve(out), Ok)
+            let line = line::figures(step, &updated, &metrics, &rollout);
+            let (loss, gradients) = (updated.loss, updated.gradients);
+            Ok(Some(Computed { loss, gradients, target_tokens: figures::n_tokens(&rollout.rows), line }))
+        })
     }
 
     /// Samples a group for each of the readers chosen, and has the lists rewarded.
@@ -178,13 +130,12 @@ impl Stage<'_> {
         let prompts: Vec<Vec<u32>> = chosen.iter().map(|&idx| self.prompts[idx].clone()).collect();
         // Seeds of other steps are other seeds, also after a run went on.
         let seed = self.settings.fit.seed.wrapping_add(step);
-        let groups = sampled.rows(&prompts, n, (seed, self.sampler()), &|| ())?;
+        let groups = sampled.rows(&prompts, n, (seed, SamplerSettings::PLAIN), &|| ())?;
         let rewarded: Vec<Vec<Option<Rewards>>> = groups
             .par_iter()
             .zip(chosen)
             .map(|(rows, &idx)| {
-                let Asker { shown, at_unix_s } = &self.askers[idx];
-                let view = self.judge.view_of(shown.iter().copied(), *at_unix_s);
+                let view = self.askers[idx].view(self.judge);
                 let reward = |row: &FinishedRow| match sampled.list(row) {
                     Ok(list) => self.judge.rewards(Some(&list), &view).map(Some),
                     Err(_) => Ok(None),
@@ -193,49 +144,12 @@ impl Stage<'_> {
             })
             .collect::<Result<_, TrainError>>()?;
         let rewarded: Vec<Option<Rewards>> = rewarded.concat();
-        let rows = prompts
-            .iter()
-            .zip(groups)
-            .flat_map(|(prompt, rows)| rows.into_iter().map(|row| (prompt.clone(), row)).collect::<Vec<_>>());
         Ok(Rollout {
-            rows: rows.collect(),
+            rows: rollout::with_prompts(&prompts, groups),
             n_valid: rewarded.iter().flatten().count(),
             // What is no list is worth nothing: every component says so.
             rewards: rewarded.iter().map(|rewards| components(&rewards.unwrap_or_default())).collect(),
         })
-    }
-
-    /// The plain model at the temperature of training: whatever narrows the choice would make log-probabilities lie.
-    fn sampler(&self) -> SamplerSettings {
-        #[allow(clippy::cast_possible_truncation, reason = "a small number")]
-        let temperature = TEMPERATURE as f32;
-        SamplerSettings {
-            temperature,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            distinct_queries: false,
-        }
-    }
-}
-
-impl Rollout {
-    fn n_tokens(&self) -> usize {
-        self.rows.iter().map(|(_, row)| row.ids.len()).sum()
-    }
-
-    /// Rows that were cut off by the limit of tokens.
-    fn n_cut(&self) -> usize {
-        self.rows.iter().filter(|(_, row)| row.finish == Finish::Length).count()
-    }
-
-    fn examples(&self) -> Vec<Example> {
-        let example = |(prompt, row): &(Vec<u32>, FinishedRow)| Example {
-            prompt: prompt.clone(),
-            completion: row.ids.clone(),
-        };
-        self.rows.iter().map(example).collect()
     }
 }
 

@@ -1,1 +1,2 @@
 pub mod goldens;
+pub mod stages;

@@ -157,18 +157,20 @@ impl<'a> Judge<'a> {
 
     /// Reads a reader's signals until the judge's moment.
     pub fn view(&self, reader: &Reader) -> View {
-        self.view_at(reader, self.at_unix_s)
-    }
-
-    /// Reads a reader's signals until another moment; what they are compared with is alive at the judge's.
-    pub fn view_at(&self, reader: &Reader, at_unix_s: i64) -> View {
-        View::of(Interests::of(&self.meaning.signals(&reader.events), at_unix_s), &self.units)
+        View::of(Interests::of(&self.meaning.signals(&reader.events), self.at_unix_s), &self.units)
     }
 
     /// Reads some traces, those that a prompt shows, as of a moment.
     pub fn view_of<'e>(&self, events: impl Iterator<Item = &'e Event>, at_unix_s: i64) -> View {
         let said: Vec<_> = events.filter_map(|event| self.meaning.signal(event)).collect();
         View::of(Interests::of(&said, at_unix_s), &self.units)
+    }
+
+    /// Living articles that a list finds, best first.
+    /// # Errors
+    /// If the search fails.
+    pub fn ranking(&self, list: &QueryList) -> Result<Vec<usize>, TrainError> {
+        self.retrieval.list_ranking(list, self.at_unix_s)
     }
 
     /// Rewards a list for a reader; a text that is no list gets nothing.

@@ -80,8 +80,8 @@ const POLICY: PolicySettings = PolicySettings {
     entropy_coef: 0.0,
     importance: None,
 };
-/// The decoder reports log-probabilities of the plain model, so it samples from the plain model.
-pub(super) const TEMPERATURE: f64 = 1.0;
+/// Lists are sampled by the plain model: whatever narrows the choice would make the decoder's log-probabilities lie.
+const TEMPERATURE: f64 = 1.0;
 
 fn micro_batch(
     (model, parameters): (&Transformer, &Parameters),

@@ -1,0 +1,142 @@
+//! Arguments of the stages that make a model.
+use crate::train::settings::DEMO_VOCABULARY;
+use clap::Args;
+use std::path::PathBuf;
+use toml::Value;
+
+/// Arguments of `tokenizer`.
+#[derive(Args, Debug)]
+pub struct TokenizerArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in super::super) world: PathBuf,
+    /// Tokens in all, control tokens included.
+    #[arg(long, default_value_t = DEMO_VOCABULARY)]
+    pub(in super::super) vocab_size: usize,
+    /// Folder to write tokenizer.json into.
+    #[arg(long)]
+    pub(in super::super) out: PathBuf,
+}
+
+/// Arguments of `pretrain`.
+#[derive(Args, Debug)]
+pub struct PretrainArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in super::super) world: PathBuf,
+    /// Folder with tokenizer.json.
+    #[arg(long)]
+    pub(in super::super) tokenizer: PathBuf,
+    /// Folder of the run: checkpoints, metrics.jsonl, loss.svg.
+    #[arg(long)]
+    pub(in super::super) out: PathBuf,
+    #[command(flatten)]
+    pub(in super::super) fit: FitArgs,
+}
+
+/// Arguments of `sft`.
+#[derive(Args, Debug)]
+pub struct SftArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in super::super) world: PathBuf,
+    /// Folder with tokenizer.json.
+    #[arg(long)]
+    pub(in super::super) tokenizer: PathBuf,
+    /// Model to start from: a model folder or a run's folder.
+    #[arg(long)]
+    pub(in super::super) init: PathBuf,
+    /// Folder of the signal cleaner that will stand before the prompts; the bundle must hold the same.
+    #[arg(long)]
+    pub(in super::super) cleaner: Option<PathBuf>,
+    /// Folder of the run: checkpoints, metrics.jsonl, loss.svg.
+    #[arg(long)]
+    pub(in super::super) out: PathBuf,
+    #[command(flatten)]
+    pub(in super::super) fit: FitArgs,
+}
+
+/// Arguments of `teacher`.
+#[derive(Args, Debug)]
+pub struct TeacherArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in super::super) world: PathBuf,
+    /// Fine-tuned model to start from: a model folder or a run's folder, with tokenizer.json.
+    #[arg(long)]
+    pub(in super::super) init: PathBuf,
+    /// Folder of the signal cleaner that stands before the prompts.
+    #[arg(long)]
+    pub(in super::super) cleaner: Option<PathBuf>,
+    /// Folder of the run: checkpoints, the best of them, metrics.jsonl, watch.jsonl, reward.svg.
+    #[arg(long)]
+    pub(in super::super) out: PathBuf,
+    #[command(flatten)]
+    pub(in super::super) fit: FitArgs,
+}
+
+/// Arguments of `student`.
+#[derive(Args, Debug)]
+pub struct StudentArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in super::super) world: PathBuf,
+    /// Who learns: a model folder or a run's folder, with tokenizer.json.
+    #[arg(long)]
+    pub(in super::super) init: PathBuf,
+    /// Whom it learns from: a folder with the same tokenizer.
+    #[arg(long)]
+    pub(in super::super) teacher: PathBuf,
+    /// Folder of the signal cleaner that stands before the prompts.
+    #[arg(long)]
+    pub(in super::super) cleaner: Option<PathBuf>,
+    /// Folder of the run: checkpoints, the best of them, metrics.jsonl, watch.jsonl, loss.svg.
+    #[arg(long)]
+    pub(in super::super) out: PathBuf,
+    #[command(flatten)]
+    pub(in super::super) fit: FitArgs,
+}
+
+/// What the loops let the command line change; everything else is in the settings file.
+#[derive(Args, Debug)]
+pub struct FitArgs {
+    /// TOML file over the defaults; unknown keys are refused.
+    #[arg(long)]
+    pub(in super::super) settings: Option<PathBuf>,
+    /// Optimiser steps.
+    #[arg(long)]
+    pub(in super::super) steps: Option<u32>,
+    /// Seed of parameters and order.
+    #[arg(long)]
+    pub(in super::super) seed: Option<u32>,
+}
+
+impl FitArgs {
+    pub(in super::super) fn flags(&self) -> [(&'static str, Option<Value>); 2] {
+        let value = |flag: Option<u32>| flag.map(|flag| Value::Integer(i64::from(flag)));
+        [("fit.steps", value(self.steps)), ("fit.seed", value(self.seed))]
+    }
+}
+
+/// Arguments of `head`.
+#[derive(Args, Debug)]
+pub struct HeadArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in super::super) world: PathBuf,
+    /// Fine-tuned model: a model folder or a run's folder, with tokenizer.json.
+    #[arg(long)]
+    pub(in super::super) model: PathBuf,
+    /// Folder of the signal cleaner that will stand before the prompts; the bundle must hold the same.
+    #[arg(long)]
+    pub(in super::super) cleaner: Option<PathBuf>,
+    /// File to write, a safetensors file; the report goes beside it as .json.
+    #[arg(long)]
+    pub(in super::super) out: PathBuf,
+    /// TOML file over the defaults; unknown keys are refused.
+    #[arg(long)]
+    pub(in super::super) settings: Option<PathBuf>,
+    /// Seed of sampling and fitting.
+    #[arg(long)]
+    pub(in super::super) seed: Option<u32>,
+}

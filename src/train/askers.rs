@@ -1,0 +1,71 @@
+//! Training readers at moments of their past, and the prompts that a server would have built for them then.
+use super::{
+    events::{self, Event, Reader, World},
+    examples::cuts,
+    rewards::{Judge, view::View},
+};
+use crate::text::{prompt, tokens::Tokens};
+
+/// A reader at a moment.
+#[derive(Clone, Debug)]
+pub struct Asker<'a> {
+    /// Her place among the readers given.
+    pub reader_idx: usize,
+    /// The traces that her prompt shows, oldest first.
+    shown: Vec<&'a Event>,
+    at_unix_s: i64,
+}
+
+/// How often, and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking {
+    /// Moments per reader.
+    pub cuts_per_reader: usize,
+    /// Budget of a prompt in tokens.
+    pub prompt_tokens: usize,
+}
+
+impl<'a> Asker<'a> {
+    /// What a reader's prompt would show at a moment, with the prompt's ids; none where there is nothing to show.
+    pub fn of(
+        (reader_idx, reader): (usize, &'a Reader),
+        at_unix_s: i64,
+        (tokens, prompt_tokens): (&Tokens, usize),
+    ) -> Option<(Vec<u32>, Self)> {
+        let past: Vec<usize> = (0..reader.events_until(at_unix_s).len()).collect();
+        let readable: Vec<&Event> =
+            reader.readable(&past).into_iter().map(|idx| &reader.events[idx]).collect();
+        let signals = events::signals(readable.iter().copied())?;
+        let prompt = prompt::build(&signals, tokens, prompt_tokens);
+        // The oldest are left out where the prompt has no room.
+        let shown = readable[prompt.n_truncated_signals.min(readable.len())..].to_vec();
+        Some((prompt.ids, Self { reader_idx, shown, at_unix_s }))
+    }
+
+    /// What a judge compares her lists with: by what the prompt shows, since a writer can know no more.
+    pub fn view(&self, judge: &Judge<'_>) -> View {
+        judge.view_of(self.shown.iter().copied(), self.at_unix_s)
+    }
+
+    /// Texts of the traces that her prompt shows.
+    pub fn texts(&self) -> impl Iterator<Item = &'a str> {
+        self.shown.iter().map(|event| event.text.as_str())
+    }
+}
+
+/// The prompts of readers at their cuts ([`cuts`]), each with its asker.
+pub fn askers<'a>(
+    world: &World,
+    readers: impl Iterator<Item = &'a Reader>,
+    tokens: &Tokens,
+    asking: Asking,
+) -> (Vec<Vec<u32>>, Vec<Asker<'a>>) {
+    readers
+        .enumerate()
+        .flat_map(|(reader_idx, reader)| {
+            let cuts = cuts(reader, world.cutoff_unix_s, asking.cuts_per_reader).into_iter();
+            cuts.map(move |at_unix_s| ((reader_idx, reader), at_unix_s))
+        })
+        .filter_map(|(reader, at_unix_s)| Asker::of(reader, at_unix_s, (tokens, asking.prompt_tokens)))
+        .unzip()
+}

@@ -1,0 +1,238 @@
+//! The watch over a stage that learns from rewards or from a teacher: what validation readers get, from before the first step on.
+//!
+//! A reward can be raised without any reader being served better, and it shows: lists lose their form, or suit anybody. So every
+//! few steps some validation readers are asked; the run whose lists find best what they clicked is kept as the best; and a sign of
+//! hacking that holds ends the run, whose result is then the best and not the last.
+mod signs;
+
+use super::{
+    askers::Asker,
+    checkpoint::{self, Run},
+    error::TrainError,
+    events::{Split, World},
+    fit::Place,
+    journal::Diary,
+    order::Order,
+    ranking::{self, Gain, Grades},
+    retrieval::RECALL_K,
+    rewards::{Aggregation, Judge, view::View},
+    rollout::Sampled,
+};
+use crate::{
+    model::{ops::Numerics, transformer::Transformer},
+    queries::QueryList,
+    text::tokens::Tokens,
+};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+pub use signs::{Alarm, Signs};
+use std::{collections::BTreeSet, sync::Arc};
+use tracing::warn;
+
+/// Seed of the choice of readers and of their lists: every look asks the same readers with the same dice.
+const SEED: u64 = 17;
+/// A sign must hold for so many looks: one may be chance.
+const PATIENCE: usize = 3;
+/// Words of a query that stand together in a signal, from which on it is copied.
+const COPIED_WORDS: usize = 3;
+/// Articles whose share of all that is found tells a hub.
+const HUB_ARTICLES: usize = 10;
+
+/// When is looked, and at whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchSettings {
+    /// Steps between two looks; 0: never.
+    pub every: u64,
+    /// Most validation readers that are asked.
+    pub readers: usize,
+}
+
+/// A validation reader, as she is served and judged.
+#[derive(Debug)]
+struct Watched<'a> {
+    texts: Vec<&'a str>,
+    view: View,
+    clicked: Grades<usize>,
+}
+
+/// A list, its queries' words, and what it finds first.
+struct Answer {
+    list: QueryList,
+    found: Vec<usize>,
+}
+
+/// The watch of one run.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    judge: &'a Judge<'a>,
+    tokens: &'a Tokens,
+    settings: WatchSettings,
+    place: Place<'a>,
+    prompts: Vec<Vec<u32>>,
+    readers: Vec<Watched<'a>>,
+    diary: Diary<Signs>,
+}
+
+impl<'a> Watch<'a> {
+    /// Chooses the readers; goes on with the looks before `step`.
+    /// # Errors
+    /// If no validation reader has signals and held-out clicks, or the disk refuses.
+    pub fn new(
+        world: &'a World,
+        (judge, tokens): (&'a Judge<'a>, &'a Tokens),
+        (settings, prompt_tokens): (WatchSettings, usize),
+        place: Place<'a>,
+        step: u64,
+    ) -> Result<Self, TrainError> {
+        let able: Vec<_> = world
+            .readers
+            .iter()
+            .filter(|reader| reader.split == Split::Valid && !reader.held_out.is_empty())
+            .collect();
+        let n_asked = if settings.every == 0 { 0 } else { settings.readers };
+        let chosen = Order::new(SEED, able.len()).items(0, able.len());
+        let (prompts, readers): (Vec<_>, Vec<_>) = chosen
+            .into_iter()
+            .filter_map(|idx| {
+                let reader = *able.get(idx)?;
+                let (prompt, asker) = Asker::of((idx, reader), world.cutoff_unix_s, (tokens, prompt_tokens))?;
+                let clicked = ranking::alike(reader.held_out.iter().copied());
+                let watched = Watched { texts: asker.texts().collect(), view: asker.view(judge), clicked };
+                Some((prompt, watched))
+            })
+            .take(n_asked)
+            .unzip();
+        if n_asked > 0 && readers.len() < 2 {
+            return Err(TrainError::TooLittleData {
+                reason: "fewer than two validation readers have signals and held-out clicks".to_owned(),
+            });
+        }
+        std::fs::create_dir_all(place.out).map_err(TrainError::disk(place.out, "create"))?;
+        let diary = Diary::open(&place.out.join("watch.jsonl"), step)?;
+        Ok(Self { judge, tokens, settings, place, prompts, readers, diary })
+    }
+
+    /// Looks, if it is time, and says whether the run should end.
+    /// # Errors
+    /// If sampling, the search or the disk fails.
+    pub fn stops(&mut self, run: &mut Run) -> Result<bool, TrainError> {
+        if self.settings.every == 0 || !run.state.step.is_multiple_of(self.settings.every) {
+            return Ok(false);
+        }
+        self.look(run)?;
+        let alarm = Alarm::of(self.diary.lines(), PATIENCE);
+        if let Some(alarm) = alarm {
+            warn!(
+                step = run.state.step,
+                alarm = alarm.name(),
+                "the run ends; its best checkpoint is the result"
+            );
+        }
+        Ok(alarm.is_some())
+    }
+
+    /// Looks at a run that has ended.
+    /// # Errors
+    /// The same.
+    pub fn end(&mut self, run: &mut Run) -> Result<(), TrainError> {
+        let seen = self.diary.lines().last().is_some_and(|signs| signs.step == run.state.step);
+        if self.settings.every == 0 || seen { Ok(()) } else { self.look(run) }
+    }
+
+    fn look(&mut self, run: &mut Run) -> Result<(), TrainError> {
+        let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Serve)?;
+        let sampled = Sampled { model: Arc::new(model), tokens: self.tokens.clone() };
+        let lists = sampled.lists(&self.prompts, 1, SEED, &|| ())?;
+        let answers: Vec<Option<Answer>> = lists
+            .into_par_iter()
+            .map(|samples| match samples.into_iter().next() {
+                Some(Ok((list, _))) => Ok(Some(Answer { found: self.judge.ranking(&list)?, list })),
+                Some(Err(_)) | None => Ok(None),
+            })
+            .collect::<Result<_, TrainError>>()?;
+        let signs = self.signs(run.state.step, &answers)?;
+        let best = self.diary.lines().iter().map(|signs| signs.ndcg_10).fold(f64::NEG_INFINITY, f64::max);
+        if signs.ndcg_10 > best {
+            checkpoint::save_best(self.place.out, run, self.place.tokenizer_json)?;
+        }
+        self.diary.write(signs)
+    }
+
+    fn signs(&self, step: u64, answers: &[Option<Answer>]) -> Result<Signs, TrainError> {
+        let n_readers = answers.len();
+        let next = |idx: usize| (idx + 1) % n_readers;
+        let reward = |of: usize, reader: usize| -> Result<f64, TrainError> {
+            let list = answers[of].as_ref().map(|answer| &answer.list);
+            Ok(self.judge.rewards(list, &self.readers[reader].view)?.composite(Aggregation::Weighted))
+        };
+        let own =
+            (0..n_readers).into_par_iter().map(|idx| reward(idx, idx)).collect::<Result<Vec<_>, _>>()?;
+        let others = (0..n_readers)
+            .into_par_iter()
+            .map(|idx| reward(idx, next(idx)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let found = |idx: usize| answers[idx].as_ref().map_or(&[][..], |answer| &answer.found);
+        let measure = |of: &dyn Fn(&[usize], &Grades<usize>) -> f64| {
+            mean((0..n_readers).map(|idx| of(found(idx), &self.readers[idx].clicked)))
+        };
+        let words: Vec<BTreeSet<&str>> = answers.iter().map(|answer| words(answer.as_ref())).collect();
+        let overlap = |idx: usize| super::statistics::jaccard(&words[idx], &words[next(idx)]).unwrap_or(0.0);
+        let queries = || {
+            let of = answers.iter().zip(&self.readers);
+            of.filter_map(|(answer, reader)| answer.as_ref().map(|answer| (&answer.list, reader)))
+                .flat_map(|(list, reader)| list.as_slice().iter().map(move |query| (query.as_str(), reader)))
+        };
+        let (reward, reward_of_others) = (mean(own.into_iter()), mean(others.into_iter()));
+        Ok(Signs {
+            step,
+            valid: mean(answers.iter().map(|answer| f64::from(u8::from(answer.is_some())))),
+            recall_10: measure(&|ranking, clicked| ranking::recall(ranking, clicked, RECALL_K)),
+            ndcg_10: measure(&|ranking, clicked| ranking::ndcg(ranking, clicked, RECALL_K, Gain::Linear)),
+            reward,
+            permutation_gap: reward - reward_of_others,
+            overlap: mean((0..n_readers).map(overlap)),
+            copy_rate: mean(
+                queries().map(|(query, reader)| f64::from(u8::from(is_copied(query, &reader.texts)))),
+            ),
+            top_query_share: signs::top_share(queries().map(|(query, _)| query), 1),
+            hub_rate: signs::top_share(
+                (0..n_readers).flat_map(|idx| found(idx).iter().take(RECALL_K)),
+                HUB_ARTICLES,
+            ),
+        })
+    }
+}
+
+/// Whether [`COPIED_WORDS`] words of a query in a row stand in a row in one of the texts.
+fn is_copied(query: &str, texts: &[&str]) -> bool {
+    let words: Vec<&str> = query.split_whitespace().collect();
+    texts.iter().any(|text| {
+        let text: Vec<&str> = text.split_whitespace().collect();
+        words.windows(COPIED_WORDS).any(|run| text.windows(COPIED_WORDS).any(|other| run == other))
+    })
+}
+
+fn words(answer: Option<&Answer>) -> BTreeSet<&str> {
+    let queries = answer.into_iter().flat_map(|answer| answer.list.as_slice());
+    queries.flat_map(|query| query.as_str().split_whitespace()).collect()
+}
+
+/// Mean of some values; 0 of none.
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, n) = values.fold((0.0, 0_u32), |(sum, n), value| (sum + value, n + 1));
+    sum / f64::from(n.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_words_in_a_row_are_copied_and_two_are_not() {
+        let texts = ["used car loan rates", "garden"];
+        assert!(is_copied("car loan rates today", &texts));
+        assert!(!is_copied("car loan today rates", &texts));
+        assert!(!is_copied("loan rates", &texts));
+    }
+}

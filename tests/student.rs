@@ -1,0 +1,115 @@
+//! Distillation: a student comes nearer to its teacher, in every mode, and goes on bit for bit.
+use crate::support::stages::{FINE_TUNED, SMALL, STAGES, fit};
+use newshound::{
+    bundle::load::WEIGHTS_FILE,
+    train::{
+        checkpoint,
+        error::TrainError,
+        settings::{Distillation, StudentSettings},
+        student::{self, Pair},
+        watch::WatchSettings,
+    },
+};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+/// Where the runs of these tests go.
+static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+
+fn settings(mode: Distillation, steps: u64) -> StudentSettings {
+    StudentSettings {
+        mode,
+        prompt_tokens: 96,
+        cuts_per_reader: 1,
+        lists_per_prompt: 2,
+        watch: WatchSettings { every: 0, readers: 0 },
+        fit: fit(steps, 4),
+    }
+}
+
+fn run(settings: &StudentSettings, name: &str) -> Result<PathBuf, TrainError> {
+    let pair = Pair { student: &SMALL, teacher: &FINE_TUNED };
+    student::run(&STAGES.watched, pair, settings, &DIR.path().join(name))
+}
+
+fn losses(name: &str) -> Vec<f64> {
+    let text = fs::read_to_string(DIR.path().join(name).join("metrics.jsonl")).unwrap();
+    let loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap();
+    text.lines().map(loss).collect()
+}
+
+#[track_caller]
+fn check_learns(mode: Distillation, name: &str) {
+    let folder = run(&settings(mode, 16), name).unwrap();
+    assert!(folder.ends_with("step-00000016"), "nothing is watched, so the last is the result");
+    let losses = losses(name);
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / 4.0;
+    let (first, last) = (mean(&losses[..4]), mean(&losses[12..]));
+    assert!(losses.iter().all(|loss| *loss > 0.0) && last < first - 0.1, "{mode:?}: {losses:?}");
+}
+
+#[test]
+fn a_student_comes_nearer_to_its_teacher_on_its_own_lists() {
+    check_learns(Distillation::ReverseKl, "reverse");
+}
+
+#[test]
+fn a_student_comes_nearer_to_its_teacher_on_the_teachers_lists() {
+    check_learns(Distillation::ForwardKl, "forward");
+    check_learns(Distillation::Supervised, "supervised");
+}
+
+#[test]
+fn a_student_that_is_its_teacher_has_nothing_to_learn() {
+    let pair = Pair { student: &FINE_TUNED, teacher: &FINE_TUNED };
+    student::run(&STAGES.watched, pair, &settings(Distillation::ReverseKl, 1), &DIR.path().join("same"))
+        .unwrap();
+    assert!(losses("same")[0].abs() < 1e-4, "{:?}", losses("same"));
+}
+
+#[test]
+fn four_steps_are_two_and_two_after_a_restart_under_watch() {
+    let watched = StudentSettings {
+        watch: WatchSettings { every: 2, readers: 8 },
+        ..settings(Distillation::ReverseKl, 4)
+    };
+    let at = |name: &str| DIR.path().join(name);
+    let best = run(&watched, "whole").unwrap();
+    assert!(best.starts_with(at("whole").join("best")), "{}", best.display());
+    run(&watched, "cut").unwrap();
+    let newest = |name: &str| checkpoint::latest(&at(name)).unwrap().unwrap();
+    // As if it had been killed after its second step.
+    fs::remove_dir_all(newest("cut")).unwrap();
+    assert!(newest("cut").ends_with("step-00000002"));
+    run(&watched, "cut").unwrap();
+    let read = |folder: &Path, file: &str| fs::read(folder.join(file)).unwrap();
+    for file in [WEIGHTS_FILE, "optimizer.safetensors", "state.json"] {
+        assert!(read(&newest("whole"), file) == read(&newest("cut"), file), "{file}");
+    }
+    assert_eq!(read(&at("whole"), "watch.jsonl"), read(&at("cut"), "watch.jsonl"));
+}
+
+#[test]
+fn a_teacher_that_reads_other_tokens_is_refused() {
+    let other = DIR.path().join("other");
+    fs::create_dir_all(&other).unwrap();
+    for file in fs::read_dir(&*FINE_TUNED).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), other.join(file.file_name())).unwrap();
+    }
+    let tokenizer = fs::read_to_string(other.join("tokenizer.json")).unwrap();
+    fs::write(other.join("tokenizer.json"), tokenizer + "\n").unwrap();
+    let pair = Pair { student: &SMALL, teacher: &other };
+    let error = student::run(
+        &STAGES.watched,
+        pair,
+        &settings(Distillation::ReverseKl, 1),
+        &DIR.path().join("refused"),
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("another tokenizer"), "{error}");
+}
