@@ -13,7 +13,7 @@ use newshound::{
     text::prompt::PROMPT_VERSION,
     train::{
         pack_bundle::{self, Parts, Provenance},
-        settings::StudentShape,
+        settings::NetworkShape,
     },
 };
 use std::{collections::BTreeMap, fs, path::Path};
@@ -26,7 +26,7 @@ fn tokenizer() -> Vec<u8> {
 }
 
 fn config(vocab_size: usize) -> DecoderConfig {
-    let shape = StudentShape {
+    let shape = NetworkShape {
         hidden_size: 16,
         intermediate_size: 16,
         n_layers: 1,

@@ -8,7 +8,7 @@ use newshound::{
         events::{Scope, Split, World},
         ranking::{Grades, recall},
         rollout::Sampled,
-        settings::StudentShape,
+        settings::NetworkShape,
         tokenizer,
     },
     world::{self, Size, WorldSettings},
@@ -246,7 +246,7 @@ fn a_list_that_is_cut_off_by_its_length_is_no_list() {
     let world = World::read(world_at(), Scope::Training).unwrap();
     tokenizer::run(&world, 512, dir.path()).unwrap();
     let (tokens, _) = tokenizer::read(dir.path()).unwrap();
-    let shape = StudentShape {
+    let shape = NetworkShape {
         hidden_size: 16,
         intermediate_size: 16,
         n_layers: 1,

@@ -30,6 +30,7 @@ mod gradients;
 mod imports;
 mod news;
 mod parity;
+mod pipeline;
 mod reward_head;
 mod rewards;
 mod rpc;

@@ -9,7 +9,7 @@ use newshound::{
         fit::{self, MicroBatch, Workers},
         pretrain,
         schedule::Schedule,
-        settings::{FitSettings, PretrainSettings, SftSettings, StudentShape},
+        settings::{FitSettings, NetworkShape, PretrainSettings, SftSettings},
         sft, tokenizer,
     },
 };
@@ -29,7 +29,7 @@ fn fit_settings(steps: u64) -> FitSettings {
 }
 
 fn pretrain_settings(steps: u64) -> PretrainSettings {
-    let student = StudentShape {
+    let network = NetworkShape {
         hidden_size: 32,
         intermediate_size: 48,
         n_layers: 2,
@@ -37,7 +37,7 @@ fn pretrain_settings(steps: u64) -> PretrainSettings {
         n_kv_heads: 1,
         max_positions: 512,
     };
-    PretrainSettings { student, row_tokens: 64, word_vectors: true, fit: fit_settings(steps) }
+    PretrainSettings { network, row_tokens: 64, word_vectors: true, fit: fit_settings(steps) }
 }
 
 fn losses(run: &Path) -> Vec<f64> {
@@ -148,7 +148,7 @@ fn joined(rows: &[MicroBatch]) -> MicroBatch {
 
 #[test]
 fn loss_and_gradient_do_not_depend_on_the_cut_into_micro_batches() {
-    let config = pretrain_settings(1).student.config(50, 49);
+    let config = pretrain_settings(1).network.config(50, 49);
     let mut parameters = Parameters::fresh(3, &Device::Cpu);
     let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
     let workers = Workers::new().unwrap();
@@ -172,7 +172,7 @@ fn loss_and_gradient_do_not_depend_on_the_cut_into_micro_batches() {
 
 #[test]
 fn step_without_targets_is_refused() {
-    let config = pretrain_settings(1).student.config(50, 49);
+    let config = pretrain_settings(1).network.config(50, 49);
     let mut parameters = Parameters::fresh(3, &Device::Cpu);
     let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
     let batch = MicroBatch { ids: vec![1, 2], n_rows: 1, predictors: vec![], targets: vec![] };

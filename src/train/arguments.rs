@@ -8,7 +8,7 @@ use crate::decode::sampler::SamplerSettings;
 use clap::{Args, Subcommand, ValueEnum};
 use encoders::{CleanerArgs, EmbedderArgs, IndexCommand};
 use measuring::{BaselineArgs, EvalArgs, HeldOutSplit, MeasureArgs};
-use stages::{HeadArgs, PretrainArgs, SftArgs, StudentArgs, TeacherArgs, TokenizerArgs};
+use stages::{HeadArgs, PipelineArgs, PretrainArgs, SftArgs, StudentArgs, TeacherArgs, TokenizerArgs};
 use std::path::PathBuf;
 
 /// Most continuations of one prompt: they are decoded side by side, and more would not fit the memory of a small machine.
@@ -44,7 +44,9 @@ pub enum Command {
     Index(IndexCommand),
     /// Pack a model, its tokenizer and its head into a bundle.
     Bundle(BundleArgs),
-    /// Run every stage with fixed seeds and write the demo bundle; stages that are done are not run again.
+    /// Run every stage in its order, pack the bundle and measure it on validation readers; what is done is not run again.
+    Pipeline(PipelineArgs),
+    /// Run the pipeline's demo profile and write the demo bundle; stages that are done are not run again.
     DemoBundle {
         /// Folder to write.
         #[arg(long)]

@@ -4,7 +4,7 @@ use super::{
         BundleArgs, BundleInputs as Inputs, Command, ImportArgs, ImportCommand, WorldCommand, WorldSize,
         encoders::{IndexCommand, VectorMethod},
         measuring::{BaselineArgs, EvalArgs, HeldOutSplit, OnlyStream},
-        stages::{HeadArgs, SftArgs, StudentArgs, TeacherArgs},
+        stages::{HeadArgs, PipelineArgs, ProfileName, SftArgs, StudentArgs, TeacherArgs},
     },
     baselines,
     cleaner::{self, Labels},
@@ -19,6 +19,7 @@ use super::{
     journal::progress_bar,
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
+    pipeline::{self, Profile},
     pretrain, score, search,
     settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
     sft,
@@ -74,6 +75,7 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
         }
         Command::Index(what) => run_index(what, output),
         Command::Bundle(args) => run_bundle(args, output),
+        Command::Pipeline(args) => run_pipeline(&args, output),
         Command::DemoBundle { out, work, world } => {
             demo::run(&work, world.as_deref(), &out)?;
             say(output, &out.display())
@@ -189,6 +191,34 @@ fn run_head(args: &HeadArgs, output: &mut dyn Write) -> Result<(), TrainError> {
     let report = head::run(&world, &args.model, &settings, &args.out)?;
     let json = serde_json::to_string(&report).map_err(|error| TrainError::file(&args.out, error))?;
     say(output, &json)
+}
+
+/// Validation readers that the pipeline's bundle is measured on.
+const PIPELINE_READERS: usize = 1_000;
+/// Lists per reader of that table: as many as the server samples.
+const PIPELINE_LISTS: usize = 8;
+
+fn run_pipeline(args: &PipelineArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+    let profile = match args.profile {
+        ProfileName::Tiny => Profile::tiny(),
+        ProfileName::Small => Profile::small(),
+        ProfileName::Demo => Profile::demo(),
+    };
+    let made = pipeline::run(&profile, &args.out, args.world.as_deref())?;
+    let bundle = args.out.join("bundle");
+    pack_bundle::run(made.parts, made.provenance, &bundle)?;
+    let settings = EvaluateSettings {
+        split: Split::Valid,
+        n_users: PIPELINE_READERS,
+        n_lists: PIPELINE_LISTS,
+        seed: 1,
+        n_seeds: 1,
+        stream: None,
+    };
+    let inputs = evaluate::Inputs { world: &made.world, bundle: &bundle, embedder: None, trec: None };
+    let evaluation = evaluate::run(inputs, settings)?;
+    write_json(Some(&args.out.join("evaluation.json")), &evaluation)?;
+    say(output, &evaluation.markdown())
 }
 
 fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError> {

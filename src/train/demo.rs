@@ -1,31 +1,14 @@
-//! The demo bundle from nothing: every stage with fixed seeds, then the files that the server embeds.
+//! The demo bundle from nothing: the pipeline's demo profile, and the files that the server's demo shows.
 use super::{
-    checkpoint,
-    cleaner::{self, Labels},
-    encoder_fit::EncoderSettings,
     error::TrainError,
     events::{Event, Reader, Scope, Split, World},
-    head,
-    journal::{StepMetrics, progress_bar},
-    pack_bundle::{self, Parts, Provenance},
-    pretrain,
-    settings::{DEMO_VOCABULARY, HeadSettings, PretrainSettings, SftSettings},
-    sft, tokenizer,
+    pack_bundle::{self, Parts},
+    pipeline::{self, Made, Profile},
 };
-use crate::{
-    bundle::load::{CONFIG_FILE, TOKENIZER_FILE},
-    cleaner::Cleaner,
-    signals::Stream,
-    world::{self, Size, WorldSettings},
-};
+use crate::signals::Stream;
 use serde::Serialize;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
-/// Seed of the demo's world.
-const WORLD_SEED: u64 = 7;
 /// Largest demo bundle; it is compiled into the server.
 const BYTES_MAX: u64 = 12 * 1024 * 1024;
 /// Readers shown by the demo.
@@ -35,132 +18,19 @@ const SIGNALS_PER_STREAM: usize = 5;
 /// Newest signals shown of a reader.
 const SIGNALS_SHOWN: usize = 30;
 
-/// Where the stages leave their outputs. A stage whose output is there is not run again, and one cut short goes on.
-#[derive(Clone, Debug)]
-struct Places {
-    world: PathBuf,
-    tokenizer: PathBuf,
-    cleaner: PathBuf,
-    pretrain: PathBuf,
-    sft: PathBuf,
-    head: PathBuf,
-}
-
-/// Runs all stages in `work` and writes the demo bundle to `out`. `world`: an existing world instead of a fresh one.
+/// Runs the pipeline in `work` and writes the demo bundle to `out`. `world`: an existing world instead of a fresh one.
 /// # Errors
 /// If a stage fails, or the bundle is larger than the server may embed.
 pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainError> {
-    let places = Places {
-        world: world.map_or_else(|| work.join("world"), Path::to_owned),
-        tokenizer: work.join("tokenizer"),
-        cleaner: work.join("cleaner"),
-        pretrain: work.join("pretrain"),
-        sft: work.join("sft"),
-        head: work.join("head.safetensors"),
-    };
-    if !places.world.join("world.json").is_file() {
-        generate(&places.world)?;
-    }
-    let mut training = World::read(&places.world, Scope::Training)?;
-    train(&mut training, &places)?;
-    let shown = World::read(&places.world, Scope::Evaluation)?;
+    let Made { parts, mut provenance, world } = pipeline::run(&Profile::demo(), work, world)?;
+    let shown = World::read(&world, Scope::Evaluation)?;
     let others = vec![
         ("articles.jsonl".to_owned(), alive_articles(&shown)?),
         ("users.jsonl".to_owned(), readers(&shown)?),
     ];
-    let parts = Parts {
-        model: places.sft.clone(),
-        tokenizer: places.tokenizer.clone(),
-        head: Some(places.head.clone()),
-        cleaner: Some(places.cleaner.clone()),
-        others,
-        bytes_max: Some(BYTES_MAX),
-    };
-    pack_bundle::run(parts, provenance(&training, &places)?, out)?;
+    provenance.commands.push("newshound-trainer demo-bundle --work work --out deploy/demo".to_owned());
+    pack_bundle::run(Parts { others, bytes_max: Some(BYTES_MAX), ..parts }, provenance, out)?;
     Ok(())
-}
-
-fn generate(out: &Path) -> Result<(), TrainError> {
-    let bar = progress_bar("world", 0);
-    let mut progress = |done, of| {
-        bar.set_length(of);
-        bar.set_position(done);
-    };
-    world::generate(&WorldSettings { size: Size::Full, seed: WORLD_SEED }, out, &mut progress)?;
-    bar.finish();
-    Ok(())
-}
-
-fn train(world: &mut World, places: &Places) -> Result<(), TrainError> {
-    if !places.tokenizer.join(TOKENIZER_FILE).is_file() {
-        tokenizer::run(world, DEMO_VOCABULARY, &places.tokenizer)?;
-    }
-    // Its config is written last: a folder that has one is whole.
-    if !places.cleaner.join(CONFIG_FILE).is_file() {
-        cleaner::run(&places.world, &Labels::World, &EncoderSettings::cleaner(), &places.cleaner)?;
-    }
-    // The student learns from signals as the server will show them.
-    world.clean(&Cleaner::open(&places.cleaner)?, &[Split::Train])?;
-    let (tokens, json) = tokenizer::read(&places.tokenizer)?;
-    // Runs resume by themselves, and a finished one returns at once.
-    pretrain::run(world, &places.tokenizer, &PretrainSettings::demo(), &places.pretrain)?;
-    sft::run(world, (&tokens, &json), &places.pretrain, &SftSettings::demo(), &places.sft)?;
-    head::run(world, &places.sft, &HeadSettings::demo(), &places.head)?;
-    Ok(())
-}
-
-/// The commands that would do the same one by one, the seeds, and what the runs say of themselves.
-fn provenance(world: &World, places: &Places) -> Result<Provenance, TrainError> {
-    let commands = [
-        format!("newshound-trainer world generate --size full --seed {WORLD_SEED} --out work/world"),
-        format!("newshound-trainer tokenizer --world work/world --vocab-size {DEMO_VOCABULARY} --out work/tokenizer"),
-        "newshound-trainer cleaner --world work/world --out work/cleaner".to_owned(),
-        "newshound-trainer pretrain --world work/world --tokenizer work/tokenizer --out work/pretrain".to_owned(),
-        "newshound-trainer sft --world work/world --tokenizer work/tokenizer --cleaner work/cleaner --init work/pretrain --out work/sft".to_owned(),
-        "newshound-trainer head --world work/world --cleaner work/cleaner --model work/sft --out work/head.safetensors".to_owned(),
-        "newshound-trainer demo-bundle --work work --out deploy/demo".to_owned(),
-    ];
-    let (pretrain, sft, head) = (PretrainSettings::demo(), SftSettings::demo(), HeadSettings::demo());
-    let cleaner = EncoderSettings::cleaner().seed;
-    let seeds = [
-        ("world", world.seed),
-        ("cleaner", cleaner),
-        ("pretrain", pretrain.fit.seed),
-        ("sft", sft.fit.seed),
-        ("head", head.seed),
-    ];
-    let mut training = BTreeMap::from([("world".to_owned(), world.name.clone())]);
-    for (stage, run) in [("pretrain", &places.pretrain), ("sft", &places.sft)] {
-        training.extend(facts(stage, run)?);
-    }
-    Ok(Provenance {
-        name: "newshound-demo".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        prompt_tokens_max: sft.prompt_tokens,
-        commands: commands.into(),
-        seeds: seeds.into_iter().map(|(stage, seed)| (stage.to_owned(), seed)).collect(),
-        training,
-    })
-}
-
-/// Returns steps, tokens and last losses of a run, from its diary.
-/// # Errors
-/// If the diary cannot be read.
-pub fn facts(stage: &str, run: &Path) -> Result<BTreeMap<String, String>, TrainError> {
-    let path = run.join("metrics.jsonl");
-    let text = std::fs::read_to_string(&path).map_err(TrainError::disk(&path, "read"))?;
-    let metrics: Vec<StepMetrics> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let recent = &metrics[metrics.len().saturating_sub(20)..];
-    let loss = super::rewards::mean(recent.iter().map(|step| step.loss));
-    let tokens: usize = metrics.iter().map(|step| step.tokens).sum();
-    let folder = checkpoint::latest(run)?
-        .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
-    Ok(BTreeMap::from([
-        (format!("{stage}.checkpoint"), folder.unwrap_or_default()),
-        (format!("{stage}.steps"), metrics.len().to_string()),
-        (format!("{stage}.tokens"), tokens.to_string()),
-        (format!("{stage}.loss"), format!("{loss:.4}")),
-    ]))
 }
 
 /// Articles alive at the cutoff, one JSON object a line.

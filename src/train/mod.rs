@@ -33,6 +33,7 @@ pub mod optimizer;
 pub mod order;
 pub mod pack_bundle;
 pub mod packing;
+pub mod pipeline;
 pub mod pretrain;
 pub mod probe;
 pub mod ranking;

@@ -65,7 +65,7 @@ fn fresh(
     documents: &[Vec<u32>],
     settings_sha256: String,
 ) -> Result<Run, TrainError> {
-    let config: DecoderConfig = settings.student.config(tokens.n_tokens(), tokens.im_end());
+    let config: DecoderConfig = settings.network.config(tokens.n_tokens(), tokens.im_end());
     let mut parameters = Parameters::fresh(settings.fit.seed, &fit::DEVICE);
     // Parameters come to be when a network first asks for them.
     Transformer::load(&config, &mut parameters, Numerics::Train)?;

@@ -12,10 +12,10 @@ pub const PROMPT_TOKENS: usize = 256;
 /// than half of them are cut into pieces that they share with others, and the student cannot tell what they have to do with.
 pub const DEMO_VOCABULARY: usize = 8192;
 
-/// Shape of a fresh student. The vocabulary's size comes from the tokenizer.
+/// Shape of a fresh network. The vocabulary's size comes from the tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct StudentShape {
+pub struct NetworkShape {
     /// Width of the hidden states. 192: four million parameters in all, an hour of training on two cores.
     pub hidden_size: usize,
     /// Width inside the feed-forward block. 512: 8/3 of the hidden size, the usual ratio of gated blocks.
@@ -30,7 +30,7 @@ pub struct StudentShape {
     pub max_positions: usize,
 }
 
-impl StudentShape {
+impl NetworkShape {
     /// The demo student.
     pub fn demo() -> Self {
         Self {
@@ -118,8 +118,8 @@ impl FitSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainSettings {
-    /// The fresh student.
-    pub student: StudentShape,
+    /// The fresh network.
+    pub network: NetworkShape,
     /// Tokens of one packed row. 256: longer than almost every article; attention costs the square.
     pub row_tokens: usize,
     /// Whether embeddings start as word vectors of the same documents. Yes: what keeps company is then known from the first step.
@@ -132,7 +132,7 @@ impl PretrainSettings {
     /// Settings of the demo student.
     pub fn demo() -> Self {
         Self {
-            student: StudentShape::demo(),
+            network: NetworkShape::demo(),
             row_tokens: 256,
             word_vectors: true,
             fit: FitSettings {
@@ -380,7 +380,7 @@ mod tests {
         let flags = [("fit.steps", Some(Value::Integer(7))), ("fit.seed", None)];
         let settings = layered(&PretrainSettings::demo(), Some(&file), &flags).unwrap();
         assert_eq!((settings.row_tokens, settings.fit.steps, settings.fit.seed), (64, 7, 9));
-        assert_eq!(settings.student, StudentShape::demo());
+        assert_eq!(settings.network, NetworkShape::demo());
     }
 
     #[test]

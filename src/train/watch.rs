@@ -75,7 +75,7 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// Chooses the readers; goes on with the looks before `step`.
+    /// Chooses the readers; goes on with the looks until `step`.
     /// # Errors
     /// If no validation reader has signals and held-out clicks, or the disk refuses.
     pub fn new(
@@ -109,7 +109,8 @@ impl<'a> Watch<'a> {
             });
         }
         std::fs::create_dir_all(place.out).map_err(TrainError::disk(place.out, "create"))?;
-        let diary = Diary::open(&place.out.join("watch.jsonl"), step)?;
+        // A look is had before the update of its step, so that of the step which comes next stands.
+        let diary = Diary::open(&place.out.join("watch.jsonl"), step + 1)?;
         Ok(Self { judge, tokens, settings, place, prompts, readers, diary })
     }
 
@@ -120,7 +121,7 @@ impl<'a> Watch<'a> {
         if self.settings.every == 0 || !run.state.step.is_multiple_of(self.settings.every) {
             return Ok(false);
         }
-        self.look(run)?;
+        self.end(run)?;
         let alarm = Alarm::of(self.diary.lines(), PATIENCE);
         if let Some(alarm) = alarm {
             warn!(
@@ -132,7 +133,7 @@ impl<'a> Watch<'a> {
         Ok(alarm.is_some())
     }
 
-    /// Looks at a run that has ended.
+    /// Looks, as at a run that has ended, unless it stands as at the last look.
     /// # Errors
     /// The same.
     pub fn end(&mut self, run: &mut Run) -> Result<(), TrainError> {

@@ -4,7 +4,7 @@ use newshound::{
     train::{
         events::{Scope, World},
         pretrain,
-        settings::{FitSettings, PretrainSettings, SftSettings, StudentShape},
+        settings::{FitSettings, NetworkShape, PretrainSettings, SftSettings},
         sft, tokenizer,
     },
     world::{self, Size, WorldSettings},
@@ -73,7 +73,7 @@ fn at(name: &str) -> PathBuf {
 }
 
 fn pretrained(name: &str, hidden_size: usize) -> PathBuf {
-    let student = StudentShape {
+    let network = NetworkShape {
         hidden_size,
         intermediate_size: 48,
         n_layers: 2,
@@ -81,6 +81,6 @@ fn pretrained(name: &str, hidden_size: usize) -> PathBuf {
         n_kv_heads: 1,
         max_positions: 512,
     };
-    let settings = PretrainSettings { student, row_tokens: 64, word_vectors: true, fit: fit(4, 2) };
+    let settings = PretrainSettings { network, row_tokens: 64, word_vectors: true, fit: fit(4, 2) };
     pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, &at(name)).unwrap()
 }

@@ -1,6 +1,6 @@
 //! Arguments of the stages that make a model.
 use crate::train::settings::DEMO_VOCABULARY;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use toml::Value;
 
@@ -139,4 +139,29 @@ pub struct HeadArgs {
     /// Seed of sampling and fitting.
     #[arg(long)]
     pub(in super::super) seed: Option<u32>,
+}
+
+/// Arguments of `pipeline`.
+#[derive(Args, Debug)]
+pub struct PipelineArgs {
+    /// How large it all is.
+    #[arg(long, value_enum)]
+    pub(in super::super) profile: ProfileName,
+    /// Folder for what the stages leave, the bundle and its figures.
+    #[arg(long)]
+    pub(in super::super) out: PathBuf,
+    /// World folder instead of a fresh one.
+    #[arg(long)]
+    pub(in super::super) world: Option<PathBuf>,
+}
+
+/// Profiles by name.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ProfileName {
+    /// Minutes: for tests
+    Tiny,
+    /// An hour or two on two cores
+    Small,
+    /// The demo bundle: hours on two cores
+    Demo,
 }

@@ -125,7 +125,7 @@ mod tests {
     use crate::{
         decode::batch::{Finish, GroupId},
         model::ops::{Numerics, token_logprobs},
-        train::{optimizer::AdamW, settings::StudentShape},
+        train::{optimizer::AdamW, settings::NetworkShape},
     };
     use candle_core::Device;
 
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_is_better_than_its_group_becomes_likelier_and_what_is_worse_less_however_steps_are_cut() {
-        let shape = StudentShape {
+        let shape = NetworkShape {
             hidden_size: 16,
             intermediate_size: 24,
             n_layers: 1,

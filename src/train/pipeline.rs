@@ -1,0 +1,216 @@
+//! Every stage in its order, from nothing to a bundle: a teacher is pre-trained, fine-tuned and trained by rewards; a smaller
+//! student is pre-trained, fine-tuned and distilled from it; the reward head is fitted to the student's lists.
+//!
+//! Each stage leaves a folder. One that is done is not run again, one cut short goes on, and one whose settings or data are
+//! others is refused by its own digest.
+mod profile;
+
+use super::{
+    checkpoint,
+    cleaner::{self, Labels},
+    error::TrainError,
+    events::{Scope, Split, World},
+    head,
+    journal::progress_bar,
+    pack_bundle::{Parts, Provenance},
+    pretrain,
+    settings::{PretrainSettings, SftSettings},
+    sft,
+    student::{self, Pair},
+    teacher, tokenizer,
+};
+use crate::{
+    bundle::load::{CONFIG_FILE, TOKENIZER_FILE},
+    cleaner::Cleaner,
+    text::tokens::Tokens,
+    world::{self, WorldSettings},
+};
+pub use profile::Profile;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// What a pipeline leaves, ready to be packed.
+#[derive(Debug)]
+pub struct Made {
+    /// The parts of the bundle.
+    pub parts: Parts,
+    /// What made them.
+    pub provenance: Provenance,
+    /// The world's folder.
+    pub world: PathBuf,
+}
+
+/// Where the stages leave what they make.
+struct Places {
+    work: PathBuf,
+    world: PathBuf,
+}
+
+/// A folder's stages of one network before it meets rewards or a teacher.
+#[derive(Clone, Copy)]
+struct Network<'a> {
+    name: &'static str,
+    pretrain: &'a PretrainSettings,
+    sft: &'a SftSettings,
+}
+
+/// Runs the stages in `work`. `world`: an existing world instead of a fresh one.
+/// # Errors
+/// If a stage fails.
+pub fn run(profile: &Profile, work: &Path, world: Option<&Path>) -> Result<Made, TrainError> {
+    let places =
+        Places { work: work.to_owned(), world: world.map_or_else(|| work.join("world"), Path::to_owned) };
+    if !places.world.join("world.json").is_file() {
+        generate(profile, &places.world)?;
+    }
+    write_settings(profile, &places.at("settings"))?;
+    let mut world = World::read(&places.world, Scope::Validation)?;
+    if !places.at("tokenizer").join(TOKENIZER_FILE).is_file() {
+        tokenizer::run(&world, profile.vocab_size, &places.at("tokenizer"))?;
+    }
+    // Its config is written last: a folder that has one is whole.
+    if !places.at("cleaner").join(CONFIG_FILE).is_file() {
+        cleaner::run(&places.world, &Labels::World, &profile.cleaner, &places.at("cleaner"))?;
+    }
+    // Networks learn from signals as the server will show them.
+    world.clean(&Cleaner::open(&places.at("cleaner"))?, &[Split::Train, Split::Valid])?;
+    let (tokens, json) = tokenizer::read(&places.at("tokenizer"))?;
+    for network in [profile.teacher_before(), profile.student_before()] {
+        fine_tuned(&world, (&tokens, &json), &places, network)?;
+    }
+    let teacher = places.at("teacher");
+    teacher::run(&world, &places.at("teacher-sft"), &profile.teacher, &teacher)?;
+    let pair = Pair { student: &places.at("student-sft"), teacher: &teacher };
+    student::run(&world, pair, &profile.student, &places.at("student"))?;
+    head::run(&world, &places.at("student"), &profile.head, &places.at("head.safetensors"))?;
+    Ok(Made {
+        parts: Parts {
+            model: places.at("student"),
+            tokenizer: places.at("tokenizer"),
+            head: Some(places.at("head.safetensors")),
+            cleaner: Some(places.at("cleaner")),
+            others: Vec::new(),
+            bytes_max: None,
+        },
+        provenance: provenance(profile, &world, &places)?,
+        world: places.world,
+    })
+}
+
+impl Places {
+    fn at(&self, name: &str) -> PathBuf {
+        self.work.join(name)
+    }
+}
+
+fn generate(profile: &Profile, out: &Path) -> Result<(), TrainError> {
+    let bar = progress_bar("world", 0);
+    let mut progress = |done, of| {
+        bar.set_length(of);
+        bar.set_position(done);
+    };
+    world::generate(&WorldSettings { size: profile.size, seed: profile.world_seed }, out, &mut progress)?;
+    bar.finish();
+    Ok(())
+}
+
+fn fine_tuned(
+    world: &World,
+    (tokens, json): (&Tokens, &[u8]),
+    places: &Places,
+    network: Network<'_>,
+) -> Result<(), TrainError> {
+    let of_stage = |stage: &str| places.at(&format!("{}-{stage}", network.name));
+    pretrain::run(world, &places.at("tokenizer"), network.pretrain, &of_stage("pretrain"))?;
+    sft::run(world, (tokens, json), &of_stage("pretrain"), network.sft, &of_stage("sft"))?;
+    Ok(())
+}
+
+/// Settings of every stage as its command takes them, so that each can be run alone.
+fn write_settings(profile: &Profile, out: &Path) -> Result<(), TrainError> {
+    fn toml(settings: &impl Serialize) -> Result<String, TrainError> {
+        toml::to_string(settings).map_err(|error| TrainError::Settings { reason: error.to_string() })
+    }
+    let (teacher, student) = (profile.teacher_before(), profile.student_before());
+    let files = [
+        ("cleaner", toml(&profile.cleaner)?),
+        ("teacher-pretrain", toml(teacher.pretrain)?),
+        ("teacher-sft", toml(teacher.sft)?),
+        ("student-pretrain", toml(student.pretrain)?),
+        ("student-sft", toml(student.sft)?),
+        ("teacher", toml(&profile.teacher)?),
+        ("student", toml(&profile.student)?),
+        ("head", toml(&profile.head)?),
+    ];
+    for (name, text) in files {
+        checkpoint::write_file(&out.join(format!("{name}.toml")), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The commands that would do the same one by one, the seeds, and what the runs say of themselves.
+fn provenance(profile: &Profile, world: &World, places: &Places) -> Result<Provenance, TrainError> {
+    let with = "--world work/world --cleaner work/cleaner --settings work/settings";
+    let mut commands = vec![
+        format!(
+            "world generate --size {} --seed {} --out work/world",
+            profile.size_word(),
+            profile.world_seed
+        ),
+        format!("tokenizer --world work/world --vocab-size {} --out work/tokenizer", profile.vocab_size),
+        "cleaner --world work/world --settings work/settings/cleaner.toml --out work/cleaner".to_owned(),
+    ];
+    for name in ["teacher", "student"] {
+        commands.push(format!("pretrain --world work/world --tokenizer work/tokenizer --settings work/settings/{name}-pretrain.toml --out work/{name}-pretrain"));
+        commands.push(format!("sft {with}/{name}-sft.toml --tokenizer work/tokenizer --init work/{name}-pretrain --out work/{name}-sft"));
+    }
+    commands.push(format!("teacher {with}/teacher.toml --init work/teacher-sft --out work/teacher"));
+    commands.push(format!(
+        "student {with}/student.toml --init work/student-sft --teacher work/teacher --out work/student"
+    ));
+    commands.push(format!("head {with}/head.toml --model work/student --out work/head.safetensors"));
+    let mut training = BTreeMap::from([("world".to_owned(), world.name.clone())]);
+    for stage in ["teacher-pretrain", "teacher-sft", "teacher", "student-pretrain", "student-sft", "student"]
+    {
+        training.extend(facts(stage, &places.at(stage))?);
+    }
+    Ok(Provenance {
+        name: format!("newshound-{}", profile.name),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        prompt_tokens_max: profile.student_sft.prompt_tokens,
+        commands: commands.into_iter().map(|command| format!("newshound-trainer {command}")).collect(),
+        seeds: profile.seeds().into_iter().map(|(stage, seed)| (stage.to_owned(), seed)).collect(),
+        training,
+    })
+}
+
+/// One line of any run's diary, as far as the facts need it.
+#[derive(serde::Deserialize)]
+struct DiaryLine {
+    loss: f64,
+    tokens: Option<f64>,
+    num_tokens: Option<f64>,
+}
+
+/// Returns steps, tokens and last losses of a run, from its diary.
+/// # Errors
+/// If the diary cannot be read.
+pub fn facts(stage: &str, run: &Path) -> Result<BTreeMap<String, String>, TrainError> {
+    let path = run.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&path).map_err(TrainError::disk(&path, "read"))?;
+    let lines: Vec<DiaryLine> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let recent = &lines[lines.len().saturating_sub(20)..];
+    let loss = super::rewards::mean(recent.iter().map(|line| line.loss));
+    let tokens: f64 = lines.iter().filter_map(|line| line.tokens.or(line.num_tokens)).sum();
+    let folder = checkpoint::resolve(run)?;
+    let folder = folder.strip_prefix(run).unwrap_or(&folder).display().to_string();
+    Ok(BTreeMap::from([
+        (format!("{stage}.checkpoint"), folder),
+        (format!("{stage}.steps"), lines.len().to_string()),
+        (format!("{stage}.tokens"), format!("{tokens:.0}")),
+        (format!("{stage}.loss"), format!("{loss:.4}")),
+    ]))
+}

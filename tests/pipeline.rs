@@ -1,0 +1,53 @@
+//! The pipeline's smallest profile: every stage from nothing, once, and never twice.
+use candle_core::{DType, Device};
+use newshound::{
+    bundle::load::{self, BundleSource},
+    train::{
+        pack_bundle,
+        pipeline::{self, Profile},
+        settings::{PretrainSettings, StudentSettings, layered},
+    },
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+/// Every file below a folder with the time it was written, but for the settings and diaries, which are written every time.
+fn files(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|extension| extension != "jsonl" && extension != "toml") {
+            found.push((path.clone(), fs::metadata(&path).unwrap().modified().unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_stage_leads_to_a_bundle_and_a_second_run_makes_nothing_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (work, out) = (dir.path().join("work"), dir.path().join("bundle"));
+    let profile = Profile::tiny();
+    let made = pipeline::run(&profile, &work, None).unwrap();
+    let manifest = pack_bundle::run(made.parts, made.provenance, &out).unwrap();
+    assert_eq!((manifest.name.as_str(), manifest.seeds.len()), ("newshound-tiny", 9));
+    assert_eq!(manifest.training["student.steps"], "6");
+    let loaded = load::load(BundleSource::Dir(&out), DType::F32, &Device::Cpu).unwrap();
+    assert!(loaded.head.is_some() && loaded.cleaner.is_some());
+    // Its stages can be run one by one with the settings that lie beside them.
+    let at = |name: &str| work.join("settings").join(name);
+    let student = layered(&StudentSettings::demo(), Some(&at("student.toml")), &[]).unwrap();
+    let pretrain = layered(&PretrainSettings::demo(), Some(&at("teacher-pretrain.toml")), &[]).unwrap();
+    assert_eq!((student, pretrain), (profile.student.clone(), profile.teacher_pretrain.clone()));
+    let before = files(&work);
+    pipeline::run(&profile, &work, None).unwrap();
+    let after = files(&work);
+    let again: Vec<_> = after.iter().filter(|file| !before.contains(file)).map(|(path, _)| path).collect();
+    assert!(again.iter().all(|path| path.extension().is_some_and(|e| e == "svg")), "{again:?}");
+}
