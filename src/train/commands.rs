@@ -1,8 +1,8 @@
 //! The trainer's commands: arguments in, one call of a stage.
 use super::{
     arguments::{
-        BundleArgs, BundleInputs as Inputs, Command, HeadArgs, ImportArgs, ImportCommand, WorldCommand,
-        WorldSize,
+        BundleArgs, BundleInputs as Inputs, Command, HeadArgs, ImportArgs, ImportCommand, SftArgs,
+        WorldCommand, WorldSize,
         encoders::{IndexCommand, VectorMethod},
         measuring::{BaselineArgs, EvalArgs, HeldOutSplit, OnlyStream},
     },
@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     cleaner::Cleaner,
+    model::device::DeviceChoice,
     news::nearest::Method,
     signals::Stream,
     world::{self, Size, WorldSettings},
@@ -37,10 +38,11 @@ use std::{
 };
 use toml::Value;
 
-/// Runs one command; what it has to say goes to `output`.
+/// Runs one command; what it has to say goes to `output`. Language models compute on the device chosen; commands without one do not
+/// open it.
 /// # Errors
-/// What the command's stage says.
-pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
+/// What the command's stage says, or that there is no such device.
+pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
     match command {
         Command::World(what) => run_world(what, output),
         Command::Import(what) => say(output, &run_import(what)?),
@@ -51,24 +53,18 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
             let settings =
                 layered(&PretrainSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
             let world = World::read(&args.world, Scope::Training)?;
-            let folder = pretrain::run(&world, &args.tokenizer, &settings, &args.out)?;
+            let folder = pretrain::run(&world, &args.tokenizer, &settings, &args.out, &device.open()?)?;
             say(output, &folder.display())
         }
-        Command::Sft(args) => {
-            let settings = layered(&SftSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
-            let world = cleaned(&args.world, args.cleaner.as_deref())?;
-            let (tokens, json) = tokenizer::read(&args.tokenizer)?;
-            let folder = sft::run(&world, (&tokens, &json), &args.init, &settings, &args.out)?;
-            say(output, &folder.display())
-        }
+        Command::Sft(args) => run_sft(&args, device, output),
         Command::Teacher(args) => {
             let settings =
                 layered(&TeacherSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
             let world = cleaned(&args.world, args.cleaner.as_deref())?;
-            let folder = teacher::run(&world, &args.init, &settings, &args.out)?;
+            let folder = teacher::run(&world, &args.init, &settings, &args.out, &device.open()?)?;
             say(output, &folder.display())
         }
-        Command::Head(args) => run_head(&args, output),
+        Command::Head(args) => run_head(&args, device, output),
         Command::Cleaner(args) => {
             let encoder = &args.encoder;
             let settings =
@@ -85,18 +81,20 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
         Command::Index(what) => run_index(what, output),
         Command::Bundle(args) => run_bundle(args, output),
         Command::DemoBundle { out, work, world } => {
-            demo::run(&work, world.as_deref(), &out)?;
+            demo::run(&work, world.as_deref(), &out, &device.open()?)?;
             say(output, &out.display())
         }
-        Command::Eval(args) => run_eval(&args, output),
+        Command::Eval(args) => run_eval(&args, device, output),
         Command::Baselines(args) => run_baselines(&args, output),
         Command::Measure(args) => say(output, &evaluate::trec::measure(&args.qrels, &args.run)?),
         Command::Score(args) => {
-            score::run(&ModelFolder::open(&args.model)?, args.temperature, &mut stdin().lock(), output)
+            let folder = ModelFolder::open(&args.model, &device.open()?)?;
+            score::run(&folder, args.temperature, &mut stdin().lock(), output)
         }
         Command::Generate(args) => {
             let settings = args.settings()?;
-            generate::run(ModelFolder::open(&args.model)?, settings, &mut stdin().lock(), output)
+            let folder = ModelFolder::open(&args.model, &device.open()?)?;
+            generate::run(folder, settings, &mut stdin().lock(), output)
         }
     }
 }
@@ -172,11 +170,20 @@ fn cleaned(world: &Path, cleaner: Option<&Path>) -> Result<World, TrainError> {
     Ok(world)
 }
 
-fn run_head(args: &HeadArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+fn run_sft(args: &SftArgs, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
+    let settings = layered(&SftSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
+    let world = cleaned(&args.world, args.cleaner.as_deref())?;
+    let (tokens, json) = tokenizer::read(&args.tokenizer)?;
+    let start = (args.init.as_path(), &device.open()?);
+    let folder = sft::run(&world, (&tokens, &json), start, &settings, &args.out)?;
+    say(output, &folder.display())
+}
+
+fn run_head(args: &HeadArgs, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
     let seed = args.seed.map(|seed| Value::Integer(i64::from(seed)));
     let settings = layered(&HeadSettings::demo(), args.settings.as_deref(), &[("seed", seed)])?;
     let world = cleaned(&args.world, args.cleaner.as_deref())?;
-    let report = head::run(&world, &args.model, &settings, &args.out)?;
+    let report = head::run(&world, &args.model, &settings, &args.out, &device.open()?)?;
     let json = serde_json::to_string(&report).map_err(|error| TrainError::file(&args.out, error))?;
     say(output, &json)
 }
@@ -197,7 +204,7 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
     say(output, &args.out.display())
 }
 
-fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+fn run_eval(args: &EvalArgs, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
     let split = args.split.into();
     let settings = EvaluateSettings {
         split,
@@ -211,6 +218,7 @@ fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
         world: &args.world,
         bundle: &args.bundle,
         embedder: args.embedder.as_deref(),
+        device: &device.open()?,
         trec: args.trec.as_deref(),
     };
     let evaluation = evaluate::run(inputs, settings)?;

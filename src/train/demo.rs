@@ -17,6 +17,7 @@ use crate::{
     signals::Stream,
     world::{self, Size, WorldSettings},
 };
+use candle_core::Device;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -45,10 +46,11 @@ struct Places {
     head: PathBuf,
 }
 
-/// Runs all stages in `work` and writes the demo bundle to `out`. `world`: an existing world instead of a fresh one.
+/// Runs all stages in `work` and writes the demo bundle to `out`. `world`: an existing world instead of a fresh one. The student is
+/// trained and sampled on `device`.
 /// # Errors
 /// If a stage fails, or the bundle is larger than the server may embed.
-pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainError> {
+pub fn run(work: &Path, world: Option<&Path>, out: &Path, device: &Device) -> Result<(), TrainError> {
     let places = Places {
         world: world.map_or_else(|| work.join("world"), Path::to_owned),
         tokenizer: work.join("tokenizer"),
@@ -61,7 +63,7 @@ pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainErr
         generate(&places.world)?;
     }
     let training = World::read(&places.world, Scope::Training)?;
-    train(&training, &places)?;
+    train(&training, &places, device)?;
     let shown = World::read(&places.world, Scope::Evaluation)?;
     let others = vec![
         ("articles.jsonl".to_owned(), alive_articles(&shown)?),
@@ -90,7 +92,7 @@ fn generate(out: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-fn train(world: &World, places: &Places) -> Result<(), TrainError> {
+fn train(world: &World, places: &Places, device: &Device) -> Result<(), TrainError> {
     if !places.tokenizer.join(TOKENIZER_FILE).is_file() {
         tokenizer::run(world, DEMO_VOCABULARY, &places.tokenizer)?;
     }
@@ -100,9 +102,9 @@ fn train(world: &World, places: &Places) -> Result<(), TrainError> {
     }
     let (tokens, json) = tokenizer::read(&places.tokenizer)?;
     // Runs resume by themselves, and a finished one returns at once.
-    pretrain::run(world, &places.tokenizer, &PretrainSettings::demo(), &places.pretrain)?;
-    sft::run(world, (&tokens, &json), &places.pretrain, &SftSettings::demo(), &places.sft)?;
-    head::run(world, &places.sft, &HeadSettings::demo(), &places.head)?;
+    pretrain::run(world, &places.tokenizer, &PretrainSettings::demo(), &places.pretrain, device)?;
+    sft::run(world, (&tokens, &json), (&places.pretrain, device), &SftSettings::demo(), &places.sft)?;
+    head::run(world, &places.sft, &HeadSettings::demo(), &places.head, device)?;
     Ok(())
 }
 

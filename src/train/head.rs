@@ -22,7 +22,7 @@ use crate::{
     },
     text::prompt,
 };
-use candle_core::DType;
+use candle_core::{DType, Device};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, path::Path, sync::Arc};
@@ -66,7 +66,7 @@ struct Asker<'a> {
     at_unix_s: i64,
 }
 
-/// Samples lists of training readers that fine-tuning left out, has them judged by the readers' signals, fits the head and writes it. A head that stands there with the same student, readers and settings is left as it is.
+/// Samples lists of training readers that fine-tuning left out, on `device`, has them judged by the readers' signals, fits the head and writes it. A head that stands there with the same student, readers and settings is left as it is.
 /// # Errors
 /// If there are too few such readers, or sampling or fitting fails.
 pub fn run(
@@ -74,8 +74,9 @@ pub fn run(
     model: &Path,
     settings: &HeadSettings,
     out: &Path,
+    device: &Device,
 ) -> Result<HeadReport, TrainError> {
-    let folder = ModelFolder::open(model)?;
+    let folder = ModelFolder::open(model, device)?;
     let (tokens, tokenizer_json) = tokenizer::read(&folder.path)?;
     let weights = folder.path.join(WEIGHTS_FILE);
     let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;

@@ -16,9 +16,10 @@ use crate::{
     bundle::manifest::sha256_hex,
     text::tokens::Tokens,
 };
+use candle_core::Device;
 use std::path::{Path, PathBuf};
 
-/// Fine-tunes a model on training readers' examples; goes on from the newest checkpoint in `out` where there is one.
+/// Fine-tunes the model `init` on training readers' examples, on `device`; goes on from the newest checkpoint in `out` where there is one.
 ///
 /// Returns the last checkpoint's folder.
 /// # Errors
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 pub fn run(
     world: &World,
     tokenizer: (&Tokens, &[u8]),
-    init: &Path,
+    (init, device): (&Path, &Device),
     settings: &SftSettings,
     out: &Path,
 ) -> Result<PathBuf, TrainError> {
@@ -41,9 +42,9 @@ pub fn run(
     let weights = sha256_hex(&std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?);
     let digest = settings_digest(settings, &[tokenizer_json, &id_bytes(&rows), weights.as_bytes()])?;
     let mut run = match checkpoint::latest(out)? {
-        Some(folder) => checkpoint::open(&folder, settings.fit.adamw(), &digest, &fit::DEVICE)?,
+        Some(folder) => checkpoint::open(&folder, settings.fit.adamw(), &digest, device)?,
         None => {
-            let (config, parameters) = checkpoint::open_model(&init, &fit::DEVICE)?;
+            let (config, parameters) = checkpoint::open_model(&init, device)?;
             let optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
             Run { config, parameters, optimizer, state: RunState::start(digest) }
         }

@@ -12,7 +12,7 @@ use super::{
     error::TrainError,
     events::{self, Event, Reader, World},
     examples::{belongs_to_head, cuts},
-    fit::{self, Workers},
+    fit::Workers,
     journal::Journal,
     losses::advantages::{AdvantageSettings, Scale, group_advantages, reward_metrics},
     optimizer::AdamW,
@@ -33,6 +33,7 @@ use crate::{
     model::{ops::Numerics, transformer::Transformer},
     text::{prompt, tokens::Tokens},
 };
+use candle_core::Device;
 pub use line::PolicyLine;
 use rayon::prelude::*;
 use std::{
@@ -57,7 +58,7 @@ struct Rollout {
     n_valid: usize,
 }
 
-/// Trains a teacher on the readers that the reward head is not fitted on; goes on from the newest checkpoint in `out`.
+/// Trains a teacher, on `device`, on the readers that the reward head is not fitted on; goes on from the newest checkpoint in `out`.
 ///
 /// Returns the last checkpoint's folder.
 /// # Errors
@@ -67,6 +68,7 @@ pub fn run(
     init: &Path,
     settings: &TeacherSettings,
     out: &Path,
+    device: &Device,
 ) -> Result<PathBuf, TrainError> {
     let init = checkpoint::resolve(init)?;
     let (tokens, tokenizer_json) = tokenizer::read(&init)?;
@@ -82,15 +84,15 @@ pub fn run(
     let digest = settings_digest(settings, &data)?;
     let adamw = settings.fit.adamw();
     let mut run = match checkpoint::latest(out)? {
-        Some(folder) => checkpoint::open(&folder, adamw, &digest, &fit::DEVICE)?,
+        Some(folder) => checkpoint::open(&folder, adamw, &digest, device)?,
         None => {
-            let (config, parameters) = checkpoint::open_model(&init, &fit::DEVICE)?;
+            let (config, parameters) = checkpoint::open_model(&init, device)?;
             let optimizer = AdamW::new(adamw, parameters.vars());
             Run { config, parameters, optimizer, state: RunState::start(digest) }
         }
     };
     let judge = Judge::of(world, others(), world.cutoff_unix_s)?;
-    let stage = Stage { judge, prompts, askers, tokens, settings, workers: Workers::new()? };
+    let stage = Stage { judge, prompts, askers, tokens, settings, workers: Workers::new(device)? };
     stage.train(&mut run, &tokenizer_json, out)
 }
 
