@@ -2,6 +2,7 @@
 pub mod ask;
 pub mod bench;
 pub mod cost;
+pub mod engine;
 pub mod index;
 pub mod probe;
 pub mod serve;
