@@ -46,7 +46,9 @@ impl DeviceChoice {
                 // That is what the build is for, so nobody need look.
                 Err(DeviceError::NotBuilt) => Device::Cpu,
                 Err(DeviceError::NoDevice(reason)) => {
-                    warn!(%reason, "no GPU; the CPU takes its place");
+                    // Where backtraces are wanted, candle writes one below its words.
+                    let reason = reason.to_string();
+                    warn!(reason = reason.lines().next(), "no GPU; the CPU takes its place");
                     Device::Cpu
                 }
             },
