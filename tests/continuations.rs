@@ -1,8 +1,10 @@
 //! `score` and `generate` on model folders that are not ours.
 use crate::support::goldens::root;
+use candle_core::Device;
 use clap::Parser;
 use newshound::{
     decode::sampler::SamplerSettings,
+    model::device::DeviceChoice,
     train::{
         arguments::Command,
         commands,
@@ -33,7 +35,8 @@ fn with_tokenizer(edit: impl Fn(&mut Value)) -> tempfile::TempDir {
 fn scores(model: &Path) -> String {
     let line = r#"{"prompt": "port strike ends", "completion": " in oslo today"}"#;
     let mut output = Vec::new();
-    score::run(&ModelFolder::open(model).unwrap(), 1.0, &mut line.as_bytes(), &mut output).unwrap();
+    score::run(&ModelFolder::open(model, &Device::Cpu).unwrap(), 1.0, &mut line.as_bytes(), &mut output)
+        .unwrap();
     String::from_utf8(output).unwrap()
 }
 
@@ -52,7 +55,7 @@ fn padding_and_truncation_of_a_tokenizer_are_not_applied() {
 
 fn continued(max_new_tokens: usize) -> Result<Value, String> {
     let settings = GenerateSettings { sampler: SamplerSettings::GREEDY, max_new_tokens, n: 1, seed: 0 };
-    let mut folder = ModelFolder::open(&root().join(MODEL)).unwrap();
+    let mut folder = ModelFolder::open(&root().join(MODEL), &Device::Cpu).unwrap();
     folder.stop_ids.clear();
     let mut output = Vec::new();
     generate::run(folder, settings, &mut PROMPT.as_bytes(), &mut output)
@@ -63,7 +66,7 @@ fn continued(max_new_tokens: usize) -> Result<Value, String> {
 /// The sum of prompt and new tokens overflowed.
 #[test]
 fn continuations_end_at_the_last_position_and_longer_ones_are_refused() {
-    let folder = ModelFolder::open(&root().join(MODEL)).unwrap();
+    let folder = ModelFolder::open(&root().join(MODEL), &Device::Cpu).unwrap();
     let prompt = folder.tokenizer.as_ref().unwrap().encode("port strike ends in oslo today", false).unwrap();
     let room = folder.model.config().max_positions - prompt.len();
     assert_eq!(continued(room).unwrap()["token_ids"].as_array().unwrap().len(), room);
@@ -84,7 +87,7 @@ fn a_prompt_has_1_to_256_continuations() {
     let refused = |n: &str| {
         let arguments = ["trainer", "generate", "--model", "no/such/model", "--n", n];
         let command = Arguments::try_parse_from(arguments).unwrap().command;
-        commands::run(command, &mut Vec::new()).unwrap_err().to_string()
+        commands::run(command, DeviceChoice::Cpu, &mut Vec::new()).unwrap_err().to_string()
     };
     for n in ["1", "256"] {
         assert!(refused(n).contains("no/such/model"), "{n}: {}", refused(n));

@@ -1,5 +1,6 @@
 //! Tests of decoding: rows of many prompts in one batch say what each would say alone.
-use candle_core::{Device, Tensor};
+use crate::support::device::{device, tolerance};
+use candle_core::Tensor;
 use newshound::{
     decode::{
         batch::{Batch, DecodeError, Finish, FinishedRow, GroupId, GroupRequest},
@@ -30,7 +31,7 @@ const SAMPLED: SamplerSettings = SamplerSettings {
 };
 
 fn model() -> Arc<Transformer> {
-    model_of(&mut Parameters::fresh(7, &Device::Cpu), true)
+    model_of(&mut Parameters::fresh(7, &device()), true)
 }
 
 fn model_of(parameters: &mut Parameters, tied_head: bool) -> Arc<Transformer> {
@@ -94,11 +95,14 @@ fn assert_same(got: &FinishedRow, expected: &FinishedRow) {
     let ends = |row: &FinishedRow| row.query_ends.iter().map(|end| end.n_ids).collect::<Vec<_>>();
     assert_eq!(ends(got), ends(expected));
     for (got, expected) in got.logprobs.iter().zip(&expected.logprobs) {
-        assert!((got - expected).abs() < 1e-4, "log-probability {got}, expected {expected}");
+        assert!((got - expected).abs() < tolerance(1e-4), "log-probability {got}, expected {expected}");
     }
     for (got, expected) in got.query_ends.iter().zip(&expected.query_ends) {
-        let far =
-            got.hidden.iter().zip(&expected.hidden).any(|(got, expected)| (got - expected).abs() > 1e-4);
+        let far = got
+            .hidden
+            .iter()
+            .zip(&expected.hidden)
+            .any(|(got, expected)| (got - expected).abs() > tolerance(1e-4));
         assert!(!far && got.hidden.len() == expected.hidden.len(), "hidden states differ");
     }
 }
@@ -172,7 +176,7 @@ fn cached_decoding_is_whole_row_decoding() {
     let row = alone(&model, &request, 0);
     let mut ids = request.prompt.clone();
     for &id in &row.ids {
-        let whole = Tensor::new(ids.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let whole = Tensor::new(ids.as_slice(), &device()).unwrap().unsqueeze(0).unwrap();
         let hidden = model.hidden(&whole, None).unwrap();
         let last = hidden.narrow(1, ids.len() - 1, 1).unwrap().squeeze(1).unwrap();
         let logits = model.logits(&last).unwrap().squeeze(0).unwrap().to_vec1::<f32>().unwrap();
@@ -279,9 +283,9 @@ fn hidden_state_of_a_query_end_is_the_one_its_boundary_was_sampled_from() {
     let end = row.query_ends.first().unwrap();
     let mut ids = request.prompt.clone();
     ids.extend(&row.ids[..end.n_ids]);
-    let whole = Tensor::new(ids.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let whole = Tensor::new(ids.as_slice(), &device()).unwrap().unsqueeze(0).unwrap();
     let hidden = model.hidden(&whole, None).unwrap().squeeze(0).unwrap().to_vec2::<f32>().unwrap();
-    crate::support::goldens::assert_close(&end.hidden, hidden.last().unwrap(), 1e-4, "hidden");
+    crate::support::goldens::assert_close(&end.hidden, hidden.last().unwrap(), tolerance(1e-4), "hidden");
 }
 
 #[test]
@@ -347,7 +351,7 @@ fn run_to_end_keeps_to_its_rows_and_changes_no_row() {
 /// Two greedy groups of one row; the embedding of the second token that the first says becomes NaN.
 #[test]
 fn group_with_broken_logits_is_dropped_and_the_others_go_on() {
-    let mut parameters = Parameters::fresh(7, &Device::Cpu);
+    let mut parameters = Parameters::fresh(7, &device());
     let sound = model_of(&mut parameters, false);
     let greedy = |id, n_prompt| GroupRequest {
         sampler: SamplerSettings::GREEDY,
@@ -370,7 +374,7 @@ fn group_with_broken_logits_is_dropped_and_the_others_go_on() {
     let table = &parameters.vars()["model.embed_tokens.weight"];
     let mut values = table.to_vec2::<f32>().unwrap();
     values[poison as usize].fill(f32::NAN);
-    table.set(&Tensor::new(values, &Device::Cpu).unwrap()).unwrap();
+    table.set(&Tensor::new(values, &device()).unwrap()).unwrap();
     let mut batch = Batch::new(model_of(&mut parameters, false));
     batch.admit(greedy(1, 5)).unwrap();
     batch.admit(broken.clone()).unwrap();

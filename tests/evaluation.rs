@@ -28,7 +28,7 @@ fn demo() -> PathBuf {
 
 fn inputs(trec: Option<&Path>) -> Inputs<'_> {
     static DEMO: OnceLock<PathBuf> = OnceLock::new();
-    Inputs { world: world_at(), bundle: DEMO.get_or_init(demo), embedder: None, trec }
+    Inputs { world: world_at(), bundle: DEMO.get_or_init(demo), embedder: None, device: &Device::Cpu, trec }
 }
 
 /// A small world of other words than those of the demo's student.

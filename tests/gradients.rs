@@ -1,4 +1,5 @@
 //! Every trainable tensor gets a gradient, and the gradient is that of the loss.
+use crate::support::device::{device, tolerance};
 use candle_core::{Device, Tensor, backprop::GradStore};
 use newshound::model::{
     config::{Biases, DecoderConfig, Family, RopeScaling},
@@ -35,13 +36,13 @@ fn config(family: Family, tied_head: bool) -> DecoderConfig {
 
 /// A decoder with weights large enough that every part of it matters.
 fn decoder(config: &DecoderConfig, numerics: Numerics) -> (Parameters, Transformer) {
-    let mut parameters = Parameters::fresh(5, &Device::Cpu);
+    let mut parameters = Parameters::fresh(5, &device());
     let model = Transformer::load(config, &mut parameters, numerics).unwrap();
     let mut rng = StdRng::seed_from_u64(11);
     for var in parameters.vars().values() {
         let values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let values: Vec<f32> = values.iter().map(|value| value + rng.random_range(-0.4..0.4)).collect();
-        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+        var.set(&Tensor::from_vec(values, var.shape(), &device()).unwrap()).unwrap();
     }
     (parameters, model)
 }
@@ -49,13 +50,13 @@ fn decoder(config: &DecoderConfig, numerics: Numerics) -> (Parameters, Transform
 fn ids(seed: u64) -> Tensor {
     let mut rng = StdRng::seed_from_u64(seed);
     let ids: Vec<u32> = (0..N_ROWS * N_POSITIONS).map(|_| rng.random_range(0..23)).collect();
-    Tensor::from_vec(ids, (N_ROWS, N_POSITIONS), &Device::Cpu).unwrap()
+    Tensor::from_vec(ids, (N_ROWS, N_POSITIONS), &device()).unwrap()
 }
 
 /// Left-padded, right-padded: both kinds of hole are in the loss's way.
 fn mask() -> Tensor {
     let mask: [[f32; N_POSITIONS]; N_ROWS] = [[0.0, 0.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]];
-    Tensor::new(&mask, &Device::Cpu).unwrap()
+    Tensor::new(&mask, &device()).unwrap()
 }
 
 fn loss(model: &Transformer) -> Tensor {
@@ -86,7 +87,7 @@ fn check_gradients(parameters: &Parameters, gradients: &GradStore, except: &[&st
             let step = 4e-3;
             let moved = |sign: f32| {
                 let start = var.as_tensor().copy().unwrap();
-                let offset = Tensor::from_vec(direction.clone(), var.shape(), &Device::Cpu).unwrap();
+                let offset = Tensor::from_vec(direction.clone(), var.shape(), var.device()).unwrap();
                 var.set(&(&start + (offset * f64::from(sign * step)).unwrap()).unwrap()).unwrap();
                 let value = loss();
                 var.set(&start).unwrap();
@@ -122,14 +123,17 @@ fn cross_entropy_of_hidden_states_is_that_of_their_logits() {
     let expected = (logprobs * mask()).unwrap().sum_all().unwrap().neg().unwrap();
     let got = loss(&model);
     let value = |loss: &Tensor| loss.to_scalar::<f32>().unwrap();
-    assert!((value(&got) - value(&expected)).abs() < 1e-4 * value(&expected));
+    assert!((value(&got) - value(&expected)).abs() < tolerance(1e-4) * value(&expected));
     let (got, expected) = (got.backward().unwrap(), expected.backward().unwrap());
     for (name, var) in parameters.vars() {
         let values = |gradients: &GradStore| {
             gradients.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
         for (got, expected) in values(&got).iter().zip(values(&expected)) {
-            assert!((got - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{name}: {got}, not {expected}");
+            assert!(
+                (got - expected).abs() < tolerance(1e-4) * (1.0 + expected.abs()),
+                "{name}: {got}, not {expected}"
+            );
         }
     }
 }

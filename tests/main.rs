@@ -21,6 +21,7 @@ mod cleaner;
 mod continuations;
 mod decoding;
 mod dependencies;
+mod device;
 mod embedder;
 mod evaluation;
 mod examples;

@@ -1,5 +1,6 @@
 //! One network, computed in different ways, gives the same numbers.
-use candle_core::{DType, Device, Tensor};
+use crate::support::device::{self, device};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, qwen2, qwen3};
 use newshound::model::{
@@ -43,7 +44,7 @@ fn config(family: Family) -> DecoderConfig {
 /// The same weights in both numerics; large enough for attention to be far from uniform.
 fn decoders(family: Family) -> (Parameters, Transformer, Transformer) {
     let config = config(family);
-    let mut parameters = Parameters::fresh(13, &Device::Cpu);
+    let mut parameters = Parameters::fresh(13, &device());
     let serve = Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap();
     let train = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
     for (name, var) in parameters.vars() {
@@ -61,7 +62,7 @@ fn decoders(family: Family) -> (Parameters, Transformer, Transformer) {
 fn biases(shape: &[usize]) -> Tensor {
     let n_values = u16::try_from(shape.iter().product::<usize>()).unwrap();
     let values: Vec<f32> = (0..n_values).map(|idx| (f32::from(idx) * 1.7).sin() * 0.3).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, shape, &device()).unwrap()
 }
 
 fn row(length: usize, seed: usize) -> Vec<u32> {
@@ -69,16 +70,18 @@ fn row(length: usize, seed: usize) -> Vec<u32> {
 }
 
 fn logits(model: &Transformer, ids: &[u32]) -> Tensor {
-    let ids = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let ids = Tensor::new(ids, &device()).unwrap().unsqueeze(0).unwrap();
     model.logits(&model.hidden(&ids, None).unwrap()).unwrap().squeeze(0).unwrap()
 }
 
 #[track_caller]
 fn assert_same(got: &Tensor, expected: &Tensor, tolerance: f32, what: &str) {
     assert_eq!(got.dims(), expected.dims(), "{what}");
-    let difference = (got - expected).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+    let on_cpu = |tensor: &Tensor| tensor.to_device(&Device::Cpu).unwrap();
+    let difference =
+        (on_cpu(got) - on_cpu(expected)).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
     let difference = difference.to_scalar::<f32>().unwrap();
-    assert!(difference <= tolerance, "{what}: differ by {difference}");
+    assert!(difference <= device::tolerance(tolerance), "{what}: differ by {difference}");
 }
 
 #[test]
@@ -106,8 +109,8 @@ fn padding_changes_nothing_for_real_tokens() {
                     false => ([short.clone(), padding].concat(), 0),
                 };
                 let mask: Vec<u32> = (0..300).map(|at| u32::from(at >= start && at < start + 7)).collect();
-                let ids = Tensor::new(vec![padded, long.clone()], &Device::Cpu).unwrap();
-                let mask = Tensor::new(vec![mask, vec![1; 300]], &Device::Cpu).unwrap();
+                let ids = Tensor::new(vec![padded, long.clone()], &device()).unwrap();
+                let mask = Tensor::new(vec![mask, vec![1; 300]], &device()).unwrap();
                 let both = model.logits(&model.hidden(&ids, Some(&mask)).unwrap()).unwrap();
                 let what = format!("{family:?}, left {left}");
                 let of_short = both.get(0).unwrap().narrow(0, start, 7).unwrap();
@@ -200,9 +203,11 @@ fn published(config: &DecoderConfig) -> Value {
     json
 }
 
+/// The oracle computes on the CPU, whatever we compute on.
 fn oracle_weights(parameters: &Parameters) -> VarBuilder<'static> {
+    let copy = |var: &Var| var.as_tensor().copy().unwrap().to_device(&Device::Cpu).unwrap();
     let tensors: HashMap<String, Tensor> =
-        parameters.vars().iter().map(|(name, var)| (name.clone(), var.as_tensor().copy().unwrap())).collect();
+        parameters.vars().iter().map(|(name, var)| (name.clone(), copy(var))).collect();
     VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
 }
 

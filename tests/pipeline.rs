@@ -34,7 +34,7 @@ fn every_stage_leads_to_a_bundle_and_a_second_run_makes_nothing_again() {
     let dir = tempfile::tempdir().unwrap();
     let (work, out) = (dir.path().join("work"), dir.path().join("bundle"));
     let profile = Profile::tiny();
-    let made = pipeline::run(&profile, &work, None).unwrap();
+    let made = pipeline::run(&profile, &work, None, &Device::Cpu).unwrap();
     let manifest = pack_bundle::run(made.parts, made.provenance, &out).unwrap();
     assert_eq!((manifest.name.as_str(), manifest.seeds.len()), ("newshound-tiny", 9));
     assert_eq!(manifest.training["student.steps"], "6");
@@ -46,7 +46,7 @@ fn every_stage_leads_to_a_bundle_and_a_second_run_makes_nothing_again() {
     let pretrain = layered(&PretrainSettings::demo(), Some(&at("teacher-pretrain.toml")), &[]).unwrap();
     assert_eq!((student, pretrain), (profile.student.clone(), profile.teacher_pretrain.clone()));
     let before = files(&work);
-    pipeline::run(&profile, &work, None).unwrap();
+    pipeline::run(&profile, &work, None, &Device::Cpu).unwrap();
     let after = files(&work);
     let again: Vec<_> = after.iter().filter(|file| !before.contains(file)).map(|(path, _)| path).collect();
     assert!(again.iter().all(|path| path.extension().is_some_and(|e| e == "svg")), "{again:?}");

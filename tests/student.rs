@@ -1,5 +1,9 @@
 //! Distillation: a student comes nearer to its teacher, in every mode, and goes on bit for bit.
-use crate::support::stages::{FINE_TUNED, SMALL, STAGES, fit};
+use crate::support::{
+    device::device,
+    stages::{FINE_TUNED, SMALL, STAGES, fit},
+};
+use candle_core::Device;
 use newshound::{
     bundle::load::WEIGHTS_FILE,
     train::{
@@ -33,7 +37,7 @@ fn settings(mode: Distillation, steps: u64) -> StudentSettings {
 
 fn run(settings: &StudentSettings, name: &str) -> Result<PathBuf, TrainError> {
     let pair = Pair { student: &SMALL, teacher: &FINE_TUNED };
-    student::run(&STAGES.watched, pair, settings, &DIR.path().join(name))
+    student::run(&STAGES.watched, pair, settings, &DIR.path().join(name), &device())
 }
 
 fn losses(name: &str) -> Vec<f64> {
@@ -66,8 +70,14 @@ fn a_student_comes_nearer_to_its_teacher_on_the_teachers_lists() {
 #[test]
 fn a_student_that_is_its_teacher_has_nothing_to_learn() {
     let pair = Pair { student: &FINE_TUNED, teacher: &FINE_TUNED };
-    student::run(&STAGES.watched, pair, &settings(Distillation::ReverseKl, 1), &DIR.path().join("same"))
-        .unwrap();
+    student::run(
+        &STAGES.watched,
+        pair,
+        &settings(Distillation::ReverseKl, 1),
+        &DIR.path().join("same"),
+        &device(),
+    )
+    .unwrap();
     assert!(losses("same")[0].abs() < 1e-4, "{:?}", losses("same"));
 }
 
@@ -109,6 +119,7 @@ fn a_teacher_that_reads_other_tokens_is_refused() {
         pair,
         &settings(Distillation::ReverseKl, 1),
         &DIR.path().join("refused"),
+        &Device::Cpu,
     )
     .unwrap_err();
     assert!(error.to_string().contains("another tokenizer"), "{error}");

@@ -1,10 +1,14 @@
 //! Tests of training.
-use crate::support::stages::{STAGES, VOCABULARY, tokens};
+use crate::support::{
+    device::{device, tolerance},
+    stages::{STAGES, VOCABULARY, tokens},
+};
 use candle_core::{DType, Device};
 use newshound::{
     model::{ops::Numerics, transformer::Transformer, weights::Parameters},
     train::{
         checkpoint,
+        error::TrainError,
         events::{Scope, Split, World},
         fit::{self, MicroBatch, Workers},
         pretrain,
@@ -13,7 +17,10 @@ use newshound::{
         sft, tokenizer,
     },
 };
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 fn fit_settings(steps: u64) -> FitSettings {
     FitSettings {
@@ -56,7 +63,8 @@ fn losses_of_pretraining_and_fine_tuning_fall_and_leave_a_model_folder() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (dir.path().join("pretrain"), dir.path().join("sft"));
     let pretrained =
-        pretrain::run(&STAGES.training, &STAGES.tokenizer, &pretrain_settings(24), &first).unwrap();
+        pretrain::run(&STAGES.training, &STAGES.tokenizer, &pretrain_settings(24), &first, &device())
+            .unwrap();
     // Single signals first, then whole prompts: both phases must teach.
     let settings = SftSettings {
         prompt_tokens: 96,
@@ -65,7 +73,8 @@ fn losses_of_pretraining_and_fine_tuning_fall_and_leave_a_model_folder() {
         ..SftSettings::demo()
     };
     let (tokens, json) = tokens();
-    let tuned = sft::run(&STAGES.training, (&tokens, &json), &first, &settings, &second).unwrap();
+    let tuned =
+        sft::run(&STAGES.training, (&tokens, &json), (&first, &device()), &settings, &second).unwrap();
     for run in [&first, &second] {
         let losses = losses(run);
         assert_eq!(losses.len(), 24);
@@ -84,13 +93,13 @@ fn resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, halves) = (dir.path().join("whole"), dir.path().join("halves"));
     let settings = pretrain_settings(8);
-    let expected = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, &whole).unwrap();
-    pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, &halves).unwrap();
+    let expected = pretrained(&settings, &whole).unwrap();
+    pretrained(&settings, &halves).unwrap();
     // As if the machine had gone down between the fourth step and the last.
     fs::remove_dir_all(halves.join("step-00000008")).unwrap();
     fs::create_dir(halves.join(".step-00000008.staging")).unwrap();
     assert!(checkpoint::latest(&halves).unwrap().unwrap().ends_with("step-00000004"));
-    let got = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, &halves).unwrap();
+    let got = pretrained(&settings, &halves).unwrap();
     for name in ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"] {
         assert!(
             fs::read(expected.join(name)).unwrap() == fs::read(got.join(name)).unwrap(),
@@ -104,13 +113,10 @@ fn resumed_run_equals_the_uninterrupted_one_bit_for_bit() {
 fn checkpoint_of_other_settings_is_not_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = pretrain_settings(1);
-    pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap();
-    assert!(
-        pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).is_ok(),
-        "done already"
-    );
+    pretrained(&settings, dir.path()).unwrap();
+    assert!(pretrained(&settings, dir.path()).is_ok(), "done already");
     settings.fit.seed = 2;
-    let error = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap_err();
+    let error = pretrained(&settings, dir.path()).unwrap_err();
     assert!(error.to_string().contains("other settings"), "{error}");
 }
 
@@ -119,9 +125,14 @@ fn only_the_newest_checkpoints_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = pretrain_settings(6);
     (settings.fit.checkpoint_every, settings.fit.checkpoints_kept) = (2, 2);
-    pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap();
+    pretrained(&settings, dir.path()).unwrap();
     let there = |step: u32| dir.path().join(format!("step-{step:08}")).is_dir();
     assert_eq!([there(2), there(4), there(6)], [false, true, true]);
+}
+
+/// Pre-trains on the shared world. On the CPU, where a run can be repeated bit for bit.
+fn pretrained(settings: &PretrainSettings, out: &Path) -> Result<PathBuf, TrainError> {
+    pretrain::run(&STAGES.training, &STAGES.tokenizer, settings, out, &Device::Cpu)
 }
 
 /// Rows of unlike numbers of targets, so that a mean of means would differ.
@@ -149,10 +160,11 @@ fn joined(rows: &[MicroBatch]) -> MicroBatch {
 #[test]
 fn loss_and_gradient_do_not_depend_on_the_cut_into_micro_batches() {
     let config = pretrain_settings(1).network.config(50, 49);
-    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    let mut parameters = Parameters::fresh(3, &device());
     let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
-    let workers = Workers::new().unwrap();
+    let workers = Workers::new(&device()).unwrap();
     let rows = rows();
+    let limit = tolerance(1e-5);
     let whole = workers.loss_and_gradients(&model, &parameters, &[joined(&rows)]).unwrap();
     let cuts = [
         rows.clone(),
@@ -161,10 +173,10 @@ fn loss_and_gradient_do_not_depend_on_the_cut_into_micro_batches() {
     ];
     for cut in cuts {
         let parts = workers.loss_and_gradients(&model, &parameters, &cut).unwrap();
-        assert!((parts.loss - whole.loss).abs() < 1e-5, "{} {}", parts.loss, whole.loss);
+        assert!((parts.loss - whole.loss).abs() < f64::from(limit), "{} {}", parts.loss, whole.loss);
         for name in parameters.vars().keys() {
             let (got, expected) = (parts.gradients.get(name).unwrap(), whole.gradients.get(name).unwrap());
-            let close = got.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-5);
+            let close = got.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < limit);
             assert!(close, "{name}");
         }
     }
@@ -173,10 +185,10 @@ fn loss_and_gradient_do_not_depend_on_the_cut_into_micro_batches() {
 #[test]
 fn step_without_targets_is_refused() {
     let config = pretrain_settings(1).network.config(50, 49);
-    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    let mut parameters = Parameters::fresh(3, &device());
     let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
     let batch = MicroBatch { ids: vec![1, 2], n_rows: 1, predictors: vec![], targets: vec![] };
-    assert!(Workers::new().unwrap().loss_and_gradients(&model, &parameters, &[batch]).is_err());
+    assert!(Workers::new(&device()).unwrap().loss_and_gradients(&model, &parameters, &[batch]).is_err());
 }
 
 #[test]
@@ -232,9 +244,9 @@ fn training_scope_holds_training_readers_only_and_nothing_held_out() {
 fn checkpoint_with_a_missing_file_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let settings = pretrain_settings(1);
-    let folder = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap();
+    let folder = pretrained(&settings, dir.path()).unwrap();
     fs::remove_file(folder.join("optimizer.safetensors")).unwrap();
-    let error = pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, dir.path()).unwrap_err();
+    let error = pretrained(&settings, dir.path()).unwrap_err();
     assert!(error.to_string().contains("optimizer.safetensors"), "{error}");
     let (_config, parameters) = checkpoint::open_model(&folder, &fit::DEVICE).unwrap();
     assert_eq!(

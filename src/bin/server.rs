@@ -6,6 +6,7 @@ use newshound::{
         ask::{self, AskArgs},
         bench::{self, BenchArgs},
         cost::{self, CostArgs},
+        engine::{self, EngineArgs},
         index::{self, IndexArgs},
         probe::{self, ProbeArgs},
         serve::{self, Addresses, ServeArgs},
@@ -55,6 +56,8 @@ enum Command {
 enum Measure {
     /// Compares the compute time of several numbers of candidates
     Cost(CostArgs),
+    /// Measures how many readers the model answers per second under load, without a server around it
+    Engine(EngineArgs),
     /// Measures exact and approximate search among random article vectors
     Index(IndexArgs),
 }
@@ -102,12 +105,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             None => tour::tour(&program, arguments.addresses, &environment()?, &mut out).await,
             Some(Command::Serve(args)) => serve::serve(args, &environment()?, &mut out).await,
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
-            Some(Command::Bench { what: Some(Measure::Cost(args)), load }) => {
-                cost::cost(&args, load.json, &mut out)
-            }
-            Some(Command::Bench { what: Some(Measure::Index(args)), load }) => {
-                index::index(&args, load.json, &mut out)
-            }
+            Some(Command::Bench { what: Some(what), load: BenchArgs { json, .. } }) => match what {
+                Measure::Cost(args) => cost::cost(&args, json, &mut out),
+                Measure::Engine(args) => engine::engine(&args, json, &mut out),
+                Measure::Index(args) => index::index(&args, json, &mut out),
+            },
             Some(Command::Bench { what: None, load }) => bench::bench(load, &mut out).await,
             Some(Command::Probe(args)) => probe::probe(args, &mut out).await,
         }

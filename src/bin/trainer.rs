@@ -1,8 +1,9 @@
 //! The trainer: arguments, settings, telemetry, one library call.
 use clap::Parser;
 use newshound::{
+    model::device::DeviceChoice,
     start,
-    telemetry::Chain,
+    telemetry::{self, Chain, LogFormat},
     train::{arguments::Command, commands},
 };
 use std::{io::Write, process::ExitCode};
@@ -15,9 +16,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(name = "newshound-trainer", version)]
 struct Arguments {
+    /// Where language models are trained and sampled: auto, cpu or cuda
+    #[arg(long, global = true, default_value = "auto")]
+    device: DeviceChoice,
     #[command(subcommand)]
     command: Command,
 }
+
+/// Which log lines are written to standard error.
+const LOG: &str = "warn,newshound::model::device=info";
 
 fn main() -> ExitCode {
     let defaults = [
@@ -30,12 +37,17 @@ fn main() -> ExitCode {
     ];
     start::with_environment(std::env::vars_os(), std::env::args_os(), &defaults);
     let arguments = Arguments::parse();
-    match commands::run(arguments.command, &mut std::io::stdout().lock()) {
+    let started = telemetry::start(LOG, LogFormat::Text).map_err(anyhow::Error::from);
+    match started.and_then(|()| run(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // If standard error is closed there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "newshound-trainer: {}", Chain(&error));
+            let _ = writeln!(std::io::stderr(), "newshound-trainer: {}", Chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(Arguments { device, command }: Arguments) -> anyhow::Result<()> {
+    Ok(commands::run(command, device, &mut std::io::stdout().lock())?)
 }

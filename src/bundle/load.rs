@@ -91,7 +91,8 @@ pub struct Bundle {
 
 type Contents = BTreeMap<String, Cow<'static, [u8]>>;
 
-/// Reads a bundle, checks every file against the manifest and builds the network for serving.
+/// Reads a bundle, checks every file against the manifest and builds the network for serving, in `dtype` on `device`. Cleaner and
+/// head stay in f32 on the CPU.
 /// # Errors
 /// If a file is missing, too many, changed or does not fit the others.
 pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<Bundle, BundleError> {
@@ -111,9 +112,10 @@ pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<B
     let mut checkpoint = Checkpoint::from_files(weights, dtype, device)?;
     let model = Transformer::load(&config, &mut checkpoint, Numerics::Serve)?;
     let head = match files.remove(HEAD_FILE) {
-        // The head is tiny and its scores are compared closely: it stays in f32 whatever the weights are.
+        // The head is tiny and its scores are compared closely: it stays in f32 on the CPU, wherever the network computes.
         Some(bytes) => {
-            let mut source = Checkpoint::from_files(vec![(HEAD_FILE.to_owned(), bytes)], DType::F32, device)?;
+            let mut source =
+                Checkpoint::from_files(vec![(HEAD_FILE.to_owned(), bytes)], DType::F32, &Device::Cpu)?;
             Some(RewardHead::load(&mut source, config.hidden_size)?)
         }
         None => None,

@@ -49,7 +49,7 @@ impl WholeRows {
         self.over_heads(query, &heads_first(key)?, &heads_first(value)?)
     }
 
-    fn prepare_blocks(&mut self, device: &Device) -> Result<()> {
+    fn prepare_blocks(&mut self, query: &Tensor) -> Result<()> {
         if !self.blocks.is_empty() {
             return Ok(());
         }
@@ -59,7 +59,8 @@ impl WholeRows {
         };
         for start in (0..self.n_positions).step_by(block_rows.max(1)) {
             let n_queries = block_rows.min(self.n_positions - start);
-            let bias = visibility(start, n_queries, self.n_positions, self.real.as_deref(), device)?;
+            let bias = visibility(start, n_queries, self.n_positions, self.real.as_deref(), query.device())?;
+            let bias = bias.to_dtype(query.dtype())?;
             self.blocks.push(Block { start, n_queries, bias });
         }
         Ok(())
@@ -67,7 +68,7 @@ impl WholeRows {
 
     /// `query` (B, T, n_heads, head_dim); `key`, `value` (B, n_kv_heads, T, head_dim), contiguous.
     pub(super) fn over_heads(&mut self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
-        self.prepare_blocks(query.device())?;
+        self.prepare_blocks(query)?;
         let (n_rows, n_positions, n_heads, head_dim) = query.dims4()?;
         let n_kv_heads = key.dim(1)?;
         let n_shared = n_heads / n_kv_heads;

@@ -1,6 +1,7 @@
 //! Networks: ids in, tensors out; no text, no users, no clock.
 mod attention;
 pub mod config;
+pub mod device;
 pub mod encoder;
 mod fused;
 pub mod kv_cache;

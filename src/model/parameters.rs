@@ -10,9 +10,6 @@ use rand_distr::{Distribution, Normal};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// Standard deviation of fresh weights, as the published families are initialised (`initializer_range`).
-const INITIAL_DEVIATION: f32 = 0.02;
-
 /// Trainable tensors by name (Hugging Face names), f32.
 #[derive(Debug)]
 pub struct Parameters {
@@ -29,6 +26,9 @@ enum Origin {
 }
 
 impl Parameters {
+    /// Standard deviation of fresh weights, as the published families are initialised (`initializer_range`).
+    pub const INITIAL_DEVIATION: f32 = 0.02;
+
     /// Returns an empty set that makes tensors when a network asks for them: normal(0, 0.02) for weights of
     /// two dimensions, ones for norms and scales, zeros for biases and means.
     ///
@@ -116,6 +116,7 @@ fn initial_values(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     }
     let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name.as_bytes()).finalize();
     let mut rng = ChaCha8Rng::from_seed(digest.into());
-    let normal = Normal::new(0.0, INITIAL_DEVIATION).expect("the deviation is a positive constant");
+    let normal =
+        Normal::new(0.0, Parameters::INITIAL_DEVIATION).expect("the deviation is a positive constant");
     (0..n_values).map(|_| normal.sample(&mut rng)).collect()
 }

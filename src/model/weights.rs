@@ -90,6 +90,12 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Whether a folder holds weights that `open` would read.
+    #[must_use]
+    pub fn is_in(dir: &Path) -> bool {
+        [SINGLE_FILE, INDEX_FILE].iter().any(|file| dir.join(file).is_file())
+    }
+
     /// Opens `model.safetensors` or, where there is none, `model.safetensors.index.json` and its shards.
     ///
     /// Tensors are handed out in `dtype` on `device`. Files are read whole, so memory holds them until the

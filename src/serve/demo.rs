@@ -54,15 +54,23 @@ pub struct DemoUser {
     pub signals: Vec<SignalDraft>,
 }
 
-/// Loads the bundle, in f32 on the CPU.
+/// Loads the bundle, in f32.
 ///
 /// # Errors
 /// If it is absent or refused.
-pub fn bundle() -> Result<Bundle, DemoError> {
+pub fn bundle(device: &Device) -> Result<Bundle, DemoError> {
+    bundle_in(DType::F32, device)
+}
+
+/// Loads the bundle, its network in `dtype`.
+///
+/// # Errors
+/// If it is absent or refused.
+pub fn bundle_in(dtype: DType, device: &Device) -> Result<Bundle, DemoError> {
     if BUNDLE.is_empty() {
         return Err(DemoError::Absent { file: "the demo bundle" });
     }
-    Ok(load::load(BundleSource::Embedded(BUNDLE), DType::F32, &Device::Cpu)?)
+    Ok(load::load(BundleSource::Embedded(BUNDLE), dtype, device)?)
 }
 
 /// Reads the catalogue.

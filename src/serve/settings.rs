@@ -2,7 +2,10 @@
 //!
 //! Each can also be given by the environment, as `NEWSHOUND__GRPC_ADDR` or `NEWSHOUND__ENGINE__ROWS_MAX`: two underscores after
 //! the prefix and between section and key.
-use crate::settings::{Mistakes, Override, Reader};
+use crate::{
+    model::device::{CHOICES, DeviceChoice},
+    settings::{Mistakes, Override, Reader},
+};
 use std::{net::SocketAddr, time::Duration};
 
 /// Most candidates a request may ask for; the proto promises this number.
@@ -15,6 +18,9 @@ pub struct ServeSettings {
     pub grpc_addr: SocketAddr,
     /// `http_addr`: where /metrics and /healthz are served, apart from users' traffic. Default 127.0.0.1:9464.
     pub http_addr: SocketAddr,
+    /// `device`: where the network computes, auto, cpu or cuda. Default auto: the first GPU where this is a build with CUDA and the
+    /// driver gives one, else the CPU.
+    pub device: DeviceChoice,
     /// The model thread and its queue.
     pub engine: EngineSettings,
     /// What one request may consume.
@@ -97,6 +103,7 @@ impl ServeSettings {
         Self {
             grpc_addr: SocketAddr::from(([127, 0, 0, 1], 50051)),
             http_addr: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            device: DeviceChoice::Auto,
             engine: EngineSettings {
                 rows_max: 128,
                 tokens_max: 65_536,
@@ -141,6 +148,7 @@ impl ServeSettings {
                 address,
                 defaults.http_addr,
             ),
+            device: reader.text("device", CHOICES, |word| word.parse().ok(), defaults.device),
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
@@ -233,7 +241,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 18, "the sample shows every setting");
+        assert_eq!(keys, 19, "the sample shows every setting");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     cleaner::Cleaner,
+    model::device::DeviceChoice,
     news::nearest::Method,
     signals::Stream,
     world::{self, Size, WorldSettings},
@@ -40,10 +41,11 @@ use std::{
 };
 use toml::Value;
 
-/// Runs one command; what it has to say goes to `output`.
+/// Runs one command; what it has to say goes to `output`. Language models compute on the device chosen; commands without one do not
+/// open it.
 /// # Errors
-/// What the command's stage says.
-pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
+/// What the command's stage says, or that there is no such device.
+pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
     match command {
         Command::World(what) => run_world(what, output),
         Command::Import(what) => say(output, &run_import(what)?),
@@ -54,12 +56,13 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
             let settings =
                 layered(&PretrainSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
             let world = World::read(&args.world, Scope::Training)?;
-            say(output, &pretrain::run(&world, &args.tokenizer, &settings, &args.out)?.display())
+            let folder = pretrain::run(&world, &args.tokenizer, &settings, &args.out, &device.open()?)?;
+            say(output, &folder.display())
         }
-        Command::Sft(args) => say(output, &run_sft(&args)?.display()),
-        Command::Teacher(args) => say(output, &run_teacher(&args)?.display()),
-        Command::Student(args) => say(output, &run_student(&args)?.display()),
-        Command::Head(args) => run_head(&args, output),
+        Command::Sft(args) => say(output, &run_sft(&args, device)?.display()),
+        Command::Teacher(args) => say(output, &run_teacher(&args, device)?.display()),
+        Command::Student(args) => say(output, &run_student(&args, device)?.display()),
+        Command::Head(args) => run_head(&args, device, output),
         Command::Cleaner(args) => {
             let encoder = &args.encoder;
             let settings =
@@ -75,20 +78,22 @@ pub fn run(command: Command, output: &mut dyn Write) -> Result<(), TrainError> {
         }
         Command::Index(what) => run_index(what, output),
         Command::Bundle(args) => run_bundle(args, output),
-        Command::Pipeline(args) => run_pipeline(&args, output),
+        Command::Pipeline(args) => run_pipeline(&args, device, output),
         Command::DemoBundle { out, work, world } => {
-            demo::run(&work, world.as_deref(), &out)?;
+            demo::run(&work, world.as_deref(), &out, &device.open()?)?;
             say(output, &out.display())
         }
-        Command::Eval(args) => run_eval(&args, output),
+        Command::Eval(args) => run_eval(&args, device, output),
         Command::Baselines(args) => run_baselines(&args, output),
         Command::Measure(args) => say(output, &evaluate::trec::measure(&args.qrels, &args.run)?),
         Command::Score(args) => {
-            score::run(&ModelFolder::open(&args.model)?, args.temperature, &mut stdin().lock(), output)
+            let folder = ModelFolder::open(&args.model, &device.open()?)?;
+            score::run(&folder, args.temperature, &mut stdin().lock(), output)
         }
         Command::Generate(args) => {
             let settings = args.settings()?;
-            generate::run(ModelFolder::open(&args.model)?, settings, &mut stdin().lock(), output)
+            let folder = ModelFolder::open(&args.model, &device.open()?)?;
+            generate::run(folder, settings, &mut stdin().lock(), output)
         }
     }
 }
@@ -164,31 +169,31 @@ fn cleaned(world: &Path, cleaner: Option<&Path>, scope: Scope) -> Result<World, 
     Ok(world)
 }
 
-fn run_sft(args: &SftArgs) -> Result<PathBuf, TrainError> {
+fn run_sft(args: &SftArgs, device: DeviceChoice) -> Result<PathBuf, TrainError> {
     let settings = layered(&SftSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
     let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Training)?;
     let (tokens, json) = tokenizer::read(&args.tokenizer)?;
-    sft::run(&world, (&tokens, &json), &args.init, &settings, &args.out)
+    sft::run(&world, (&tokens, &json), (&args.init, &device.open()?), &settings, &args.out)
 }
 
-fn run_teacher(args: &TeacherArgs) -> Result<PathBuf, TrainError> {
+fn run_teacher(args: &TeacherArgs, device: DeviceChoice) -> Result<PathBuf, TrainError> {
     let settings = layered(&TeacherSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
     let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Validation)?;
-    teacher::run(&world, &args.init, &settings, &args.out)
+    teacher::run(&world, &args.init, &settings, &args.out, &device.open()?)
 }
 
-fn run_student(args: &StudentArgs) -> Result<PathBuf, TrainError> {
+fn run_student(args: &StudentArgs, device: DeviceChoice) -> Result<PathBuf, TrainError> {
     let settings = layered(&StudentSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
     let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Validation)?;
     let pair = Pair { student: &args.init, teacher: &args.teacher };
-    student::run(&world, pair, &settings, &args.out)
+    student::run(&world, pair, &settings, &args.out, &device.open()?)
 }
 
-fn run_head(args: &HeadArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+fn run_head(args: &HeadArgs, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
     let seed = args.seed.map(|seed| Value::Integer(i64::from(seed)));
     let settings = layered(&HeadSettings::demo(), args.settings.as_deref(), &[("seed", seed)])?;
     let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Training)?;
-    let report = head::run(&world, &args.model, &settings, &args.out)?;
+    let report = head::run(&world, &args.model, &settings, &args.out, &device.open()?)?;
     let json = serde_json::to_string(&report).map_err(|error| TrainError::file(&args.out, error))?;
     say(output, &json)
 }
@@ -198,13 +203,14 @@ const PIPELINE_READERS: usize = 1_000;
 /// Lists per reader of that table: as many as the server samples.
 const PIPELINE_LISTS: usize = 8;
 
-fn run_pipeline(args: &PipelineArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+fn run_pipeline(args: &PipelineArgs, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
     let profile = match args.profile {
         ProfileName::Tiny => Profile::tiny(),
         ProfileName::Small => Profile::small(),
         ProfileName::Demo => Profile::demo(),
     };
-    let made = pipeline::run(&profile, &args.out, args.world.as_deref())?;
+    let device = device.open()?;
+    let made = pipeline::run(&profile, &args.out, args.world.as_deref(), &device)?;
     let bundle = args.out.join("bundle");
     pack_bundle::run(made.parts, made.provenance, &bundle)?;
     let settings = EvaluateSettings {
@@ -215,7 +221,8 @@ fn run_pipeline(args: &PipelineArgs, output: &mut dyn Write) -> Result<(), Train
         n_seeds: 1,
         stream: None,
     };
-    let inputs = evaluate::Inputs { world: &made.world, bundle: &bundle, embedder: None, trec: None };
+    let inputs =
+        evaluate::Inputs { world: &made.world, bundle: &bundle, embedder: None, trec: None, device: &device };
     let evaluation = evaluate::run(inputs, settings)?;
     write_json(Some(&args.out.join("evaluation.json")), &evaluation)?;
     say(output, &evaluation.markdown())
@@ -237,7 +244,7 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
     say(output, &args.out.display())
 }
 
-fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+fn run_eval(args: &EvalArgs, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
     let split = args.split.into();
     let settings = EvaluateSettings {
         split,
@@ -251,6 +258,7 @@ fn run_eval(args: &EvalArgs, output: &mut dyn Write) -> Result<(), TrainError> {
         world: &args.world,
         bundle: &args.bundle,
         embedder: args.embedder.as_deref(),
+        device: &device.open()?,
         trec: args.trec.as_deref(),
     };
     let evaluation = evaluate::run(inputs, settings)?;

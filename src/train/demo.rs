@@ -6,6 +6,7 @@ use super::{
     pipeline::{self, Made, Profile},
 };
 use crate::signals::Stream;
+use candle_core::Device;
 use serde::Serialize;
 use std::path::Path;
 
@@ -21,8 +22,8 @@ const SIGNALS_SHOWN: usize = 30;
 /// Runs the pipeline in `work` and writes the demo bundle to `out`. `world`: an existing world instead of a fresh one.
 /// # Errors
 /// If a stage fails, or the bundle is larger than the server may embed.
-pub fn run(work: &Path, world: Option<&Path>, out: &Path) -> Result<(), TrainError> {
-    let Made { parts, mut provenance, world } = pipeline::run(&Profile::demo(), work, world)?;
+pub fn run(work: &Path, world: Option<&Path>, out: &Path, device: &Device) -> Result<(), TrainError> {
+    let Made { parts, mut provenance, world } = pipeline::run(&Profile::demo(), work, world, device)?;
     let shown = World::read(&world, Scope::Evaluation)?;
     let others = vec![
         ("articles.jsonl".to_owned(), alive_articles(&shown)?),

@@ -3,7 +3,7 @@ use crate::{
     bundle::load::BundleError,
     cleaner::CleanerError,
     decode::batch::DecodeError,
-    model::weights::ModelError,
+    model::{device::DeviceError, weights::ModelError},
     news::{catalogue::CatalogueError, folder::FolderError, index::IndexError, nearest::VectorsError},
     text::tokens::TokensError,
     world::WorldError,
@@ -71,6 +71,9 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
+    /// There is no such device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The network could not be built or run.
     #[error("model failed")]
     Model(#[from] ModelError),

@@ -67,6 +67,8 @@ pub struct Inputs<'a> {
     pub bundle: &'a Path,
     /// Sentence-transformers folder by which vectors are compared, instead of the rewards' own.
     pub embedder: Option<&'a Path>,
+    /// Where the bundle's network computes.
+    pub device: &'a Device,
     /// Folder for rankings and clicks, where they are wanted.
     pub trec: Option<&'a Path>,
 }
@@ -79,7 +81,7 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
     if let Some(stream) = settings.stream {
         world.keep_stream(stream);
     }
-    let bundle = load::load(BundleSource::Dir(inputs.bundle), DType::F32, &Device::Cpu)?;
+    let bundle = load::load(BundleSource::Dir(inputs.bundle), DType::F32, inputs.device)?;
     // As the server does it; what the student is compared with reads the same signals.
     if let Some(cleaner) = &bundle.cleaner {
         world.clean(cleaner, &[settings.split])?;

@@ -6,7 +6,7 @@ use super::{
     journal::{Journal, Line, Moved, StepMetrics},
     settings::FitSettings,
 };
-use crate::model::{ops::Numerics, transformer::Transformer, weights::Parameters};
+use crate::model::{device, ops::Numerics, transformer::Transformer, weights::Parameters};
 use candle_core::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::{
@@ -73,7 +73,7 @@ pub fn fit(
     batches: &dyn Fn(u64) -> Vec<MicroBatch>,
 ) -> Result<PathBuf, TrainError> {
     let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Train)?;
-    let workers = Workers::new()?;
+    let workers = Workers::new(model.device())?;
     descend(run, settings, place, |run| {
         let step = run.state.step;
         let micro_batches = batches(step);
@@ -171,11 +171,11 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts one worker per core, each computing on one thread.
+    /// Starts one worker per core, each computing on one thread; for a GPU, which one micro-batch fills, a single one.
     /// # Errors
     /// If the system gives no threads.
-    pub fn new() -> Result<Self, TrainError> {
-        let n_workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    pub fn new(device: &Device) -> Result<Self, TrainError> {
+        let n_workers = device::side_by_side(device);
         let pool = |_| {
             ThreadPoolBuilder::new()
                 .num_threads(1)
@@ -236,5 +236,5 @@ impl Workers {
     }
 }
 
-/// The device training runs on.
+/// Where encoders, reward heads and baselines are trained: they are too small to gain from another device.
 pub const DEVICE: Device = Device::Cpu;

@@ -12,7 +12,7 @@ use super::{
     pretrain::{id_bytes, settings_digest},
     rewards::{Aggregation, Judge, view::View},
     rollout::{Sample, Sampled},
-    settings::{HeadSettings, PROMPT_TOKENS},
+    settings::HeadSettings,
     tokenizer,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         weights::{Checkpoint, Parameters},
     },
 };
-use candle_core::DType;
+use candle_core::{DType, Device};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, path::Path, sync::Arc};
@@ -67,14 +67,15 @@ pub fn run(
     model: &Path,
     settings: &HeadSettings,
     out: &Path,
+    device: &Device,
 ) -> Result<HeadReport, TrainError> {
-    let folder = ModelFolder::open(model)?;
+    let folder = ModelFolder::open(model, device)?;
     let (tokens, tokenizer_json) = tokenizer::read(&folder.path)?;
     let weights = folder.path.join(WEIGHTS_FILE);
     let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;
     let student = Sampled { model: Arc::new(folder.model), tokens };
     let readers = world.training_readers().filter(|reader| belongs_to_head(&reader.key));
-    let asking = Asking { cuts_per_reader: settings.cuts_per_reader, prompt_tokens: PROMPT_TOKENS };
+    let asking = Asking { cuts_per_reader: settings.cuts_per_reader, prompt_tokens: settings.prompt_tokens };
     let (prompts, askers) = askers(world, readers, &student.tokens, asking);
     let data = [&tokenizer_json, &weights, &id_bytes(&prompts), world.name.as_bytes()];
     let digest = settings_digest(settings, &data)?;

@@ -25,15 +25,15 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Opens a model folder, or the newest checkpoint of a run.
+    /// Opens a model folder, or the newest checkpoint of a run; its network computes on `device`.
     /// # Errors
     /// If the folder does not hold a sound model.
-    pub fn open(path: &Path) -> Result<Self, TrainError> {
+    pub fn open(path: &Path, device: &Device) -> Result<Self, TrainError> {
         let path = checkpoint::resolve(path)?;
         let config_at = path.join(CONFIG_FILE);
         let json = std::fs::read(&config_at).map_err(TrainError::disk(&config_at, "read"))?;
         let config = DecoderConfig::parse(&json, &config_at.display().to_string())?;
-        let mut weights = Checkpoint::open(&path, DType::F32, &Device::Cpu)?;
+        let mut weights = Checkpoint::open(&path, DType::F32, device)?;
         let model = Transformer::load(&config, &mut weights, Numerics::Serve)?;
         let tokenizer_at = path.join(TOKENIZER_FILE);
         let tokenizer = if tokenizer_at.is_file() {

@@ -25,6 +25,7 @@ use crate::{
     text::tokens::Tokens,
     world::{self, WorldSettings},
 };
+use candle_core::Device;
 pub use profile::Profile;
 use serde::Serialize;
 use std::{
@@ -57,10 +58,15 @@ struct Network<'a> {
     sft: &'a SftSettings,
 }
 
-/// Runs the stages in `work`. `world`: an existing world instead of a fresh one.
+/// Runs the stages in `work`. `world`: an existing world instead of a fresh one. Networks are trained on `device`.
 /// # Errors
 /// If a stage fails.
-pub fn run(profile: &Profile, work: &Path, world: Option<&Path>) -> Result<Made, TrainError> {
+pub fn run(
+    profile: &Profile,
+    work: &Path,
+    world: Option<&Path>,
+    device: &Device,
+) -> Result<Made, TrainError> {
     let places =
         Places { work: work.to_owned(), world: world.map_or_else(|| work.join("world"), Path::to_owned) };
     if !places.world.join("world.json").is_file() {
@@ -79,13 +85,13 @@ pub fn run(profile: &Profile, work: &Path, world: Option<&Path>) -> Result<Made,
     world.clean(&Cleaner::open(&places.at("cleaner"))?, &[Split::Train, Split::Valid])?;
     let (tokens, json) = tokenizer::read(&places.at("tokenizer"))?;
     for network in [profile.teacher_before(), profile.student_before()] {
-        fine_tuned(&world, (&tokens, &json), &places, network)?;
+        fine_tuned(&world, (&tokens, &json), &places, network, device)?;
     }
     let teacher = places.at("teacher");
-    teacher::run(&world, &places.at("teacher-sft"), &profile.teacher, &teacher)?;
+    teacher::run(&world, &places.at("teacher-sft"), &profile.teacher, &teacher, device)?;
     let pair = Pair { student: &places.at("student-sft"), teacher: &teacher };
-    student::run(&world, pair, &profile.student, &places.at("student"))?;
-    head::run(&world, &places.at("student"), &profile.head, &places.at("head.safetensors"))?;
+    student::run(&world, pair, &profile.student, &places.at("student"), device)?;
+    head::run(&world, &places.at("student"), &profile.head, &places.at("head.safetensors"), device)?;
     Ok(Made {
         parts: Parts {
             model: places.at("student"),
@@ -122,10 +128,11 @@ fn fine_tuned(
     (tokens, json): (&Tokens, &[u8]),
     places: &Places,
     network: Network<'_>,
+    device: &Device,
 ) -> Result<(), TrainError> {
     let of_stage = |stage: &str| places.at(&format!("{}-{stage}", network.name));
-    pretrain::run(world, &places.at("tokenizer"), network.pretrain, &of_stage("pretrain"))?;
-    sft::run(world, (tokens, json), &of_stage("pretrain"), network.sft, &of_stage("sft"))?;
+    pretrain::run(world, &places.at("tokenizer"), network.pretrain, &of_stage("pretrain"), device)?;
+    sft::run(world, (tokens, json), (&of_stage("pretrain"), device), network.sft, &of_stage("sft"))?;
     Ok(())
 }
 

@@ -16,13 +16,13 @@ use crate::{
     model::{config::DecoderConfig, ops::Numerics, transformer::Transformer, weights::Parameters},
     text::tokens::Tokens,
 };
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::path::{Path, PathBuf};
 
 /// Name of the embeddings, which are the output head too.
 const EMBEDDINGS: &str = "model.embed_tokens.weight";
 
-/// Trains a fresh student on packed documents; goes on from the newest checkpoint in `out` where there is one.
+/// Trains a fresh student on packed documents, on `device`; goes on from the newest checkpoint in `out` where there is one.
 ///
 /// Returns the last checkpoint's folder.
 /// # Errors
@@ -32,6 +32,7 @@ pub fn run(
     tokenizer_at: &Path,
     settings: &PretrainSettings,
     out: &Path,
+    device: &Device,
 ) -> Result<PathBuf, TrainError> {
     let (tokens, tokenizer_json) = tokenizer::read(tokenizer_at)?;
     let documents = documents(world, &tokens);
@@ -43,8 +44,8 @@ pub fn run(
     }
     let digest = settings_digest(settings, &[&tokenizer_json, &id_bytes(&rows)])?;
     let mut run = match checkpoint::latest(out)? {
-        Some(folder) => checkpoint::open(&folder, settings.fit.adamw(), &digest, &fit::DEVICE)?,
-        None => fresh(settings, &tokens, &documents, digest)?,
+        Some(folder) => checkpoint::open(&folder, settings.fit.adamw(), &digest, device)?,
+        None => fresh(settings, &tokens, &documents, (digest, device))?,
     };
     let n_rows = (settings.fit.micro_batch_tokens / settings.row_tokens.max(1)).max(1);
     let order = Order::new(settings.fit.seed, rows.len());
@@ -63,10 +64,10 @@ fn fresh(
     settings: &PretrainSettings,
     tokens: &Tokens,
     documents: &[Vec<u32>],
-    settings_sha256: String,
+    (settings_sha256, device): (String, &Device),
 ) -> Result<Run, TrainError> {
     let config: DecoderConfig = settings.network.config(tokens.n_tokens(), tokens.im_end());
-    let mut parameters = Parameters::fresh(settings.fit.seed, &fit::DEVICE);
+    let mut parameters = Parameters::fresh(settings.fit.seed, device);
     // Parameters come to be when a network first asks for them.
     Transformer::load(&config, &mut parameters, Numerics::Train)?;
     if settings.word_vectors {

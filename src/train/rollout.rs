@@ -7,7 +7,7 @@ use crate::{
         run::run_to_end,
         sampler::SamplerSettings,
     },
-    model::{reward_head::ListFeatures, transformer::Transformer},
+    model::{device, reward_head::ListFeatures, transformer::Transformer},
     queries::QueryList,
     text::{parse, tokens::Tokens},
 };
@@ -59,7 +59,7 @@ impl Sampled {
         (seed, sampler): (u64, SamplerSettings),
         on_row: &(dyn Fn() + Sync),
     ) -> Result<Vec<Vec<FinishedRow>>, TrainError> {
-        let n_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let n_threads = device::side_by_side(self.model.device());
         let share = prompts.len().div_ceil(n_threads).max(1);
         let parts: Vec<_> = std::thread::scope(|scope| {
             let running: Vec<_> = prompts

@@ -128,6 +128,6 @@ fn embedded(
         let vectors = embed::embed(part, tokens, embedder)?;
         Ok(vectors.into_iter().map(|(place, vector)| (first + place, vector)).collect::<Vec<_>>())
     };
-    Workers::new()?.side_by_side(&parts, of_part, |vectors| all.extend(vectors))?;
+    Workers::new(&Device::Cpu)?.side_by_side(&parts, of_part, |vectors| all.extend(vectors))?;
     Ok(all)
 }

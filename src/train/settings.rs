@@ -320,12 +320,14 @@ pub struct HeadSettings {
     pub lists_per_prompt: usize,
     /// Moments per reader at which lists are asked for.
     pub cuts_per_reader: usize,
+    /// Budget of the prompt in tokens, as the student learned it.
+    pub prompt_tokens: usize,
 }
 
 impl HeadSettings {
     /// Settings of the demo head.
     pub fn demo() -> Self {
-        Self { seed: 3, lists_per_prompt: 8, cuts_per_reader: 2 }
+        Self { seed: 3, lists_per_prompt: 8, cuts_per_reader: 2, prompt_tokens: PROMPT_TOKENS }
     }
 }
 

@@ -15,9 +15,10 @@ use crate::{
     bundle::manifest::sha256_hex,
     text::tokens::Tokens,
 };
+use candle_core::Device;
 use std::path::{Path, PathBuf};
 
-/// Fine-tunes a model on training readers' examples; goes on from the newest checkpoint in `out` where there is one.
+/// Fine-tunes the model `init` on training readers' examples, on `device`; goes on from the newest checkpoint in `out` where there is one.
 ///
 /// Returns the last checkpoint's folder.
 /// # Errors
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub fn run(
     world: &World,
     tokenizer: (&Tokens, &[u8]),
-    init: &Path,
+    (init, device): (&Path, &Device),
     settings: &SftSettings,
     out: &Path,
 ) -> Result<PathBuf, TrainError> {
@@ -42,7 +43,7 @@ pub fn run(
     let weights = init.join(WEIGHTS_FILE);
     let weights = sha256_hex(&std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?);
     let digest = settings_digest(settings, &[tokenizer_json, &id_bytes(&rows), weights.as_bytes()])?;
-    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, &fit::DEVICE)?;
+    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;
     let n_single_steps = if examples.singles.is_empty() { 0 } else { settings.single_signal_steps };
     let singles = Phase::new(&examples.singles, &settings.fit);
     let whole = Phase::new(&examples.whole, &settings.fit);

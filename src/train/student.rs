@@ -34,7 +34,7 @@ use crate::{
     model::{ops::Numerics, transformer::Transformer},
     text::tokens::Tokens,
 };
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -60,9 +60,10 @@ pub fn run(
     pair: Pair<'_>,
     settings: &StudentSettings,
     out: &Path,
+    device: &Device,
 ) -> Result<PathBuf, TrainError> {
     let init = checkpoint::resolve(pair.student)?;
-    let teacher = ModelFolder::open(pair.teacher)?;
+    let teacher = ModelFolder::open(pair.teacher, device)?;
     let (tokens, tokenizer_json) = tokenizer::read(&init)?;
     check_tokenizer(&teacher.path, &tokenizer_json)?;
     let others = || world.training_readers().filter(|reader| !belongs_to_head(&reader.key));
@@ -84,7 +85,7 @@ pub fn run(
         title.as_bytes(),
     ];
     let digest = settings_digest(settings, &data)?;
-    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, &fit::DEVICE)?;
+    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;
     let judge = Judge::of(world, others(), world.cutoff_unix_s)?;
     let place = Place { title: "student", out, tokenizer_json: &tokenizer_json };
     let watching = (settings.watch, settings.prompt_tokens);
@@ -94,7 +95,7 @@ pub fn run(
         prompts,
         tokens: &tokens,
         settings,
-        workers: Workers::new()?,
+        workers: Workers::new(device)?,
     };
     stage.train(&mut run, place, &mut watch)?;
     watch.end(&mut run)?;

@@ -30,6 +30,7 @@ use crate::{
     model::{ops::Numerics, transformer::Transformer},
     text::tokens::Tokens,
 };
+use candle_core::Device;
 use rayon::prelude::*;
 use std::{
     path::{Path, PathBuf},
@@ -46,7 +47,7 @@ struct Rollout {
     n_valid: usize,
 }
 
-/// Trains a teacher on the readers that the reward head is not fitted on; goes on from the newest checkpoint in `out`.
+/// Trains a teacher, on `device`, on the readers that the reward head is not fitted on; goes on from the newest checkpoint in `out`.
 ///
 /// Returns the last checkpoint's folder.
 /// # Errors
@@ -56,6 +57,7 @@ pub fn run(
     init: &Path,
     settings: &TeacherSettings,
     out: &Path,
+    device: &Device,
 ) -> Result<PathBuf, TrainError> {
     let init = checkpoint::resolve(init)?;
     let (tokens, tokenizer_json) = tokenizer::read(&init)?;
@@ -70,12 +72,12 @@ pub fn run(
     let (title, articles) = (world.title(), world.articles_digest());
     let data = [&tokenizer_json, &weights, &id_bytes(&prompts), title.as_bytes(), articles.as_bytes()];
     let digest = settings_digest(settings, &data)?;
-    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, &fit::DEVICE)?;
+    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;
     let judge = Judge::of(world, others(), world.cutoff_unix_s)?;
     let place = Place { title: "teacher", out, tokenizer_json: &tokenizer_json };
     let watching = (settings.watch, settings.prompt_tokens);
     let mut watch = Watch::new(world, (&judge, &tokens), watching, place, run.state.step)?;
-    let workers = Workers::new()?;
+    let workers = Workers::new(device)?;
     let stage = Stage { judge: &judge, prompts, askers, tokens: &tokens, settings, workers };
     stage.train(&mut run, place, &mut watch)?;
     watch.end(&mut run)?;

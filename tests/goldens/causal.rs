@@ -1,7 +1,8 @@
 //! Goldens of causal decoders: logits, hidden states, padding, greedy decoding, scored continuations.
 use super::CAUSAL;
+use crate::support::device::{device, tolerance};
 use crate::support::goldens::{assert_close, entries, f32s, json, models, u32s};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use newshound::model::{
     config::DecoderConfig,
     kv_cache::Forks,
@@ -34,7 +35,7 @@ fn golden_causal_models_agree_in_logits_and_hidden_states() {
         let mut n_checked = 0;
         for (name, ids) in case.tensors.iter().filter(|(name, _)| name.starts_with("prompt_")) {
             let idx = name.trim_start_matches("prompt_");
-            let ids = ids.to_dtype(DType::U32).unwrap().unsqueeze(0).unwrap();
+            let ids = ids.to_device(&device()).unwrap().to_dtype(DType::U32).unwrap().unsqueeze(0).unwrap();
             let hidden = case.model.hidden(&ids, None).unwrap();
             let logits = case.model.logits(&hidden).unwrap();
             n_checked += case.agrees(&format!("hidden_last_{idx}"), &hidden);
@@ -50,8 +51,9 @@ fn golden_causal_models_agree_on_padded_batches() {
         let mut n_checked = 0;
         for side in ["left", "right"] {
             let Some(ids) = case.tensors.get(&format!("{side}_input_ids")) else { continue };
-            let ids = ids.to_dtype(DType::U32).unwrap();
-            let mask = case.tensors[&format!("{side}_attention_mask")].to_dtype(DType::F32).unwrap();
+            let ids = ids.to_device(&device()).unwrap().to_dtype(DType::U32).unwrap();
+            let mask = case.tensors[&format!("{side}_attention_mask")].to_device(&device()).unwrap();
+            let mask = mask.to_dtype(DType::F32).unwrap();
             let hidden = case.model.hidden(&ids, Some(&mask)).unwrap();
             let logits = case.model.logits(&hidden).unwrap();
             let logits = logits.broadcast_mul(&mask.unsqueeze(2).unwrap()).unwrap();
@@ -92,7 +94,12 @@ impl Case {
     fn agrees(&self, name: &str, got: &Tensor) -> usize {
         let Some(expected) = self.tensors.get(name) else { return 0 };
         let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_close(&values(got), &values(expected), TOLERANCE, &format!("{}: {name}", self.name));
+        assert_close(
+            &values(got),
+            &values(expected),
+            tolerance(TOLERANCE),
+            &format!("{}: {name}", self.name),
+        );
         1
     }
 
@@ -109,13 +116,18 @@ impl Case {
             order.sort_by(|&a, &b| all[b as usize].total_cmp(&all[a as usize]));
             assert_eq!(order[0], token, "{what}");
             if let Some(logprobs) = &logprobs {
-                assert_close(&[all[token as usize]], &[logprobs[step]], LOGPROB_TOLERANCE, &what);
+                assert_close(&[all[token as usize]], &[logprobs[step]], tolerance(LOGPROB_TOLERANCE), &what);
             }
             if let Some(ids) = expected["top5_ids"].get(step) {
                 let best: Vec<f32> = u32s(ids).iter().map(|&id| all[id as usize]).collect();
                 let ranked: Vec<f32> = order[..best.len()].iter().map(|&id| all[id as usize]).collect();
-                assert_close(&best, &f32s(&expected["top5_logprobs"][step]), LOGPROB_TOLERANCE, &what);
-                assert_close(&best, &ranked, LOGPROB_TOLERANCE, &what);
+                assert_close(
+                    &best,
+                    &f32s(&expected["top5_logprobs"][step]),
+                    tolerance(LOGPROB_TOLERANCE),
+                    &what,
+                );
+                assert_close(&best, &ranked, tolerance(LOGPROB_TOLERANCE), &what);
             }
             hidden = self.model.step(&mut [&mut forks], &[token]).unwrap();
         }
@@ -124,17 +136,17 @@ impl Case {
     fn continuation_agrees(&self, prompt: &[u32], expected: &Value) {
         let continuation = u32s(&expected["continuation"]);
         let row: Vec<u32> = prompt.iter().chain(&continuation).copied().collect();
-        let row = Tensor::new(row, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let row = Tensor::new(row, &device()).unwrap().unsqueeze(0).unwrap();
         let logits = self.model.logits(&self.model.hidden(&row, None).unwrap()).unwrap();
         let logits = logits.narrow(1, prompt.len() - 1, continuation.len()).unwrap().squeeze(0).unwrap();
-        let ids = Tensor::new(continuation.as_slice(), &Device::Cpu).unwrap();
+        let ids = Tensor::new(continuation.as_slice(), &device()).unwrap();
         let close = |got: Tensor, key: &str| {
             if expected[key].is_array() {
                 let got = got.to_vec1::<f32>().unwrap();
                 assert_close(
                     &got,
                     &f32s(&expected[key]),
-                    LOGPROB_TOLERANCE,
+                    tolerance(LOGPROB_TOLERANCE),
                     &format!("{}: {key}", self.name),
                 );
             }
@@ -162,7 +174,7 @@ fn check(numerics: &[Numerics], compare: impl Fn(&Case) -> usize) {
 fn load(folder: &Path, config: &Path, numerics: Numerics) -> Case {
     let name = format!("{} as {numerics:?}", config.display());
     let parsed = DecoderConfig::parse(&std::fs::read(config).unwrap(), &name).unwrap();
-    let mut checkpoint = Checkpoint::open(folder, DType::F32, &Device::Cpu).unwrap();
+    let mut checkpoint = Checkpoint::open(folder, DType::F32, &device()).unwrap();
     let model = Transformer::load(&parsed, &mut checkpoint, numerics).unwrap();
     let tensors = Some(folder.join("expected.safetensors")).filter(|path| path.is_file());
     let expected = Some(folder.join("expected.json")).filter(|path| path.is_file());

@@ -1,7 +1,9 @@
 //! Goldens of causal models through the trainer's commands: `score`, `generate --greedy`, and the loss of training.
 use super::{CAUSAL, CLASSIFIERS, EMBEDDERS, SCORERS};
-use crate::support::goldens::{assert_close, entries, f32s, json, models, root, u32s};
-use candle_core::Device;
+use crate::support::{
+    device::{device, tolerance},
+    goldens::{assert_close, entries, f32s, json, models, root, u32s},
+};
 use newshound::{
     decode::sampler::SamplerSettings,
     model::{ops::Numerics, transformer::Transformer},
@@ -62,7 +64,7 @@ fn golden_model_folders_are_all_of_a_kind_that_is_checked() {
 #[test]
 fn golden_continuations_have_the_scores_of_the_reference() {
     for (path, expected) in cases() {
-        let folder = ModelFolder::open(&path).unwrap();
+        let folder = ModelFolder::open(&path, &device()).unwrap();
         let expected = scored(&expected);
         assert!(!expected.is_empty(), "{}", path.display());
         let input: String = expected
@@ -77,7 +79,7 @@ fn golden_continuations_have_the_scores_of_the_reference() {
         assert_eq!(got.len(), expected.len(), "{}", path.display());
         for (got, (_, continuation, logprobs)) in got.iter().zip(&expected) {
             assert_eq!(&u32s(&got["token_ids"]), continuation);
-            assert_close(&f32s(&got["logprobs"]), logprobs, 1e-4, &path.display().to_string());
+            assert_close(&f32s(&got["logprobs"]), logprobs, tolerance(1e-4), &path.display().to_string());
         }
     }
 }
@@ -88,7 +90,7 @@ fn golden_prompts_are_continued_as_by_the_reference() {
         let (prompts, greedy) = (list(&expected, "prompts"), list(&expected, "greedy"));
         assert!(!prompts.is_empty() && prompts.len() == greedy.len(), "{}", path.display());
         for (prompt, expected) in prompts.iter().zip(greedy) {
-            let mut folder = ModelFolder::open(&path).unwrap();
+            let mut folder = ModelFolder::open(&path, &device()).unwrap();
             // The reference writes on past the end of a text.
             folder.stop_ids.clear();
             let max_new_tokens = u32s(&expected["tokens"]).len();
@@ -106,7 +108,7 @@ fn golden_prompts_are_continued_as_by_the_reference() {
 #[test]
 fn golden_continuations_cost_in_training_what_the_reference_says() {
     for (path, expected) in cases() {
-        let (config, mut parameters) = checkpoint::open_model(&path, &Device::Cpu).unwrap();
+        let (config, mut parameters) = checkpoint::open_model(&path, &device()).unwrap();
         let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
         for (prompt, targets, logprobs) in scored(&expected) {
             let ids = [prompt.as_slice(), &targets].concat();
@@ -117,7 +119,11 @@ fn golden_continuations_cost_in_training_what_the_reference_says() {
             let loss = fit::loss_and_gradients(&model, &parameters, &batch, n_targets).unwrap().loss;
             let expected =
                 -logprobs.iter().map(|logprob| f64::from(*logprob)).sum::<f64>() / n_targets as f64;
-            assert!((loss - expected).abs() <= 1e-4, "{}: {loss}, expected {expected}", path.display());
+            assert!(
+                (loss - expected).abs() <= f64::from(tolerance(1e-4)),
+                "{}: {loss}, expected {expected}",
+                path.display()
+            );
         }
     }
 }
@@ -133,7 +139,7 @@ fn a_bad_line_is_named_and_the_lines_before_it_are_answered() {
         r#"{"prompt_ids": [1], "completion_ids": [1], "temperature": 1}"#,
         "not JSON",
     ] {
-        let folder = ModelFolder::open(Path::new(&path)).unwrap();
+        let folder = ModelFolder::open(Path::new(&path), &device()).unwrap();
         let mut output = Vec::new();
         let input = format!("{good}\n{bad}\n{good}\n");
         let error = score::run(&folder, 1.0, &mut input.as_bytes(), &mut output).unwrap_err();

@@ -1,6 +1,9 @@
 //! Goldens: train_steps. Gradients of a reference step, clipped and applied by our optimiser, give its parameters.
-use crate::support::goldens;
-use candle_core::{DType, Device, Tensor};
+use crate::support::{
+    device::{device, tolerance},
+    goldens,
+};
+use candle_core::{DType, Tensor};
 use newshound::{
     model::{
         config::DecoderConfig,
@@ -41,7 +44,7 @@ fn cases() -> Vec<Case> {
         .map(|path| {
             let json = goldens::json(&path);
             let model = goldens::root().join(json["model"].as_str().unwrap());
-            let (config, parameters) = checkpoint::open_model(&model, &Device::Cpu).unwrap();
+            let (config, parameters) = checkpoint::open_model(&model, &device()).unwrap();
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
             Case {
                 name,
@@ -188,7 +191,7 @@ pub fn check_steps(mut case: Case, part_of: impl Fn(&Case, &Transformer, usize) 
         let mut part = part_of(&case, &model, step);
         let loss = expected["loss"].as_f64().unwrap();
         assert!(
-            (part.loss - loss).abs() <= 1e-5 * loss.abs().max(1.0),
+            (part.loss - loss).abs() <= f64::from(tolerance(1e-5)) * loss.abs().max(1.0),
             "{}: loss {} at step {step}, expected {loss}",
             case.name,
             part.loss
@@ -217,7 +220,12 @@ fn check_gradients(case: &Case, gradients: &Gradients) {
     let largest = expected.iter().flatten().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     for (name, expected) in names.iter().zip(&expected) {
         let got = gradients.get(name).unwrap();
-        goldens::assert_close(got, expected, 1e-4 * largest, &format!("{} grad/{name}", case.name));
+        goldens::assert_close(
+            got,
+            expected,
+            tolerance(1e-4) * largest,
+            &format!("{} grad/{name}", case.name),
+        );
     }
 }
 
@@ -226,7 +234,7 @@ fn check_gradients(case: &Case, gradients: &Gradients) {
 fn golden_models_of_train_steps_open_for_serving_too() {
     for case in cases() {
         let model = goldens::root().join(case.json["model"].as_str().unwrap());
-        let mut checkpoint = Checkpoint::open(&model, DType::F32, &Device::Cpu).unwrap();
+        let mut checkpoint = Checkpoint::open(&model, DType::F32, &device()).unwrap();
         assert!(Transformer::load(&case.config, &mut checkpoint, Numerics::Serve).is_ok(), "{}", case.name);
     }
 }

@@ -1,7 +1,10 @@
 //! Goldens: train_steps of policy and distillation losses. A whole network, three optimiser steps on fixed rollouts.
 use super::train_steps::{Case, cases_of, check_steps};
-use crate::support::goldens;
-use candle_core::{DType, Device, Tensor};
+use crate::support::{
+    device::{device, tolerance},
+    goldens,
+};
+use candle_core::{DType, Tensor};
 use newshound::{
     model::{
         ops::{Numerics, token_logprobs},
@@ -29,9 +32,9 @@ use serde_json::Value;
 /// Hidden states (n, D) at the positions that predict sampled tokens.
 fn hidden(model: &Transformer, batch: &MicroBatch) -> Tensor {
     let width = batch.ids.len() / batch.n_rows;
-    let ids = Tensor::from_slice(&batch.ids, (batch.n_rows, width), &Device::Cpu).unwrap();
+    let ids = Tensor::from_slice(&batch.ids, (batch.n_rows, width), &device()).unwrap();
     let hidden = model.hidden(&ids, None).unwrap().flatten_to(1).unwrap();
-    hidden.index_select(&Tensor::new(batch.predictors.as_slice(), &Device::Cpu).unwrap(), 0).unwrap()
+    hidden.index_select(&Tensor::new(batch.predictors.as_slice(), &device()).unwrap(), 0).unwrap()
 }
 
 /// Values of sampled tokens (n), row after row, of a padded tensor (B, T).
@@ -125,12 +128,12 @@ fn check_reverse_kl(case: Case) {
     let teacher = teacher(&case);
     let taught = hidden(&teacher, &batch);
     let logits = teacher.logits(&taught).unwrap();
-    let ids = Tensor::new(batch.targets.as_slice(), &Device::Cpu).unwrap();
+    let ids = Tensor::new(batch.targets.as_slice(), &device()).unwrap();
     let logprobs = token_logprobs(&logits, &ids, 1.0).unwrap().to_vec1::<f32>().unwrap();
     goldens::assert_close(
         &logprobs,
         &unpadded(&case, "teacher_logprobs"),
-        1e-4,
+        tolerance(1e-4),
         "teacher's log-probabilities",
     );
     let mean = TokenMean { temperature: 1.0, n_tokens: batch.targets.len() };
@@ -145,8 +148,8 @@ fn check_reverse_kl(case: Case) {
 
 fn teacher(case: &Case) -> Transformer {
     let folder = goldens::root().join(case.json["teacher"].as_str().unwrap());
-    let (config, _) = checkpoint::open_model(&folder, &Device::Cpu).unwrap();
-    let mut checkpoint = Checkpoint::open(&folder, DType::F32, &Device::Cpu).unwrap();
+    let (config, _) = checkpoint::open_model(&folder, &device()).unwrap();
+    let mut checkpoint = Checkpoint::open(&folder, DType::F32, &device()).unwrap();
     Transformer::load(&config, &mut checkpoint, Numerics::Serve).unwrap()
 }
 

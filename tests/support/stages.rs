@@ -1,4 +1,5 @@
 //! A tiny world and what small stages make of it, once for all tests that train.
+use candle_core::Device;
 use newshound::{
     text::tokens::Tokens,
     train::{
@@ -50,7 +51,7 @@ pub static FINE_TUNED: LazyLock<PathBuf> = LazyLock::new(|| {
         ..SftSettings::demo()
     };
     let init = pretrained("large", 32);
-    sft::run(&STAGES.training, (&tokens, &json), &init, &settings, &at("fine-tuned")).unwrap()
+    sft::run(&STAGES.training, (&tokens, &json), (&init, &Device::Cpu), &settings, &at("fine-tuned")).unwrap()
 });
 
 pub fn tokens() -> (Tokens, Vec<u8>) {
@@ -82,5 +83,5 @@ fn pretrained(name: &str, hidden_size: usize) -> PathBuf {
         max_positions: 512,
     };
     let settings = PretrainSettings { network, row_tokens: 64, word_vectors: true, fit: fit(4, 2) };
-    pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, &at(name)).unwrap()
+    pretrain::run(&STAGES.training, &STAGES.tokenizer, &settings, &at(name), &Device::Cpu).unwrap()
 }

@@ -1,14 +1,15 @@
 //! `bench cost`: what more candidates cost the model, in one run, without a server around it.
 use super::CommandError;
 use crate::{
-    bundle::load::{self, BundleSource},
+    bundle::load::{self, Bundle, BundleSource},
     decode::{
         batch::{Batch, GroupId, GroupRequest},
         sampler::SamplerSettings,
     },
+    model::device::{self, DeviceChoice},
     serve::demo,
 };
-use candle_core::{DType, Device};
+use candle_core::DType;
 use clap::Args;
 use rand::{Rng, SeedableRng};
 use std::{
@@ -36,6 +37,9 @@ pub struct CostArgs {
     /// Folder of the bundle; without it, the demo's
     #[arg(long)]
     pub bundle: Option<PathBuf>,
+    /// Where the network computes: auto, cpu or cuda
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
 }
 
 /// Measures and reports the median time for each number of candidates, and its ratio to the first.
@@ -46,10 +50,8 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
     if args.n.contains(&0) || args.n.is_empty() || args.repetitions == 0 || args.new_tokens == 0 {
         return Err(CommandError::Usage("numbers must be at least 1".to_owned()));
     }
-    let bundle = match &args.bundle {
-        Some(dir) => load::load(BundleSource::Dir(dir), DType::F32, &Device::Cpu)?,
-        None => demo::bundle()?,
-    };
+    let bundle = bundle(args)?;
+    let device = device::name(bundle.model.device());
     let (model, boundary_ids) = (Arc::new(bundle.model), bundle.tokens.boundary_ids());
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let vocab_size = u32::try_from(model.config().vocab_size).unwrap_or(u32::MAX);
@@ -74,13 +76,16 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
         }
     }
     let medians: Vec<f64> = times.into_iter().map(median_ms).collect();
+    if !json {
+        writeln!(out, "on {device}")?;
+    }
     for (&n, &median) in args.n.iter().zip(&medians) {
         let ratio = median / medians[0];
         if json {
             let (prompt_tokens, new_tokens) = (args.prompt_tokens, args.new_tokens);
             let row = serde_json::json!({
                 "n": n, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens,
-                "repetitions": args.repetitions, "median_ms": median, "ratio": ratio,
+                "repetitions": args.repetitions, "median_ms": median, "ratio": ratio, "device": device,
             });
             writeln!(out, "{row}")?;
         } else {
@@ -88,6 +93,14 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
         }
     }
     Ok(())
+}
+
+fn bundle(args: &CostArgs) -> Result<Bundle, CommandError> {
+    let device = args.device.open()?;
+    Ok(match &args.bundle {
+        Some(dir) => load::load(BundleSource::Dir(dir), DType::F32, &device)?,
+        None => demo::bundle(&device)?,
+    })
 }
 
 /// Time of one group from its prompt to its last token. It has no stop ids, so that no row ends before the others.

@@ -2,6 +2,7 @@
 pub mod ask;
 pub mod bench;
 pub mod cost;
+pub mod engine;
 pub mod index;
 pub mod probe;
 pub mod serve;
@@ -10,6 +11,7 @@ pub mod tour;
 
 use crate::{
     bundle::load::BundleError,
+    model::{device::DeviceError, weights::ModelError},
     news::{index::IndexError, nearest::VectorsError},
     serve::{RunError, demo::DemoError, rpc::client::ClientError},
     settings::Mistakes,
@@ -35,6 +37,12 @@ pub enum CommandError {
     /// The bundle is refused.
     #[error("bundle could not be loaded")]
     Bundle(#[from] BundleError),
+    /// There is no such device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A model folder is refused.
+    #[error("model could not be loaded")]
+    Model(#[from] ModelError),
     /// The demo is absent or refused.
     #[error(transparent)]
     Demo(#[from] DemoError),

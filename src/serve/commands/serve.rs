@@ -2,10 +2,11 @@
 use super::{CommandError, signals::until_signalled};
 use crate::{
     bundle::load::{self, BundleSource},
+    model::device::{self, DeviceChoice},
     serve::{Listeners, run, settings::ServeSettings},
     settings::Override,
 };
-use candle_core::{DType, Device};
+use candle_core::DType;
 use clap::Args;
 use std::{io::Write, net::SocketAddr, path::PathBuf};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,9 @@ pub struct ServeArgs {
     /// Settings file; see deploy/server.toml
     #[arg(long)]
     pub settings: Option<PathBuf>,
+    /// Where the network computes: auto, cpu or cuda; instead of the settings' `device`
+    #[arg(long)]
+    pub device: Option<DeviceChoice>,
     /// Where to serve.
     #[command(flatten)]
     pub addresses: Addresses,
@@ -56,7 +60,8 @@ pub struct ServeArgs {
 /// # Errors
 /// If the settings, the bundle or an address cannot be used.
 pub async fn serve(args: ServeArgs, overrides: &[Override], out: &mut dyn Write) -> Result<(), CommandError> {
-    let settings = args.addresses.over(read_settings(args.settings, overrides)?);
+    let mut settings = args.addresses.over(read_settings(args.settings, overrides)?);
+    settings.device = args.device.unwrap_or(settings.device);
     until_signalled(|asked| load_and_run(settings, args.bundle, out, asked)).await
 }
 
@@ -68,8 +73,10 @@ async fn load_and_run(
 ) -> Result<(), CommandError> {
     // Before the model is loaded: a taken port should not take half a minute to find out.
     let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
-    let loading =
-        tokio::task::spawn_blocking(move || load::load(BundleSource::Dir(&dir), DType::F32, &Device::Cpu));
+    let loading = tokio::task::spawn_blocking(move || {
+        let device = settings.device.open()?;
+        Ok::<_, CommandError>(load::load(BundleSource::Dir(&dir), DType::F32, &device)?)
+    });
     let loaded = tokio::select! {
         loaded = loading => loaded,
         () = asked.cancelled() => return Ok(()),
@@ -77,7 +84,8 @@ async fn load_and_run(
     let bundle = loaded.map_err(|_| CommandError::Panicked)??;
     let (name, id) = (&bundle.manifest.name, &bundle.id.0);
     let (grpc, http) = listeners.addresses()?;
-    writeln!(out, "serving {name} ({id}) on {grpc}, metrics on {http}")?;
+    let device = device::name(bundle.model.device());
+    writeln!(out, "serving {name} ({id}) on {grpc}, metrics on {http}, computing on {device}")?;
     out.flush()?;
     Ok(run(settings, bundle, listeners, asked.cancelled()).await?)
 }

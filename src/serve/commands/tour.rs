@@ -1,6 +1,7 @@
 //! No command: the demo answers for its readers on the terminal, then keeps serving.
 use super::{CommandError, serve::Addresses, signals::until_signalled};
 use crate::{
+    model::device,
     news::{article::Article, fuse::reciprocal_rank, index::NewsIndex},
     serve::{
         Listeners,
@@ -45,7 +46,10 @@ async fn show_and_run(
 ) -> Result<(), CommandError> {
     let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
     let (grpc, http) = listeners.addresses()?;
-    let loading = tokio::task::spawn_blocking(|| Ok::<_, CommandError>((demo::bundle()?, Shelf::load()?)));
+    let device = settings.device;
+    let loading = tokio::task::spawn_blocking(move || {
+        Ok::<_, CommandError>((demo::bundle(&device.open()?)?, Shelf::load()?))
+    });
     let loaded = tokio::select! {
         loaded = loading => loaded,
         () = asked.cancelled() => return Ok(()),
@@ -53,9 +57,10 @@ async fn show_and_run(
     let (bundle, shelf) = loaded.map_err(|_| CommandError::Panicked)??;
     writeln!(
         out,
-        "newshound demo: model {} ({}), {} articles, {} readers. Their world is generated, and its words are invented.\n",
+        "newshound demo: model {} ({}) on {}, {} articles, {} readers. Their world is generated, and its words are invented.\n",
         bundle.manifest.name,
         bundle.id.0,
+        device::name(bundle.model.device()),
         shelf.articles.len(),
         shelf.users.len()
     )?;

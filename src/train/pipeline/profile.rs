@@ -86,7 +86,7 @@ impl Profile {
                 fit: FitSettings { peak_learning_rate: 1e-3, ..tiny_fit(6, 4) },
                 ..StudentSettings::demo()
             },
-            head: HeadSettings::demo(),
+            head: HeadSettings { prompt_tokens: 64, ..HeadSettings::demo() },
         }
     }
 

@@ -173,7 +173,7 @@ mod tests {
                 .map(|list| Example { prompt: PROMPT.to_vec(), completion: list.clone() })
                 .collect();
             let rows = Rows { examples, rows: &rows, advantages: &[1.0, -1.0, 0.0], padding: 0 };
-            let workers = Workers::new().unwrap();
+            let workers = Workers::new(&Device::Cpu).unwrap();
             let updated = update(&workers, (&model, &parameters), &settings, &rows).unwrap();
             // On the policy every ratio is 1: the loss is minus the mean of advantage x length / the constant.
             #[allow(clippy::cast_precision_loss, reason = "a limit of some hundred")]

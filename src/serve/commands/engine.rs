@@ -1,0 +1,337 @@
+//! `bench engine`: how many readers per second the model answers under load, without a server around it.
+use super::CommandError;
+use crate::{
+    bundle::load::{self, BundleSource, CONFIG_FILE},
+    decode::{
+        batch::{Batch, FinishedRow, GroupId, GroupRequest},
+        sampler::SamplerSettings,
+    },
+    model::{
+        config::DecoderConfig,
+        device::{self, DeviceChoice},
+        ops::Numerics,
+        transformer::Transformer,
+        weights::{Checkpoint, ModelError, Parameters, TensorSource},
+    },
+    serve::demo,
+};
+use candle_core::{DType, Device, Tensor};
+use clap::Args;
+use rand::{Rng, SeedableRng};
+use serde::Serialize;
+use std::{
+    collections::HashMap,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What to measure.
+#[derive(Clone, Debug, Args)]
+pub struct EngineArgs {
+    /// Folder of the bundle; without it and without --model, the demo's
+    #[arg(long, conflicts_with = "model")]
+    pub bundle: Option<PathBuf>,
+    /// Model folder in Hugging Face layout, no tokenizer needed; one with config.json alone gets random weights
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// Tokens of each prompt; they are random
+    #[arg(long, default_value_t = 512)]
+    pub prompt_tokens: usize,
+    /// Tokens of each candidate
+    #[arg(long, default_value_t = 80)]
+    pub new_tokens: usize,
+    /// Candidates per reader
+    #[arg(long, default_value_t = 8)]
+    pub n: usize,
+    /// Readers in all
+    #[arg(long, default_value_t = 32)]
+    pub users: usize,
+    /// Readers answered together; the next joins as soon as one has all candidates
+    #[arg(long, default_value_t = 8)]
+    pub concurrency: usize,
+    /// Where the network computes: auto, cpu or cuda
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// How the network's numbers are held: f32, bf16 or f16
+    #[arg(long, default_value = "f32", value_parser = precision)]
+    pub dtype: DType,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    device: String,
+    dtype: &'static str,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    n: usize,
+    users: usize,
+    concurrency: usize,
+    /// Rows that decode together at most.
+    rows: usize,
+    seconds: f64,
+    users_per_s: f64,
+    /// Prompt tokens over the time that prompts took.
+    prefill_tokens_per_s: f64,
+    /// Sampled tokens over the time that steps took.
+    decode_tokens_per_s: f64,
+    /// From the start of a reader's prompt to the last candidate.
+    latency_ms_p50: f64,
+    latency_ms_p95: f64,
+    kv_bytes_peak: usize,
+    /// Most memory of the process on the host; none where the system does not say.
+    host_bytes_peak: Option<u64>,
+}
+
+/// Answers all readers once, after a first one that is not counted, and reports.
+///
+/// Prompts are random, and no token ends a candidate, so that every run does the same work.
+/// # Errors
+/// If device, bundle or model cannot be used, the numbers make no sense, or the model fails.
+pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+    let numbers = [args.prompt_tokens, args.new_tokens, args.n, args.users, args.concurrency];
+    if numbers.contains(&0) {
+        return Err(CommandError::Usage("numbers must be at least 1".to_owned()));
+    }
+    let (model, boundary_ids) = subject(args)?;
+    let device = device::name(model.device());
+    let requests = requests(args, model.config().vocab_size, &boundary_ids);
+    // It loads kernels, warms caches and starts thread pools.
+    Load::default().run(&mut Batch::new(Arc::clone(&model)), requests.iter().take(1), 1)?;
+    let mut load = Load::default();
+    let started = Instant::now();
+    load.run(&mut Batch::new(model), requests.iter(), args.concurrency)?;
+    let report = load.report(args, device, started.elapsed());
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&report).map_err(std::io::Error::from)?)?;
+        return Ok(());
+    }
+    let Report { device, dtype, users_per_s, latency_ms_p50, latency_ms_p95, .. } = &report;
+    writeln!(out, "on {device} in {dtype}, {} readers at a time, {} rows", report.concurrency, report.rows)?;
+    writeln!(out, "  {users_per_s:.2} readers per second in {:.1} s", report.seconds)?;
+    writeln!(out, "  latency      p50 {latency_ms_p50:.1} ms, p95 {latency_ms_p95:.1} ms")?;
+    writeln!(out, "  prompts      {:.0} tokens per second", report.prefill_tokens_per_s)?;
+    writeln!(out, "  candidates   {:.0} tokens per second", report.decode_tokens_per_s)?;
+    writeln!(out, "  keys, values {:.1} MB at most", mega(report.kv_bytes_peak as u64))?;
+    if let Some(bytes) = report.host_bytes_peak {
+        writeln!(out, "  host memory  {:.1} MB at most", mega(bytes))?;
+    }
+    Ok(())
+}
+
+fn requests(args: &EngineArgs, vocab_size: usize, boundary_ids: &Arc<[u32]>) -> Vec<GroupRequest> {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let vocab_size = u32::try_from(vocab_size).unwrap_or(u32::MAX);
+    let mut prompt =
+        || (0..args.prompt_tokens).map(|_| random.random_range(0..vocab_size)).collect::<Vec<u32>>();
+    let request = |user: u64| GroupRequest {
+        id: GroupId(user),
+        prompt: prompt(),
+        seeds: (0..args.n as u64).map(|row| (user << 32) + row).collect(),
+        sampler: SamplerSettings::SERVING,
+        max_new_tokens: args.new_tokens,
+        stop_ids: Arc::new([]),
+        boundary_ids: Arc::clone(boundary_ids),
+    };
+    (0..args.users as u64).map(request).collect()
+}
+
+/// Readers on their way, and sums over those that were answered.
+#[derive(Debug, Default)]
+struct Load {
+    /// Start of each reader in the batch, and how many candidates are still to come.
+    live: HashMap<GroupId, (Instant, usize)>,
+    latencies: Vec<Duration>,
+    prefill_time: Duration,
+    prefill_tokens: usize,
+    decode_time: Duration,
+    decode_tokens: usize,
+    kv_bytes_peak: usize,
+}
+
+impl Load {
+    fn run<'a>(
+        &mut self,
+        batch: &mut Batch,
+        requests: impl Iterator<Item = &'a GroupRequest>,
+        concurrency: usize,
+    ) -> Result<(), CommandError> {
+        let mut requests = requests.peekable();
+        while requests.peek().is_some() || !self.live.is_empty() {
+            while let Some(request) = requests.next_if(|_| self.live.len() < concurrency) {
+                let started = Instant::now();
+                self.prefill_tokens += batch.admit(request.clone())?.prefill_tokens_computed;
+                self.prefill_time += started.elapsed();
+                self.live.insert(request.id, (started, request.seeds.len()));
+            }
+            self.kv_bytes_peak = self.kv_bytes_peak.max(batch.kv_bytes());
+            self.decode_tokens += batch.n_rows();
+            let started = Instant::now();
+            let finished = batch.step()?;
+            self.decode_time += started.elapsed();
+            finished.iter().for_each(|row| self.count(row));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, row: &FinishedRow) {
+        let Some((started, n_left)) = self.live.get_mut(&row.group) else { return };
+        *n_left -= 1;
+        if *n_left == 0 {
+            self.latencies.push(started.elapsed());
+            self.live.remove(&row.group);
+        }
+    }
+
+    fn report(mut self, args: &EngineArgs, device: String, took: Duration) -> Report {
+        self.latencies.sort_unstable();
+        Report {
+            device,
+            dtype: args.dtype.as_str(),
+            prompt_tokens: args.prompt_tokens,
+            new_tokens: args.new_tokens,
+            n: args.n,
+            users: args.users,
+            concurrency: args.concurrency,
+            rows: args.n * args.concurrency.min(args.users),
+            seconds: took.as_secs_f64(),
+            users_per_s: rate(args.users, took),
+            prefill_tokens_per_s: rate(self.prefill_tokens, self.prefill_time),
+            decode_tokens_per_s: rate(self.decode_tokens, self.decode_time),
+            latency_ms_p50: percentile_ms(&self.latencies, 50),
+            latency_ms_p95: percentile_ms(&self.latencies, 95),
+            kv_bytes_peak: self.kv_bytes_peak,
+            host_bytes_peak: host_bytes_peak(),
+        }
+    }
+}
+
+/// The network of a bundle or of a model folder, and the ids that end a query where there is a tokenizer to say.
+fn subject(args: &EngineArgs) -> Result<(Arc<Transformer>, Arc<[u32]>), CommandError> {
+    let device = args.device.open()?;
+    if let Some(dir) = &args.model {
+        return Ok((Arc::new(model(dir, args.dtype, &device)?), Arc::new([])));
+    }
+    let bundle = match &args.bundle {
+        Some(dir) => load::load(BundleSource::Dir(dir), args.dtype, &device)?,
+        None => demo::bundle_in(args.dtype, &device)?,
+    };
+    Ok((Arc::new(bundle.model), bundle.tokens.boundary_ids()))
+}
+
+fn model(dir: &Path, dtype: DType, device: &Device) -> Result<Transformer, CommandError> {
+    let path = dir.join(CONFIG_FILE);
+    let json = std::fs::read(&path).map_err(|source| CommandError::File { path, source })?;
+    let config = DecoderConfig::parse(&json, CONFIG_FILE)?;
+    if Checkpoint::is_in(dir) {
+        let mut source = Checkpoint::open(dir, dtype, device)?;
+        return Ok(Transformer::load(&config, &mut source, Numerics::Serve)?);
+    }
+    let parameters = Parameters::fresh(1, &Device::Cpu);
+    let mut source = Random { parameters, width: config.hidden_size, dtype, device };
+    Ok(Transformer::load(&config, &mut source, Numerics::Serve)?)
+}
+
+/// Deviation of the logits of random weights. Trained models are about as sure; fresh ones are not sure at all, and a sampler that
+/// keeps the likeliest tokens would have to sort the whole vocabulary.
+const LOGIT_DEVIATION: f64 = 4.5;
+/// The norm before the output head scales all logits.
+const LAST_NORM: &str = "model.norm.weight";
+
+/// Fresh weights in any dtype on any device.
+struct Random<'a> {
+    parameters: Parameters,
+    width: usize,
+    dtype: DType,
+    device: &'a Device,
+}
+
+impl TensorSource for Random<'_> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let tensor = self.parameters.tensor(name, shape)?.detach();
+        #[allow(clippy::cast_precision_loss, reason = "widths are small")]
+        let fresh_deviation = f64::from(Parameters::INITIAL_DEVIATION) * (self.width as f64).sqrt();
+        let tensor = if name == LAST_NORM { (tensor * (LOGIT_DEVIATION / fresh_deviation))? } else { tensor };
+        Ok(tensor.to_dtype(self.dtype)?.to_device(self.device)?)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.parameters.contains(name)
+    }
+}
+
+fn precision(word: &str) -> Result<DType, String> {
+    match word {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        _ => Err("expected f32, bf16 or f16".to_owned()),
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of a measurement")]
+fn rate(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "megabytes are for people")]
+fn mega(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+/// The smallest of `sorted` that at least `percent` of 100 do not exceed, in milliseconds; 0 of none.
+fn percentile_ms(sorted: &[Duration], percent: usize) -> f64 {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).map_or(0.0, |latency| latency.as_secs_f64() * 1000.0)
+}
+
+/// `VmHWM` of Linux, which is in kibibytes.
+fn host_bytes_peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_the_value_that_so_many_do_not_exceed() {
+        let latencies: Vec<Duration> = (1..=40).map(Duration::from_millis).collect();
+        assert_eq!(percentile_ms(&latencies, 50).round(), 20.0);
+        assert_eq!(percentile_ms(&latencies, 95).round(), 38.0);
+        assert_eq!(percentile_ms(&latencies[..1], 95).round(), 1.0);
+        assert_eq!(percentile_ms(&[], 95), 0.0);
+    }
+
+    #[test]
+    fn every_reader_is_answered_whatever_the_concurrency_and_dtype() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = r#"{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24, "vocab_size": 40,
+            "max_position_embeddings": 32, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
+            "tie_word_embeddings": true, "eos_token_id": 1}"#;
+        std::fs::write(dir.path().join(CONFIG_FILE), config).unwrap();
+        for (concurrency, dtype) in [(1, DType::F32), (2, DType::F32), (9, DType::F32), (2, DType::BF16)] {
+            let args = EngineArgs {
+                bundle: None,
+                model: Some(dir.path().to_owned()),
+                prompt_tokens: 6,
+                new_tokens: 3,
+                n: 2,
+                users: 5,
+                concurrency,
+                device: DeviceChoice::Cpu,
+                dtype,
+            };
+            let mut out = Vec::new();
+            engine(&args, true, &mut out).unwrap();
+            let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(report["rows"], 2 * concurrency.min(5));
+            assert!(report["users_per_s"].as_f64().unwrap() > 0.0, "{report}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The network on the device of this build gives what it gives on the CPU: its list, its gradient, its steps of training.
+//!
+//! In a build without CUDA, or without a GPU, both are the CPU.
+use crate::support::device::{device, tolerance};
+use candle_core::{DType, Device, Tensor};
+use newshound::{
+    decode::{
+        batch::{Batch, FinishedRow, GroupId, GroupRequest},
+        sampler::SamplerSettings,
+    },
+    model::{
+        config::DecoderConfig, device::side_by_side, ops::Numerics, transformer::Transformer,
+        weights::Parameters,
+    },
+    train::{
+        fit::{MicroBatch, Workers},
+        optimizer::{AdamW, AdamWSettings},
+        settings::NetworkShape,
+    },
+};
+use std::sync::Arc;
+
+const VOCAB: u32 = 211;
+
+fn config() -> DecoderConfig {
+    let shape = NetworkShape {
+        hidden_size: 64,
+        intermediate_size: 96,
+        n_layers: 3,
+        n_heads: 4,
+        n_kv_heads: 2,
+        max_positions: 512,
+    };
+    shape.config(VOCAB as usize, 1)
+}
+
+fn ids(n_ids: u32, seed: u32) -> Vec<u32> {
+    (0..n_ids).map(|at| (at * at * 7 + at * 31 + seed * 17) % VOCAB).collect()
+}
+
+/// Micro-batches of unlike shapes; padding at the end of rows, and targets at some positions only.
+fn micro_batches() -> Vec<MicroBatch> {
+    let batch = |n_rows: u32, width: u32, every: usize| {
+        let predictors: Vec<u32> = (0..n_rows * width).step_by(every).collect();
+        let targets = ids(u32::try_from(predictors.len()).unwrap(), n_rows);
+        MicroBatch { ids: ids(n_rows * width, width), n_rows: n_rows as usize, predictors, targets }
+    };
+    vec![batch(1, 40, 1), batch(4, 23, 3), batch(2, 130, 5)]
+}
+
+/// Losses of three steps, the first gradient, and the parameters at the end, by name.
+fn trained(device: &Device) -> (Vec<f64>, Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    let mut parameters = Parameters::fresh(3, device);
+    let model = Transformer::load(&config(), &mut parameters, Numerics::Train).unwrap();
+    let workers = Workers::new(device).unwrap();
+    let settings = AdamWSettings { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
+    let mut optimizer = AdamW::new(settings, parameters.vars());
+    let (mut losses, mut first) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let part = workers.loss_and_gradients(&model, &parameters, &micro_batches()).unwrap();
+        losses.push(part.loss);
+        if first.is_empty() {
+            let gradient = |name| part.gradients.get(name).unwrap().to_vec();
+            first = parameters.vars().keys().map(|name| gradient(name)).collect();
+        }
+        optimizer.step(parameters.vars(), &part.gradients, 1e-3).unwrap();
+    }
+    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    (losses, first, parameters.vars().values().map(|var| values(var)).collect())
+}
+
+#[test]
+fn steps_of_training_are_those_of_the_cpu() {
+    let (losses, gradients, values) = trained(&device());
+    let (expected_losses, expected_gradients, expected_values) = trained(&Device::Cpu);
+    assert!(losses[2] < losses[0], "{losses:?}");
+    for (got, expected) in losses.iter().zip(&expected_losses) {
+        assert!((got - expected).abs() < f64::from(tolerance(1e-5)), "{losses:?}, not {expected_losses:?}");
+    }
+    let largest = expected_gradients.iter().flatten().fold(0_f32, |most, value| most.max(value.abs()));
+    for (got, expected) in gradients.iter().flatten().zip(expected_gradients.iter().flatten()) {
+        assert!((got - expected).abs() <= tolerance(1e-5) * largest, "gradient {got}, not {expected}");
+    }
+    // The optimiser divides by the size of the gradient, so one that is nearly 0 can move its parameter either way.
+    let pairs = || values.iter().flatten().zip(expected_values.iter().flatten());
+    let n_far = pairs().filter(|(got, expected)| (*got - *expected).abs() > tolerance(1e-5)).count();
+    assert!(n_far * 200 <= pairs().count(), "{n_far} of {} parameters are far", pairs().count());
+}
+
+fn decoded(device: &Device, dtype: DType) -> Vec<FinishedRow> {
+    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    Transformer::load(&config(), &mut parameters, Numerics::Serve).unwrap();
+    // Ten times as large as fresh ones: the likeliest token is then far from the next.
+    for var in parameters.vars().values().filter(|var| var.dims().len() == 2) {
+        var.set(&(var.as_tensor() * 10.0).unwrap()).unwrap();
+    }
+    let bytes = parameters.to_safetensors(DType::F32).unwrap();
+    let files = vec![("model.safetensors".to_owned(), bytes.into())];
+    let mut source = newshound::model::weights::Checkpoint::from_files(files, dtype, device).unwrap();
+    let model = Arc::new(Transformer::load(&config(), &mut source, Numerics::Serve).unwrap());
+    let mut batch = Batch::new(model);
+    for id in 0..3_u32 {
+        let request = GroupRequest {
+            id: GroupId(u64::from(id)),
+            // The last crosses the block border of attention.
+            prompt: ids(5 + id * 140, id),
+            seeds: vec![1, 2],
+            sampler: SamplerSettings::GREEDY,
+            max_new_tokens: 40,
+            stop_ids: Arc::new([]),
+            boundary_ids: Arc::new([]),
+        };
+        batch.admit(request).unwrap();
+    }
+    let mut rows = Vec::new();
+    while batch.n_rows() > 0 {
+        rows.extend(batch.step().unwrap());
+    }
+    rows.sort_by_key(|row| (row.group, row.row_idx));
+    rows
+}
+
+#[test]
+fn greedy_rows_are_those_of_the_cpu() {
+    let (got, expected) = (decoded(&device(), DType::F32), decoded(&Device::Cpu, DType::F32));
+    assert_eq!(got.len(), 6);
+    for (got, expected) in got.iter().zip(&expected) {
+        assert_eq!(got.ids, expected.ids);
+        for (got, expected) in got.logprobs.iter().zip(&expected.logprobs) {
+            assert!((got - expected).abs() < tolerance(1e-4), "log-probability {got}, not {expected}");
+        }
+    }
+}
+
+/// Half the bits of a number are lost, so texts differ soon; what is sampled is still what is likely.
+#[test]
+fn sixteen_bits_decode_too() {
+    for dtype in [DType::BF16, DType::F16] {
+        let rows = decoded(&device(), dtype);
+        assert_eq!(rows.len(), 6);
+        assert!(rows.iter().flat_map(|row| &row.logprobs).all(|logprob| logprob.is_finite()), "{dtype:?}");
+    }
+}
+
+#[test]
+fn products_are_in_full_f32_and_a_gpu_has_one_worker() {
+    let device = device();
+    assert!(device.is_cpu() || side_by_side(&device) == 1);
+    // With the 10 bits of TF32, 1 + 2^-12 would be 1.
+    let small = Tensor::full(1.0_f32 + 2_f32.powi(-12), (64, 64), &device).unwrap();
+    let product = small.matmul(&Tensor::eye(64, DType::F32, &device).unwrap()).unwrap();
+    assert_eq!(product.to_vec2::<f32>().unwrap()[63][0], 1.0 + 2_f32.powi(-12));
+}
