@@ -148,7 +148,10 @@ impl<'a> Watch<'a> {
         let answers: Vec<Option<Answer>> = lists
             .into_par_iter()
             .map(|samples| match samples.into_iter().next() {
-                Some(Ok((list, _))) => Ok(Some(Answer { found: self.judge.ranking(&list)?, list })),
+                Some(Ok((list, _))) => Ok(Some(Answer {
+                    found: self.judge.ranking(list.as_slice().iter().map(|query| query.as_str()))?,
+                    list,
+                })),
                 Some(Err(_)) | None => Ok(None),
             })
             .collect::<Result<_, TrainError>>()?;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::{collections::BTreeMap, fmt::Write};
 
 /// Ways that are compared, the first against the second.
-const COMPARED: [(Way, Way); 11] = [
+const COMPARED: [(Way, Way); 13] = [
     (Way::First, Way::Popularity),
     (Way::First, Way::Copy),
     (Way::LogProb, Way::First),
@@ -28,6 +28,8 @@ const COMPARED: [(Way, Way); 11] = [
     (Way::Head, Way::Copy),
     (Way::Head, Way::Vector),
     (Way::Head, Way::Judge),
+    (Way::Composite, Way::First),
+    (Way::Composite, Way::Head),
 ];
 /// Ways that are shown by tier.
 const BY_TIER: [Way; 6] = [Way::Popularity, Way::Copy, Way::Vector, Way::First, Way::Consensus, Way::Head];

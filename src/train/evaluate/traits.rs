@@ -17,7 +17,7 @@ use crate::{
     news::article::Article,
     train::{
         ranking::{self, Grades},
-        retrieval::{RECALL_K, Retrieval},
+        retrieval::RECALL_K,
         statistics::{Estimate, bootstrap, jaccard},
     },
 };
@@ -47,13 +47,16 @@ pub struct Supply {
 }
 
 impl Supply {
-    /// Searches every query. None without queries.
+    /// Searches every query by `hits`, which gives what one finds, best first. None without queries.
     /// # Errors
     /// If the search fails.
-    pub fn of(queries: &[&str], retrieval: &Retrieval, at_unix_s: i64) -> Result<Option<Self>, TrainError> {
+    pub fn of(
+        queries: &[&str],
+        hits: impl Fn(&str) -> Result<Vec<usize>, TrainError>,
+    ) -> Result<Option<Self>, TrainError> {
         let found: Vec<BTreeSet<usize>> = queries
             .iter()
-            .map(|query| Ok(retrieval.hits(query, at_unix_s)?.into_iter().take(RECALL_K).collect()))
+            .map(|query| Ok(hits(query)?.into_iter().take(RECALL_K).collect()))
             .collect::<Result<_, TrainError>>()?;
         let pairs = (0..found.len()).flat_map(|a| (a + 1..found.len()).map(move |b| (a, b)));
         let distances: Vec<f64> =
@@ -152,6 +155,7 @@ fn mean(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::retrieval::Retrieval;
 
     fn article(story_id: &str) -> Article {
         Article {
@@ -180,7 +184,7 @@ mod tests {
         catalogue[0].title = "port strike".to_owned();
         catalogue[1].title = "bus fares".to_owned();
         let retrieval = Retrieval::of(&catalogue, |_| true).unwrap();
-        let of = |queries: &[&str]| Supply::of(queries, &retrieval, 0).unwrap();
+        let of = |queries: &[&str]| Supply::of(queries, |query| retrieval.hits(query, 0)).unwrap();
         assert_eq!(of(&[]), None);
         assert_eq!(of(&["port", "strike"]), Some(Supply { none: 0.0, distance: Some(0.0) }));
         assert_eq!(of(&["port", "fares"]), Some(Supply { none: 0.0, distance: Some(1.0) }));

@@ -11,8 +11,7 @@ use crate::{
     train::{
         error::TrainError,
         events::World,
-        retrieval::Retrieval,
-        rewards::{interests::Interests, meaning::Meaning, wishes::wishes},
+        rewards::{Aggregation, Judge, interests::Interests, wishes::wishes},
         rollout::Sample,
     },
 };
@@ -50,13 +49,15 @@ pub enum Way {
     Consensus,
     /// The list that the reward head likes best.
     Head,
+    /// The list with the highest weighted composite of the rewards: what a head can learn to find, at the cost of a judge.
+    Composite,
     /// The list with the highest Recall@10: an upper bound of that measure.
     Oracle,
 }
 
 impl Way {
     /// Those that show one ranking.
-    pub const RANKED: [Self; 9] = [
+    pub const RANKED: [Self; 10] = [
         Self::Popularity,
         Self::Copy,
         Self::Vector,
@@ -65,6 +66,7 @@ impl Way {
         Self::LogProb,
         Self::Consensus,
         Self::Head,
+        Self::Composite,
         Self::Oracle,
     ];
 
@@ -80,6 +82,7 @@ impl Way {
             Self::LogProb => "logprob",
             Self::Consensus => "consensus",
             Self::Head => "head",
+            Self::Composite => "composite",
             Self::Oracle => "oracle",
         }
     }
@@ -96,6 +99,7 @@ impl Way {
             Self::LogProb => format!("student, best of N={n} by log-probability"),
             Self::Consensus => format!("student, best of N={n} by consensus"),
             Self::Head => format!("student, best of N={n} by head"),
+            Self::Composite => format!("student, best of N={n} by the rewards' judge"),
             Self::Oracle => format!("student, best of N={n} by held-out clicks (upper bound of Recall@10)"),
         }
     }
@@ -185,14 +189,11 @@ pub(super) fn merged(by_seed: Vec<Vec<Outcome>>) -> Vec<Outcome> {
 /// What serving takes beside a student.
 #[derive(Debug)]
 pub struct Platform<'a> {
-    /// Articles that live at the moment.
-    pub retrieval: Retrieval,
+    judge: Judge<'a>,
     /// The bundle's reward head.
     pub head: Option<&'a RewardHead>,
     popular: Vec<usize>,
-    meaning: Meaning,
     space: Space,
-    at_unix_s: i64,
 }
 
 impl<'a> Platform<'a> {
@@ -200,17 +201,15 @@ impl<'a> Platform<'a> {
     /// # Errors
     /// If the index cannot be built, or the embedder not be used.
     pub fn of(
-        world: &World,
+        world: &'a World,
         popular: Vec<usize>,
         head: Option<&'a RewardHead>,
         embedder: Option<&Path>,
     ) -> Result<Self, TrainError> {
-        let at_unix_s = world.cutoff_unix_s;
-        // A platform's index holds what can be read today.
-        let retrieval = Retrieval::of(&world.articles, |article| article.is_alive_at(at_unix_s))?;
-        let meaning = Meaning::of(world, world.training_readers());
-        let space = Space::of(world, &meaning, embedder)?;
-        Ok(Self { retrieval, head, popular, meaning, space, at_unix_s })
+        // A platform's index holds what can be read today; the judge searches the same.
+        let judge = Judge::of(world, world.training_readers(), world.cutoff_unix_s)?;
+        let space = Space::of(world, &judge.meaning, embedder)?;
+        Ok(Self { judge, head, popular, space })
     }
 
     /// Serves one reader in every way.
@@ -248,6 +247,14 @@ impl<'a> Platform<'a> {
             let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
             found.push((Way::Head, best_by(&scores)));
         }
+        let view = self.judge.view(question.reader);
+        let by_reward = samples.iter().flatten().map(|(list, _)| {
+            let rewards = self.judge.rewards(Some(list), &view)?;
+            #[allow(clippy::cast_possible_truncation, reason = "rewards lie between 0 and 1")]
+            Ok(rewards.composite(Aggregation::Weighted) as f32)
+        });
+        let by_reward = by_reward.collect::<Result<Vec<f32>, TrainError>>()?;
+        found.push((Way::Composite, best_by(&by_reward)));
         found.push((Way::Oracle, most.cloned().unwrap_or_default()));
         let n_clicks = question.reader.events.iter().filter(|event| event.article_idx.is_some()).count();
         #[allow(clippy::cast_precision_loss, reason = "a handful of lists")]
@@ -262,9 +269,10 @@ impl<'a> Platform<'a> {
         let newest = || question.reader.events.iter().rev().filter(|event| event.verdict == Verdict::Keep);
         let copied: Vec<&str> = newest().take(COPIED_SIGNALS).map(|event| event.text.as_str()).collect();
         let averaged: Vec<&str> = newest().take(AVERAGED_SIGNALS).map(|event| event.text.as_str()).collect();
-        let near = self.space.nearest(&self.meaning, &averaged)?;
-        let interests = Interests::of(&self.meaning.signals(&question.reader.events), self.at_unix_s);
-        let judged = match wishes(&interests, &self.meaning) {
+        let near = self.space.nearest(&self.judge.meaning, &averaged)?;
+        let meaning = &self.judge.meaning;
+        let interests = Interests::of(&meaning.signals(&question.reader.events), self.judge.at_unix_s());
+        let judged = match wishes(&interests, meaning) {
             Some(list) => self.served_list(question, &list)?,
             None => Served::default(),
         };
@@ -282,8 +290,8 @@ impl<'a> Platform<'a> {
     }
 
     fn served_queries(&self, question: &Question<'_>, queries: &[&str]) -> Result<Served, TrainError> {
-        let ranking = self.retrieval.ranking(queries.iter().copied(), self.at_unix_s)?;
-        let supply = Supply::of(queries, &self.retrieval, self.at_unix_s)?;
+        let ranking = self.judge.ranking(queries.iter().copied())?;
+        let supply = Supply::of(queries, |query| self.judge.hits(query))?;
         Ok(served(question, ranking, supply))
     }
 }

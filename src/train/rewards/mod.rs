@@ -166,11 +166,23 @@ impl<'a> Judge<'a> {
         View::of(Interests::of(&said, at_unix_s), &self.units)
     }
 
-    /// Living articles that a list finds, best first.
+    /// The moment at which lists are asked for.
+    pub fn at_unix_s(&self) -> i64 {
+        self.at_unix_s
+    }
+
+    /// Living articles that queries find together, best first.
     /// # Errors
     /// If the search fails.
-    pub fn ranking(&self, list: &QueryList) -> Result<Vec<usize>, TrainError> {
-        self.retrieval.list_ranking(list, self.at_unix_s)
+    pub fn ranking<'q>(&self, queries: impl Iterator<Item = &'q str>) -> Result<Vec<usize>, TrainError> {
+        self.retrieval.ranking(queries, self.at_unix_s)
+    }
+
+    /// Living articles that one query finds, best first.
+    /// # Errors
+    /// If the search fails.
+    pub fn hits(&self, query: &str) -> Result<Vec<usize>, TrainError> {
+        self.retrieval.hits(query, self.at_unix_s)
     }
 
     /// Rewards a list for a reader; a text that is no list gets nothing.
