@@ -11,7 +11,8 @@ use super::{
     packing::Example,
     rewards::{
         interests::Interests,
-        meaning::{Meaning, Said},
+        meaning::{Meaning, Said, Unit},
+        subjects::Subjects,
         wishes::{QUERIES_PER_INTEREST, QUERY_WORDS, queries_each, wishes},
     },
     settings::{SftSettings, Targets},
@@ -35,6 +36,8 @@ use std::collections::HashSet;
 const HEAD_SHARE: u64 = 10;
 /// Subjects of a list: more would leave some of them with one query.
 const SUBJECTS_MAX: usize = QUERIES_MAX / QUERIES_PER_INTEREST;
+/// Signals that subjects are found among: forty for each of a thousand.
+const SUBJECT_SIGNALS_MAX: usize = 40_000;
 /// Cuts start this long after a reader's first trace: before it there is nothing to read.
 const EARLIEST_CUT_S: i64 = 24 * 3600;
 
@@ -61,7 +64,8 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<E
     let examples = match settings.targets {
         Targets::Judge => {
             let meaning = Meaning::of(world, readers.iter().copied());
-            let judged = Judged { meaning: &meaning, tokens, settings };
+            let subjects = subjects(&readers, &meaning, settings);
+            let judged = Judged { meaning: &meaning, subjects: &subjects, tokens, settings };
             let of_reader = |reader: &&Reader| judged.examples(reader, world.cutoff_unix_s);
             let add = |mut all: Examples, more: Examples| {
                 all.singles.extend(more.singles);
@@ -97,13 +101,14 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<E
 /// Signals and the list that the judge would write after them.
 struct Judged<'a> {
     meaning: &'a Meaning,
+    subjects: &'a Subjects,
     tokens: &'a Tokens,
     settings: &'a SftSettings,
 }
 
 impl Judged<'_> {
     fn examples(&self, reader: &Reader, cutoff_unix_s: i64) -> Examples {
-        let said: Vec<Option<Said>> = reader.events.iter().map(|event| self.meaning.signal(event)).collect();
+        let said: Vec<Option<Said>> = reader.events.iter().map(|event| self.said(event)).collect();
         let cuts = cuts(reader, cutoff_unix_s, self.settings.cuts_per_reader).into_iter();
         let past = cuts.map(|cut| (0..reader.events_until(cut).len()).collect::<Vec<_>>());
         let sessions = reader.sessions(self.settings.session_gap_minutes * 60);
@@ -116,6 +121,13 @@ impl Judged<'_> {
             singles: self.singles(reader, &said).into_iter().filter_map(|idx| example(&[idx])).collect(),
             whole: idxs_of_whole.filter_map(|idxs: Vec<usize>| example(&idxs)).collect(),
         }
+    }
+
+    /// What a signal says, by its subject.
+    fn said(&self, event: &Event) -> Option<Said> {
+        let said = self.meaning.signal(event)?;
+        let unit = self.subjects.nearest(&said.unit).cloned().unwrap_or(said.unit);
+        Some(Said { unit, ..said })
     }
 
     /// Searches and pages that say something, none twice, spread evenly over the reader's time.
@@ -147,6 +159,19 @@ impl Judged<'_> {
     }
 }
 
+/// The subjects of readers' searches and pages.
+fn subjects(readers: &[&Reader], meaning: &Meaning, settings: &SftSettings) -> Subjects {
+    let of_reader = |reader: &&Reader| {
+        let typed = reader.events.iter().filter(|event| event.stream != Stream::Click);
+        let kept = typed.filter(|event| event.verdict == Verdict::Keep);
+        kept.filter_map(|event| Some(meaning.signal(event)?.unit)).collect::<Vec<Unit>>()
+    };
+    let units: Vec<Unit> = readers.par_iter().flat_map_iter(of_reader).collect();
+    let stride = units.len().div_ceil(SUBJECT_SIGNALS_MAX).max(1);
+    let units: Vec<Unit> = units.into_iter().step_by(stride).collect();
+    Subjects::of(&units, settings.subjects, settings.fit.seed)
+}
+
 /// Moments at which a reader's past is cut from the future: evenly spread, shifted by the reader's own digest.
 pub fn cuts(reader: &Reader, cutoff_unix_s: i64, n_cuts: usize) -> Vec<i64> {
     let Some(first) = reader.events.first() else { return Vec::new() };
@@ -172,24 +197,24 @@ pub fn target(
     window: std::ops::RangeInclusive<i64>,
 ) -> Option<QueryList> {
     let (start, end) = (*window.start(), (*window.end()).min(world.cutoff_unix_s));
-    let mut subjects = Subjects { expansions, told: HashSet::new(), chosen: Vec::new() };
-    reader.clicks_between(start, end).for_each(|click| subjects.add(click));
-    if subjects.chosen.is_empty() {
+    let mut about = About { expansions, told: HashSet::new(), chosen: Vec::new() };
+    reader.clicks_between(start, end).for_each(|click| about.add(click));
+    if about.chosen.is_empty() {
         return None;
     }
-    reader.clicks_between(i64::MIN, start).rev().for_each(|click| subjects.add(click));
-    parse::parse(&subjects.queries().join("\n")).ok()
+    reader.clicks_between(i64::MIN, start).rev().for_each(|click| about.add(click));
+    parse::parse(&about.queries().join("\n")).ok()
 }
 
 /// What a list is to be about.
-struct Subjects<'a> {
+struct About<'a> {
     expansions: &'a Expansions,
     /// Words of the queries about those chosen.
     told: HashSet<&'a str>,
     chosen: Vec<&'a [String]>,
 }
 
-impl Subjects<'_> {
+impl About<'_> {
     /// Takes the subject of a click in, unless there are enough or it is one of them: half of its query is told already.
     fn add(&mut self, click: &Event) {
         let words = click.article_idx.map_or(&[][..], |idx| self.expansions.words(idx));

@@ -4,6 +4,7 @@ use super::{
     error::TrainError,
     gradients::Gradients,
     journal::{Journal, Line, Moved, StepMetrics},
+    packing,
     settings::FitSettings,
 };
 use crate::model::{device, ops::Numerics, transformer::Transformer, weights::Parameters};
@@ -76,9 +77,13 @@ pub fn fit(
     let workers = Workers::new(model.device())?;
     descend(run, settings, place, |run| {
         let step = run.state.step;
-        let micro_batches = batches(step);
-        let target_tokens = micro_batches.iter().map(|batch| batch.targets.len()).sum();
+        let mut micro_batches = batches(step);
         let tokens = micro_batches.iter().map(|batch| batch.ids.len()).sum();
+        if !model.device().is_cpu() {
+            // A GPU takes as long for a small operation as for a large one.
+            micro_batches = vec![packing::join(&micro_batches)];
+        }
+        let target_tokens = micro_batches.iter().map(|batch| batch.targets.len()).sum();
         let LossAndGradients { loss, gradients } =
             workers.loss_and_gradients(&model, &run.parameters, &micro_batches)?;
         let line = StepMetrics { step, loss, target_tokens, tokens, ..StepMetrics::default() };

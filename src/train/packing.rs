@@ -78,6 +78,26 @@ pub fn example_batch(examples: &[&Example], padding: u32) -> MicroBatch {
     batch
 }
 
+/// Joins micro-batches into one, whose rows are as wide as the widest; what fills them up is read by no predictor.
+pub fn join(batches: &[MicroBatch]) -> MicroBatch {
+    let width_of = |batch: &MicroBatch| batch.ids.len() / batch.n_rows.max(1);
+    let width = batches.iter().map(width_of).max().unwrap_or(0);
+    let mut joined = MicroBatch { ids: Vec::new(), n_rows: 0, predictors: Vec::new(), targets: Vec::new() };
+    for batch in batches {
+        let own_width = width_of(batch).max(1);
+        let moved = |position: usize| (joined.n_rows + position / own_width) * width + position % own_width;
+        let predictors = batch.predictors.iter().map(|&position| moved(position as usize));
+        joined.predictors.extend(predictors.map(|position| u32::try_from(position).unwrap_or(u32::MAX)));
+        joined.targets.extend(&batch.targets);
+        joined.n_rows += batch.n_rows;
+        for row in batch.ids.chunks(own_width) {
+            joined.ids.extend(row);
+            joined.ids.resize(joined.ids.len() + width - row.len(), 0);
+        }
+    }
+    joined
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +120,17 @@ mod tests {
         assert_eq!(batch.ids, [6, 0, 0, 0, 1, 2, 3, 4]);
         assert_eq!(batch.predictors, [0, 6, 7]);
         assert_eq!(batch.targets, [7, 4, 5]);
+    }
+
+    #[test]
+    fn joined_rows_keep_their_ids_and_what_is_predicted_from_each() {
+        let example = |ids: [u32; 3], completion: Vec<u32>| Example { prompt: ids.to_vec(), completion };
+        let (short, long) = (example([1, 2, 3], vec![4]), example([5, 6, 7], vec![8, 9, 10]));
+        let batches = [example_batch(&[&short, &short], 0), example_batch(&[&long], 0)];
+        let joined = join(&batches);
+        assert_eq!(joined.ids, [1, 2, 3, 0, 0, 1, 2, 3, 0, 0, 5, 6, 7, 8, 9]);
+        assert_eq!((joined.n_rows, joined.predictors), (3, vec![2, 7, 12, 13, 14]));
+        assert_eq!(joined.targets, [4, 4, 8, 9, 10]);
     }
 
     #[test]

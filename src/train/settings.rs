@@ -171,6 +171,9 @@ pub struct SftSettings {
     pub targets: Targets,
     /// A pause longer than this ends a visit. 30: the usual one of web analytics.
     pub session_gap_minutes: i64,
+    /// Subjects by which the judge's lists are written: signals about one subject are taught the same list. Of 480, 720, 1,000 and
+    /// 2,000 the third is the least whose lists find what those of the signals' own meanings find (LOG.md). 0: none.
+    pub subjects: usize,
     /// Signals of each training reader that are learned one by one. 8: a fifth of what a reader searches and reads.
     pub singles_per_reader: usize,
     /// The first steps of the loop, which read single signals only; none where the lists are of later clicks.
@@ -207,6 +210,7 @@ impl SftSettings {
             later_hours: 72,
             targets: Targets::Judge,
             session_gap_minutes: 30,
+            subjects: 1_000,
             singles_per_reader: 8,
             single_signal_steps: 4_000,
             fit,

@@ -19,6 +19,7 @@ pub mod interests;
 pub mod meaning;
 mod specificity;
 mod structure;
+pub mod subjects;
 pub mod view;
 pub mod wishes;
 
