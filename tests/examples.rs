@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
     let (tokens, _json) = tokens();
     for targets in [Targets::Judge, Targets::LaterClicks] {
-        let settings = SftSettings { prompt_tokens: 96, targets, ..SftSettings::demo() };
+        let settings = SftSettings { prompt_tokens: 96, targets, subjects: 40, ..SftSettings::demo() };
         let made = examples::build(&STAGES.training, &tokens, &settings).unwrap();
         assert!(made.whole.len() > 50, "{}", made.whole.len());
         assert_eq!(made.singles.is_empty(), targets == Targets::LaterClicks);
@@ -31,7 +31,7 @@ fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
 fn single_signals_are_as_many_as_asked_for_and_their_prompts_hold_one_line() {
     let (tokens, _json) = tokens();
     let n_singles = |singles_per_reader: usize| {
-        let settings = SftSettings { singles_per_reader, ..SftSettings::demo() };
+        let settings = SftSettings { singles_per_reader, subjects: 40, ..SftSettings::demo() };
         let made = examples::build(&STAGES.training, &tokens, &settings).unwrap();
         for example in &made.singles {
             let prompt = tokens.decode(&example.prompt);

@@ -68,6 +68,7 @@ fn losses_of_pretraining_and_fine_tuning_fall_and_leave_a_model_folder() {
     // Single signals first, then whole prompts: both phases must teach.
     let settings = SftSettings {
         prompt_tokens: 96,
+        subjects: 40,
         single_signal_steps: 12,
         fit: fit_settings(24),
         ..SftSettings::demo()

@@ -45,6 +45,7 @@ pub static FINE_TUNED: LazyLock<PathBuf> = LazyLock::new(|| {
     let settings = SftSettings {
         prompt_tokens: 96,
         cuts_per_reader: 2,
+        subjects: 40,
         singles_per_reader: 2,
         single_signal_steps: 20,
         fit: fit(60, 2),

@@ -47,6 +47,7 @@ impl Profile {
         let sft = SftSettings {
             prompt_tokens: 64,
             cuts_per_reader: 2,
+            subjects: 40,
             singles_per_reader: 2,
             single_signal_steps: 400,
             // Enough that a third of the lists is valid: the head needs some.
@@ -118,7 +119,16 @@ impl Profile {
             world_seed: 7,
             vocab_size: DEMO_VOCABULARY,
             cleaner: EncoderSettings::cleaner(),
-            teacher_pretrain: PretrainSettings::demo(),
+            // Half as large again as the student: more would not be trained in the hours of two cores.
+            teacher_pretrain: PretrainSettings {
+                network: NetworkShape {
+                    hidden_size: 256,
+                    intermediate_size: 1024,
+                    n_heads: 8,
+                    ..NetworkShape::demo()
+                },
+                ..PretrainSettings::demo()
+            },
             teacher_sft: SftSettings::demo(),
             teacher: TeacherSettings::demo(),
             student_pretrain: PretrainSettings::demo(),
