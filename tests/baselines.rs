@@ -8,7 +8,7 @@ use newshound::{
     train::{
         baselines::{
             Recommender, SequenceModel, WIDTH, gru4rec::Gru4Rec, hstu::Hstu, nrhub::Nrhub, pinsage::CoClicks,
-            sasrec::SasRec, table, training::Trained,
+            roles::NamedBundle, sasrec::SasRec, table, training::Trained,
         },
         evaluate::EvaluateSettings,
         events::{Event, Reader, Split, World},
@@ -196,16 +196,20 @@ fn the_table_has_every_baseline_with_its_seeds() {
     world::generate(&WorldSettings { size: Size::Tiny, seed: 2 }, dir.path(), &mut |_, _| ()).unwrap();
     let settings =
         EvaluateSettings { split: Split::Test, n_users: 30, n_lists: 0, seed: 1, n_seeds: 2, stream: None };
-    let got = table::run(dir.path(), settings).unwrap();
+    let demo = NamedBundle { name: "demo's student".to_owned(), folder: "deploy/demo".into() };
+    let got = table::run(dir.path(), settings, &[demo], &Device::Cpu).unwrap();
     let text = got.markdown();
-    let trained = ["PinSage", "GRU4Rec", "SASRec", "HSTU", "NRHUB"];
-    let untrained = ["popularity", "copy the last", "mean vector", "judge"];
+    let trained = ["PinSage", "GRU4Rec", "SASRec", "HSTU", "NRHUB", "demo's student"];
+    let untrained = ["popularity", "copy the last", "mean vector", "judge", "oracle"];
     for name in trained.into_iter().chain(untrained) {
         let row = got.rows.iter().find(|row| row.name.contains(name)).unwrap();
         let n_seeds = if trained.contains(&name) { 2 } else { 1 };
         assert_eq!((row.measures.len(), row.seeds.len()), (7, n_seeds), "{name}");
         assert!(text.contains(name));
     }
+    let recall =
+        |name: &str| got.rows.iter().find(|row| row.name.contains(name)).unwrap().measures["Recall@10"].mean;
+    assert!(recall("oracle") > recall("popularity"), "true interests find more than what is popular");
 }
 
 #[test]

@@ -20,8 +20,20 @@ fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
         let made = examples::build(&STAGES.training, &tokens, &settings).unwrap();
         assert!(made.whole.len() > 50, "{}", made.whole.len());
         assert_eq!(made.singles.is_empty(), targets == Targets::LaterClicks);
+        let n_notes = made.whole.iter().map(|example| example.notes.len()).sum::<usize>();
+        assert!(
+            if targets == Targets::Judge { n_notes > made.whole.len() } else { n_notes == 0 },
+            "{n_notes}"
+        );
         for example in made.singles.iter().chain(&made.whole) {
             assert!(example.prompt.len() <= 96 && example.completion.last() == Some(&tokens.im_end()));
+            // Notes stand where a signal ends, and say one token of a word of the news.
+            for &(place, id) in &example.notes {
+                assert!(
+                    tokens.decode(&example.prompt[..=place]).ends_with('\n')
+                        && !tokens.decode(&[id]).is_empty()
+                );
+            }
             assert!(newshound::text::parse::parse(&tokens.decode(&example.completion)).is_ok());
         }
     }

@@ -21,6 +21,8 @@ pub struct Prompt {
     pub ids: Vec<u32>,
     /// Signals left out (oldest first) or cut because the budget was full.
     pub n_truncated_signals: usize,
+    /// Place in `ids` of the last token of each signal that is not left out, oldest first.
+    pub signal_ends: Vec<usize>,
 }
 
 /// Builds the prompt within a budget of tokens (control tokens and instructions included).
@@ -55,9 +57,13 @@ pub fn build(signals: &UserSignals, tokens: &Tokens, budget_tokens: usize) -> Pr
         })
         .count();
     let n_left_out = lines.len() - n_kept;
-    ids.extend(lines.into_iter().skip(n_left_out).flatten());
+    let mut signal_ends = Vec::with_capacity(n_kept);
+    for line in lines.into_iter().skip(n_left_out) {
+        ids.extend(line);
+        signal_ends.push(ids.len() - 1);
+    }
     ids.extend(closing);
-    Prompt { ids, n_truncated_signals: n_left_out + usize::from(is_cut && n_kept > 0) }
+    Prompt { ids, n_truncated_signals: n_left_out + usize::from(is_cut && n_kept > 0), signal_ends }
 }
 
 /// The smallest budget of a prompt, in tokens: the frame, and room for the beginning of one signal.

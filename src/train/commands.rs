@@ -84,7 +84,7 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
             say(output, &out.display())
         }
         Command::Eval(args) => run_eval(&args, device, output),
-        Command::Baselines(args) => run_baselines(&args, output),
+        Command::Baselines(args) => run_baselines(&args, device, output),
         Command::Measure(args) => say(output, &evaluate::trec::measure(&args.qrels, &args.run)?),
         Command::Score(args) => {
             let folder = ModelFolder::open(&args.model, &device.open()?)?;
@@ -269,7 +269,11 @@ fn run_eval(args: &EvalArgs, device: DeviceChoice, output: &mut dyn Write) -> Re
     say(output, &evaluation.markdown())
 }
 
-fn run_baselines(args: &BaselineArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+fn run_baselines(
+    args: &BaselineArgs,
+    device: DeviceChoice,
+    output: &mut dyn Write,
+) -> Result<(), TrainError> {
     let settings = EvaluateSettings {
         split: args.split.into(),
         n_users: args.users,
@@ -278,7 +282,7 @@ fn run_baselines(args: &BaselineArgs, output: &mut dyn Write) -> Result<(), Trai
         n_seeds: args.seeds,
         stream: None,
     };
-    let table = baselines::table::run(&args.world, settings)?;
+    let table = baselines::table::run(&args.world, settings, &args.bundles, &device.open()?)?;
     write_json(args.json.as_deref(), &table)?;
     say(output, &table.markdown())
 }

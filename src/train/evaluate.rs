@@ -53,7 +53,7 @@ pub struct EvaluateSettings {
 pub struct Question<'a> {
     /// The reader.
     pub reader: &'a Reader,
-    signals: UserSignals,
+    pub(super) signals: UserSignals,
     /// Articles held out, each with grade 1.
     pub clicked: Grades<usize>,
 }

@@ -65,7 +65,8 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<E
         Targets::Judge => {
             let meaning = Meaning::of(world, readers.iter().copied());
             let subjects = subjects(&readers, &meaning, settings);
-            let judged = Judged { meaning: &meaning, subjects: &subjects, tokens, settings };
+            let names = names(&subjects, &meaning, tokens);
+            let judged = Judged { meaning: &meaning, subjects: &subjects, names: &names, tokens, settings };
             let of_reader = |reader: &&Reader| judged.examples(reader, world.cutoff_unix_s);
             let add = |mut all: Examples, more: Examples| {
                 all.singles.extend(more.singles);
@@ -81,7 +82,7 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<E
             let of_cut = |reader: &Reader, cut: i64| {
                 let list = target(world, &expansions, reader, cut..=cut + settings.later_hours * 3600)?;
                 let prompt = prompt::build(&reader.signals_until(cut)?, tokens, settings.prompt_tokens).ids;
-                Some(Example { prompt, completion: prompt::completion_ids(&list, tokens) })
+                Some(Example { prompt, completion: prompt::completion_ids(&list, tokens), notes: Vec::new() })
             };
             let of_reader = |reader: &&Reader| {
                 let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader).into_iter();
@@ -102,13 +103,15 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<E
 struct Judged<'a> {
     meaning: &'a Meaning,
     subjects: &'a Subjects,
+    /// The first token of the word nearest to each subject.
+    names: &'a [Option<u32>],
     tokens: &'a Tokens,
     settings: &'a SftSettings,
 }
 
 impl Judged<'_> {
     fn examples(&self, reader: &Reader, cutoff_unix_s: i64) -> Examples {
-        let said: Vec<Option<Said>> = reader.events.iter().map(|event| self.said(event)).collect();
+        let said: Vec<Option<About>> = reader.events.iter().map(|event| self.about(event)).collect();
         let cuts = cuts(reader, cutoff_unix_s, self.settings.cuts_per_reader).into_iter();
         let past = cuts.map(|cut| (0..reader.events_until(cut).len()).collect::<Vec<_>>());
         let sessions = reader.sessions(self.settings.session_gap_minutes * 60);
@@ -124,14 +127,19 @@ impl Judged<'_> {
     }
 
     /// What a signal says, by its subject.
-    fn said(&self, event: &Event) -> Option<Said> {
+    fn about(&self, event: &Event) -> Option<About> {
         let said = self.meaning.signal(event)?;
-        let unit = self.subjects.nearest(&said.unit).cloned().unwrap_or(said.unit);
-        Some(Said { unit, ..said })
+        Some(match self.subjects.place(&said.unit) {
+            Some(place) => About {
+                said: Said { unit: self.subjects.centres()[place].clone(), ..said },
+                name: self.names[place],
+            },
+            None => About { said, name: None },
+        })
     }
 
     /// Searches and pages that say something, none twice, spread evenly over the reader's time.
-    fn singles(&self, reader: &Reader, said: &[Option<Said>]) -> Vec<usize> {
+    fn singles(&self, reader: &Reader, said: &[Option<About>]) -> Vec<usize> {
         let mut texts = HashSet::new();
         let telling: Vec<usize> = (0..reader.events.len())
             .filter(|&idx| {
@@ -146,17 +154,38 @@ impl Judged<'_> {
     }
 
     /// `idxs`: which of the reader's traces may be read. The judge reads those that the prompt shows.
-    fn example(&self, reader: &Reader, said: &[Option<Said>], idxs: &[usize]) -> Option<Example> {
+    fn example(&self, reader: &Reader, said: &[Option<About>], idxs: &[usize]) -> Option<Example> {
         let idxs = reader.readable(idxs);
         let signals = events::signals(idxs.iter().map(|&idx| &reader.events[idx]))?;
         let prompt = prompt::build(&signals, self.tokens, self.settings.prompt_tokens);
         // The oldest are left out where the prompt has no room.
         let read = &idxs[prompt.n_truncated_signals.min(idxs.len())..];
-        let read_said = read.iter().filter_map(|&idx| said[idx].as_ref());
+        let read_said = read.iter().filter_map(|&idx| said[idx].as_ref().map(|about| &about.said));
         let interests = Interests::of(read_said, reader.events[*read.last()?].time_unix_s);
         let list = wishes(&interests, self.meaning)?;
-        Some(Example { prompt: prompt.ids, completion: prompt::completion_ids(&list, self.tokens) })
+        let noted = read.iter().zip(&prompt.signal_ends);
+        let noted = noted.filter_map(|(&idx, &end)| Some((end, said[idx].as_ref()?.name?)));
+        let notes = if self.settings.notes { noted.collect() } else { Vec::new() };
+        let completion = prompt::completion_ids(&list, self.tokens);
+        Some(Example { prompt: prompt.ids, completion, notes })
     }
+}
+
+/// What a signal is about.
+struct About {
+    /// With the meaning of its subject.
+    said: Said,
+    /// The first token of the subject's nearest word.
+    name: Option<u32>,
+}
+
+/// The first token of the word nearest to each subject, as completions write it.
+fn names(subjects: &Subjects, meaning: &Meaning, tokens: &Tokens) -> Vec<Option<u32>> {
+    let name = |centre: &Unit| {
+        let nearest = *meaning.nearest_words(centre, 1, &HashSet::new()).first()?;
+        tokens.encode_text(&format!(" {}", meaning.word(nearest))).first().copied()
+    };
+    subjects.centres().par_iter().map(name).collect()
 }
 
 /// The subjects of readers' searches and pages.
@@ -197,24 +226,24 @@ pub fn target(
     window: std::ops::RangeInclusive<i64>,
 ) -> Option<QueryList> {
     let (start, end) = (*window.start(), (*window.end()).min(world.cutoff_unix_s));
-    let mut about = About { expansions, told: HashSet::new(), chosen: Vec::new() };
-    reader.clicks_between(start, end).for_each(|click| about.add(click));
-    if about.chosen.is_empty() {
+    let mut told = Told { expansions, told: HashSet::new(), chosen: Vec::new() };
+    reader.clicks_between(start, end).for_each(|click| told.add(click));
+    if told.chosen.is_empty() {
         return None;
     }
-    reader.clicks_between(i64::MIN, start).rev().for_each(|click| about.add(click));
-    parse::parse(&about.queries().join("\n")).ok()
+    reader.clicks_between(i64::MIN, start).rev().for_each(|click| told.add(click));
+    parse::parse(&told.queries().join("\n")).ok()
 }
 
 /// What a list is to be about.
-struct About<'a> {
+struct Told<'a> {
     expansions: &'a Expansions,
     /// Words of the queries about those chosen.
     told: HashSet<&'a str>,
     chosen: Vec<&'a [String]>,
 }
 
-impl About<'_> {
+impl Told<'_> {
     /// Takes the subject of a click in, unless there are enough or it is one of them: half of its query is told already.
     fn add(&mut self, click: &Event) {
         let words = click.article_idx.map_or(&[][..], |idx| self.expansions.words(idx));

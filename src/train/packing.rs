@@ -8,6 +8,8 @@ pub struct Example {
     pub prompt: Vec<u32>,
     /// Learned.
     pub completion: Vec<u32>,
+    /// What is to be said at some places of the prompt already: the place, and the id that is learned there.
+    pub notes: Vec<(usize, u32)>,
 }
 
 impl Example {
@@ -60,7 +62,7 @@ pub fn buckets(examples: &[Example], micro_batch_tokens: usize) -> Vec<Vec<usize
     buckets
 }
 
-/// Makes a micro-batch of examples, padded on the right; only ids of completions are targets.
+/// Makes a micro-batch of examples, padded on the right; only notes and ids of completions are targets.
 pub fn example_batch(examples: &[&Example], padding: u32) -> MicroBatch {
     // The last id of a row is a target only, so it needs no column.
     let width = examples.iter().map(|example| example.len() - 1).max().unwrap_or(0);
@@ -70,6 +72,10 @@ pub fn example_batch(examples: &[&Example], padding: u32) -> MicroBatch {
         let row = example.prompt.iter().chain(&example.completion).take(example.len() - 1);
         batch.ids.extend(row);
         batch.ids.resize((row_idx + 1) * width, padding);
+        for &(place, id) in &example.notes {
+            batch.predictors.push(u32::try_from(row_idx * width + place).unwrap_or(u32::MAX));
+            batch.targets.push(id);
+        }
         let first = row_idx * width + example.prompt.len() - 1;
         let positions = first..first + example.completion.len();
         batch.predictors.extend(positions.map(|position| u32::try_from(position).unwrap_or(u32::MAX)));
@@ -113,18 +119,19 @@ mod tests {
     }
 
     #[test]
-    fn only_completion_ids_are_targets_and_each_is_predicted_from_the_id_before() {
-        let long = Example { prompt: vec![1, 2, 3], completion: vec![4, 5] };
-        let short = Example { prompt: vec![6], completion: vec![7] };
+    fn only_notes_and_completions_are_targets_and_each_id_is_predicted_from_the_one_before() {
+        let long = Example { prompt: vec![1, 2, 3], completion: vec![4, 5], notes: vec![(1, 9)] };
+        let short = Example { prompt: vec![6], completion: vec![7], notes: vec![] };
         let batch = example_batch(&[&short, &long], 0);
         assert_eq!(batch.ids, [6, 0, 0, 0, 1, 2, 3, 4]);
-        assert_eq!(batch.predictors, [0, 6, 7]);
-        assert_eq!(batch.targets, [7, 4, 5]);
+        assert_eq!(batch.predictors, [0, 5, 6, 7]);
+        assert_eq!(batch.targets, [7, 9, 4, 5]);
     }
 
     #[test]
     fn joined_rows_keep_their_ids_and_what_is_predicted_from_each() {
-        let example = |ids: [u32; 3], completion: Vec<u32>| Example { prompt: ids.to_vec(), completion };
+        let example =
+            |ids: [u32; 3], completion: Vec<u32>| Example { prompt: ids.to_vec(), completion, notes: vec![] };
         let (short, long) = (example([1, 2, 3], vec![4]), example([5, 6, 7], vec![8, 9, 10]));
         let batches = [example_batch(&[&short, &short], 0), example_batch(&[&long], 0)];
         let joined = join(&batches);
@@ -135,7 +142,8 @@ mod tests {
 
     #[test]
     fn buckets_hold_every_example_once_and_stay_below_the_limit() {
-        let examples: Vec<_> = (1..20).map(|n| Example { prompt: vec![1; n], completion: vec![2] }).collect();
+        let examples: Vec<_> =
+            (1..20).map(|n| Example { prompt: vec![1; n], completion: vec![2], notes: vec![] }).collect();
         let buckets = buckets(&examples, 40);
         let mut all: Vec<_> = buckets.concat();
         all.sort_unstable();

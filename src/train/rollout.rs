@@ -148,6 +148,7 @@ pub fn examples(rows: &[(Vec<u32>, FinishedRow)]) -> Vec<Example> {
     let example = |(prompt, row): &(Vec<u32>, FinishedRow)| Example {
         prompt: prompt.clone(),
         completion: row.ids.clone(),
+        notes: Vec::new(),
     };
     rows.iter().map(example).collect()
 }

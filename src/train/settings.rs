@@ -1,9 +1,10 @@
 //! Settings of the stages: defaults in code with their reasons, a TOML file over them, flags over both.
-use super::{error::TrainError, optimizer::AdamWSettings, schedule::Schedule, watch::WatchSettings};
+mod layered;
+
+use super::{optimizer::AdamWSettings, schedule::Schedule, watch::WatchSettings};
 use crate::model::config::{Biases, DecoderConfig, Family, RopeScaling};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::path::Path;
-use toml::{Table, Value};
+pub use layered::layered;
+use serde::{Deserialize, Serialize};
 
 /// Budget of the demo student's prompts: about twenty signals. Longer prompts cost training time in proportion.
 pub const PROMPT_TOKENS: usize = 256;
@@ -175,6 +176,9 @@ pub struct SftSettings {
     /// Subjects by which the judge's lists are written: signals about one subject are taught the same list. Of 480, 720, 1,000 and
     /// 2,000 the third is the least whose lists find what those of the signals' own meanings find (LOG.md). 0: none.
     pub subjects: usize,
+    /// Whether the student learns at the end of every signal to name its subject, beside the list: what a signal means is then
+    /// learned from each of them, and not only from those that the list is about.
+    pub notes: bool,
     /// Signals of each training reader that are learned one by one. 8: a fifth of what a reader searches and reads.
     pub singles_per_reader: usize,
     /// The first steps of the loop, which read single signals only; none where the lists are of later clicks.
@@ -212,6 +216,7 @@ impl SftSettings {
             targets: Targets::Judge,
             session_gap_minutes: 30,
             subjects: 1_000,
+            notes: true,
             singles_per_reader: 8,
             single_signal_steps: 300,
             fit,
@@ -333,67 +338,5 @@ impl HeadSettings {
     /// Settings of the demo head.
     pub fn demo() -> Self {
         Self { seed: 3, lists_per_prompt: 8, cuts_per_reader: 2, prompt_tokens: PROMPT_TOKENS }
-    }
-}
-
-/// Lays a TOML file and flags over defaults. `flags`: dotted key and value, where one was given.
-/// # Errors
-/// If the file cannot be read, or a key is unknown or of another type.
-pub fn layered<T: Serialize + DeserializeOwned>(
-    defaults: &T,
-    file: Option<&Path>,
-    flags: &[(&str, Option<Value>)],
-) -> Result<T, TrainError> {
-    let wrong = |reason: String| TrainError::Settings { reason };
-    let mut table = Table::try_from(defaults).map_err(|error| wrong(error.to_string()))?;
-    if let Some(path) = file {
-        let text = std::fs::read_to_string(path).map_err(TrainError::disk(path, "read"))?;
-        let over: Table = text.parse().map_err(|error| TrainError::file(path, error))?;
-        lay_over(&mut table, over);
-    }
-    for (key, value) in flags {
-        if let Some(value) = value {
-            let over = key.rsplit('.').fold(value.clone(), |inner, part| {
-                Value::Table(Table::from_iter([(part.to_owned(), inner)]))
-            });
-            if let Value::Table(over) = over {
-                lay_over(&mut table, over);
-            }
-        }
-    }
-    table.try_into().map_err(|error| wrong(error.to_string()))
-}
-
-fn lay_over(table: &mut Table, over: Table) {
-    for (key, value) in over {
-        match (table.get_mut(&key), value) {
-            (Some(Value::Table(inner)), Value::Table(value)) => lay_over(inner, value),
-            (_, value) => {
-                table.insert(key, value);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_lie_over_the_file_and_the_file_over_defaults() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("pretrain.toml");
-        std::fs::write(&file, "row_tokens = 64\n[fit]\nsteps = 5\nseed = 9\n").unwrap();
-        let flags = [("fit.steps", Some(Value::Integer(7))), ("fit.seed", None)];
-        let settings = layered(&PretrainSettings::demo(), Some(&file), &flags).unwrap();
-        assert_eq!((settings.row_tokens, settings.fit.steps, settings.fit.seed), (64, 7, 9));
-        assert_eq!(settings.network, NetworkShape::demo());
-    }
-
-    #[test]
-    fn unknown_key_is_refused_by_name() {
-        let flags = [("fit.stepz", Some(Value::Integer(7)))];
-        let error = layered(&PretrainSettings::demo(), None, &flags).unwrap_err();
-        assert!(error.to_string().contains("stepz"), "{error}");
     }
 }

@@ -38,7 +38,10 @@ pub fn run(
         .singles
         .iter()
         .chain(&examples.whole)
-        .map(|example| [&*example.prompt, &*example.completion].concat())
+        .map(|example| {
+            let notes: Vec<u32> = example.notes.iter().map(|(_, id)| *id).collect();
+            [&*example.prompt, &*example.completion, &*notes].concat()
+        })
         .collect();
     let weights = init.join(WEIGHTS_FILE);
     let weights = sha256_hex(&std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?);

@@ -1,4 +1,5 @@
 //! Arguments of the commands that measure.
+use crate::train::baselines::roles::NamedBundle;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -78,12 +79,20 @@ pub struct BaselineArgs {
     /// Seed of readers, models and bootstrap.
     #[arg(long, default_value_t = 7)]
     pub(in crate::train) seed: u64,
-    /// Times that models are trained, each with the next seed.
+    /// Times that models are trained and lists are sampled, each with the next seed.
     #[arg(long, default_value_t = 3)]
     pub(in crate::train) seeds: u64,
+    /// A bundle's one list as a row too, as name=folder; repeat for each.
+    #[arg(long = "bundle", value_parser = named_bundle)]
+    pub(in crate::train) bundles: Vec<NamedBundle>,
     /// Also write the figures as JSON.
     #[arg(long)]
     pub(in crate::train) json: Option<PathBuf>,
+}
+
+fn named_bundle(text: &str) -> Result<NamedBundle, String> {
+    let (name, folder) = text.split_once('=').ok_or("expected name=folder")?;
+    Ok(NamedBundle { name: name.to_owned(), folder: PathBuf::from(folder) })
 }
 
 /// Arguments of `measure`.

@@ -7,6 +7,7 @@ pub mod hstu;
 pub mod nrhub;
 pub mod parts;
 pub mod pinsage;
+pub mod roles;
 pub mod sasrec;
 pub mod sequences;
 pub mod table;

@@ -1,6 +1,12 @@
 //! The table of what a platform has without us: every row filled by one command.
 use super::{
-    Recommender, gru4rec::Gru4Rec, hstu::Hstu, nrhub::Nrhub, pinsage::CoClicks, sasrec::SasRec,
+    Recommender,
+    gru4rec::Gru4Rec,
+    hstu::Hstu,
+    nrhub::Nrhub,
+    pinsage::CoClicks,
+    roles::{self, NamedBundle},
+    sasrec::SasRec,
     training::Trained,
 };
 use crate::train::{
@@ -13,6 +19,7 @@ use crate::train::{
     events::{Scope, Split, World},
     statistics::{Estimate, N_RESAMPLES, bootstrap},
 };
+use candle_core::Device;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::{collections::BTreeMap, fmt::Write, path::Path};
@@ -41,10 +48,16 @@ pub struct BaselineTable {
     pub rows: Vec<BaselineRow>,
 }
 
-/// Trains and measures every baseline. `settings.n_seeds`: how often models are trained, each time with the next seed.
+/// Trains and measures every baseline. `settings.n_seeds`: how often models are trained and lists of `bundles` are sampled, each
+/// time with the next seed; networks of bundles compute on `device`.
 /// # Errors
 /// If the world cannot be read, has no reader to ask, or training fails.
-pub fn run(world_at: &Path, settings: EvaluateSettings) -> Result<BaselineTable, TrainError> {
+pub fn run(
+    world_at: &Path,
+    settings: EvaluateSettings,
+    bundles: &[NamedBundle],
+    device: &Device,
+) -> Result<BaselineTable, TrainError> {
     let world = World::read(world_at, Scope::Evaluation)?;
     let questions = evaluate::questions(&world, settings);
     if questions.is_empty() {
@@ -69,6 +82,13 @@ pub fn run(world_at: &Path, settings: EvaluateSettings) -> Result<BaselineTable,
     rows.push(asked.row_of::<Trained<SasRec>>()?);
     rows.push(asked.row_of::<Trained<Hstu>>()?);
     rows.push(asked.row_of::<Nrhub>()?);
+    for named in bundles {
+        let by_seed = roles::bundle(world_at, named, settings, device)?;
+        rows.push(row(named.name.clone(), &by_seed, settings.seed));
+    }
+    if let Some(found) = roles::oracle(world_at, &world, &platform, &questions)? {
+        rows.push(row(roles::ORACLE.to_owned(), &[found], settings.seed));
+    }
     Ok(BaselineTable { world: world.title(), split: settings.split, n_users: questions.len(), rows })
 }
 

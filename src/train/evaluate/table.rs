@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::{collections::BTreeMap, fmt::Write};
 
 /// Ways that are compared, the first against the second.
-const COMPARED: [(Way, Way); 13] = [
+const COMPARED: [(Way, Way); 16] = [
     (Way::First, Way::Popularity),
     (Way::First, Way::Copy),
     (Way::LogProb, Way::First),
@@ -28,6 +28,9 @@ const COMPARED: [(Way, Way); 13] = [
     (Way::Head, Way::Copy),
     (Way::Head, Way::Vector),
     (Way::Head, Way::Judge),
+    (Way::StitchedConsensus, Way::Consensus),
+    (Way::StitchedHead, Way::Head),
+    (Way::StitchedHead, Way::First),
     (Way::Composite, Way::First),
     (Way::Composite, Way::Head),
 ];

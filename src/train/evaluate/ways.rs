@@ -6,8 +6,9 @@ use super::{
 use super::{space::Space, traits::Supply};
 use crate::{
     cleaner::Verdict,
-    model::reward_head::{ListFeatures, RewardHead},
+    model::reward_head::{ListFeatures, ListScores, RewardHead},
     queries::QueryList,
+    text::stitch::stitch,
     train::{
         error::TrainError,
         events::World,
@@ -49,6 +50,10 @@ pub enum Way {
     Consensus,
     /// The list that the reward head likes best.
     Head,
+    /// The best queries of all lists, by how far other lists agree with each.
+    StitchedConsensus,
+    /// The best queries of all lists, by the reward head.
+    StitchedHead,
     /// The list with the highest weighted composite of the rewards: what a head can learn to find, at the cost of a judge.
     Composite,
     /// The list with the highest Recall@10: an upper bound of that measure.
@@ -57,7 +62,7 @@ pub enum Way {
 
 impl Way {
     /// Those that show one ranking.
-    pub const RANKED: [Self; 10] = [
+    pub const RANKED: [Self; 12] = [
         Self::Popularity,
         Self::Copy,
         Self::Vector,
@@ -66,6 +71,8 @@ impl Way {
         Self::LogProb,
         Self::Consensus,
         Self::Head,
+        Self::StitchedConsensus,
+        Self::StitchedHead,
         Self::Composite,
         Self::Oracle,
     ];
@@ -82,6 +89,8 @@ impl Way {
             Self::LogProb => "logprob",
             Self::Consensus => "consensus",
             Self::Head => "head",
+            Self::StitchedConsensus => "stitched_consensus",
+            Self::StitchedHead => "stitched_head",
             Self::Composite => "composite",
             Self::Oracle => "oracle",
         }
@@ -99,6 +108,8 @@ impl Way {
             Self::LogProb => format!("student, best of N={n} by log-probability"),
             Self::Consensus => format!("student, best of N={n} by consensus"),
             Self::Head => format!("student, best of N={n} by head"),
+            Self::StitchedConsensus => format!("student, best queries of N={n} by consensus"),
+            Self::StitchedHead => format!("student, best queries of N={n} by head"),
             Self::Composite => format!("student, best of N={n} by the rewards' judge"),
             Self::Oracle => format!("student, best of N={n} by held-out clicks (upper bound of Recall@10)"),
         }
@@ -247,6 +258,7 @@ impl<'a> Platform<'a> {
             let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
             found.push((Way::Head, best_by(&scores)));
         }
+        found.extend(self.stitched(question, samples)?);
         let view = self.judge.view(question.reader);
         let by_reward = samples.iter().flatten().map(|(list, _)| {
             let rewards = self.judge.rewards(Some(list), &view)?;
@@ -260,6 +272,36 @@ impl<'a> Platform<'a> {
         #[allow(clippy::cast_precision_loss, reason = "a handful of lists")]
         let share = valid.len() as f64 / samples.len().max(1) as f64;
         Ok(Outcome { tier: Tier::of(n_clicks), valid: share, found })
+    }
+
+    /// The best queries of a student's lists as one list.
+    fn stitched(
+        &self,
+        question: &Question<'_>,
+        samples: &[Sample],
+    ) -> Result<Vec<(Way, Served)>, TrainError> {
+        let (lists, features): (Vec<&QueryList>, Vec<ListFeatures>) =
+            samples.iter().flatten().map(|(list, read)| (list, read.clone())).unzip();
+        let of =
+            |scores: &[Vec<f32>]| match stitch(&lists, &scores.iter().map(Vec::as_slice).collect::<Vec<_>>())
+            {
+                Some(list) => self.served_list(question, &list),
+                None => Ok(Served::default()),
+            };
+        // A list that stands alone agrees with all there are.
+        let agreed = |read: &ListFeatures| match &read.consensus {
+            Some(consensus) => consensus.queries.clone(),
+            None => vec![1.0; read.query_logprob.len()],
+        };
+        let by_consensus: Vec<Vec<f32>> = features.iter().map(agreed).collect();
+        let mut found = vec![(Way::StitchedConsensus, of(&by_consensus)?)];
+        if let Some(head) = self.head {
+            let scores = head.score(&features)?;
+            let means = |scores: &ListScores| scores.queries.iter().map(|score| score.mean).collect();
+            let by_head: Vec<Vec<f32>> = scores.iter().map(means).collect();
+            found.push((Way::StitchedHead, of(&by_head)?));
+        }
+        Ok(found)
     }
 
     /// The ways that need no student.
@@ -284,13 +326,20 @@ impl<'a> Platform<'a> {
         ])
     }
 
+    /// What queries find, best first.
+    /// # Errors
+    /// If the search fails.
+    pub fn ranking<'q>(&self, queries: impl Iterator<Item = &'q str>) -> Result<Vec<usize>, TrainError> {
+        self.judge.ranking(queries)
+    }
+
     fn served_list(&self, question: &Question<'_>, list: &QueryList) -> Result<Served, TrainError> {
         let queries: Vec<&str> = list.as_slice().iter().map(|query| query.as_str()).collect();
         self.served_queries(question, &queries)
     }
 
     fn served_queries(&self, question: &Question<'_>, queries: &[&str]) -> Result<Served, TrainError> {
-        let ranking = self.judge.ranking(queries.iter().copied())?;
+        let ranking = self.ranking(queries.iter().copied())?;
         let supply = Supply::of(queries, |query| self.judge.hits(query))?;
         Ok(served(question, ranking, supply))
     }

@@ -40,22 +40,13 @@ impl Subjects {
         subjects
     }
 
-    /// The subject nearest to a meaning; none without subjects. The first of equals.
-    pub fn nearest(&self, unit: &Unit) -> Option<&Unit> {
-        self.place(unit).map(|place| &self.centres[place])
+    /// The subjects' own meanings.
+    pub fn centres(&self) -> &[Unit] {
+        &self.centres
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.centres.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.centres.is_empty()
-    }
-
-    fn place(&self, unit: &Unit) -> Option<usize> {
+    /// The place of the subject nearest to a meaning; none without subjects. The first of equals.
+    pub fn place(&self, unit: &Unit) -> Option<usize> {
         let near = self.centres.iter().map(|centre| centre.cosine(unit)).enumerate();
         near.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(place, _)| place)
     }
@@ -103,11 +94,11 @@ mod tests {
     fn meanings_about_one_thing_have_one_subject_and_it_lies_in_their_middle() {
         let units = around_axes();
         let subjects = Subjects::of(&units, 3, 7);
-        assert_eq!(subjects.len(), 3);
+        assert_eq!(subjects.centres().len(), 3);
         for (place, unit) in units.iter().enumerate() {
-            let subject = subjects.nearest(unit).unwrap();
-            assert_eq!(subject, subjects.nearest(&units[place % 3]).unwrap());
-            assert!(subject.0[place % 3] > 0.99, "{subject:?}");
+            let subject = subjects.place(unit).unwrap();
+            assert_eq!(subject, subjects.place(&units[place % 3]).unwrap());
+            assert!(subjects.centres()[subject].0[place % 3] > 0.99);
         }
     }
 
@@ -116,9 +107,8 @@ mod tests {
         let units = around_axes();
         let two = || Subjects::of(&units, 2, 5);
         assert_eq!(two().centres, two().centres);
-        assert!(Subjects::of(&units[..2], 9, 5).len() <= 2);
-        assert!(
-            Subjects::of(&[], 9, 5).is_empty() && Subjects::of(&units, 0, 5).nearest(&units[0]).is_none()
-        );
+        assert!(Subjects::of(&units[..2], 9, 5).centres().len() <= 2);
+        assert!(Subjects::of(&[], 9, 5).centres().is_empty());
+        assert_eq!(Subjects::of(&units, 0, 5).place(&units[0]), None);
     }
 }

@@ -170,7 +170,7 @@ mod tests {
                 (0..lists.len()).map(|idx| (PROMPT.to_vec(), row(&model, idx))).collect();
             let examples = lists
                 .iter()
-                .map(|list| Example { prompt: PROMPT.to_vec(), completion: list.clone() })
+                .map(|list| Example { prompt: PROMPT.to_vec(), completion: list.clone(), notes: vec![] })
                 .collect();
             let rows = Rows { examples, rows: &rows, advantages: &[1.0, -1.0, 0.0], padding: 0 };
             let workers = Workers::new(&Device::Cpu).unwrap();
