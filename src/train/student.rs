@@ -86,10 +86,17 @@ pub fn run(
     ];
     let digest = settings_digest(settings, &data)?;
     let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;
-    let judge = Judge::of(world, others(), world.cutoff_unix_s)?;
+    // Only the watch asks what lists are worth.
+    let judge = match settings.watch.every {
+        0 => None,
+        _ => Some(Judge::of(world, others(), world.cutoff_unix_s)?),
+    };
     let place = Place { title: "student", out, tokenizer_json: &tokenizer_json };
     let watching = (settings.watch, settings.prompt_tokens);
-    let mut watch = Watch::new(world, (&judge, &tokens), watching, place, run.state.step)?;
+    let mut watch = match &judge {
+        Some(judge) => Watch::new(world, (judge, &tokens), watching, place, run.state.step)?,
+        None => Watch::off(),
+    };
     let stage = Stage {
         teacher: Arc::new(teacher.model),
         prompts,

@@ -76,7 +76,10 @@ pub fn run(
     let judge = Judge::of(world, others(), world.cutoff_unix_s)?;
     let place = Place { title: "teacher", out, tokenizer_json: &tokenizer_json };
     let watching = (settings.watch, settings.prompt_tokens);
-    let mut watch = Watch::new(world, (&judge, &tokens), watching, place, run.state.step)?;
+    let mut watch = match settings.watch.every {
+        0 => Watch::off(),
+        _ => Watch::new(world, (&judge, &tokens), watching, place, run.state.step)?,
+    };
     let workers = Workers::new(device)?;
     let stage = Stage { judge: &judge, prompts, askers, tokens: &tokens, settings, workers };
     stage.train(&mut run, place, &mut watch)?;

@@ -62,9 +62,12 @@ struct Answer {
     found: Vec<usize>,
 }
 
-/// The watch of one run.
+/// The watch of one run; nobody looks where none is wanted.
 #[derive(Debug)]
-pub struct Watch<'a> {
+pub struct Watch<'a>(Option<Eyes<'a>>);
+
+#[derive(Debug)]
+struct Eyes<'a> {
     judge: &'a Judge<'a>,
     tokens: &'a Tokens,
     settings: WatchSettings,
@@ -75,9 +78,14 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
+    /// A watch that never looks.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
     /// Chooses the readers; goes on with the looks until `step`.
     /// # Errors
-    /// If no validation reader has signals and held-out clicks, or the disk refuses.
+    /// If fewer than two validation readers have signals and held-out clicks, or the disk refuses.
     pub fn new(
         world: &'a World,
         (judge, tokens): (&'a Judge<'a>, &'a Tokens),
@@ -90,7 +98,6 @@ impl<'a> Watch<'a> {
             .iter()
             .filter(|reader| reader.split == Split::Valid && !reader.held_out.is_empty())
             .collect();
-        let n_asked = if settings.every == 0 { 0 } else { settings.readers };
         let chosen = Order::new(SEED, able.len()).items(0, able.len());
         let (prompts, readers): (Vec<_>, Vec<_>) = chosen
             .into_iter()
@@ -101,9 +108,9 @@ impl<'a> Watch<'a> {
                 let watched = Watched { texts: asker.texts().collect(), view: asker.view(judge), clicked };
                 Some((prompt, watched))
             })
-            .take(n_asked)
+            .take(settings.readers)
             .unzip();
-        if n_asked > 0 && readers.len() < 2 {
+        if readers.len() < 2 {
             return Err(TrainError::TooLittleData {
                 reason: "fewer than two validation readers have signals and held-out clicks".to_owned(),
             });
@@ -111,18 +118,19 @@ impl<'a> Watch<'a> {
         std::fs::create_dir_all(place.out).map_err(TrainError::disk(place.out, "create"))?;
         // A look is had before the update of its step, so that of the step which comes next stands.
         let diary = Diary::open(&place.out.join("watch.jsonl"), step + 1)?;
-        Ok(Self { judge, tokens, settings, place, prompts, readers, diary })
+        Ok(Self(Some(Eyes { judge, tokens, settings, place, prompts, readers, diary })))
     }
 
     /// Looks, if it is time, and says whether the run should end.
     /// # Errors
     /// If sampling, the search or the disk fails.
     pub fn stops(&mut self, run: &mut Run) -> Result<bool, TrainError> {
-        if self.settings.every == 0 || !run.state.step.is_multiple_of(self.settings.every) {
+        let Some(eyes) = self.0.as_mut().filter(|eyes| run.state.step.is_multiple_of(eyes.settings.every))
+        else {
             return Ok(false);
-        }
-        self.end(run)?;
-        let alarm = Alarm::of(self.diary.lines(), PATIENCE);
+        };
+        eyes.look(run)?;
+        let alarm = Alarm::of(eyes.diary.lines(), PATIENCE);
         if let Some(alarm) = alarm {
             warn!(
                 step = run.state.step,
@@ -133,15 +141,20 @@ impl<'a> Watch<'a> {
         Ok(alarm.is_some())
     }
 
-    /// Looks, as at a run that has ended, unless it stands as at the last look.
+    /// Looks at a run that has ended.
     /// # Errors
     /// The same.
     pub fn end(&mut self, run: &mut Run) -> Result<(), TrainError> {
-        let seen = self.diary.lines().last().is_some_and(|signs| signs.step == run.state.step);
-        if self.settings.every == 0 || seen { Ok(()) } else { self.look(run) }
+        self.0.as_mut().map_or(Ok(()), |eyes| eyes.look(run))
     }
+}
 
+impl Eyes<'_> {
+    /// Looks, unless the run stands as at the last look.
     fn look(&mut self, run: &mut Run) -> Result<(), TrainError> {
+        if self.diary.lines().last().is_some_and(|signs| signs.step == run.state.step) {
+            return Ok(());
+        }
         let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Serve)?;
         let sampled = Sampled { model: Arc::new(model), tokens: self.tokens.clone() };
         let lists = sampled.lists(&self.prompts, 1, SEED, &|| ())?;
