@@ -35,9 +35,9 @@ fn settings(mode: Distillation, steps: u64) -> StudentSettings {
     }
 }
 
-fn run(settings: &StudentSettings, name: &str) -> Result<PathBuf, TrainError> {
+fn run(settings: &StudentSettings, name: &str, device: &Device) -> Result<PathBuf, TrainError> {
     let pair = Pair { student: &SMALL, teacher: &FINE_TUNED };
-    student::run(&STAGES.watched, pair, settings, &DIR.path().join(name), &device())
+    student::run(&STAGES.watched, pair, settings, &DIR.path().join(name), device)
 }
 
 fn losses(name: &str) -> Vec<f64> {
@@ -48,7 +48,7 @@ fn losses(name: &str) -> Vec<f64> {
 
 #[track_caller]
 fn check_learns(mode: Distillation, name: &str) {
-    let folder = run(&settings(mode, 16), name).unwrap();
+    let folder = run(&settings(mode, 16), name, &device()).unwrap();
     assert!(folder.ends_with("step-00000016"), "nothing is watched, so the last is the result");
     let losses = losses(name);
     let mean = |part: &[f64]| part.iter().sum::<f64>() / 4.0;
@@ -88,14 +88,14 @@ fn four_steps_are_two_and_two_after_a_restart_under_watch() {
         ..settings(Distillation::ReverseKl, 4)
     };
     let at = |name: &str| DIR.path().join(name);
-    let best = run(&watched, "whole").unwrap();
+    let best = run(&watched, "whole", &Device::Cpu).unwrap();
     assert!(best.starts_with(at("whole").join("best")), "{}", best.display());
-    run(&watched, "cut").unwrap();
+    run(&watched, "cut", &Device::Cpu).unwrap();
     let newest = |name: &str| checkpoint::latest(&at(name)).unwrap().unwrap();
     // As if it had been killed after its second step.
     fs::remove_dir_all(newest("cut")).unwrap();
     assert!(newest("cut").ends_with("step-00000002"));
-    run(&watched, "cut").unwrap();
+    run(&watched, "cut", &Device::Cpu).unwrap();
     let read = |folder: &Path, file: &str| fs::read(folder.join(file)).unwrap();
     for file in [WEIGHTS_FILE, "optimizer.safetensors", "state.json"] {
         assert!(read(&newest("whole"), file) == read(&newest("cut"), file), "{file}");

@@ -98,3 +98,38 @@ fn other_settings_do_not_go_on_with_a_run_and_an_empty_world_has_nobody_to_ask()
     let error = teacher::run(&empty, &FINE_TUNED, &settings(1), &out, &Device::Cpu).unwrap_err();
     assert!(matches!(error, TrainError::TooLittleData { .. }), "{error:?}");
 }
+
+#[test]
+fn a_sign_that_holds_for_three_looks_ends_the_run() {
+    let out = DIR.path().join("alarm");
+    let settings = TeacherSettings { watch: WatchSettings { every: 1, readers: 6 }, ..settings(6) };
+    let run = || teacher::run(&STAGES.watched, &FINE_TUNED, &settings, &out, &Device::Cpu).unwrap();
+    run();
+    // As if it had been killed after its fourth step, and as if no list had been valid at the last looks.
+    fs::remove_dir_all(checkpoint::latest(&out).unwrap().unwrap()).unwrap();
+    let mut looks = json_lines(&out.join("watch.jsonl"));
+    for (step, look) in looks.iter_mut().enumerate() {
+        look["valid"] = Value::from(if step < 2 { 0.9 } else { 0.0 });
+    }
+    let text: Vec<String> = looks.iter().map(Value::to_string).collect();
+    fs::write(out.join("watch.jsonl"), text.join("\n") + "\n").unwrap();
+    let result = run();
+    assert!(result.starts_with(out.join("best")));
+    assert_eq!(lines(&out).len(), 4, "no step was taken after the alarm");
+    assert!(checkpoint::latest(&out).unwrap().unwrap().ends_with("step-00000004"));
+}
+
+#[test]
+fn a_best_that_no_look_tells_of_is_not_the_result() {
+    let out = DIR.path().join("stale");
+    let run = || teacher::run(&STAGES.watched, &FINE_TUNED, &settings(2), &out, &Device::Cpu).unwrap();
+    let best = run();
+    let stale = out.join("best").join("step-00000099");
+    fs::create_dir_all(&stale).unwrap();
+    for file in fs::read_dir(&best).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), stale.join(file.file_name())).unwrap();
+    }
+    assert_eq!(run(), best);
+    assert!(!stale.exists());
+}

@@ -255,3 +255,29 @@ fn checkpoint_with_a_missing_file_is_an_error_that_names_it() {
         fs::read(folder.join("model.safetensors")).unwrap()
     );
 }
+
+#[test]
+fn fine_tuning_that_would_read_single_signals_only_is_refused() {
+    let (dir, (tokens, json)) = (tempfile::tempdir().unwrap(), tokens());
+    let first = pretrained(&pretrain_settings(1), &dir.path().join("pretrain")).unwrap();
+    let mut settings = SftSettings {
+        prompt_tokens: 96,
+        subjects: 40,
+        single_signal_steps: 2,
+        fit: fit_settings(2),
+        ..SftSettings::demo()
+    };
+    let run = |settings: &SftSettings| {
+        sft::run(
+            &STAGES.training,
+            (&tokens, &json),
+            (&first, &Device::Cpu),
+            settings,
+            &dir.path().join("sft"),
+        )
+    };
+    let error = run(&settings).unwrap_err();
+    assert!(error.to_string().contains("single_signal_steps"), "{error}");
+    settings.single_signal_steps = 1;
+    run(&settings).unwrap();
+}

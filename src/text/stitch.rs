@@ -29,7 +29,7 @@ pub fn stitch(lists: &[&QueryList], scores: &[&[f32]]) -> Option<QueryList> {
         if gain <= 0.0 {
             break;
         }
-        let (_, words, query) = rest.swap_remove(place);
+        let (_, words, query) = rest.remove(place);
         told.extend(words);
         chosen.push(query.as_str());
     }
@@ -79,6 +79,13 @@ mod tests {
             Some(&["three four", "five six", "one two"]),
         );
         check(&[], None);
+    }
+
+    #[test]
+    fn equal_gains_go_to_the_earlier_query() {
+        let (first, second) =
+            (["one two", "three four", "five six"], ["seven eight", "nine ten", "eleven twelve"]);
+        check(&[(&first, &[0.5; 3]), (&second, &[0.5; 3])], Some(&first));
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl<'a> Asker<'a> {
         let signals = events::signals(readable.iter().copied())?;
         let prompt = prompt::build(&signals, tokens, prompt_tokens);
         // The oldest are left out where the prompt has no room.
-        let shown = readable[prompt.n_truncated_signals.min(readable.len())..].to_vec();
+        let shown = readable[readable.len().saturating_sub(prompt.signal_ends.len())..].to_vec();
         Some((prompt.ids, Self { reader_idx, shown, at_unix_s }))
     }
 

@@ -87,11 +87,24 @@ pub fn latest(out: &Path) -> Result<Option<PathBuf>, TrainError> {
     Ok(list(out)?.pop())
 }
 
-/// Keeps a run as it stands as the best so far, beside its own checkpoints.
+/// Keeps a run as it stands as the best so far, beside its own checkpoints; what was the best before is deleted.
 /// # Errors
 /// If the disk refuses.
 pub fn save_best(out: &Path, run: &Run, tokenizer_json: &[u8]) -> Result<PathBuf, TrainError> {
-    save(&out.join(BEST), run, tokenizer_json, 1)
+    let folder = save(&out.join(BEST), run, tokenizer_json, usize::MAX)?;
+    keep_best(out, Some(run.state.step))?;
+    Ok(folder)
+}
+
+/// Deletes every best checkpoint but that of a step: a run that went on from an earlier checkpoint may have another best.
+/// # Errors
+/// If the disk refuses.
+pub fn keep_best(out: &Path, step: Option<u64>) -> Result<(), TrainError> {
+    let kept = step.map(|step| out.join(BEST).join(format!("{PREFIX}{step:08}")));
+    for folder in list(&out.join(BEST))?.into_iter().filter(|folder| Some(folder) != kept.as_ref()) {
+        std::fs::remove_dir_all(&folder).map_err(TrainError::disk(&folder, "delete"))?;
+    }
+    Ok(())
 }
 
 /// Goes on with the newest checkpoint in `out`, or begins with the weights of a model folder.

@@ -159,7 +159,7 @@ impl Judged<'_> {
         let signals = events::signals(idxs.iter().map(|&idx| &reader.events[idx]))?;
         let prompt = prompt::build(&signals, self.tokens, self.settings.prompt_tokens);
         // The oldest are left out where the prompt has no room.
-        let read = &idxs[prompt.n_truncated_signals.min(idxs.len())..];
+        let read = &idxs[idxs.len().saturating_sub(prompt.signal_ends.len())..];
         let read_said = read.iter().filter_map(|&idx| said[idx].as_ref().map(|about| &about.said));
         let interests = Interests::of(read_said, reader.events[*read.last()?].time_unix_s);
         let list = wishes(&interests, self.meaning)?;

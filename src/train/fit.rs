@@ -92,7 +92,7 @@ pub fn fit(
 }
 
 /// The loop of every stage: compute, clip, update, note, and now and then a checkpoint. Ends after the last step of the
-/// settings or when `compute` gives nothing; returns the last checkpoint's folder.
+/// settings or when `compute` gives nothing; returns the folder of the best checkpoint where one was chosen, else of the last.
 ///
 /// What `compute` gives must depend on the run alone, so that a resumed run goes on as the uninterrupted one would have.
 /// # Errors

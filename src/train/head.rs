@@ -77,7 +77,8 @@ pub fn run(
     let readers = world.training_readers().filter(|reader| belongs_to_head(&reader.key));
     let asking = Asking { cuts_per_reader: settings.cuts_per_reader, prompt_tokens: settings.prompt_tokens };
     let (prompts, askers) = askers(world, readers, &student.tokens, asking);
-    let data = [&tokenizer_json, &weights, &id_bytes(&prompts), world.name.as_bytes()];
+    let (title, articles) = (world.title(), world.articles_digest());
+    let data = [&tokenizer_json, &weights, &id_bytes(&prompts), title.as_bytes(), articles.as_bytes()];
     let digest = settings_digest(settings, &data)?;
     if let Some(report) = finished(out, &digest, student.model.config().hidden_size) {
         return Ok(report);

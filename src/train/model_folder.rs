@@ -25,7 +25,7 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Opens a model folder, or the newest checkpoint of a run; its network computes on `device`.
+    /// Opens a model folder, or of a run's folder the best checkpoint where one was chosen, else the newest; its network computes on `device`.
     /// # Errors
     /// If the folder does not hold a sound model.
     pub fn open(path: &Path, device: &Device) -> Result<Self, TrainError> {

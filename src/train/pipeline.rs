@@ -1,8 +1,8 @@
 //! Every stage in its order, from nothing to a bundle: a teacher is pre-trained, fine-tuned and trained by rewards; a smaller
 //! student is pre-trained, fine-tuned and distilled from it; the reward head is fitted to the student's lists.
 //!
-//! Each stage leaves a folder. One that is done is not run again, one cut short goes on, and one whose settings or data are
-//! others is refused by its own digest.
+//! Each stage leaves a folder. One that is done is not run again and one cut short goes on. Networks whose settings or data are
+//! others are refused by their own digest; a world, tokenizer or cleaner that lies there is taken as it is.
 mod profile;
 
 use super::{
@@ -69,8 +69,10 @@ pub fn run(
 ) -> Result<Made, TrainError> {
     let places =
         Places { work: work.to_owned(), world: world.map_or_else(|| work.join("world"), Path::to_owned) };
-    if !places.world.join("world.json").is_file() {
-        generate(profile, &places.world)?;
+    match (places.world.join("world.json").is_file(), world) {
+        (true, _) => {}
+        (false, None) => generate(profile, &places.world)?,
+        (false, Some(world)) => return Err(TrainError::file(world, "no world.json")),
     }
     write_settings(profile, &places.at("settings"))?;
     let mut world = World::read(&places.world, Scope::Validation)?;

@@ -17,7 +17,7 @@ pub const DEMO_VOCABULARY: usize = 8192;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkShape {
-    /// Width of the hidden states. 192: four million parameters in all, an hour of training on two cores.
+    /// Width of the hidden states. 192: three million parameters in all.
     pub hidden_size: usize,
     /// Width inside the feed-forward block. 512: 8/3 of the hidden size, the usual ratio of gated blocks.
     pub intermediate_size: usize,

@@ -39,7 +39,8 @@ pub fn run(
         .iter()
         .chain(&examples.whole)
         .map(|example| {
-            let notes: Vec<u32> = example.notes.iter().map(|(_, id)| *id).collect();
+            let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+            let notes: Vec<u32> = example.notes.iter().flat_map(|&(at, id)| [place(at), id]).collect();
             [&*example.prompt, &*example.completion, &*notes].concat()
         })
         .collect();
@@ -48,6 +49,13 @@ pub fn run(
     let digest = settings_digest(settings, &[tokenizer_json, &id_bytes(&rows), weights.as_bytes()])?;
     let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;
     let n_single_steps = if examples.singles.is_empty() { 0 } else { settings.single_signal_steps };
+    if n_single_steps >= settings.fit.steps {
+        let reason = format!(
+            "all {} steps would read single signals; single_signal_steps must be fewer",
+            settings.fit.steps
+        );
+        return Err(TrainError::Settings { reason });
+    }
     let singles = Phase::new(&examples.singles, &settings.fit);
     let whole = Phase::new(&examples.whole, &settings.fit);
     let batches = |step: u64| match step.checked_sub(n_single_steps) {

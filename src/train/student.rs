@@ -76,13 +76,14 @@ pub fn run(
         let path = folder.join(WEIGHTS_FILE);
         std::fs::read(&path).map_err(TrainError::disk(&path, "read"))
     };
-    let title = world.title();
+    let (title, articles) = (world.title(), world.articles_digest());
     let data = [
         &tokenizer_json[..],
         &weights_of(&init)?,
         &weights_of(&teacher.path)?,
         &id_bytes(&prompts),
         title.as_bytes(),
+        articles.as_bytes(),
     ];
     let digest = settings_digest(settings, &data)?;
     let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;

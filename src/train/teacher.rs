@@ -49,7 +49,7 @@ struct Rollout {
 
 /// Trains a teacher, on `device`, on the readers that the reward head is not fitted on; goes on from the newest checkpoint in `out`.
 ///
-/// Returns the last checkpoint's folder.
+/// Returns the folder of the best checkpoint by validation readers, or of the last where nothing is watched.
 /// # Errors
 /// If the model folder is broken, there is no reader to ask, or training fails.
 pub fn run(

@@ -56,7 +56,7 @@ struct Watched<'a> {
     clicked: Grades<usize>,
 }
 
-/// A list, its queries' words, and what it finds first.
+/// A list, and what it finds, best first.
 struct Answer {
     list: QueryList,
     found: Vec<usize>,
@@ -117,7 +117,13 @@ impl<'a> Watch<'a> {
         }
         std::fs::create_dir_all(place.out).map_err(TrainError::disk(place.out, "create"))?;
         // A look is had before the update of its step, so that of the step which comes next stands.
-        let diary = Diary::open(&place.out.join("watch.jsonl"), step + 1)?;
+        let diary: Diary<Signs> = Diary::open(&place.out.join("watch.jsonl"), step + 1)?;
+        // Looks that are gone may have left a best that is none any more.
+        let best = diary
+            .lines()
+            .iter()
+            .reduce(|best, other| if other.ndcg_10 > best.ndcg_10 { other } else { best });
+        checkpoint::keep_best(place.out, best.map(|signs| signs.step))?;
         Ok(Self(Some(Eyes { judge, tokens, settings, place, prompts, readers, diary })))
     }
 

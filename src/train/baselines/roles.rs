@@ -6,12 +6,11 @@ use crate::{
     train::{
         error::TrainError,
         evaluate::{
-            self, EvaluateSettings, Question,
+            EvaluateSettings, Question,
             measures::{Figures, figures},
             ways::Platform,
         },
-        events::{Scope, World},
-        ranking::alike,
+        events::{Reader, Scope, World},
         rollout::{Sample, Sampled},
     },
     world::known::Known,
@@ -19,6 +18,7 @@ use crate::{
 use candle_core::{DType, Device};
 use rayon::prelude::*;
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -59,13 +59,15 @@ pub fn oracle(
     questions.par_iter().map(found).collect::<Result<_, _>>().map(Some)
 }
 
-/// What one list of a bundle finds for each reader, by seed. Its readers are cleaned by its own cleaner, as the server does it.
+/// What one list of a bundle finds for each of the readers asked, by seed. They are cleaned by its own cleaner, as the server does
+/// it; whoever has nothing left to be read is shown nothing.
 /// # Errors
 /// If the bundle cannot be loaded or sampling fails.
 pub fn bundle(
     world_at: &Path,
     named: &NamedBundle,
     settings: EvaluateSettings,
+    questions: &[Question<'_>],
     device: &Device,
 ) -> Result<Vec<Vec<Figures>>, TrainError> {
     let mut world = World::read(world_at, Scope::Evaluation)?;
@@ -75,22 +77,33 @@ pub fn bundle(
     }
     let tokens_max = bundle.manifest.prompt_tokens_max;
     let student = Sampled { model: Arc::new(bundle.model), tokens: bundle.tokens };
-    let questions = evaluate::questions(&world, settings);
     let platform = Platform::of(&world, Vec::new(), None, None)?;
-    let prompts: Vec<Vec<u32>> = questions
+    let by_key: HashMap<&str, &Reader> =
+        world.readers.iter().map(|reader| (reader.key.as_str(), reader)).collect();
+    let (prompts, asked): (Vec<Vec<u32>>, Vec<usize>) = questions
         .iter()
-        .map(|question| prompt::build(&question.signals, &student.tokens, tokens_max).ids)
-        .collect();
+        .enumerate()
+        .filter_map(|(place, question)| {
+            let signals = by_key.get(question.reader.key.as_str())?.signals_until(world.cutoff_unix_s)?;
+            Some((prompt::build(&signals, &student.tokens, tokens_max).ids, place))
+        })
+        .unzip();
     let mut by_seed = Vec::new();
     for seed in (settings.seed..).take(usize::try_from(settings.n_seeds.max(1)).unwrap_or(1)) {
         let samples = student.lists(&prompts, 1, seed, &|| ())?;
-        let found = |(question, samples): (&Question<'_>, &Vec<Sample>)| -> Result<Figures, TrainError> {
-            // A reader who gets no list is shown nothing.
-            let Some(Ok((list, _))) = samples.first() else { return Ok(figures(&[], &alike([]))) };
-            let ranking = platform.ranking(list.as_slice().iter().map(|query| query.as_str()))?;
-            Ok(figures(&ranking, &question.clicked))
+        let found = |(&place, samples): (&usize, &Vec<Sample>)| -> Result<(usize, Figures), TrainError> {
+            let ranking = match samples.first() {
+                Some(Ok((list, _))) => {
+                    platform.ranking(list.as_slice().iter().map(|query| query.as_str()))?
+                }
+                Some(Err(_)) | None => Vec::new(),
+            };
+            Ok((place, figures(&ranking, &questions[place].clicked)))
         };
-        by_seed.push(questions.par_iter().zip(&samples).map(found).collect::<Result<Vec<_>, _>>()?);
+        let found = asked.par_iter().zip(&samples).map(found).collect::<Result<Vec<_>, _>>()?;
+        let mut of_readers = vec![Figures::default(); questions.len()];
+        found.into_iter().for_each(|(place, figures)| of_readers[place] = figures);
+        by_seed.push(of_readers);
     }
     Ok(by_seed)
 }

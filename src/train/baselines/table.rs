@@ -83,7 +83,7 @@ pub fn run(
     rows.push(asked.row_of::<Trained<Hstu>>()?);
     rows.push(asked.row_of::<Nrhub>()?);
     for named in bundles {
-        let by_seed = roles::bundle(world_at, named, settings, device)?;
+        let by_seed = roles::bundle(world_at, named, settings, &questions, device)?;
         rows.push(row(named.name.clone(), &by_seed, settings.seed));
     }
     if let Some(found) = roles::oracle(world_at, &world, &platform, &questions)? {

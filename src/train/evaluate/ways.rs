@@ -54,7 +54,7 @@ pub enum Way {
     StitchedConsensus,
     /// The best queries of all lists, by the reward head.
     StitchedHead,
-    /// The list with the highest weighted composite of the rewards: what a head can learn to find, at the cost of a judge.
+    /// The list with the highest weighted composite of the rewards by all signals of the reader: more than a head can know.
     Composite,
     /// The list with the highest Recall@10: an upper bound of that measure.
     Oracle,
@@ -297,7 +297,9 @@ impl<'a> Platform<'a> {
         let mut found = vec![(Way::StitchedConsensus, of(&by_consensus)?)];
         if let Some(head) = self.head {
             let scores = head.score(&features)?;
-            let means = |scores: &ListScores| scores.queries.iter().map(|score| score.mean).collect();
+            // The head predicts rewards, which are from 0 to 1, without being held to it.
+            let means =
+                |scores: &ListScores| scores.queries.iter().map(|score| score.mean.clamp(0.0, 1.0)).collect();
             let by_head: Vec<Vec<f32>> = scores.iter().map(means).collect();
             found.push((Way::StitchedHead, of(&by_head)?));
         }

@@ -91,10 +91,15 @@ impl Profile {
         }
     }
 
-    /// For an evening: the demo's stages on a fifth of its readers, with a third of its steps.
+    /// The demo's stages on a fifth of its readers, with a third of the steps but for pre-training.
     pub fn small() -> Self {
         let demo = Self::demo();
-        let fewer = |fit: FitSettings| FitSettings { steps: fit.steps / 3, ..fit };
+        let fewer = |fit: FitSettings| FitSettings {
+            steps: fit.steps / 3,
+            warmup_steps: fit.warmup_steps / 3,
+            ..fit
+        };
+        let sooner = |watch: WatchSettings| WatchSettings { every: watch.every / 3, ..watch };
         let sft = |sft: SftSettings| SftSettings {
             single_signal_steps: sft.single_signal_steps / 3,
             fit: fewer(sft.fit),
@@ -104,9 +109,17 @@ impl Profile {
             name: "small",
             size: Size::Small,
             teacher_sft: sft(demo.teacher_sft),
-            teacher: TeacherSettings { fit: fewer(demo.teacher.fit), ..demo.teacher },
+            teacher: TeacherSettings {
+                watch: sooner(demo.teacher.watch),
+                fit: fewer(demo.teacher.fit),
+                ..demo.teacher
+            },
             student_sft: sft(demo.student_sft),
-            student: StudentSettings { fit: fewer(demo.student.fit), ..demo.student },
+            student: StudentSettings {
+                watch: sooner(demo.student.watch),
+                fit: fewer(demo.student.fit),
+                ..demo.student
+            },
             ..demo
         }
     }
@@ -119,7 +132,7 @@ impl Profile {
             world_seed: 7,
             vocab_size: DEMO_VOCABULARY,
             cleaner: EncoderSettings::cleaner(),
-            // Half as large again as the student: more would not be trained in the hours of two cores.
+            // Nearly twice the student's size: more would not be trained in the hours of two cores.
             teacher_pretrain: PretrainSettings {
                 network: NetworkShape {
                     hidden_size: 256,

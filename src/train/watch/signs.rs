@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 /// A permutation gap below this share of the first means that lists suit anybody.
 const GAP_FLOOR: f64 = 0.25;
+/// And a first gap below this is no gap.
+const GAP_MIN: f64 = 0.01;
 /// Shares may grow to this multiple of the first.
 const GROWTH: f64 = 3.0;
 /// And shares below this are no sign, however small the first was.
@@ -90,7 +92,10 @@ impl Alarm {
         let has_grown = |of: fn(&Signs) -> f64| of(signs) > (GROWTH * of(first)).max(SHARE_FLOOR);
         match self {
             Self::Format => signs.valid < KEPT * first.valid,
-            Self::PermutationGap => signs.permutation_gap < GAP_FLOOR * first.permutation_gap,
+            // Lists that suited anybody from the start say nothing.
+            Self::PermutationGap => {
+                first.permutation_gap > GAP_MIN && signs.permutation_gap < GAP_FLOOR * first.permutation_gap
+            }
             Self::Overlap => has_grown(|signs| signs.overlap),
             Self::CopyRate => has_grown(|signs| signs.copy_rate),
             Self::TopQuery => has_grown(|signs| signs.top_query_share),
@@ -162,6 +167,8 @@ mod tests {
         check(Signs { valid: 0.7, ..FIRST }, Some(Alarm::Format));
         check(Signs { permutation_gap: 0.04, ..FIRST }, Some(Alarm::PermutationGap));
         check(Signs { permutation_gap: 0.06, ..FIRST }, None);
+        let none = Signs { permutation_gap: -0.005, ..FIRST };
+        assert_eq!(Alarm::of(&[none, none, none, none], 3), None, "there was no gap to lose");
         check(Signs { overlap: 0.31, ..FIRST }, Some(Alarm::Overlap));
         check(Signs { copy_rate: 0.09, ..FIRST }, None);
         check(Signs { copy_rate: 0.11, ..FIRST }, Some(Alarm::CopyRate));
