@@ -35,7 +35,7 @@ fn every_stage_leads_to_a_bundle_and_a_second_run_makes_nothing_again() {
     let (work, out) = (dir.path().join("work"), dir.path().join("bundle"));
     // The head needs valid lists of the student; how good its teacher is does not matter here.
     let mut profile = Profile::tiny();
-    profile.teacher_sft.fit.steps = 50;
+    (profile.teacher_sft.fit.steps, profile.teacher_sft.single_signal_steps) = (50, 25);
     (profile.student_sft.fit.steps, profile.student_sft.single_signal_steps) = (500, 150);
     let made = pipeline::run(&profile, &work, None, &Device::Cpu).unwrap();
     let manifest = pack_bundle::run(made.parts, made.provenance, &out).unwrap();
