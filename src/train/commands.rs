@@ -33,6 +33,7 @@ use crate::{
     signals::Stream,
     world::{self, Size, WorldSettings},
 };
+use candle_core::Device;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -282,7 +283,8 @@ fn run_baselines(
         n_seeds: args.seeds,
         stream: None,
     };
-    let table = baselines::table::run(&args.world, settings, &args.bundles, &device.open()?)?;
+    let networks_on = if args.bundles.is_empty() { Device::Cpu } else { device.open()? };
+    let table = baselines::table::run(&args.world, settings, &args.bundles, &networks_on)?;
     write_json(args.json.as_deref(), &table)?;
     say(output, &table.markdown())
 }

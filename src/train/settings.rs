@@ -137,7 +137,7 @@ impl PretrainSettings {
             row_tokens: 256,
             word_vectors: true,
             fit: FitSettings {
-                // Two million tokens, some five minutes on two cores.
+                // Two and a half million tokens.
                 steps: 300,
                 seed: 1,
                 // Eight thousand tokens a step. What is learned depends on the tokens seen, not on the steps they are cut into.
@@ -179,7 +179,7 @@ pub struct SftSettings {
     /// Whether the student learns at the end of every signal to name its subject, beside the list: what a signal means is then
     /// learned from each of them, and not only from those that the list is about.
     pub notes: bool,
-    /// Signals of each training reader that are learned one by one. 8: a fifth of what a reader searches and reads.
+    /// Signals of each training reader that are learned one by one. 8: nearly half of what a reader of the demo's world searches and reads.
     pub singles_per_reader: usize,
     /// The first steps of the loop, which read single signals only; none where the lists are of later clicks.
     pub single_signal_steps: u64,

@@ -158,10 +158,10 @@ pub struct PipelineArgs {
 /// Profiles by name.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ProfileName {
-    /// Minutes: for tests
+    /// Half a minute: for tests
     Tiny,
-    /// An hour or two on two cores
+    /// A fifth of the demo's readers, a third of its steps
     Small,
-    /// The demo bundle: hours on two cores
+    /// The demo bundle
     Demo,
 }
