@@ -7,8 +7,8 @@ use newshound::{
         save::{self, Staged},
     },
     model::{
-        config::DecoderConfig, ops::Numerics, reward_head::RewardHead, transformer::Transformer,
-        weights::Parameters,
+        config::DecoderConfig, ops::Numerics, precision::Precision, reward_head::RewardHead,
+        transformer::Transformer, weights::Parameters,
     },
     text::prompt::PROMPT_VERSION,
     train::{
@@ -71,7 +71,7 @@ fn saved(dir: &Path) -> Manifest {
 }
 
 fn open(dir: &Path) -> Result<load::Bundle, BundleError> {
-    load::load(BundleSource::Dir(dir), DType::F32, &Device::Cpu)
+    load::load(BundleSource::Dir(dir), Precision::F32, &Device::Cpu)
 }
 
 fn error_of(dir: &Path) -> BundleError {

@@ -1,7 +1,8 @@
 //! The pipeline's smallest profile: every stage from nothing, once, and never twice.
-use candle_core::{DType, Device};
+use candle_core::Device;
 use newshound::{
     bundle::load::{self, BundleSource},
+    model::precision::Precision,
     train::{
         pack_bundle,
         pipeline::{self, Profile},
@@ -41,7 +42,7 @@ fn every_stage_leads_to_a_bundle_and_a_second_run_makes_nothing_again() {
     let manifest = pack_bundle::run(made.parts, made.provenance, &out).unwrap();
     assert_eq!((manifest.name.as_str(), manifest.seeds.len()), ("newshound-tiny", 9));
     assert_eq!(manifest.training["student.steps"], "6");
-    let loaded = load::load(BundleSource::Dir(&out), DType::F32, &Device::Cpu).unwrap();
+    let loaded = load::load(BundleSource::Dir(&out), Precision::F32, &Device::Cpu).unwrap();
     assert!(loaded.head.is_some() && loaded.cleaner.is_some());
     // Its stages can be run one by one with the settings that lie beside them.
     let at = |name: &str| work.join("settings").join(name);

@@ -5,7 +5,7 @@ use crate::{
     cleaner::{Cleaner, CleanerError},
     model::{
         config::DecoderConfig,
-        ops::Numerics,
+        precision::Precision,
         reward_head::RewardHead,
         transformer::Transformer,
         weights::{Checkpoint, ModelError},
@@ -91,11 +91,15 @@ pub struct Bundle {
 
 type Contents = BTreeMap<String, Cow<'static, [u8]>>;
 
-/// Reads a bundle, checks every file against the manifest and builds the network for serving, in `dtype` on `device`. Cleaner and
+/// Reads a bundle, checks every file against the manifest and builds the network for serving, in `precision` on `device`. Cleaner and
 /// head stay in f32 on the CPU.
 /// # Errors
 /// If a file is missing, too many, changed or does not fit the others.
-pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<Bundle, BundleError> {
+pub fn load(
+    source: BundleSource<'_>,
+    precision: Precision,
+    device: &Device,
+) -> Result<Bundle, BundleError> {
     let (id, manifest, mut files) = verified(source)?;
     let tokens = Tokens::from_bytes(&take(&mut files, TOKENIZER_FILE)?)?;
     let config = DecoderConfig::parse(&take(&mut files, CONFIG_FILE)?, CONFIG_FILE)?;
@@ -109,8 +113,8 @@ pub fn load(source: BundleSource<'_>, dtype: DType, device: &Device) -> Result<B
         return Err(file_error(MANIFEST_FILE, reason));
     }
     let weights = vec![(WEIGHTS_FILE.to_owned(), take(&mut files, WEIGHTS_FILE)?)];
-    let mut checkpoint = Checkpoint::from_files(weights, dtype, device)?;
-    let model = Transformer::load(&config, &mut checkpoint, Numerics::Serve)?;
+    let mut checkpoint = Checkpoint::from_files(weights, precision.dtype(), device)?;
+    let model = precision.load(&config, &mut checkpoint, device)?;
     let head = match files.remove(HEAD_FILE) {
         // The head is tiny and its scores are compared closely: it stays in f32 on the CPU, wherever the network computes.
         Some(bytes) => {

@@ -3,7 +3,8 @@ use super::{
     load::{BundleError, BundleSource, load},
     manifest::{FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, sha256_hex},
 };
-use candle_core::{DType, Device};
+use crate::model::precision::Precision;
+use candle_core::Device;
 use std::{
     fs::{self, File},
     io::Write,
@@ -99,7 +100,7 @@ pub fn save(target: &Path, mut manifest: Manifest, mut files: Files) -> Result<M
     json.push(b'\n');
     files.push((MANIFEST_FILE.to_owned(), json));
     let staged = Staged::write(target, &files, MANIFEST_FILE)?;
-    if let Err(error) = load(BundleSource::Dir(&staged.staging), DType::F32, &Device::Cpu) {
+    if let Err(error) = load(BundleSource::Dir(&staged.staging), Precision::F32, &Device::Cpu) {
         remove_if_there(&staged.staging)?;
         return Err(error);
     }

@@ -1,9 +1,11 @@
 //! One linear layer behind one face.
 use super::{
     fused,
+    int8::Matrix,
     weights::{ModelError, TensorSource},
 };
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use std::sync::Arc;
 
 /// Whether a layer adds a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,10 +16,98 @@ pub enum Bias {
     Absent,
 }
 
-/// y = x W^T + b, with the weight stored (out, in) as published checkpoints store it.
+/// A weight (out, in), as published checkpoints store it: of a linear layer, or one output for each token of an embedding.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// Numbers of the network's dtype, on its device.
+    Plain(Tensor),
+    /// Rounded to 8 bits, on the CPU.
+    Int8(Arc<Matrix>),
+}
+
+impl Weight {
+    /// Outputs and inputs.
+    ///
+    /// # Errors
+    /// If it has not two dimensions.
+    pub fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Plain(weight) => weight.dims2(),
+            Self::Int8(weight) => Ok(weight.shape()),
+        }
+    }
+
+    /// Returns the inputs' numbers of some outputs: (n, in) for ids (n) u32.
+    ///
+    /// # Errors
+    /// If an id is not below the number of outputs.
+    pub fn select(&self, ids: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Plain(weight) => weight.index_select(ids, 0),
+            Self::Int8(weight) => weight.outputs(ids),
+        }
+    }
+
+    /// Maps rows (n, in) to (n, out), and adds a bias (out) where there is one.
+    ///
+    /// # Errors
+    /// If the width is not `in`.
+    pub fn project(&self, rows: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let weight = match self {
+            Self::Plain(weight) => weight,
+            Self::Int8(weight) => return weight.project(rows, bias),
+        };
+        let output = rows.matmul(&weight.t()?)?;
+        match bias {
+            Some(bias) if fused::takes(&output) => fused::add_bias(&output, bias),
+            Some(bias) => output.broadcast_add(bias),
+            None => Ok(output),
+        }
+    }
+
+    /// The numbers themselves, for losses.
+    ///
+    /// # Errors
+    /// If they are rounded: nothing is trained in 8 bits.
+    pub fn plain(&self) -> Result<&Tensor> {
+        match self {
+            Self::Plain(weight) => Ok(weight),
+            Self::Int8(_) => bail!("a loss was asked of weights in 8 bits"),
+        }
+    }
+
+    /// The same weight out of any graph.
+    #[must_use]
+    pub fn detach(self) -> Self {
+        match self {
+            Self::Plain(weight) => Self::Plain(weight.detach()),
+            Self::Int8(weight) => Self::Int8(weight),
+        }
+    }
+
+    /// How the numbers are held that go in and come out.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Plain(weight) => weight.dtype(),
+            Self::Int8(_) => DType::F32,
+        }
+    }
+
+    /// Where it is multiplied.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        match self {
+            Self::Plain(weight) => weight.device(),
+            Self::Int8(_) => &Device::Cpu,
+        }
+    }
+}
+
+/// y = x W^T + b.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
@@ -32,7 +122,7 @@ impl Linear {
         (n_in, n_out): (usize, usize),
         bias: Bias,
     ) -> std::result::Result<Self, ModelError> {
-        let weight = source.tensor(&format!("{name}.weight"), &[n_out, n_in])?;
+        let weight = source.weight(&format!("{name}.weight"), (n_out, n_in))?;
         let bias = match bias {
             Bias::Added => Some(source.tensor(&format!("{name}.bias"), &[n_out])?),
             Bias::Absent => None,
@@ -40,15 +130,15 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
-    /// Takes a weight (out, in) that another layer owns too, without bias: a tied head.
+    /// Takes a weight that another layer owns too, without bias: a tied head.
     #[must_use]
-    pub fn tied(weight: Tensor) -> Self {
+    pub fn tied(weight: Weight) -> Self {
         Self { weight, bias: None }
     }
 
     /// The weight (out, in).
     #[must_use]
-    pub fn weight(&self) -> &Tensor {
+    pub fn weight(&self) -> &Weight {
         &self.weight
     }
 
@@ -57,15 +147,9 @@ impl Linear {
     /// # Errors
     /// If the last dimension is not `in`.
     pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
-        let (n_out, n_in) = self.weight.dims2()?;
-        let rows = input.reshape(((), n_in))?;
+        let (n_out, n_in) = self.weight.shape()?;
         // Rows are flattened, so that one matrix product serves every row of every batch.
-        let output = rows.matmul(&self.weight.t()?)?;
-        let output = match &self.bias {
-            Some(bias) if fused::takes(&output) => fused::add_bias(&output, bias)?,
-            Some(bias) => output.broadcast_add(bias)?,
-            None => output,
-        };
+        let output = self.weight.project(&input.reshape(((), n_in))?, self.bias.as_ref())?;
         let mut shape = input.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = n_out;

@@ -3,7 +3,7 @@ use super::{
     attention::{Attend, WholeRows},
     config::{DecoderConfig, Family},
     kv_cache::{Forks, Prefill, Prefix, Step},
-    linear::{Bias, Linear},
+    linear::{Bias, Linear, Weight},
     ops::{self, Numerics},
     rotary::{Rotary, Rotation},
     weights::{ModelError, TensorSource},
@@ -16,7 +16,7 @@ pub struct Transformer {
     config: DecoderConfig,
     numerics: Numerics,
     rotary: Rotary,
-    embedding: Tensor,
+    embedding: Weight,
     layers: Vec<Layer>,
     norm: Tensor,
     /// Absent where only hidden states are asked for.
@@ -71,7 +71,7 @@ impl Transformer {
         let prefix = if bare { "" } else { "model." };
         let mut source = Taken { source, numerics };
         let embedding = source
-            .tensor(&format!("{prefix}embed_tokens.weight"), &[config.vocab_size, config.hidden_size])?;
+            .weight(&format!("{prefix}embed_tokens.weight"), (config.vocab_size, config.hidden_size))?;
         let layers = (0..config.n_layers)
             .map(|layer_idx| Layer::load(config, &mut source, &format!("{prefix}layers.{layer_idx}")))
             .collect::<std::result::Result<Vec<_>, _>>()?;
@@ -170,10 +170,10 @@ impl Transformer {
     /// The weight (V, D) of the output head, for losses that compute logits of a few positions at a time.
     ///
     /// # Errors
-    /// If the network was built without an output head.
+    /// If the network was built without an output head, or in 8 bits.
     pub fn head_weight(&self) -> std::result::Result<&Tensor, ModelError> {
         let head = self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))?;
-        Ok(head.weight())
+        Ok(head.weight().plain()?)
     }
 
     /// Sums, over positions, each weight times the negative log-probability of its token, in nats: a scalar.
@@ -181,7 +181,7 @@ impl Transformer {
     /// `hidden` (.., D), `ids` (..) u32: the token that follows each position, `weights` (..): 0 where none is asked
     /// of the model. Much cheaper than logits of all positions. Differentiable.
     /// # Errors
-    /// If shapes differ, an id is not below the vocabulary, or the network was built without an output head.
+    /// If shapes differ, an id is not below the vocabulary, or the network was built without an output head or in 8 bits.
     pub fn cross_entropy(
         &self,
         hidden: &Tensor,
@@ -192,12 +192,12 @@ impl Transformer {
         let ids = ids.flatten_all()?.to_vec1::<u32>()?;
         let weights = weights.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let rows = hidden.reshape(((), self.config.hidden_size))?;
-        Ok(ops::linear_cross_entropy(&rows, head.weight(), &ids, &weights)?)
+        Ok(ops::linear_cross_entropy(&rows, head.weight().plain()?, &ids, &weights)?)
     }
 
     fn run(&self, ids: &Tensor, rotation: &Rotation, attend: &mut dyn Attend) -> Result<Tensor> {
         let (n_rows, n_positions) = ids.dims2()?;
-        let embedded = self.embedding.index_select(&ids.flatten_all()?, 0)?;
+        let embedded = self.embedding.select(&ids.flatten_all()?)?;
         let mut hidden = embedded.reshape((n_rows, n_positions, self.config.hidden_size))?;
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             let normed = self.normed(&hidden, &layer.attention_norm)?;
@@ -302,6 +302,14 @@ impl TensorSource for Taken<'_> {
         Ok(match self.numerics {
             Numerics::Serve => tensor.detach(),
             Numerics::Train => tensor,
+        })
+    }
+
+    fn weight(&mut self, name: &str, shape: (usize, usize)) -> std::result::Result<Weight, ModelError> {
+        let weight = self.source.weight(name, shape)?;
+        Ok(match self.numerics {
+            Numerics::Serve => weight.detach(),
+            Numerics::Train => weight,
         })
     }
 

@@ -1,5 +1,5 @@
 //! Checkpoints on disk or in memory, read with every check before any tensor is used.
-use super::stored::StoredFile;
+use super::{linear::Weight, stored::StoredFile};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use std::{
@@ -73,6 +73,13 @@ pub trait TensorSource {
     /// # Errors
     /// If it is missing, has another shape, or holds a value that is not finite.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError>;
+    /// Takes the weight (out, in) of a linear layer or embedding: as it is, unless the source rounds weights.
+    ///
+    /// # Errors
+    /// As for `tensor`.
+    fn weight(&mut self, name: &str, (n_out, n_in): (usize, usize)) -> Result<Weight, ModelError> {
+        Ok(Weight::Plain(self.tensor(name, &[n_out, n_in])?))
+    }
     /// Whether the source holds (or, for fresh parameters, would make) a tensor of that name.
     fn contains(&self, name: &str) -> bool;
 }

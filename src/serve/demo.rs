@@ -1,13 +1,14 @@
 //! The demo that is compiled into the server: a bundle, a catalogue, and three readers.
 use crate::{
     bundle::load::{self, Bundle, BundleError, BundleSource},
+    model::precision::Precision,
     news::{
         article::Article,
         catalogue::{self, CatalogueError},
     },
     signals::{SignalDraft, Stream},
 };
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -59,18 +60,18 @@ pub struct DemoUser {
 /// # Errors
 /// If it is absent or refused.
 pub fn bundle(device: &Device) -> Result<Bundle, DemoError> {
-    bundle_in(DType::F32, device)
+    bundle_in(Precision::F32, device)
 }
 
-/// Loads the bundle, its network in `dtype`.
+/// Loads the bundle, its network in `precision`.
 ///
 /// # Errors
 /// If it is absent or refused.
-pub fn bundle_in(dtype: DType, device: &Device) -> Result<Bundle, DemoError> {
+pub fn bundle_in(precision: Precision, device: &Device) -> Result<Bundle, DemoError> {
     if BUNDLE.is_empty() {
         return Err(DemoError::Absent { file: "the demo bundle" });
     }
-    Ok(load::load(BundleSource::Embedded(BUNDLE), dtype, device)?)
+    Ok(load::load(BundleSource::Embedded(BUNDLE), precision, device)?)
 }
 
 /// Reads the catalogue.

@@ -3,7 +3,10 @@
 //! Each can also be given by the environment, as `NEWSHOUND__GRPC_ADDR` or `NEWSHOUND__ENGINE__ROWS_MAX`: two underscores after
 //! the prefix and between section and key.
 use crate::{
-    model::device::{CHOICES, DeviceChoice},
+    model::{
+        device::{CHOICES, DeviceChoice},
+        precision::{PRECISIONS, Precision},
+    },
     settings::{Mistakes, Override, Reader},
 };
 use std::{net::SocketAddr, time::Duration};
@@ -21,6 +24,9 @@ pub struct ServeSettings {
     /// `device`: where the network computes, auto, cpu or cuda. Default auto: the first GPU where this is a build with CUDA and the
     /// driver gives one, else the CPU.
     pub device: DeviceChoice,
+    /// `precision`: how the network's numbers are held, f32, bf16, f16 or int8. Default f32: what the bundle's figures were measured
+    /// with. int8 is for CPUs, bf16 and f16 are for GPUs.
+    pub precision: Precision,
     /// The model thread and its queue.
     pub engine: EngineSettings,
     /// What one request may consume.
@@ -104,6 +110,7 @@ impl ServeSettings {
             grpc_addr: SocketAddr::from(([127, 0, 0, 1], 50051)),
             http_addr: SocketAddr::from(([127, 0, 0, 1], 9464)),
             device: DeviceChoice::Auto,
+            precision: Precision::F32,
             engine: EngineSettings {
                 rows_max: 128,
                 tokens_max: 65_536,
@@ -149,6 +156,12 @@ impl ServeSettings {
                 defaults.http_addr,
             ),
             device: reader.text("device", CHOICES, |word| word.parse().ok(), defaults.device),
+            precision: reader.text(
+                "precision",
+                PRECISIONS,
+                |word| word.parse().ok(),
+                defaults.precision,
+            ),
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),

@@ -19,10 +19,11 @@ use super::{
 };
 use crate::{
     bundle::load::{self, BundleSource},
+    model::precision::Precision,
     signals::{Stream, UserSignals},
     text::prompt,
 };
-use candle_core::{DType, Device};
+use candle_core::Device;
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 use table::Evaluation;
@@ -81,7 +82,7 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
     if let Some(stream) = settings.stream {
         world.keep_stream(stream);
     }
-    let bundle = load::load(BundleSource::Dir(inputs.bundle), DType::F32, inputs.device)?;
+    let bundle = load::load(BundleSource::Dir(inputs.bundle), Precision::F32, inputs.device)?;
     // As the server does it; what the student is compared with reads the same signals.
     if let Some(cleaner) = &bundle.cleaner {
         world.clean(cleaner, &[settings.split])?;

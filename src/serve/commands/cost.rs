@@ -6,10 +6,12 @@ use crate::{
         batch::{Batch, GroupId, GroupRequest},
         sampler::SamplerSettings,
     },
-    model::device::{self, DeviceChoice},
+    model::{
+        device::{self, DeviceChoice},
+        precision::Precision,
+    },
     serve::demo,
 };
-use candle_core::DType;
 use clap::Args;
 use rand::{Rng, SeedableRng};
 use std::{
@@ -98,7 +100,7 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
 fn bundle(args: &CostArgs) -> Result<Bundle, CommandError> {
     let device = args.device.open()?;
     Ok(match &args.bundle {
-        Some(dir) => load::load(BundleSource::Dir(dir), DType::F32, &device)?,
+        Some(dir) => load::load(BundleSource::Dir(dir), Precision::F32, &device)?,
         None => demo::bundle(&device)?,
     })
 }

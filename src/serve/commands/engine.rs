@@ -9,7 +9,7 @@ use crate::{
     model::{
         config::DecoderConfig,
         device::{self, DeviceChoice},
-        ops::Numerics,
+        precision::Precision,
         transformer::Transformer,
         weights::{Checkpoint, ModelError, Parameters, TensorSource},
     },
@@ -54,16 +54,25 @@ pub struct EngineArgs {
     /// Where the network computes: auto, cpu or cuda
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// How the network's numbers are held: f32, bf16 or f16
+    /// How the network's numbers are held: f32, bf16, f16 or int8 (q8_0 is another word for it)
     #[arg(long, default_value = "f32", value_parser = precision)]
-    pub dtype: DType,
+    pub dtype: Precision,
+    /// Tokens with which every prompt begins alike
+    #[arg(long, default_value_t = 0)]
+    pub shared_prefix: usize,
+    /// Likeliest tokens that are drawn from; 0: all that hold 0.95 together
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// No token ends a candidate, so that every run does the same work
+    #[arg(long)]
+    pub ignore_eos: bool,
 }
 
 /// What was measured.
 #[derive(Debug, Serialize)]
 struct Report {
     device: String,
-    dtype: &'static str,
+    dtype: String,
     prompt_tokens: usize,
     new_tokens: usize,
     n: usize,
@@ -87,7 +96,7 @@ struct Report {
 
 /// Answers all readers once, after a first one that is not counted, and reports.
 ///
-/// Prompts are random, and no token ends a candidate, so that every run does the same work.
+/// Prompts are random.
 /// # Errors
 /// If device, bundle or model cannot be used, the numbers make no sense, or the model fails.
 pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
@@ -97,7 +106,7 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     }
     let (model, boundary_ids) = subject(args)?;
     let device = device::name(model.device());
-    let requests = requests(args, model.config().vocab_size, &boundary_ids);
+    let requests = requests(args, model.config(), &boundary_ids);
     // It loads kernels, warms caches and starts thread pools.
     Load::default().run(&mut Batch::new(Arc::clone(&model)), requests.iter().take(1), 1)?;
     let mut load = Load::default();
@@ -121,18 +130,21 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     Ok(())
 }
 
-fn requests(args: &EngineArgs, vocab_size: usize, boundary_ids: &Arc<[u32]>) -> Vec<GroupRequest> {
+fn requests(args: &EngineArgs, config: &DecoderConfig, boundary_ids: &Arc<[u32]>) -> Vec<GroupRequest> {
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-    let vocab_size = u32::try_from(vocab_size).unwrap_or(u32::MAX);
-    let mut prompt =
-        || (0..args.prompt_tokens).map(|_| random.random_range(0..vocab_size)).collect::<Vec<u32>>();
+    let vocab_size = u32::try_from(config.vocab_size).unwrap_or(u32::MAX);
+    let stop_ids: Arc<[u32]> = if args.ignore_eos { [].into() } else { config.eos_ids.as_slice().into() };
+    let mut words =
+        |n_tokens: usize| (0..n_tokens).map(|_| random.random_range(0..vocab_size)).collect::<Vec<u32>>();
+    let shared = words(args.shared_prefix.min(args.prompt_tokens));
+    let mut prompt = || [shared.clone(), words(args.prompt_tokens - shared.len())].concat();
     let request = |user: u64| GroupRequest {
         id: GroupId(user),
         prompt: prompt(),
         seeds: (0..args.n as u64).map(|row| (user << 32) + row).collect(),
-        sampler: SamplerSettings::SERVING,
+        sampler: SamplerSettings { top_k: args.top_k, ..SamplerSettings::SERVING },
         max_new_tokens: args.new_tokens,
-        stop_ids: Arc::new([]),
+        stop_ids: Arc::clone(&stop_ids),
         boundary_ids: Arc::clone(boundary_ids),
     };
     (0..args.users as u64).map(request).collect()
@@ -189,7 +201,7 @@ impl Load {
         self.latencies.sort_unstable();
         Report {
             device,
-            dtype: args.dtype.as_str(),
+            dtype: args.dtype.to_string(),
             prompt_tokens: args.prompt_tokens,
             new_tokens: args.new_tokens,
             n: args.n,
@@ -221,17 +233,17 @@ fn subject(args: &EngineArgs) -> Result<(Arc<Transformer>, Arc<[u32]>), CommandE
     Ok((Arc::new(bundle.model), bundle.tokens.boundary_ids()))
 }
 
-fn model(dir: &Path, dtype: DType, device: &Device) -> Result<Transformer, CommandError> {
+fn model(dir: &Path, precision: Precision, device: &Device) -> Result<Transformer, CommandError> {
     let path = dir.join(CONFIG_FILE);
     let json = std::fs::read(&path).map_err(|source| CommandError::File { path, source })?;
     let config = DecoderConfig::parse(&json, CONFIG_FILE)?;
     if Checkpoint::is_in(dir) {
-        let mut source = Checkpoint::open(dir, dtype, device)?;
-        return Ok(Transformer::load(&config, &mut source, Numerics::Serve)?);
+        let mut source = Checkpoint::open(dir, precision.dtype(), device)?;
+        return Ok(precision.load(&config, &mut source, device)?);
     }
     let parameters = Parameters::fresh(1, &Device::Cpu);
-    let mut source = Random { parameters, width: config.hidden_size, dtype, device };
-    Ok(Transformer::load(&config, &mut source, Numerics::Serve)?)
+    let mut source = Random { parameters, width: config.hidden_size, dtype: precision.dtype(), device };
+    Ok(precision.load(&config, &mut source, device)?)
 }
 
 /// Deviation of the logits of random weights. Trained models are about as sure; fresh ones are not sure at all, and a sampler that
@@ -262,13 +274,9 @@ impl TensorSource for Random<'_> {
     }
 }
 
-fn precision(word: &str) -> Result<DType, String> {
-    match word {
-        "f32" => Ok(DType::F32),
-        "bf16" => Ok(DType::BF16),
-        "f16" => Ok(DType::F16),
-        _ => Err("expected f32, bf16 or f16".to_owned()),
-    }
+fn precision(word: &str) -> Result<Precision, String> {
+    // What other engines call 8-bit weights, so that one command line fits all.
+    if word == "q8_0" { Ok(Precision::Int8) } else { word.parse() }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of a measurement")]
@@ -315,7 +323,9 @@ mod tests {
             "max_position_embeddings": 32, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
             "tie_word_embeddings": true, "eos_token_id": 1}"#;
         std::fs::write(dir.path().join(CONFIG_FILE), config).unwrap();
-        for (concurrency, dtype) in [(1, DType::F32), (2, DType::F32), (9, DType::F32), (2, DType::BF16)] {
+        for (concurrency, dtype) in
+            [(1, Precision::F32), (2, Precision::Int8), (9, Precision::F32), (2, Precision::Bf16)]
+        {
             let args = EngineArgs {
                 bundle: None,
                 model: Some(dir.path().to_owned()),
@@ -326,6 +336,9 @@ mod tests {
                 concurrency,
                 device: DeviceChoice::Cpu,
                 dtype,
+                shared_prefix: 2,
+                top_k: 5,
+                ignore_eos: true,
             };
             let mut out = Vec::new();
             engine(&args, true, &mut out).unwrap();

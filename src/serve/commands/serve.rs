@@ -2,11 +2,13 @@
 use super::{CommandError, signals::until_signalled};
 use crate::{
     bundle::load::{self, BundleSource},
-    model::device::{self, DeviceChoice},
+    model::{
+        device::{self, DeviceChoice},
+        precision::Precision,
+    },
     serve::{Listeners, run, settings::ServeSettings},
     settings::Override,
 };
-use candle_core::DType;
 use clap::Args;
 use std::{io::Write, net::SocketAddr, path::PathBuf};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +52,9 @@ pub struct ServeArgs {
     /// Where the network computes: auto, cpu or cuda; instead of the settings' `device`
     #[arg(long)]
     pub device: Option<DeviceChoice>,
+    /// How the network's numbers are held: f32, bf16, f16 or int8; instead of the settings' `precision`
+    #[arg(long)]
+    pub precision: Option<Precision>,
     /// Where to serve.
     #[command(flatten)]
     pub addresses: Addresses,
@@ -62,6 +67,7 @@ pub struct ServeArgs {
 pub async fn serve(args: ServeArgs, overrides: &[Override], out: &mut dyn Write) -> Result<(), CommandError> {
     let mut settings = args.addresses.over(read_settings(args.settings, overrides)?);
     settings.device = args.device.unwrap_or(settings.device);
+    settings.precision = args.precision.unwrap_or(settings.precision);
     until_signalled(|asked| load_and_run(settings, args.bundle, out, asked)).await
 }
 
@@ -75,7 +81,7 @@ async fn load_and_run(
     let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
     let loading = tokio::task::spawn_blocking(move || {
         let device = settings.device.open()?;
-        Ok::<_, CommandError>(load::load(BundleSource::Dir(&dir), DType::F32, &device)?)
+        Ok::<_, CommandError>(load::load(BundleSource::Dir(&dir), settings.precision, &device)?)
     });
     let loaded = tokio::select! {
         loaded = loading => loaded,
@@ -84,8 +90,11 @@ async fn load_and_run(
     let bundle = loaded.map_err(|_| CommandError::Panicked)??;
     let (name, id) = (&bundle.manifest.name, &bundle.id.0);
     let (grpc, http) = listeners.addresses()?;
-    let device = device::name(bundle.model.device());
-    writeln!(out, "serving {name} ({id}) on {grpc}, metrics on {http}, computing on {device}")?;
+    let (device, precision) = (device::name(bundle.model.device()), settings.precision);
+    writeln!(
+        out,
+        "serving {name} ({id}) on {grpc}, metrics on {http}, computing on {device} in {precision}"
+    )?;
     out.flush()?;
     Ok(run(settings, bundle, listeners, asked.cancelled()).await?)
 }

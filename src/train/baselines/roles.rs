@@ -2,6 +2,7 @@
 //! role of the model line (prompt-only, fine-tuned on titles of later clicks as GPT4Rec, student) with what a platform has.
 use crate::{
     bundle::load::{self, BundleSource},
+    model::precision::Precision,
     text::prompt,
     train::{
         error::TrainError,
@@ -15,7 +16,7 @@ use crate::{
     },
     world::known::Known,
 };
-use candle_core::{DType, Device};
+use candle_core::Device;
 use rayon::prelude::*;
 use std::{
     collections::HashMap,
@@ -71,7 +72,7 @@ pub fn bundle(
     device: &Device,
 ) -> Result<Vec<Vec<Figures>>, TrainError> {
     let mut world = World::read(world_at, Scope::Evaluation)?;
-    let bundle = load::load(BundleSource::Dir(&named.folder), DType::F32, device)?;
+    let bundle = load::load(BundleSource::Dir(&named.folder), Precision::F32, device)?;
     if let Some(cleaner) = &bundle.cleaner {
         world.clean(cleaner, &[settings.split])?;
     }

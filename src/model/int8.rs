@@ -1,0 +1,332 @@
+//! Linear layers in 8 bits (W8A8): weights are rounded per output once, inputs per row on the fly, products are summed exactly
+//! in integers.
+//!
+//! Integer sums have no order, so a row's result does not depend on the rows beside it, nor on the kernel that a machine
+//! has. Rounding per row and per output channel follows LLM.int8() (arXiv 2208.07339) without its outlier columns.
+mod kernels;
+
+use super::{
+    linear::Weight,
+    weights::{ModelError, TensorSource},
+};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use kernels::{Block, INPUTS, OUTPUTS, Rows, ZERO};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// The largest magnitude of a rounded weight or input. -128 is left out, so that both signs have the same steps.
+const LEVELS: f32 = 127.0;
+/// Inputs of one output at most: beyond, a sum of products of a byte (255) and a signed byte (127) could leave 32 bits.
+const INPUTS_MAX: usize = 1 << 16;
+/// Parts of a product per thread: enough that a thread that starts late costs little.
+const PARTS_PER_THREAD: usize = 4;
+/// Products of fewer multiplications are computed by one thread: waking the others would take longer.
+const PARALLEL_WORK_MIN: usize = 1 << 18;
+/// Inputs of fewer values are rounded by one thread.
+const PARALLEL_ROUNDING_MIN: usize = 1 << 14;
+
+/// A weight (out, in) of a linear layer, rounded to 8 bits and laid out for the kernels.
+#[derive(Debug)]
+pub struct Matrix {
+    n_in: usize,
+    n_out: usize,
+    /// Panels of `OUTPUTS` outputs one after another; a panel holds `INPUTS` inputs of each output at a time.
+    blocks: Vec<Block>,
+    /// Of each output: its weights are the rounded ones times this. 1 for outputs that only fill up the last panel.
+    scales: Vec<f32>,
+}
+
+impl Matrix {
+    /// Rounds a weight (out, in), f32 on the CPU.
+    /// # Errors
+    /// If it has no values, or more inputs than sums have room for.
+    pub fn round(weight: &Tensor) -> std::result::Result<Self, ModelError> {
+        let (n_out, n_in) = weight.dims2()?;
+        if n_in == 0 || n_out == 0 || n_in > INPUTS_MAX {
+            let reason =
+                format!("weight ({n_out}, {n_in}): in 8 bits a layer has 1 to {INPUTS_MAX} inputs and an output");
+            return Err(ModelError::Forward(candle_core::Error::Msg(reason)));
+        }
+        let values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let n_blocks = n_in.div_ceil(INPUTS);
+        let mut blocks = vec![Block([ZERO; OUTPUTS * INPUTS]); n_out.div_ceil(OUTPUTS) * n_blocks];
+        let mut scales = vec![1.0; n_out.div_ceil(OUTPUTS) * OUTPUTS];
+        let panels = blocks.par_chunks_mut(n_blocks).zip(scales.par_chunks_mut(OUTPUTS));
+        panels.zip(values.par_chunks(OUTPUTS * n_in)).for_each(|((panel, scales), outputs)| {
+            for (output_idx, (output, scale)) in outputs.chunks(n_in).zip(scales).enumerate() {
+                *scale = step(output.iter().fold(0.0, |max: f32, value| max.max(value.abs())));
+                for (inputs, block) in output.chunks(INPUTS).zip(panel.iter_mut()) {
+                    for (value, byte) in inputs.iter().zip(&mut block.0[output_idx * INPUTS..]) {
+                        *byte = kernels::byte(*value, scale.recip()) ^ ZERO;
+                    }
+                }
+            }
+        });
+        Ok(Self { n_in, n_out, blocks, scales })
+    }
+
+    /// Outputs and inputs.
+    #[must_use]
+    pub fn shape(&self) -> (usize, usize) {
+        (self.n_out, self.n_in)
+    }
+
+    /// Maps rows (n, in) to (n, out) and adds the bias (out), where there is one. f32 on the CPU.
+    /// # Errors
+    /// If the width is not `in`, or the numbers are not f32 on the CPU.
+    pub fn project(&self, rows: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let bias = bias.map(Tensor::to_vec1::<f32>).transpose()?;
+        rows.contiguous()?.apply_op1_no_bwd(&Project { matrix: self, bias })
+    }
+
+    /// Returns the weights of some outputs: (n, in), f32 on the CPU. An embedding that is an output head too is looked up so.
+    /// # Errors
+    /// If there is no such output.
+    pub fn outputs(&self, ids: &Tensor) -> Result<Tensor> {
+        let ids = ids.to_vec1::<u32>()?;
+        let n_blocks = self.n_in.div_ceil(INPUTS);
+        let mut values = Vec::with_capacity(ids.len() * self.n_in);
+        for id in ids.iter().map(|&id| id as usize) {
+            if id >= self.n_out {
+                bail!("output {id} of {} was asked for", self.n_out)
+            }
+            let (panel, output_idx) = (id / OUTPUTS, id % OUTPUTS);
+            let blocks = self.blocks[panel * n_blocks..][..n_blocks].iter();
+            let bytes = blocks.flat_map(|block| &block.0[output_idx * INPUTS..][..INPUTS]);
+            values.extend(bytes.take(self.n_in).map(|&byte| kernels::signed(byte) * self.scales[id]));
+        }
+        Tensor::from_vec(values, (ids.len(), self.n_in), &candle_core::Device::Cpu)
+    }
+
+    fn multiply(&self, input: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let rows = rounded(input, self.n_in);
+        let n_rows = rows.scales.len();
+        let mut output = vec![0.0; n_rows * self.n_out];
+        let n_panels = self.scales.len() / OUTPUTS;
+        let n_parts = match n_rows * self.n_in * self.n_out {
+            work if work < PARALLEL_WORK_MIN => 1,
+            _ => n_panels.min(rayon::current_num_threads() * PARTS_PER_THREAD),
+        };
+        let part_panels = n_panels.div_ceil(n_parts);
+        // Each part writes its columns of every row.
+        let mut parts: Vec<Vec<&mut [f32]>> = (0..n_panels.div_ceil(part_panels)).map(|_| Vec::new()).collect();
+        for row in output.chunks_mut(self.n_out) {
+            let columns = row.chunks_mut(part_panels * OUTPUTS);
+            parts.iter_mut().zip(columns).for_each(|(part, columns)| part.push(columns));
+        }
+        let compute = |(part_idx, mut output): (usize, Vec<&mut [f32]>)| {
+            let first = part_idx * part_panels;
+            let last = (first + part_panels).min(n_panels);
+            let n_blocks = self.n_in.div_ceil(INPUTS);
+            kernels::multiply(
+                &rows,
+                &self.blocks[first * n_blocks..last * n_blocks],
+                &self.scales[first * OUTPUTS..last * OUTPUTS],
+                bias.map(|bias| &bias[first * OUTPUTS..]),
+                &mut output,
+            );
+        };
+        if n_parts == 1 {
+            parts.into_iter().enumerate().for_each(compute);
+        } else {
+            parts.into_par_iter().enumerate().for_each(compute);
+        }
+        output
+    }
+}
+
+/// Hands out another source's weights of linear layers and of the embedding rounded; biases and norms as they are.
+#[derive(Debug)]
+pub struct Rounding<'a, S> {
+    source: &'a mut S,
+}
+
+impl<'a, S: TensorSource> Rounding<'a, S> {
+    /// `source`: tensors in f32 on the CPU.
+    pub fn new(source: &'a mut S) -> Self {
+        Self { source }
+    }
+}
+
+impl<S: TensorSource> TensorSource for Rounding<'_, S> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, ModelError> {
+        self.source.tensor(name, shape)
+    }
+
+    fn weight(&mut self, name: &str, shape: (usize, usize)) -> std::result::Result<Weight, ModelError> {
+        let tensor = self.source.tensor(name, &[shape.0, shape.1])?;
+        Ok(Weight::Int8(Arc::new(Matrix::round(&tensor)?)))
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.source.contains(name)
+    }
+}
+
+/// Rounds rows of `n_in` values to signed bytes.
+fn rounded(input: &[f32], n_in: usize) -> Rows {
+    let mut rows = Rows::new(input.len() / n_in, n_in);
+    let parts = rows.words.par_chunks_mut(rows.n_blocks).zip(rows.scales.par_iter_mut().zip(&mut rows.sums));
+    let parts = parts.zip(input.par_chunks(n_in));
+    let round = |((words, (scale, sum)), values): ((&mut [[i8; INPUTS]], (&mut f32, &mut i32)), &[f32])| {
+        (*scale, *sum) = kernels::round(values, words);
+    };
+    if input.len() < PARALLEL_ROUNDING_MIN {
+        parts.with_min_len(usize::MAX).for_each(round);
+    } else {
+        parts.for_each(round);
+    }
+    rows
+}
+
+/// The size of one of 127 steps up to `max`; 1 where all values are 0, so that nothing is divided by 0.
+fn step(max: f32) -> f32 {
+    // Tiny numbers, whose reciprocal would be infinite, round to 0.
+    if max / LEVELS >= f32::MIN_POSITIVE { max / LEVELS } else { 1.0 }
+}
+
+struct Project<'a> {
+    matrix: &'a Matrix,
+    bias: Option<Vec<f32>>,
+}
+
+impl CustomOp1 for Project<'_> {
+    fn name(&self) -> &'static str {
+        "linear-int8"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (n_rows, n_in) = layout.shape().dims2()?;
+        let (n_out, expected) = self.matrix.shape();
+        if n_in != expected || self.bias.as_ref().is_some_and(|bias| bias.len() != n_out) {
+            bail!("a layer of {expected} inputs and {n_out} outputs was given rows of {n_in} or another bias")
+        }
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("a layer in 8 bits was given values that are not contiguous")
+        };
+        let output = self.matrix.multiply(&storage.as_slice::<f32>()?[start..end], self.bias.as_deref());
+        Ok((CpuStorage::F32(output), Shape::from((n_rows, n_out))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    fn random(n_rows: usize, n_columns: usize, seed: u64) -> Vec<f32> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        (0..n_rows * n_columns).map(|_| rng.random_range(-2.0..2.0)).collect()
+    }
+
+    fn matrix(values: &[f32], n_out: usize, n_in: usize) -> Matrix {
+        Matrix::round(&Tensor::from_slice(values, (n_out, n_in), &Device::Cpu).unwrap()).unwrap()
+    }
+
+    /// Whole numbers of steps, and the step.
+    fn steps(values: &[f32]) -> (Vec<i32>, f32) {
+        let scale = values.iter().fold(0.0, |max: f32, value| max.max(value.abs())) / LEVELS;
+        #[allow(clippy::cast_possible_truncation, reason = "127 at most")]
+        (values.iter().map(|value| (value * scale.recip()).round_ties_even() as i32).collect(), scale)
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a sum of a test is small")]
+    fn expected(input: &[f32], weight: &[f32], bias: Option<&[f32]>, n_in: usize) -> Vec<f32> {
+        let mut expected = Vec::new();
+        for (row, row_scale) in input.chunks(n_in).map(steps) {
+            for (at, (output, scale)) in weight.chunks(n_in).map(steps).enumerate() {
+                let sum: i32 = row.iter().zip(&output).map(|(input, weight)| input * weight).sum();
+                let value = sum as f32 * (row_scale * scale);
+                expected.push(bias.map_or(value, |bias| value + bias[at]));
+            }
+        }
+        expected
+    }
+
+    #[test]
+    fn products_are_sums_of_rounded_numbers_to_the_last_bit() {
+        let shapes = [(1, 1, 1), (1, 3, 63), (2, 4, 64), (5, 5, 65), (6, 33, 130), (7, 64, 200), (13, 256, 1_100)];
+        for (n_rows, n_in, n_out) in shapes {
+            let (input, weight) = (random(n_rows, n_in, 1), random(n_out, n_in, 2));
+            let bias = random(1, n_out, 3);
+            for bias in [None, Some(bias.as_slice())] {
+                let got = matrix(&weight, n_out, n_in).multiply(&input, bias);
+                assert_eq!(got, expected(&input, &weight, bias, n_in), "{n_rows} rows, {n_in} to {n_out}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_error_is_below_a_hundredth_of_the_result() {
+        let (n_rows, n_in, n_out) = (9, 512, 300);
+        let (input, weight) = (random(n_rows, n_in, 4), random(n_out, n_in, 5));
+        let got = matrix(&weight, n_out, n_in).multiply(&input, None);
+        let (mut error, mut size) = (0.0, 0.0);
+        for (row_idx, row) in input.chunks(n_in).enumerate() {
+            for (output_idx, output) in weight.chunks(n_in).enumerate() {
+                let exact: f32 = row.iter().zip(output).map(|(input, weight)| input * weight).sum();
+                error += (got[row_idx * n_out + output_idx] - exact).powi(2);
+                size += exact * exact;
+            }
+        }
+        assert!((error / size).sqrt() < 0.01, "{}", (error / size).sqrt());
+    }
+
+    #[test]
+    fn a_row_says_the_same_alone_and_among_others() {
+        let (n_in, n_out) = (120, 90);
+        let (input, weight) = (random(32, n_in, 6), random(n_out, n_in, 7));
+        let matrix = matrix(&weight, n_out, n_in);
+        let together = matrix.multiply(&input, None);
+        for (row, expected) in input.chunks(n_in).zip(together.chunks(n_out)) {
+            assert_eq!(matrix.multiply(row, None), expected);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_not_finite_stays_so_and_spoils_no_other() {
+        let (n_in, n_out) = (70, 66);
+        let weight = random(n_out, n_in, 8);
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut input = random(3, n_in, 9);
+            input[n_in + 5] = broken;
+            let output = matrix(&weight, n_out, n_in).multiply(&input, None);
+            let finite: Vec<bool> =
+                output.chunks(n_out).map(|row| row.iter().all(|value| value.is_finite())).collect();
+            assert_eq!(finite, [true, false, true]);
+            assert!(output[n_out..2 * n_out].iter().all(|value| !value.is_finite()));
+        }
+    }
+
+    #[test]
+    fn zeros_stay_zeros_and_the_smallest_numbers_break_nothing() {
+        let output = matrix(&[0.0; 8], 2, 4).multiply(&[1.0, 2.0, 3.0, 4.0], None);
+        assert_eq!(output, [0.0, 0.0]);
+        let output = matrix(&[1.0; 8], 2, 4).multiply(&[0.0, 1e-45, -1e-40, 0.0], Some(&[1.0, 2.0]));
+        assert_eq!(output, [1.0, 2.0]);
+    }
+
+    #[test]
+    fn an_output_that_is_looked_up_is_the_rounded_one() {
+        let (n_in, n_out) = (10, 70);
+        let weight = random(n_out, n_in, 10);
+        let matrix = matrix(&weight, n_out, n_in);
+        let ids = Tensor::new(&[69_u32, 0, 64], &Device::Cpu).unwrap();
+        let rows = matrix.outputs(&ids).unwrap().to_vec2::<f32>().unwrap();
+        for (row, id) in rows.iter().zip([69, 0, 64]) {
+            let (steps, scale) = steps(&weight[id * n_in..][..n_in]);
+            #[allow(clippy::cast_precision_loss, reason = "127 at most")]
+            let expected: Vec<f32> = steps.iter().map(|&step| step as f32 * scale).collect();
+            assert_eq!(*row, expected);
+        }
+        assert!(matrix.outputs(&Tensor::new(&[70_u32], &Device::Cpu).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_layer_with_too_many_inputs_for_its_sums_is_refused() {
+        let weight = |n_in: usize| Tensor::zeros((1, n_in), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(Matrix::round(&weight(INPUTS_MAX)).is_ok());
+        assert!(Matrix::round(&weight(INPUTS_MAX + 1)).is_err());
+    }
+}
