@@ -104,6 +104,8 @@ fn decoded(device: &Device, dtype: DType) -> Vec<FinishedRow> {
             id: GroupId(u64::from(id)),
             // The last crosses the block border of attention.
             prompt: ids(5 + id * 140, id),
+            known: None,
+            pruning: None,
             seeds: vec![1, 2],
             sampler: SamplerSettings::GREEDY,
             max_new_tokens: 40,

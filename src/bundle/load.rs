@@ -95,11 +95,7 @@ type Contents = BTreeMap<String, Cow<'static, [u8]>>;
 /// head stay in f32 on the CPU.
 /// # Errors
 /// If a file is missing, too many, changed or does not fit the others.
-pub fn load(
-    source: BundleSource<'_>,
-    precision: Precision,
-    device: &Device,
-) -> Result<Bundle, BundleError> {
+pub fn load(source: BundleSource<'_>, precision: Precision, device: &Device) -> Result<Bundle, BundleError> {
     let (id, manifest, mut files) = verified(source)?;
     let tokens = Tokens::from_bytes(&take(&mut files, TOKENIZER_FILE)?)?;
     let config = DecoderConfig::parse(&take(&mut files, CONFIG_FILE)?, CONFIG_FILE)?;

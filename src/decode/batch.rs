@@ -1,9 +1,14 @@
 //! Rows as a state machine: groups join and leave between steps; one step feeds one token to every live row.
 use super::{
+    pruning::Pruning,
     row::{Row, Rules, State, Turn, sample},
     sampler::SamplerSettings,
 };
-use crate::model::{kv_cache::Forks, transformer::Transformer, weights::ModelError};
+use crate::model::{
+    kv_cache::{Forks, Prefix},
+    transformer::Transformer,
+    weights::ModelError,
+};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 use thiserror::Error;
@@ -12,6 +17,15 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub u64);
 
+/// The beginning of a prompt that was computed before.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Keys and values of a prompt that begins alike.
+    pub prefix: Arc<Prefix>,
+    /// How many of the ids they have in common: fewer than the prompt has, for its last id is always computed.
+    pub n_positions: usize,
+}
+
 /// N samples of one prompt.
 #[derive(Clone, Debug)]
 pub struct GroupRequest {
@@ -19,6 +33,8 @@ pub struct GroupRequest {
     pub id: GroupId,
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
+    /// The beginning that need not be computed, where one is known.
+    pub known: Option<Known>,
     /// One per row: N = seeds.len(), at least one.
     pub seeds: Vec<u64>,
     /// How tokens are drawn.
@@ -29,6 +45,8 @@ pub struct GroupRequest {
     pub stop_ids: Arc<[u32]>,
     /// Ids that end a query, sorted; the hidden state they were sampled from is kept for the reward head.
     pub boundary_ids: Arc<[u32]>,
+    /// How weak rows are stopped early; none: all are written to their end.
+    pub pruning: Option<Pruning>,
 }
 
 /// Why a row ended.
@@ -38,6 +56,8 @@ pub enum Finish {
     Stop,
     /// It used up its tokens.
     Length,
+    /// Another list of its group was better beyond doubt.
+    Pruned,
 }
 
 /// The end of one query inside a row. An empty line is no query.
@@ -136,10 +156,12 @@ impl From<candle_core::Error> for DecodeError {
 }
 
 /// What admitting a group cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Admitted {
-    /// Positions whose keys and values were computed: the prompt's length, whatever the number of rows.
+    /// Positions whose keys and values were computed, once for all rows: those that were not known.
     pub prefill_tokens_computed: usize,
+    /// Keys and values of the prompt; none where nothing keeps any.
+    pub prefix: Option<Arc<Prefix>>,
 }
 
 /// Rows of many groups that take each step together.
@@ -166,11 +188,18 @@ impl Batch {
     pub fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         self.check(&request)?;
         let n_rows = request.seeds.len();
-        let (prefix, hidden) = self.model.prefill(&request.prompt)?;
-        let prefill_tokens_computed = prefix.n_positions();
+        let (prefix, hidden) = match &request.known {
+            Some(Known { prefix, n_positions }) => {
+                self.model.prefill_after(prefix, *n_positions, &request.prompt)?
+            }
+            None => self.model.prefill(&request.prompt)?,
+        };
+        let n_known = request.known.as_ref().map_or(0, |known| known.n_positions);
+        let prefill_tokens_computed = prefix.n_positions() - n_known;
+        let prefix = Arc::new(prefix);
         let logits = floats(&self.model.logits(&hidden)?)?;
         let hidden = floats(&hidden)?;
-        let mut group = Group::new(request, Forks::new(Arc::new(prefix), n_rows));
+        let mut group = Group::new(request, Forks::new(Arc::clone(&prefix), n_rows));
         let Group { rows, rules, .. } = &mut group;
         sample(rows.iter_mut().map(|row| Turn { row, rules, hidden: &hidden, logits: &logits }).collect());
         if group.rows.iter().any(|row| row.state == State::Broken) {
@@ -180,7 +209,7 @@ impl Batch {
         if !group.rows.is_empty() {
             self.groups.push(group);
         }
-        Ok(Admitted { prefill_tokens_computed })
+        Ok(Admitted { prefill_tokens_computed, prefix: Some(prefix) })
     }
 
     /// One token for every live row; returns rows that finished since the last call (those of admit included).
@@ -209,6 +238,7 @@ impl Batch {
         let broken = self.drop_broken();
         for group in &mut self.groups {
             group.take_finished(&mut self.finished)?;
+            group.prune(&mut self.finished)?;
         }
         self.groups.retain(|group| !group.rows.is_empty());
         match broken {
@@ -278,15 +308,22 @@ struct Group {
     rules: Rules,
     forks: Forks,
     rows: Vec<Row>,
+    pruning: Option<Pruning>,
+    /// Rows that have ended by themselves, where weak ones are measured by them.
+    ended: Vec<FinishedRow>,
+    n_steps: usize,
 }
 
 impl Group {
     fn new(request: GroupRequest, forks: Forks) -> Self {
-        let GroupRequest { id, prompt, seeds, sampler, max_new_tokens, stop_ids, boundary_ids } = request;
+        let GroupRequest {
+            id, prompt, seeds, sampler, max_new_tokens, stop_ids, boundary_ids, pruning, ..
+        } = request;
         let rows = seeds.into_iter().enumerate();
         let rows = rows.map(|(row_idx, seed)| Row::new(row_idx, sampler, seed, &prompt)).collect();
         let distinct_queries = sampler.distinct_queries;
-        Self { id, rules: Rules { max_new_tokens, stop_ids, boundary_ids, distinct_queries }, forks, rows }
+        let rules = Rules { max_new_tokens, stop_ids, boundary_ids, distinct_queries };
+        Self { id, rules, forks, rows, pruning, ended: Vec::new(), n_steps: 0 }
     }
 
     /// Moves rows that ended out of the group, and frees their keys and values.
@@ -296,10 +333,28 @@ impl Group {
             let State::Finished(finish) = self.rows[at].state else { continue };
             self.forks.drop_row(at)?;
             let Row { row_idx, ids, logprobs, query_ends, .. } = self.rows.remove(at);
-            finished.push(FinishedRow { group: self.id, row_idx, ids, logprobs, finish, query_ends });
+            let row = FinishedRow { group: self.id, row_idx, ids, logprobs, finish, query_ends };
+            if self.pruning.is_some() && finish != Finish::Pruned {
+                self.ended.push(row.clone());
+            }
+            finished.push(row);
         }
         finished[n_before..].reverse();
         Ok(())
+    }
+
+    /// Stops rows that cannot become the best list of the group.
+    fn prune(&mut self, finished: &mut Vec<FinishedRow>) -> Result<(), DecodeError> {
+        self.n_steps += 1;
+        let Some(pruning) = self.pruning.as_ref().filter(|_| Pruning::is_due(self.n_steps)) else {
+            return Ok(());
+        };
+        let live: Vec<FinishedRow> = self.rows.iter().map(|row| row.so_far(self.id)).collect();
+        let rows: Vec<&FinishedRow> = self.ended.iter().chain(&live).collect();
+        for weak in pruning.weak(&rows, self.ended.len())? {
+            self.rows[weak - self.ended.len()].state = State::Finished(Finish::Pruned);
+        }
+        self.take_finished(finished)
     }
 }
 

@@ -20,6 +20,18 @@ pub fn list_features(rows: &[&FinishedRow]) -> Vec<ListFeatures> {
     rows.iter().map(|row| features(row, (n_others > 0).then_some(&share))).collect()
 }
 
+/// What a row had written when it had `n_ids` ids.
+pub fn so_far(row: &FinishedRow, n_ids: usize) -> FinishedRow {
+    let n_ids = n_ids.min(row.ids.len());
+    FinishedRow {
+        ids: row.ids[..n_ids].to_vec(),
+        logprobs: row.logprobs[..n_ids].to_vec(),
+        // A query has ended once its boundary is written.
+        query_ends: row.query_ends.iter().filter(|end| end.n_ids < n_ids).cloned().collect(),
+        ..*row
+    }
+}
+
 fn features(row: &FinishedRow, share: Option<&dyn Fn(&u32) -> f32>) -> ListFeatures {
     let (mut query_hidden, mut query_logprob) = (Vec::new(), Vec::new());
     let (mut of_queries, mut of_tokens) = (Vec::new(), Vec::new());
@@ -84,6 +96,14 @@ mod tests {
         assert_eq!(features.query_hidden, [[2.0], [4.0]]);
         assert_eq!(features.mean_logprob, -4.0);
         assert_eq!(features.consensus, None, "there is no other list");
+    }
+
+    #[test]
+    fn what_a_row_had_written_holds_the_queries_whose_boundary_was_there() {
+        let whole = row(&[7, 7, 0, 8, 0], &[-1.0; 5], &[(0, 2), (3, 4)]);
+        let ends = |n_ids| so_far(&whole, n_ids).query_ends.len();
+        assert_eq!([ends(0), ends(2), ends(3), ends(4), ends(5), ends(9)], [0, 0, 1, 1, 2, 2]);
+        assert_eq!((so_far(&whole, 3).ids, so_far(&whole, 9)), (vec![7, 7, 0], whole.clone()));
     }
 
     #[test]

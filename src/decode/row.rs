@@ -1,6 +1,6 @@
 //! One row: what it has written, and how it takes the next token.
 use super::{
-    batch::{Finish, QueryEnd},
+    batch::{Finish, FinishedRow, GroupId, QueryEnd},
     sampler::{Sampler, SamplerSettings},
 };
 use rayon::prelude::*;
@@ -59,6 +59,18 @@ impl Row {
             query_ends: Vec::new(),
             n_ids_at_boundary: 0,
             state: State::Live,
+        }
+    }
+
+    /// What it has written, as if it ended here.
+    pub(super) fn so_far(&self, group: GroupId) -> FinishedRow {
+        FinishedRow {
+            group,
+            row_idx: self.row_idx,
+            ids: self.ids.clone(),
+            logprobs: self.logprobs.clone(),
+            finish: Finish::Pruned,
+            query_ends: self.query_ends.clone(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Causal attention of grouped query heads: the face that strategies share, and attention over whole rows.
 #![allow(clippy::cast_precision_loss, reason = "head widths are small")]
+pub(super) mod host;
+
 use super::{
     fused,
     ops::{self, Numerics},
@@ -23,6 +25,8 @@ pub(super) trait Attend {
 pub(super) struct WholeRows {
     numerics: Numerics,
     n_positions: usize,
+    /// Positions before the first query.
+    n_known: usize,
     /// Whether each position of each row is a token, B · T flags; none: all.
     real: Option<Arc<[bool]>>,
     /// Made when first needed: the fused kernel needs none.
@@ -41,7 +45,12 @@ struct Block {
 impl WholeRows {
     /// Prepares rows of `n_positions`. `real`: whether each position of each row is a token, B · T flags; none: all.
     pub(super) fn new(n_positions: usize, real: Option<Arc<[bool]>>, numerics: Numerics) -> Self {
-        Self { numerics, n_positions, real, blocks: Vec::new() }
+        Self { numerics, n_positions, n_known: 0, real, blocks: Vec::new() }
+    }
+
+    /// Prepares the last positions of one row of `n_positions`; nothing is asked for the first `n_known`.
+    pub(super) fn after(n_known: usize, n_positions: usize) -> Self {
+        Self { n_known, ..Self::new(n_positions, None, Numerics::Serve) }
     }
 
     /// `query` (B, T, n_heads, head_dim), `key`, `value` (B, T, n_kv_heads, head_dim), in the library's operations.
@@ -57,7 +66,7 @@ impl WholeRows {
             Numerics::Serve => BLOCK_ROWS,
             Numerics::Train => self.n_positions,
         };
-        for start in (0..self.n_positions).step_by(block_rows.max(1)) {
+        for start in (self.n_known..self.n_positions).step_by(block_rows.max(1)) {
             let n_queries = block_rows.min(self.n_positions - start);
             let bias = visibility(start, n_queries, self.n_positions, self.real.as_deref(), query.device())?;
             let bias = bias.to_dtype(query.dtype())?;
@@ -66,11 +75,11 @@ impl WholeRows {
         Ok(())
     }
 
-    /// `query` (B, T, n_heads, head_dim); `key`, `value` (B, n_kv_heads, T, head_dim), contiguous.
+    /// `query` (B, T, n_heads, head_dim), of the last T positions; `key`, `value` (B, n_kv_heads, all positions, head_dim), contiguous.
     pub(super) fn over_heads(&mut self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
         self.prepare_blocks(query)?;
-        let (n_rows, n_positions, n_heads, head_dim) = query.dims4()?;
-        let n_kv_heads = key.dim(1)?;
+        let (n_rows, n_queries, n_heads, head_dim) = query.dims4()?;
+        let (_, n_kv_heads, n_positions, _) = key.dims4()?;
         let n_shared = n_heads / n_kv_heads;
         let key = key.reshape((n_rows * n_kv_heads, n_positions, head_dim))?;
         let value = value.reshape((n_rows * n_kv_heads, n_positions, head_dim))?;
@@ -79,11 +88,10 @@ impl WholeRows {
         for block in &self.blocks {
             let end = block.start + block.n_queries;
             // The query heads of one key head are stacked as rows, so keys are never repeated.
-            let stacked = query.narrow(2, block.start, block.n_queries)?.contiguous()?.reshape((
-                n_rows * n_kv_heads,
-                n_shared * block.n_queries,
-                head_dim,
-            ))?;
+            let stacked = query
+                .narrow(2, block.start - self.n_known, block.n_queries)?
+                .contiguous()?
+                .reshape((n_rows * n_kv_heads, n_shared * block.n_queries, head_dim))?;
             let scores = stacked.matmul(&key.narrow(1, 0, end)?.transpose(1, 2)?)?;
             let scores =
                 scores.reshape((n_rows, n_heads, block.n_queries, end))?.broadcast_add(&block.bias)?;
@@ -96,7 +104,7 @@ impl WholeRows {
             [only] => only.clone(),
             blocks => Tensor::cat(blocks, 1)?,
         };
-        attended.reshape((n_rows, n_positions, n_heads * head_dim))
+        attended.reshape((n_rows, n_queries, n_heads * head_dim))
     }
 }
 

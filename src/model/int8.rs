@@ -43,8 +43,9 @@ impl Matrix {
     pub fn round(weight: &Tensor) -> std::result::Result<Self, ModelError> {
         let (n_out, n_in) = weight.dims2()?;
         if n_in == 0 || n_out == 0 || n_in > INPUTS_MAX {
-            let reason =
-                format!("weight ({n_out}, {n_in}): in 8 bits a layer has 1 to {INPUTS_MAX} inputs and an output");
+            let reason = format!(
+                "weight ({n_out}, {n_in}): in 8 bits a layer has 1 to {INPUTS_MAX} inputs and an output"
+            );
             return Err(ModelError::Forward(candle_core::Error::Msg(reason)));
         }
         let values = weight.flatten_all()?.to_vec1::<f32>()?;
@@ -109,7 +110,8 @@ impl Matrix {
         };
         let part_panels = n_panels.div_ceil(n_parts);
         // Each part writes its columns of every row.
-        let mut parts: Vec<Vec<&mut [f32]>> = (0..n_panels.div_ceil(part_panels)).map(|_| Vec::new()).collect();
+        let mut parts: Vec<Vec<&mut [f32]>> =
+            (0..n_panels.div_ceil(part_panels)).map(|_| Vec::new()).collect();
         for row in output.chunks_mut(self.n_out) {
             let columns = row.chunks_mut(part_panels * OUTPUTS);
             parts.iter_mut().zip(columns).for_each(|(part, columns)| part.push(columns));
@@ -246,7 +248,8 @@ mod tests {
 
     #[test]
     fn products_are_sums_of_rounded_numbers_to_the_last_bit() {
-        let shapes = [(1, 1, 1), (1, 3, 63), (2, 4, 64), (5, 5, 65), (6, 33, 130), (7, 64, 200), (13, 256, 1_100)];
+        let shapes =
+            [(1, 1, 1), (1, 3, 63), (2, 4, 64), (5, 5, 65), (6, 33, 130), (7, 64, 200), (13, 256, 1_100)];
         for (n_rows, n_in, n_out) in shapes {
             let (input, weight) = (random(n_rows, n_in, 1), random(n_out, n_in, 2));
             let bias = random(1, n_out, 3);

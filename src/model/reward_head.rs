@@ -23,6 +23,9 @@ const LIST_INPUTS: usize = 5;
 const QUERY_CONSENSUS: usize = 1;
 const LIST_CONSENSUS: usize = 3;
 
+/// The tensor by which a head foresees.
+pub const FORESIGHT: &str = "foresight";
+
 /// Mean and variance of a predicted reward.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
@@ -75,10 +78,18 @@ pub struct RewardHead {
     hidden_size: usize,
     query: Perceptron,
     list: Perceptron,
+    foresight: Option<Foresight>,
 }
 
+/// Lines of a head that foresees: of lists that have ended, and of those with 1 to 8 queries.
+pub const FORESIGHT_ROWS: usize = 9;
+
+/// Per row: intercept and slope of the line from a list's score now to its score in the end, and the deviation from it. A deviation of
+/// 0 means that nothing is known.
+type Foresight = [[f32; 3]; FORESIGHT_ROWS];
+
 impl RewardHead {
-    /// Reads `query.*` and `list.*` tensors for features of that hidden size.
+    /// Reads `query.*` and `list.*` tensors for features of that hidden size, and `foresight` (9, 3) where there is one.
     ///
     /// Per part: `input_mean`, `input_scale` (inputs), `hidden.weight`, `hidden.bias`, `output.weight`, `output.bias`.
     /// # Errors
@@ -88,7 +99,44 @@ impl RewardHead {
             hidden_size,
             query: Perceptron::load(source, "query", hidden_size + QUERY_EXTRA)?,
             list: Perceptron::load(source, "list", LIST_INPUTS)?,
+            foresight: foresight(source)?,
         })
+    }
+
+    /// Whether it was taught to foresee.
+    #[must_use]
+    pub fn foresees(&self) -> bool {
+        self.foresight.is_some()
+    }
+
+    /// Foresees what lists of one prompt will score when all have ended; `has_ended`: which have. None where nothing is known: of a
+    /// list without a query, or by a head that was not taught.
+    ///
+    /// # Errors
+    /// As `score`.
+    pub fn foresee(
+        &self,
+        lists: &[ListFeatures],
+        has_ended: &[bool],
+    ) -> Result<Vec<Option<Score>>, ModelError> {
+        let Some(lines) = &self.foresight else { return Ok(vec![None; lists.len()]) };
+        let foreseen = |(now, (list, &has_ended)): (ListScores, (&ListFeatures, &bool))| {
+            let [intercept, slope, deviation] =
+                lines[Self::foresight_place(list.query_hidden.len(), has_ended)?];
+            let mean = intercept + slope * now.list.mean;
+            (deviation > 0.0).then_some(Score { mean, variance: deviation * deviation })
+        };
+        Ok(self.score(lists)?.into_iter().zip(lists.iter().zip(has_ended)).map(foreseen).collect())
+    }
+
+    /// Which row of `foresight` speaks of a list; none without a query.
+    #[must_use]
+    pub fn foresight_place(n_queries: usize, has_ended: bool) -> Option<usize> {
+        match (has_ended, n_queries) {
+            (_, 0) => None,
+            (true, _) => Some(0),
+            (false, n_queries) => Some(n_queries.min(FORESIGHT_ROWS - 1)),
+        }
     }
 
     /// Scores lists; used by the server (plain numbers out).
@@ -198,6 +246,18 @@ impl RewardHead {
         };
         Err(broken(reason))
     }
+}
+
+fn foresight(source: &mut dyn TensorSource) -> Result<Option<Foresight>, ModelError> {
+    if !source.contains(FORESIGHT) {
+        return Ok(None);
+    }
+    let rows = source.tensor(FORESIGHT, &[FORESIGHT_ROWS, 3])?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let mut lines = [[0.0; 3]; FORESIGHT_ROWS];
+    for (line, row) in lines.iter_mut().zip(rows) {
+        line.copy_from_slice(&row);
+    }
+    Ok(Some(lines))
 }
 
 fn broken(reason: impl Into<String>) -> ModelError {

@@ -122,16 +122,41 @@ impl Transformer {
     /// # Errors
     /// If the prompt is empty or longer than the model's positions, or an id is not below the vocabulary.
     pub fn prefill(&self, ids: &[u32]) -> std::result::Result<(Prefix, Tensor), ModelError> {
+        self.prefill_behind(ids, None, 0)
+    }
+
+    /// The same for a prompt whose first `n_known` ids are those of `known`: only what follows is computed.
+    ///
+    /// # Errors
+    /// As for `prefill`; if nothing follows, or `known` has fewer positions or is of another network.
+    pub fn prefill_after(
+        &self,
+        known: &Prefix,
+        n_known: usize,
+        ids: &[u32],
+    ) -> std::result::Result<(Prefix, Tensor), ModelError> {
+        if n_known >= ids.len() || n_known > known.n_positions() {
+            let (n_ids, n_there) = (ids.len(), known.n_positions());
+            return Err(message(format!("{n_known} of {n_ids} positions should be known, {n_there} are")));
+        }
+        self.prefill_behind(ids, Some(known), n_known)
+    }
+
+    fn prefill_behind(
+        &self,
+        ids: &[u32],
+        known: Option<&Prefix>,
+        n_known: usize,
+    ) -> std::result::Result<(Prefix, Tensor), ModelError> {
         self.check_length(ids.len())?;
         self.check_ids(ids)?;
-        let n_positions = ids.len();
-        let positions: Vec<u32> = (0..).take(n_positions).collect();
-        let rotation = self.rotary.at(&positions, &[n_positions], self.embedding.dtype(), self.device())?;
-        let rows = WholeRows::new(n_positions, None, Numerics::Serve);
-        let mut prefill = Prefill::new(rows);
-        let ids = Tensor::from_slice(ids, (1, n_positions), self.device())?;
+        let (n_positions, n_new) = (ids.len(), ids.len() - n_known);
+        let positions: Vec<u32> = (0..).take(n_positions).skip(n_known).collect();
+        let rotation = self.rotary.at(&positions, &[n_new], self.embedding.dtype(), self.device())?;
+        let mut prefill = Prefill::new(WholeRows::after(n_known, n_positions), known, n_known);
+        let ids = Tensor::from_slice(&ids[n_known..], (1, n_new), self.device())?;
         let hidden = self.run(&ids, &rotation, &mut prefill)?.detach();
-        Ok((prefill.into_prefix(n_positions), hidden.narrow(1, n_positions - 1, 1)?.squeeze(1)?))
+        Ok((prefill.into_prefix(n_positions)?, hidden.narrow(1, n_new - 1, 1)?.squeeze(1)?))
     }
 
     /// Feeds one token to every row of every group (ids in group order, then row order); returns hidden states (R, D) in that order.

@@ -12,6 +12,8 @@ use std::{sync::Arc, time::Duration};
 pub enum Invalid {
     /// It reached the token limit, so its last query may be cut.
     Unfinished,
+    /// It was stopped, because another list was better beyond doubt.
+    Pruned,
     /// The parser refused it.
     Malformed(Malformed),
 }
@@ -21,6 +23,7 @@ impl Invalid {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unfinished => "unfinished",
+            Self::Pruned => "pruned",
             Self::Malformed(malformed) => malformed.reason(),
         }
     }

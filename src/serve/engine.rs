@@ -6,7 +6,10 @@ use crate::{
     },
     serve::{
         batcher::{Batcher, Picked, Room},
-        engine::pace::Pace,
+        engine::{
+            pace::Pace,
+            prefixes::{Owner, PrefixLimits, Prefixes},
+        },
         metrics::Metrics,
     },
 };
@@ -25,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, error, info};
 
 mod pace;
+pub mod prefixes;
 mod thread;
 
 pub use thread::PREFILL_TOKENS_PER_STEP_MAX;
@@ -88,6 +92,8 @@ pub struct Limits {
     pub queue_wait_max: Duration,
     /// How long smaller jobs may overtake one that does not fit.
     pub overtake_max: Duration,
+    /// What is kept of prompts.
+    pub prefixes: PrefixLimits,
 }
 
 /// Until when an answer is of use to anybody who waits for it. Shared by all who do: the latest wins.
@@ -124,6 +130,8 @@ fn nanoseconds(origin: Instant, at: Option<Instant>) -> u64 {
 /// One prompt to decode.
 #[derive(Clone, Debug)]
 pub struct Job {
+    /// Whose prompt it is.
+    pub owner: Owner,
     /// Token ids.
     pub prompt: Vec<u32>,
     /// One per row.
@@ -268,12 +276,13 @@ impl EngineThread {
 }
 
 impl Engine {
-    /// Starts the model thread; `make` builds the generator on it.
+    /// Starts the model thread; `make` builds the generator on it. `opening`: the ids with which every prompt begins.
     ///
     /// # Errors
     /// If the system has no more threads.
     pub fn start<G: Generator>(
         limits: Limits,
+        opening: Arc<[u32]>,
         metrics: Arc<Metrics>,
         make: impl FnOnce() -> G + Send + 'static,
     ) -> std::io::Result<(Self, EngineThread)> {
@@ -284,7 +293,7 @@ impl Engine {
         let (ending, ended) = oneshot::channel();
         let of_thread = Arc::clone(&shared);
         let handle = std::thread::Builder::new().name("model".to_owned()).spawn(move || {
-            let run = AssertUnwindSafe(|| thread::run(make(), inbox, &of_thread));
+            let run = AssertUnwindSafe(|| thread::run(make(), opening, inbox, &of_thread));
             let how = match catch_unwind(run) {
                 Ok(()) => Ending::Stopped,
                 Err(_) => {

@@ -10,12 +10,12 @@ use crate::{
     serve::{
         answer::ServeError,
         candidate::{Answer, Candidate, Invalid, Phases, Scores},
-        engine::{Deadline, Engine, Event, Job},
+        engine::{Deadline, Engine, Event, Job, prefixes::Owner},
         metrics::Metrics,
-        question::{Options, Question},
+        question::Question,
         rerank::{self, Method},
     },
-    signals::{Stream, UserSignals},
+    signals::{Stream, UserKey, UserSignals},
     text::{
         parse,
         prompt::{self, Prompt},
@@ -28,6 +28,13 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+
+/// Whose prompt it is, without the key itself.
+fn owner(user: &UserKey) -> Owner {
+    let digest: [u8; 32] = Sha256::digest(user.as_str()).into();
+    let (first, _) = digest.split_first_chunk().expect("16 of 32 bytes");
+    Owner(*first)
+}
 
 /// What a generation needs of the bundle.
 #[derive(Debug)]
@@ -67,7 +74,7 @@ impl Writer {
         (course.prompt_tokens, course.n_cleaned_signals) = (prompt.ids.len(), n_cleaned);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
-        let mut events = self.engine.submit(self.job(prompt.ids, &question.options, deadline))?;
+        let mut events = self.engine.submit(self.job(prompt.ids, question, deadline))?;
         loop {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
             events.recv_many(&mut ready, usize::MAX).await;
@@ -135,8 +142,10 @@ impl Writer {
         judged.await.map_err(|_| ServeError::Panicked)?
     }
 
-    fn job(&self, prompt: Vec<u32>, options: &Options, deadline: Arc<Deadline>) -> Job {
+    fn job(&self, prompt: Vec<u32>, question: &Question, deadline: Arc<Deadline>) -> Job {
+        let options = &question.options;
         Job {
+            owner: owner(&question.user),
             prompt,
             seeds: row_seeds(options.seed.unwrap_or_else(rand::random), options.n_candidates),
             sampler: options.sampler,
@@ -176,6 +185,7 @@ impl Writer {
         let list = match row.finish {
             Finish::Stop => parse::parse(&self.tokens.decode(&row.ids)).map_err(Invalid::Malformed),
             Finish::Length => Err(Invalid::Unfinished),
+            Finish::Pruned => Err(Invalid::Pruned),
         };
         self.count(&list, row.ids.len());
         Candidate {
@@ -219,6 +229,7 @@ impl Writer {
                 self.metrics.list_queries(list.as_slice().len());
                 "valid"
             }
+            Err(Invalid::Pruned) => "pruned",
             Err(invalid) => {
                 self.metrics.invalid_output(invalid.reason());
                 "invalid"

@@ -56,6 +56,12 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_capacity_rows", G, "Most rows the batch may hold."),
     ("newshound_kv_bytes", G, "Memory of keys and values in the batch."),
     ("newshound_prefill_tokens_total", C, "Prompt tokens that went through the model."),
+    (
+        "newshound_prefix_tokens_total",
+        C,
+        "Prompt tokens that did not go through the model, because an earlier prompt began alike.",
+    ),
+    ("newshound_prefix_bytes", G, "Memory of keys and values kept of readers' last prompts."),
     ("newshound_output_tokens_total", C, "Sampled tokens, by what became of them."),
     (
         "newshound_engine_faults_total",
@@ -173,10 +179,14 @@ impl Metrics {
 
     /// Series that exist before anything happened, so that rates start from zero and dashboards are not empty.
     fn show_from_the_start(&self, capacity_rows: usize) {
-        for name in ["newshound_prefill_tokens_total", "newshound_engine_faults_total"] {
+        for name in [
+            "newshound_prefill_tokens_total",
+            "newshound_prefix_tokens_total",
+            "newshound_engine_faults_total",
+        ] {
             self.counter(name, &[]).increment(0);
         }
-        for fate in ["valid", "invalid", "cancelled"] {
+        for fate in ["valid", "invalid", "pruned", "cancelled"] {
             self.candidates(fate, 0);
             self.output_tokens(fate, 0);
         }
@@ -262,6 +272,16 @@ impl Metrics {
         self.histogram("newshound_queue_wait_seconds", &[]).record(waited.as_secs_f64());
     }
 
+    /// Counts prompt tokens that were known, and need not be prefilled.
+    pub fn known_tokens(&self, n: usize) {
+        self.counter("newshound_prefix_tokens_total", &[]).increment(n as u64);
+    }
+
+    /// Records the memory of kept prompts.
+    pub fn prefix_bytes(&self, n: usize) {
+        self.set("newshound_prefix_bytes", size(n));
+    }
+
     /// Records a decode step over `rows` rows.
     pub fn stepped(&self, rows: usize, took: Duration) {
         self.histogram("newshound_batch_rows", &[]).record(size(rows));
@@ -274,12 +294,12 @@ impl Metrics {
         self.counter("newshound_engine_faults_total", &[]).increment(1);
     }
 
-    /// Counts sampled tokens by fate: `valid`, `invalid` or `cancelled`.
+    /// Counts sampled tokens by fate: `valid`, `invalid`, `pruned` or `cancelled`.
     pub fn output_tokens(&self, fate: &'static str, n: usize) {
         self.counter("newshound_output_tokens_total", &[("fate", fate)]).increment(n as u64);
     }
 
-    /// Counts candidates by fate: `valid`, `invalid` or `cancelled`.
+    /// Counts candidates by fate: `valid`, `invalid`, `pruned` or `cancelled`.
     pub fn candidates(&self, fate: &'static str, n: usize) {
         self.counter("newshound_candidates_total", &[("fate", fate)]).increment(n as u64);
     }

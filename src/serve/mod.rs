@@ -30,7 +30,7 @@ use crate::{
     serve::{
         answer::Answerer,
         batcher::Room,
-        engine::{Ending, Engine, EngineThread, Generator, Limits},
+        engine::{Ending, Engine, EngineThread, Generator, Limits, prefixes::PrefixLimits},
         generation::Writer,
         health::Health,
         metrics::Metrics,
@@ -174,8 +174,9 @@ pub async fn run_with<G: Generator>(
 ) -> Result<(), RunError> {
     settings.generation = fitted(settings.generation, &parts)?;
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?);
-    let (engine, mut thread) =
-        Engine::start(limits(settings.engine), Arc::clone(&metrics), make).map_err(RunError::Thread)?;
+    let opening = prompt::opening(&parts.tokens).into();
+    let (engine, mut thread) = Engine::start(limits(settings.engine), opening, Arc::clone(&metrics), make)
+        .map_err(RunError::Thread)?;
     let reporter = tonic_health::server::HealthReporter::new();
     let health_service = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter, vec![SERVICE_NAME], Arc::clone(&metrics)).await;
@@ -230,6 +231,7 @@ fn limits(settings: EngineSettings) -> Limits {
         queue_max: settings.queue_requests_max,
         queue_wait_max: settings.queue_wait_max,
         overtake_max: settings.overtake_max,
+        prefixes: PrefixLimits { bytes_max: settings.prefix_bytes_max, age_max: settings.prefix_age_max },
     }
 }
 

@@ -55,6 +55,12 @@ pub struct EngineSettings {
     /// `overtake_max_ms`: how long smaller requests may overtake one that does not fit yet. Default 250: then nothing more is
     /// admitted until it fits, so that large requests cannot starve.
     pub overtake_max: Duration,
+    /// `prefix_bytes_max`: memory of keys and values that are kept of readers' last prompts, so that a reader who comes back with a few
+    /// more signals need not wait for all of them again. Default 268,435,456: some five hundred readers of the demo, twenty of a
+    /// network of half a billion parameters. 0: none.
+    pub prefix_bytes_max: usize,
+    /// `prefix_age_max_ms`: how long they are kept after their last use. Default 600,000: most of a visit.
+    pub prefix_age_max: Duration,
 }
 
 /// `[generation]`
@@ -117,6 +123,8 @@ impl ServeSettings {
                 queue_requests_max: 256,
                 queue_wait_max: Duration::from_secs(10),
                 overtake_max: Duration::from_millis(250),
+                prefix_bytes_max: 256 << 20,
+                prefix_age_max: Duration::from_secs(600),
             },
             generation: GenerationSettings { prompt_tokens_max: 768, output_tokens_max: 96 },
             cache: CacheSettings { bytes_max: 64 << 20, ttl: Duration::from_secs(300) },
@@ -156,12 +164,7 @@ impl ServeSettings {
                 defaults.http_addr,
             ),
             device: reader.text("device", CHOICES, |word| word.parse().ok(), defaults.device),
-            precision: reader.text(
-                "precision",
-                PRECISIONS,
-                |word| word.parse().ok(),
-                defaults.precision,
-            ),
+            precision: reader.text("precision", PRECISIONS, |word| word.parse().ok(), defaults.precision),
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
@@ -192,6 +195,8 @@ fn engine(reader: &mut Reader, default: EngineSettings) -> EngineSettings {
         queue_requests_max: reader.count("engine.queue_requests_max", 1..=65_536, default.queue_requests_max),
         queue_wait_max: milliseconds(reader, "engine.queue_wait_max_ms", 600_000, default.queue_wait_max),
         overtake_max: milliseconds(reader, "engine.overtake_max_ms", 600_000, default.overtake_max),
+        prefix_bytes_max: reader.count("engine.prefix_bytes_max", 0..=1 << 40, default.prefix_bytes_max),
+        prefix_age_max: milliseconds(reader, "engine.prefix_age_max_ms", 86_400_000, default.prefix_age_max),
     }
 }
 

@@ -83,7 +83,8 @@ pub fn completion_ids(list: &QueryList, tokens: &Tokens) -> Vec<u32> {
 }
 
 /// The system turn, and the head of the user's turn.
-fn opening(tokens: &Tokens) -> Vec<u32> {
+/// The ids with which every prompt begins.
+pub fn opening(tokens: &Tokens) -> Vec<u32> {
     let mut ids = vec![tokens.im_start()];
     ids.extend(tokens.encode_text(&format!("system\n{INSTRUCTION}")));
     ids.push(tokens.im_end());

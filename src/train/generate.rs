@@ -79,6 +79,8 @@ pub fn run(
     let requests = prompts.into_iter().enumerate().map(|(idx, prompt)| GroupRequest {
         id: GroupId(idx as u64),
         prompt,
+        known: None,
+        pruning: None,
         seeds: (0..settings.n as u64).map(|row| settings.seed.wrapping_add(row)).collect(),
         sampler: settings.sampler,
         max_new_tokens: settings.max_new_tokens,
@@ -92,6 +94,7 @@ pub fn run(
         let finish = match row.finish {
             Finish::Stop => "stop",
             Finish::Length => "length",
+            Finish::Pruned => "pruned",
         };
         let text = tokenizer.as_ref().and_then(|tokenizer| tokenizer.decode(&row.ids, true).ok());
         let line = Generated { token_ids: &row.ids, text, logprobs: &row.logprobs, finish };

@@ -6,6 +6,7 @@ use super::{
     events::World,
     examples::belongs_to_head,
     fit::DEVICE,
+    foresight,
     head_fit::{self, Ordering, Table},
     journal::progress_bar,
     model_folder::ModelFolder,
@@ -17,12 +18,13 @@ use super::{
 };
 use crate::{
     bundle::load::{HEAD_FILE, WEIGHTS_FILE},
+    decode::{batch::FinishedRow, sampler::SamplerSettings},
     model::{
-        reward_head::{ListFeatures, RewardHead, Score},
+        reward_head::{FORESIGHT, FORESIGHT_ROWS, ListFeatures, RewardHead, Score},
         weights::{Checkpoint, Parameters},
     },
 };
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, path::Path, sync::Arc};
@@ -45,6 +47,9 @@ pub struct HeadReport {
     pub queries: Ordering,
     /// The mean log-probability against the composite reward: what is there without a head.
     pub logprob: Ordering,
+    /// For early stopping, of lists that have ended and of those with 1 to 8 queries: intercept and slope of the line from a list's score
+    /// to the one it ends with, and the deviation from it; zeros where too few were seen.
+    pub foresight: Vec<[f32; 3]>,
 }
 
 /// Lists of one reader at one moment with their rewards, valid ones only.
@@ -84,20 +89,30 @@ pub fn run(
         return Ok(report);
     }
     let bar = progress_bar("lists", (prompts.len() * settings.lists_per_prompt) as u64);
-    let samples = student.lists(&prompts, settings.lists_per_prompt, settings.seed, &|| bar.inc(1))?;
+    let drawn = (settings.seed, SamplerSettings::SERVING);
+    let rows = student.rows(&prompts, settings.lists_per_prompt, drawn, &|| bar.inc(1))?;
     bar.finish();
+    let samples: Vec<Vec<Sample>> = rows.iter().map(|rows| student.samples(rows)).collect();
     let n_lists = samples.iter().map(Vec::len).sum::<usize>();
-    let n_valid = samples.iter().flatten().filter(|sample| sample.is_ok()).count();
+    let valid: Vec<Vec<&FinishedRow>> =
+        rows.iter().zip(&samples).map(|(rows, samples)| only_valid(rows, samples)).collect();
     let (held_out, train) = groups(world, samples, &askers)?;
     let mut parameters = Parameters::fresh(settings.seed, &DEVICE);
     let shape = Shape { seed: settings.seed, hidden_size: student.model.config().hidden_size };
     let head = RewardHead::load(&mut parameters, shape.hidden_size)?;
     let mut report = fit(&head, &parameters, (&train, &held_out), shape)?;
+    report.foresight = foresight::fit(&head, &valid)?;
+    let lines = Tensor::from_vec(report.foresight.concat(), (FORESIGHT_ROWS, 3), &DEVICE)?;
+    parameters.vars()[FORESIGHT].set(&lines)?;
     #[allow(clippy::cast_precision_loss, reason = "thousands of lists")]
-    let valid = n_valid as f64 / n_lists.max(1) as f64;
-    (report.n_lists, report.valid, report.settings_sha256) = (n_lists, valid, digest);
+    let share = valid.iter().map(Vec::len).sum::<usize>() as f64 / n_lists.max(1) as f64;
+    (report.n_lists, report.valid, report.settings_sha256) = (n_lists, share, digest);
     write(out, &parameters, &report)?;
     Ok(report)
+}
+
+fn only_valid<'a>(rows: &'a [FinishedRow], samples: &[Sample]) -> Vec<&'a FinishedRow> {
+    rows.iter().zip(samples).filter(|(_, sample)| sample.is_ok()).map(|(row, _)| row).collect()
 }
 
 /// Rewarded lists of the readers that tell when to stop, and of those that the head is fitted on.
@@ -169,6 +184,7 @@ fn fit(
         lists: head_fit::ordering(&lists.1, &head_fit::predict(&of_lists, &lists.1)?),
         queries: head_fit::ordering(&queries.1, &head_fit::predict(&of_queries, &queries.1)?),
         logprob: head_fit::ordering(&lists.1, &logprobs),
+        foresight: Vec::new(),
     })
 }
 

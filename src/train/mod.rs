@@ -20,6 +20,7 @@ pub mod examples;
 pub mod expansion;
 pub mod figures;
 pub mod fit;
+pub mod foresight;
 pub mod gates;
 pub mod generate;
 pub mod gradients;

@@ -97,6 +97,8 @@ impl Sampled {
         let requests = prompts.iter().enumerate().map(|(idx, prompt)| GroupRequest {
             id: GroupId(idx as u64),
             prompt: prompt.clone(),
+            known: None,
+            pruning: None,
             seeds: (0..n).map(|row| first_seed.wrapping_add((idx * n + row) as u64)).collect(),
             sampler,
             max_new_tokens: LIST_TOKENS_MAX,
@@ -113,8 +115,8 @@ impl Sampled {
         Ok((0..prompts.len()).map(|_| rows.by_ref().take(n).collect()).collect())
     }
 
-    /// Samples of one prompt.
-    fn samples(&self, rows: &[FinishedRow]) -> Vec<Sample> {
+    /// Samples of one prompt, from its rows.
+    pub fn samples(&self, rows: &[FinishedRow]) -> Vec<Sample> {
         let lists: Vec<_> = rows.iter().map(|row| self.list(row)).collect();
         let valid: Vec<_> =
             rows.iter().zip(&lists).filter(|(_, list)| list.is_ok()).map(|(row, _)| row).collect();
@@ -132,7 +134,7 @@ impl Sampled {
                 parse::parse(&self.tokens.decode(&row.ids)).map_err(|malformed| malformed.reason())
             }
             // The end is missing, however well the beginning reads.
-            Finish::Length => Err("unfinished"),
+            Finish::Length | Finish::Pruned => Err("unfinished"),
         }
     }
 }

@@ -122,7 +122,7 @@ impl Generator for Script {
             let boundary_ids = Arc::clone(&request.boundary_ids);
             self.rows.push(Row { group: request.id, row_idx, ids, finish, n_written: 1, boundary_ids });
         }
-        Ok(Admitted { prefill_tokens_computed: request.prompt.len() })
+        Ok(Admitted { prefill_tokens_computed: request.prompt.len(), prefix: None })
     }
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {

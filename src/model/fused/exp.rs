@@ -24,16 +24,25 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// Replaces scores by their exponentials relative to the largest, and returns (largest, sum of exponentials).
 pub(super) fn exponentials(scores: &[f32], out: &mut [f32]) -> (f32, f32) {
+    let out = &mut out[..scores.len()];
+    out.copy_from_slice(scores);
+    exponentiate(out)
+}
+
+/// The same in place, with the instructions of the function that it is called from.
+#[inline(always)]
+pub(in crate::model) fn exponentiate(scores: &mut [f32]) -> (f32, f32) {
     let max = largest(scores);
-    for (out, score) in out.iter_mut().zip(scores) {
-        *out = exp(score - max);
+    for score in scores.iter_mut() {
+        *score = exp(*score - max);
     }
-    (max, sum(&out[..scores.len()]))
+    (max, sum(scores))
 }
 
 /// Independent partial results per lane let the compiler use vector registers.
 const LANES: usize = 16;
 
+#[inline(always)]
 fn largest(values: &[f32]) -> f32 {
     let (blocks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -45,6 +54,7 @@ fn largest(values: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
+#[inline(always)]
 pub(super) fn sum(values: &[f32]) -> f32 {
     let (blocks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [0.0; LANES];

@@ -14,6 +14,7 @@ mod swiglu;
 pub(super) use attention::attention;
 pub(super) use bias::add_bias;
 pub(super) use cross_entropy::linear_cross_entropy;
+pub(super) use exp::exponentiate;
 pub(super) use logprobs::token_logprobs;
 pub(super) use norm::rms_norm;
 pub(super) use rope::rope;
@@ -35,7 +36,7 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Calls `read` with the values of a tensor, in order.
-fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+pub(super) fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {

@@ -65,6 +65,8 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
             let request = GroupRequest {
                 id: GroupId(0),
                 prompt: prompt.clone(),
+                known: None,
+                pruning: None,
                 seeds: (0..n as u64).collect(),
                 sampler: SamplerSettings::SERVING,
                 max_new_tokens: args.new_tokens,

@@ -141,6 +141,8 @@ fn requests(args: &EngineArgs, config: &DecoderConfig, boundary_ids: &Arc<[u32]>
     let request = |user: u64| GroupRequest {
         id: GroupId(user),
         prompt: prompt(),
+        known: None,
+        pruning: None,
         seeds: (0..args.n as u64).map(|row| (user << 32) + row).collect(),
         sampler: SamplerSettings { top_k: args.top_k, ..SamplerSettings::SERVING },
         max_new_tokens: args.new_tokens,

@@ -1,7 +1,8 @@
 //! The loop of the model thread: receive, forget who is gone, admit, step.
 use super::{
     Arc, Batcher, Command, DecodeError, Duration, EngineError, Event, FinishedRow, Generator, GroupId,
-    GroupRequest, HashMap, Instant, Job, Ordering, Picked, Queued, Room, Shared, debug, error, mpsc,
+    GroupRequest, HashMap, Instant, Job, Ordering, Picked, Prefixes, Queued, Room, Shared, debug, error,
+    mpsc,
 };
 
 /// Prompt tokens after which nobody else is admitted before the next step, as long as rows run: a burst of requests would
@@ -10,10 +11,16 @@ use super::{
 pub const PREFILL_TOKENS_PER_STEP_MAX: usize = 1024;
 
 /// Runs until told to stop or until nobody can send commands any more.
-pub(super) fn run<G: Generator>(generator: G, inbox: mpsc::Receiver<Command>, shared: &Shared) {
+pub(super) fn run<G: Generator>(
+    generator: G,
+    opening: Arc<[u32]>,
+    inbox: mpsc::Receiver<Command>,
+    shared: &Shared,
+) {
     let waiting = Batcher::new(shared.limits.overtake_max);
     let mut thread = Thread {
         generator,
+        prefixes: Prefixes::new(shared.limits.prefixes, opening),
         waiting,
         running: HashMap::new(),
         next_group: 0,
@@ -27,6 +34,7 @@ pub(super) fn run<G: Generator>(generator: G, inbox: mpsc::Receiver<Command>, sh
 
 struct Thread<'a, G> {
     generator: G,
+    prefixes: Prefixes,
     waiting: Batcher<Box<Queued>>,
     running: HashMap<GroupId, Running>,
     next_group: u64,
@@ -87,6 +95,7 @@ impl<G: Generator> Thread<'_, G> {
     fn show_state(&self) {
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
         self.shared.metrics.engine_state(self.waiting.len(), rows, kv_bytes);
+        self.shared.metrics.prefix_bytes(self.prefixes.n_bytes());
     }
 
     /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
@@ -169,9 +178,16 @@ impl<G: Generator> Thread<'_, G> {
         self.next_group += 1;
         let (rows_left, deadline) = (job.seeds.len(), Arc::clone(&job.deadline));
         let started = Instant::now();
-        match self.generator.admit(request(group, job)) {
+        let (owner, ids) = (job.owner, job.prompt.clone());
+        let known = self.prefixes.find(owner, &ids, started);
+        match self.generator.admit(GroupRequest { known, ..request(group, job) }) {
             Ok(admitted) => {
                 let prefilled_at = Instant::now();
+                let n_known = ids.len() - admitted.prefill_tokens_computed.min(ids.len());
+                self.shared.metrics.known_tokens(n_known);
+                if let Some(prefix) = admitted.prefix {
+                    self.prefixes.keep(owner, ids, prefix, prefilled_at);
+                }
                 let prefill = prefilled_at - started;
                 let prefill_tokens_computed = admitted.prefill_tokens_computed;
                 self.shared.metrics.prefilled(prefill_tokens_computed, prefill, waited);
@@ -277,6 +293,8 @@ fn request(id: GroupId, job: Job) -> GroupRequest {
     GroupRequest {
         id,
         prompt: job.prompt,
+        known: None,
+        pruning: None,
         seeds: job.seeds,
         sampler: job.sampler,
         max_new_tokens: job.max_new_tokens,

@@ -109,6 +109,7 @@ pub fn list(candidate: &Candidate, n_queries_max: usize) -> proto::QueryList {
         finish_reason: match candidate.finish {
             Finish::Stop => proto::FinishReason::Stop,
             Finish::Length => proto::FinishReason::Length,
+            Finish::Pruned => proto::FinishReason::Pruned,
         }
         .into(),
         valid: candidate.list.is_ok(),

@@ -29,7 +29,8 @@ pub(super) fn multiply(
     output: &mut [&mut [f32]],
 ) {
     // A closure may use the instructions of the function that it stands in.
-    let sums = |rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut [[i32; OUTPUTS]; TILE_ROWS]| match *rows {
+    let sums = |rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut [[i32; OUTPUTS]; TILE_ROWS]| match *rows
+    {
         [a] => tile([a], panel, sums),
         [a, b] => tile([a, b], panel, sums),
         [a, b, c] => tile([a, b, c], panel, sums),
@@ -44,11 +45,7 @@ pub(super) fn multiply(
 /// Sums of `R` rows with one panel, in registers throughout.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn tile<const R: usize>(
-    rows: [&[[i8; INPUTS]]; R],
-    panel: &[Block],
-    sums: &mut [[i32; OUTPUTS]; TILE_ROWS],
-) {
+fn tile<const R: usize>(rows: [&[[i8; INPUTS]]; R], panel: &[Block], sums: &mut [[i32; OUTPUTS]; TILE_ROWS]) {
     let mut registers = [[_mm512_setzero_si512(); REGISTERS]; R];
     // As long as the panel, which the compiler cannot see otherwise.
     let rows = rows.map(|row| &row[..panel.len()]);

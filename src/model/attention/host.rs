@@ -1,0 +1,406 @@
+//! Attention on the CPU in f32: queries of one key head meet keys and values in registers, without tensors in between.
+//!
+//! Every number is a sum in the order of its terms, whatever the tile that it is computed in. So a row's result does not depend on
+//! the rows beside it.
+#![allow(clippy::cast_precision_loss, reason = "head widths are small")]
+use crate::model::fused::exponentiate;
+use std::ops::Range;
+
+/// Numbers that a product is wide in memory: keys and values are stored filled up to a multiple of it.
+pub(in crate::model) const PADDING: usize = 32;
+
+/// Keys and values of one key head.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct Span<'a> {
+    /// (`head_dim`, stride): the keys' numbers of one dimension lie side by side.
+    pub(in crate::model) keys: &'a [f32],
+    /// Positions that there is room for, a multiple of `PADDING`.
+    pub(in crate::model) stride: usize,
+    /// (positions, width): `head_dim` filled up to a multiple of `PADDING`.
+    pub(in crate::model) values: &'a [f32],
+}
+
+/// Queries of one key head that are computed together.
+#[derive(Debug)]
+pub(in crate::model) struct Unit<'a> {
+    pub(in crate::model) head_dim: usize,
+    /// Query heads of the key head.
+    pub(in crate::model) n_shared: usize,
+    /// (rows, `n_shared` · `head_dim`): of each row, its query heads.
+    pub(in crate::model) queries: Vec<&'a [f32]>,
+    /// What all rows may see.
+    pub(in crate::model) prefix: Span<'a>,
+    /// How many positions of the prefix each row sees.
+    pub(in crate::model) visible: Vec<usize>,
+    /// What each row sees alone after the prefix, each with its positions; empty where rows have nothing of their own.
+    pub(in crate::model) tails: Vec<Span<'a>>,
+    /// Positions of each tail.
+    pub(in crate::model) n_tail: usize,
+}
+
+/// Smallest multiple of `PADDING` that holds `n` numbers.
+pub(in crate::model) fn padded(n: usize) -> usize {
+    n.next_multiple_of(PADDING)
+}
+
+/// Attends; `output`: of each row, the (`n_shared` · `head_dim`) numbers of the unit's heads.
+#[allow(unsafe_code, reason = "the compiler cannot know what the processor has")]
+pub(in crate::model) fn attend(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has what the function was compiled for.
+            return unsafe { attend_avx512(unit, output) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: as above.
+            return unsafe { attend_avx2(unit, output) };
+        }
+    }
+    attend_with::<Plain>(unit, output);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn attend_avx512(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
+    attend_with::<Wide>(unit, output);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn attend_avx2(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
+    attend_with::<Narrow>(unit, output);
+}
+
+/// How a machine multiplies.
+trait Machine {
+    /// The product of up to eight rows with a matrix.
+    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>);
+}
+
+/// A matrix of which whole blocks of columns are read.
+#[derive(Clone, Copy)]
+struct Matrix<'a> {
+    values: &'a [f32],
+    stride: usize,
+    n_columns: usize,
+}
+
+/// Where the sums of a product go: row `i` begins at `i · stride`.
+struct Sums<'a> {
+    values: &'a mut [f32],
+    stride: usize,
+    /// Whether they are added to what is there.
+    adds: bool,
+}
+
+/// Rows of a product at a time, at most.
+const TILE_ROWS: usize = 8;
+
+struct Wide;
+struct Narrow;
+struct Plain;
+
+impl Machine for Wide {
+    #[inline(always)]
+    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
+        // 8 rows of two registers of 16 are 16 of 32 registers.
+        match *rows {
+            [a] => product::<1, 32, true>([a], matrix, sums),
+            [a, b] => product::<2, 32, true>([a, b], matrix, sums),
+            [a, b, c] => product::<3, 32, true>([a, b, c], matrix, sums),
+            [a, b, c, d] => product::<4, 32, true>([a, b, c, d], matrix, sums),
+            [a, b, c, d, e] => product::<5, 32, true>([a, b, c, d, e], matrix, sums),
+            [a, b, c, d, e, f] => product::<6, 32, true>([a, b, c, d, e, f], matrix, sums),
+            [a, b, c, d, e, f, g] => product::<7, 32, true>([a, b, c, d, e, f, g], matrix, sums),
+            [a, b, c, d, e, f, g, h, ..] => product::<8, 32, true>([a, b, c, d, e, f, g, h], matrix, sums),
+            [] => {}
+        }
+    }
+}
+
+impl Machine for Narrow {
+    #[inline(always)]
+    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
+        four_at_a_time::<true>(rows, matrix, sums);
+    }
+}
+
+impl Machine for Plain {
+    #[inline(always)]
+    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
+        // Without an instruction for it, a fused multiplication would be a call.
+        four_at_a_time::<false>(rows, matrix, sums);
+    }
+}
+
+/// Four rows of two registers of eight are half of 16 registers.
+#[inline(always)]
+fn four_at_a_time<const FUSED: bool>(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
+    for (at, rows) in rows.chunks(4).enumerate() {
+        let (stride, adds) = (sums.stride, sums.adds);
+        let mut sums = Sums { values: &mut sums.values[at * 4 * stride..], stride, adds };
+        match *rows {
+            [a] => product::<1, 16, FUSED>([a], matrix, &mut sums),
+            [a, b] => product::<2, 16, FUSED>([a, b], matrix, &mut sums),
+            [a, b, c] => product::<3, 16, FUSED>([a, b, c], matrix, &mut sums),
+            [a, b, c, d, ..] => product::<4, 16, FUSED>([a, b, c, d], matrix, &mut sums),
+            [] => {}
+        }
+    }
+}
+
+/// Sums of `R` rows (K) times (K, columns), `W` columns at a time.
+#[inline(always)]
+fn product<const R: usize, const W: usize, const FUSED: bool>(
+    rows: [&[f32]; R],
+    matrix: Matrix<'_>,
+    sums: &mut Sums<'_>,
+) {
+    let n_terms = rows.iter().map(|row| row.len()).min().unwrap_or(0);
+    let rows = rows.map(|row| &row[..n_terms]);
+    for first in (0..matrix.n_columns).step_by(W) {
+        let mut registers = [[0.0_f32; W]; R];
+        if sums.adds {
+            for (row_idx, register) in registers.iter_mut().enumerate() {
+                register.copy_from_slice(&sums.values[row_idx * sums.stride + first..][..W]);
+            }
+        }
+        for (at, terms) in matrix.values.chunks(matrix.stride).take(n_terms).enumerate() {
+            let terms: &[f32; W] =
+                terms[first..].first_chunk().expect("matrices are filled up to whole blocks");
+            for (register, row) in registers.iter_mut().zip(rows) {
+                let factor = row[at];
+                for (sum, term) in register.iter_mut().zip(terms) {
+                    *sum = if FUSED { factor.mul_add(*term, *sum) } else { factor * term + *sum };
+                }
+            }
+        }
+        for (row_idx, register) in registers.iter().enumerate() {
+            sums.values[row_idx * sums.stride + first..][..W].copy_from_slice(register);
+        }
+    }
+}
+
+#[inline(always)]
+fn attend_with<M: Machine>(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
+    let mut work = Work::new(unit);
+    work.score::<M>();
+    let totals = work.share();
+    let mixed = work.mix::<M>();
+    let heads = output.iter_mut().flat_map(|row| row.chunks_exact_mut(unit.head_dim));
+    for ((out, mixed), total) in heads.zip(mixed.chunks_exact(padded(unit.head_dim))).zip(totals) {
+        for (out, mixed) in out.iter_mut().zip(mixed) {
+            *out = mixed / total;
+        }
+    }
+}
+
+/// Scores of every query of a unit, which become shares.
+struct Work<'a> {
+    unit: &'a Unit<'a>,
+    /// The queries (n, `head_dim`), scaled.
+    queries: Vec<f32>,
+    /// (n, stride): of each query its numbers on the prefix and, from `tail_at` on, those on its tail.
+    scores: Vec<f32>,
+    stride: usize,
+    tail_at: usize,
+}
+
+impl<'a> Work<'a> {
+    #[inline(always)]
+    fn new(unit: &'a Unit<'a>) -> Self {
+        let scale = (unit.head_dim as f32).sqrt().recip();
+        let queries = unit.queries.iter().flat_map(|row| row.iter().map(|value| value * scale)).collect();
+        let longest = unit.visible.iter().copied().max().unwrap_or(0);
+        let tail_at = padded(longest);
+        let stride = tail_at + padded(unit.n_tail);
+        let scores = vec![0.0; unit.queries.len() * unit.n_shared * stride];
+        Self { unit, queries, scores, stride, tail_at }
+    }
+
+    fn n_queries(&self) -> usize {
+        self.unit.queries.len() * self.unit.n_shared
+    }
+
+    /// Runs of queries that meet the prefix together, each with the number of positions that its last query sees.
+    fn tiles(&self) -> impl Iterator<Item = (Range<usize>, usize)> + use<'a> {
+        let (unit, n_queries) = (self.unit, self.n_queries());
+        (0..n_queries).step_by(TILE_ROWS).map(move |first| {
+            let tile = first..(first + TILE_ROWS).min(n_queries);
+            let visible = tile.clone().map(|query| unit.visible[query / unit.n_shared]).max();
+            (tile, visible.unwrap_or(0))
+        })
+    }
+
+    /// Runs of queries that meet a tail together, each with its tail.
+    fn tail_tiles(&self) -> impl Iterator<Item = (Range<usize>, Span<'a>)> + use<'a> {
+        let n_shared = self.unit.n_shared;
+        self.unit.tails.iter().enumerate().flat_map(move |(row_idx, tail)| {
+            let (row, end) = (row_idx * n_shared, (row_idx + 1) * n_shared);
+            (row..end).step_by(TILE_ROWS).map(move |first| (first..(first + TILE_ROWS).min(end), *tail))
+        })
+    }
+
+    #[inline(always)]
+    fn score<M: Machine>(&mut self) {
+        let queries: Vec<&[f32]> = self.queries.chunks_exact(self.unit.head_dim).collect();
+        for (tile, n_columns) in self.tiles() {
+            let keys = self.unit.prefix.keys(n_columns);
+            let values = &mut self.scores[tile.start * self.stride..];
+            M::product(&queries[tile], keys, &mut Sums { values, stride: self.stride, adds: false });
+        }
+        for (tile, tail) in self.tail_tiles() {
+            let values = &mut self.scores[tile.start * self.stride + self.tail_at..];
+            let mut sums = Sums { values, stride: self.stride, adds: false };
+            M::product(&queries[tile], tail.keys(self.unit.n_tail), &mut sums);
+        }
+    }
+
+    /// Turns scores into exponentials, 0 for what a query does not see; returns each query's sum.
+    #[inline(always)]
+    fn share(&mut self) -> Vec<f32> {
+        let (tail_at, n_tail) = (self.tail_at, self.unit.n_tail);
+        let mut totals = Vec::with_capacity(self.n_queries());
+        for (query, scores) in self.scores.chunks_exact_mut(self.stride).enumerate() {
+            let n_visible = self.unit.visible[query / self.unit.n_shared];
+            // Side by side for one pass, and back.
+            scores.copy_within(tail_at..tail_at + n_tail, n_visible);
+            let (_, total) = exponentiate(&mut scores[..n_visible + n_tail]);
+            scores.copy_within(n_visible..n_visible + n_tail, tail_at);
+            scores[n_visible..tail_at].fill(0.0);
+            totals.push(total);
+        }
+        totals
+    }
+
+    /// Sums values by shares: (n, width).
+    #[inline(always)]
+    fn mix<M: Machine>(&self) -> Vec<f32> {
+        let width = padded(self.unit.head_dim);
+        let mut mixed = vec![0.0; self.n_queries() * width];
+        let rows = |tile: Range<usize>, at: usize, length: usize| -> Vec<&[f32]> {
+            tile.map(|query| &self.scores[query * self.stride + at..][..length]).collect()
+        };
+        for (tile, n_visible) in self.tiles() {
+            let values = self.unit.prefix.values(width);
+            let mut sums = Sums { values: &mut mixed[tile.start * width..], stride: width, adds: false };
+            M::product(&rows(tile, 0, n_visible), values, &mut sums);
+        }
+        for (tile, tail) in self.tail_tiles() {
+            let mut sums = Sums { values: &mut mixed[tile.start * width..], stride: width, adds: true };
+            M::product(&rows(tile, self.tail_at, self.unit.n_tail), tail.values(width), &mut sums);
+        }
+        mixed
+    }
+}
+
+impl<'a> Span<'a> {
+    fn keys(&self, n_columns: usize) -> Matrix<'a> {
+        Matrix { values: self.keys, stride: self.stride, n_columns }
+    }
+
+    fn values(&self, width: usize) -> Matrix<'a> {
+        Matrix { values: self.values, stride: width, n_columns: width }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    const HEAD_DIM: usize = 20;
+    const SHARED: usize = 3;
+    const PREFIX: usize = 70;
+    const TAIL: usize = 5;
+
+    /// Numbers of a key head: (positions, `HEAD_DIM`) keys and values.
+    struct Head {
+        keys: Vec<Vec<f32>>,
+        values: Vec<Vec<f32>>,
+        laid_out: (Vec<f32>, Vec<f32>),
+    }
+
+    fn random(n: usize, rng: &mut StdRng) -> Vec<f32> {
+        (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    fn head(n_positions: usize, rng: &mut StdRng) -> Head {
+        let rows =
+            |rng: &mut StdRng| -> Vec<Vec<f32>> { (0..n_positions).map(|_| random(HEAD_DIM, rng)).collect() };
+        let (keys, values) = (rows(rng), rows(rng));
+        let (stride, width) = (padded(n_positions), padded(HEAD_DIM));
+        let mut laid_out = (vec![0.0; HEAD_DIM * stride], vec![0.0; stride * width]);
+        for position in 0..n_positions {
+            for dim in 0..HEAD_DIM {
+                laid_out.0[dim * stride + position] = keys[position][dim];
+                laid_out.1[position * width + dim] = values[position][dim];
+            }
+        }
+        Head { keys, values, laid_out }
+    }
+
+    impl Head {
+        fn span(&self) -> Span<'_> {
+            Span { keys: &self.laid_out.0, stride: padded(self.keys.len()), values: &self.laid_out.1 }
+        }
+    }
+
+    fn expected(query: &[f32], seen: &[(&[f32], &[f32])]) -> Vec<f32> {
+        let scale = (HEAD_DIM as f32).sqrt();
+        let score = |key: &[f32]| key.iter().zip(query).map(|(key, query)| key * query).sum::<f32>() / scale;
+        let shares: Vec<f32> = seen.iter().map(|(key, _)| score(key).exp()).collect();
+        let total: f32 = shares.iter().sum();
+        let mix = |dim: usize| {
+            shares.iter().zip(seen).map(|(share, (_, value))| share * value[dim]).sum::<f32>() / total
+        };
+        (0..HEAD_DIM).map(mix).collect()
+    }
+
+    #[test]
+    fn attention_on_prefix_and_tail_is_that_of_a_plain_loop_in_every_machine_and_with_any_neighbours() {
+        let mut rng = StdRng::seed_from_u64(3);
+        let prefix = head(PREFIX, &mut rng);
+        for n_rows in [1, 2, 7] {
+            let tails: Vec<Head> = (0..n_rows).map(|_| head(TAIL, &mut rng)).collect();
+            let queries: Vec<Vec<f32>> = (0..n_rows).map(|_| random(SHARED * HEAD_DIM, &mut rng)).collect();
+            let visible: Vec<usize> = (0..n_rows).map(|row| PREFIX - 9 * row).collect();
+            let unit = |rows: Range<usize>| Unit {
+                head_dim: HEAD_DIM,
+                n_shared: SHARED,
+                queries: queries[rows.clone()].iter().map(Vec::as_slice).collect(),
+                prefix: prefix.span(),
+                visible: visible[rows.clone()].to_vec(),
+                tails: tails[rows].iter().map(Head::span).collect(),
+                n_tail: TAIL,
+            };
+            let run = |unit: &Unit<'_>, attend: fn(&Unit<'_>, &mut [&mut [f32]])| {
+                let mut output = vec![0.0; unit.queries.len() * SHARED * HEAD_DIM];
+                attend(unit, &mut output.chunks_mut(SHARED * HEAD_DIM).collect::<Vec<_>>());
+                output
+            };
+            let together = run(&unit(0..n_rows), attend);
+            let plain = run(&unit(0..n_rows), attend_with::<Plain>);
+            for row in 0..n_rows {
+                assert_eq!(
+                    run(&unit(row..row + 1), attend),
+                    together[row * SHARED * HEAD_DIM..][..SHARED * HEAD_DIM]
+                );
+                let pairs = |head: &'_ Head, n: usize| -> Vec<(Vec<f32>, Vec<f32>)> {
+                    head.keys.iter().cloned().zip(head.values.iter().cloned()).take(n).collect()
+                };
+                let seen = [pairs(&prefix, visible[row]), pairs(&tails[row], TAIL)].concat();
+                let seen: Vec<(&[f32], &[f32])> =
+                    seen.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+                for (shared, query) in queries[row].chunks(HEAD_DIM).enumerate() {
+                    let at = (row * SHARED + shared) * HEAD_DIM;
+                    for (dim, expected) in expected(query, &seen).into_iter().enumerate() {
+                        assert!((together[at + dim] - expected).abs() < 1e-5);
+                        assert!((plain[at + dim] - expected).abs() < 1e-5);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Keys and values on the CPU in f32, laid out for `attention::host`: keys by dimension, values by position.
+use super::super::{
+    attention::host::{PADDING, Span, Unit, attend, padded},
+    fused::with_values,
+};
+use candle_core::{Device, Result, Tensor, bail};
+use rayon::prelude::*;
+
+/// Rows of one key head that are computed together: their scores stay in a core's cache.
+const UNIT_ROWS: usize = 8;
+/// Attention of fewer multiplications is computed by one thread: waking the others would take longer.
+const PARALLEL_WORK_MIN: usize = 1 << 18;
+
+/// Heads of one layer's keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Heads {
+    n_kv: usize,
+    dim: usize,
+}
+
+/// Keys and values of one layer for some sequences of positions of equal length: a prompt, or the tails of its rows.
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    heads: Heads,
+    /// (sequences, `n_kv`, dim, capacity)
+    keys: Vec<f32>,
+    /// (sequences, `n_kv`, capacity, padded dim)
+    values: Vec<f32>,
+    /// Positions that there is room for, a multiple of `PADDING`.
+    capacity: usize,
+}
+
+impl Layer {
+    fn new(heads: Heads, n_sequences: usize, capacity: usize) -> Self {
+        let n_heads = n_sequences * heads.n_kv;
+        let keys = vec![0.0; n_heads * heads.dim * capacity];
+        let values = vec![0.0; n_heads * capacity * padded(heads.dim)];
+        Self { heads, keys, values, capacity }
+    }
+
+    /// Copies the first positions of every sequence into room for more.
+    fn grown(&self, n_used: usize, capacity: usize) -> Self {
+        let n_sequences = self.keys.len() / (self.heads.n_kv * self.heads.dim * self.capacity);
+        let mut grown = Self::new(self.heads, n_sequences, capacity);
+        for (to, from) in grown.keys.chunks_mut(capacity).zip(self.keys.chunks(self.capacity)) {
+            to[..n_used].copy_from_slice(&from[..n_used]);
+        }
+        let width = padded(self.heads.dim);
+        let heads = grown.values.chunks_mut(capacity * width).zip(self.values.chunks(self.capacity * width));
+        for (to, from) in heads {
+            to[..n_used * width].copy_from_slice(&from[..n_used * width]);
+        }
+        grown
+    }
+
+    /// Copies the first positions.
+    pub(super) fn first(&self, n_positions: usize) -> Self {
+        self.grown(n_positions, padded(n_positions))
+    }
+
+    /// Writes one position of one sequence; `key`, `value` (`n_kv`, dim).
+    fn write(&mut self, sequence: usize, position: usize, key: &[f32], value: &[f32]) {
+        let Heads { n_kv, dim } = self.heads;
+        for head in 0..n_kv {
+            let at = sequence * n_kv + head;
+            let keys = self.keys[at * dim * self.capacity..].chunks_mut(self.capacity);
+            for (column, number) in keys.zip(&key[head * dim..][..dim]) {
+                column[position] = *number;
+            }
+            let start = (at * self.capacity + position) * padded(dim);
+            self.values[start..start + dim].copy_from_slice(&value[head * dim..][..dim]);
+        }
+    }
+
+    fn remove(&mut self, sequence: usize) {
+        let n_keys = self.heads.n_kv * self.heads.dim * self.capacity;
+        self.keys.drain(sequence * n_keys..(sequence + 1) * n_keys);
+        let n_values = self.heads.n_kv * self.capacity * padded(self.heads.dim);
+        self.values.drain(sequence * n_values..(sequence + 1) * n_values);
+    }
+
+    fn span(&self, sequence: usize, head: usize) -> Span<'_> {
+        let at = sequence * self.heads.n_kv + head;
+        let (n_keys, n_values) = (self.heads.dim * self.capacity, self.capacity * padded(self.heads.dim));
+        Span {
+            keys: &self.keys[at * n_keys..(at + 1) * n_keys],
+            stride: self.capacity,
+            values: &self.values[at * n_values..(at + 1) * n_values],
+        }
+    }
+
+    pub(super) fn n_bytes(&self) -> usize {
+        (self.keys.len() + self.values.len()) * size_of::<f32>()
+    }
+}
+
+/// Attention of a prompt's new positions; they are written behind the first `n_known` positions of `known`.
+///
+/// `query` (1, T, `n_heads`, dim); `key`, `value` (1, T, `n_kv`, dim). Returns (1, T, `n_heads` · dim), and keys and values of all positions.
+pub(super) fn prefill(
+    (query, key, value): (&Tensor, &Tensor, &Tensor),
+    known: Option<&Layer>,
+    n_known: usize,
+) -> Result<(Tensor, Layer)> {
+    let (_, n_new, n_heads, dim) = query.dims4()?;
+    let heads = Heads { n_kv: key.dim(2)?, dim };
+    let capacity = padded(n_known + n_new);
+    let mut layer = match known {
+        Some(known) if known.heads == heads => known.grown(n_known, capacity),
+        Some(_) => bail!("the known positions have other heads"),
+        None => Layer::new(heads, 1, capacity),
+    };
+    with_rows((key, value), heads.n_kv * dim, |position, key, value| {
+        layer.write(0, n_known + position, key, value);
+    })?;
+    let output = with_values(query, |query| {
+        let mut output = vec![0.0; query.len()];
+        let n_shared = n_heads / heads.n_kv;
+        let mut units = Vec::new();
+        let rows = output.chunks_mut(n_heads * dim * UNIT_ROWS).zip(query.chunks(n_heads * dim * UNIT_ROWS));
+        for (at, (output, query)) in rows.enumerate() {
+            let first = n_known + at * UNIT_ROWS;
+            let by_head = per_head(output, query, (heads.n_kv, n_shared * dim));
+            for (head, (queries, output)) in by_head.into_iter().enumerate() {
+                let visible = (first + 1..).take(queries.len()).collect();
+                let prefix = layer.span(0, head);
+                let unit =
+                    Unit { head_dim: dim, n_shared, queries, prefix, visible, tails: Vec::new(), n_tail: 0 };
+                units.push((unit, output));
+            }
+        }
+        run(units);
+        Ok(output)
+    })?;
+    Ok((Tensor::from_vec(output, (1, n_new, n_heads * dim), &Device::Cpu)?, layer))
+}
+
+/// The tails of a group's rows, layer by layer.
+#[derive(Debug, Default)]
+pub(super) struct Tails {
+    layers: Vec<Layer>,
+}
+
+impl Tails {
+    pub(super) fn remove(&mut self, row_idx: usize) {
+        self.layers.iter_mut().for_each(|layer| layer.remove(row_idx));
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.layers.clear();
+    }
+
+    pub(super) fn n_bytes(&self) -> usize {
+        self.layers.iter().map(Layer::n_bytes).sum()
+    }
+
+    /// Writes one position of one layer for every row; `key`, `value` (rows, `n_kv` · dim).
+    fn write(&mut self, layer_idx: usize, heads: Heads, position: usize, rows: (&[f32], &[f32])) {
+        let width = heads.n_kv * heads.dim;
+        if self.layers.len() <= layer_idx {
+            self.layers.push(Layer::new(heads, rows.0.len() / width, PADDING));
+        }
+        let layer = &mut self.layers[layer_idx];
+        if position == layer.capacity {
+            *layer = layer.grown(position, position + PADDING);
+        }
+        for (row_idx, (key, value)) in rows.0.chunks(width).zip(rows.1.chunks(width)).enumerate() {
+            layer.write(row_idx, position, key, value);
+        }
+    }
+}
+
+/// One group in a step.
+pub(super) struct Group<'a> {
+    pub(super) n_rows: usize,
+    pub(super) prefix: &'a Layer,
+    pub(super) n_prefix: usize,
+    pub(super) tails: &'a mut Tails,
+    /// Positions of the tails before this step.
+    pub(super) n_tail: usize,
+}
+
+/// Attends one new token per row of all groups. `query` (R, 1, `n_heads`, dim); `key`, `value` (R, 1, `n_kv`, dim).
+pub(super) fn step(
+    layer_idx: usize,
+    (query, key, value): (&Tensor, &Tensor, &Tensor),
+    groups: &mut [Group<'_>],
+) -> Result<Tensor> {
+    let (n_rows, _, n_heads, dim) = query.dims4()?;
+    let heads = Heads { n_kv: key.dim(2)?, dim };
+    let (width, kv_width) = (n_heads * dim, heads.n_kv * dim);
+    with_values(key, |key| {
+        with_values(value, |value| {
+            let mut first = 0;
+            for group in groups.iter_mut() {
+                let rows = first * kv_width..(first + group.n_rows) * kv_width;
+                group.tails.write(layer_idx, heads, group.n_tail, (&key[rows.clone()], &value[rows]));
+                first += group.n_rows;
+            }
+            Ok(())
+        })
+    })?;
+    let threads = rayon::current_num_threads();
+    let unit_rows = (n_rows * heads.n_kv).div_ceil(threads).clamp(1, UNIT_ROWS);
+    let output = with_values(query, |query| {
+        let mut output = vec![0.0; query.len()];
+        let (mut units, mut query, mut rest) = (Vec::new(), query, output.as_mut_slice());
+        for group in groups.iter() {
+            let (own, others) = std::mem::take(&mut rest).split_at_mut(group.n_rows * width);
+            let (asked, unasked) = query.split_at(group.n_rows * width);
+            (rest, query) = (others, unasked);
+            let tails = &group.tails.layers[layer_idx];
+            let chunks = own.chunks_mut(unit_rows * width).zip(asked.chunks(unit_rows * width));
+            for (at, (output, asked)) in chunks.enumerate() {
+                let by_head = per_head(output, asked, (heads.n_kv, width / heads.n_kv));
+                for (head, (queries, output)) in by_head.into_iter().enumerate() {
+                    let first = at * unit_rows;
+                    let visible = vec![group.n_prefix; queries.len()];
+                    let tails = (first..first + queries.len()).map(|row| tails.span(row, head)).collect();
+                    let (prefix, n_tail) = (group.prefix.span(0, head), group.n_tail + 1);
+                    let n_shared = n_heads / heads.n_kv;
+                    units.push((
+                        Unit { head_dim: dim, n_shared, queries, prefix, visible, tails, n_tail },
+                        output,
+                    ));
+                }
+            }
+        }
+        run(units);
+        Ok(output)
+    })?;
+    Tensor::from_vec(output, (n_rows, 1, width), &Device::Cpu)
+}
+
+/// Queries of some rows and where their results go.
+type Rows<'q, 'o> = (Vec<&'q [f32]>, Vec<&'o mut [f32]>);
+
+/// Splits rows (n, `n_kv` · width) by key head.
+fn per_head<'q, 'o>(
+    output: &'o mut [f32],
+    query: &'q [f32],
+    (n_kv, width): (usize, usize),
+) -> Vec<Rows<'q, 'o>> {
+    let mut heads: Vec<Rows<'q, 'o>> = (0..n_kv).map(|_| Rows::default()).collect();
+    let cells = output.chunks_mut(width).zip(query.chunks(width)).enumerate();
+    for (at, (output, query)) in cells {
+        heads[at % n_kv].0.push(query);
+        heads[at % n_kv].1.push(output);
+    }
+    heads
+}
+
+fn run(mut units: Vec<(Unit<'_>, Vec<&mut [f32]>)>) {
+    let work = |unit: &Unit<'_>| {
+        let n_seen: usize = unit.visible.iter().sum::<usize>() + unit.tails.len() * unit.n_tail;
+        n_seen * unit.n_shared * unit.head_dim
+    };
+    if units.iter().map(|(unit, _)| work(unit)).sum::<usize>() < PARALLEL_WORK_MIN {
+        units.iter_mut().for_each(|(unit, output)| attend(unit, output));
+    } else {
+        units.par_iter_mut().for_each(|(unit, output)| attend(unit, output));
+    }
+}
+
+/// Calls with the number and the numbers of each row of two tensors.
+fn with_rows(
+    (first, second): (&Tensor, &Tensor),
+    width: usize,
+    mut call: impl FnMut(usize, &[f32], &[f32]),
+) -> Result<()> {
+    with_values(first, |first| {
+        with_values(second, |second| {
+            for (idx, (first, second)) in first.chunks(width).zip(second.chunks(width)).enumerate() {
+                call(idx, first, second);
+            }
+            Ok(())
+        })
+    })
+}
