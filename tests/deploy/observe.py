@@ -1,0 +1,132 @@
+"""A real Prometheus scrapes a real server under load: every query of every panel and rule must then have data.
+
+    tests/deploy/observe.py target/debug/newshound-server
+
+Needs `prometheus` and `promtool` (Debian's package prometheus).
+"""
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+from pathlib import Path
+
+import yaml
+
+from support import DEPLOY, Process, Server, expect, free_ports, get, step, wait_until
+
+SCRAPES_MIN = 8
+# Prometheus' own series aside, names in rules are ours or recorded from ours.
+SELECTOR = re.compile(r"\b((?:newshound_|job:newshound_|up\b)[\w:]*)\s*(\{[^}]*\})?")
+
+
+def main():
+    binary = Path(sys.argv[1]).resolve()
+    with tempfile.TemporaryDirectory() as work:
+        work = Path(work)
+        step("server, Prometheus and load")
+        with Server(binary, work) as server, Prometheus(server, work) as prometheus, \
+                Load(server, work, n_readers=5), Load(server, work, n_readers=1_000_000):
+            wait_until(lambda: prometheus.value("count_over_time(up[5m])") >= SCRAPES_MIN, f"{SCRAPES_MIN} scrapes")
+            check_metrics(server)
+            n_panels, n_queries = check_dashboards(prometheus)
+            n_rules = check_rules(prometheus)
+    step(f"{n_panels} panels, {n_queries} queries, {n_rules} rules, none without data")
+
+
+class Prometheus(Process):
+    """Runs the configuration of deploy/, made faster, against one server."""
+
+    def __init__(self, server, work):
+        (port,) = free_ports(1)
+        self.address = f"http://127.0.0.1:{port}"
+        config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["rule_files"] = [str(DEPLOY / "prometheus" / pattern) for pattern in config["rule_files"]]
+        config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{server.http}"]
+        (work / "prometheus.yml").write_text(yaml.safe_dump(config))
+        command = ["prometheus", f"--config.file={work / 'prometheus.yml'}", f"--storage.tsdb.path={work / 'data'}"]
+        super().__init__([*command, f"--web.listen-address=127.0.0.1:{port}"], work / "prometheus.log")
+
+    def __enter__(self):
+        super().__enter__()
+        wait_until(lambda: get(f"{self.address}/-/ready"), "Prometheus is ready")
+        return self
+
+    def api(self, path, **parameters):
+        answer = json.loads(get(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"))
+        return answer["data"]
+
+    def values(self, query):
+        """Numbers that a query gives now; what is none (0/0) is left out."""
+        result = self.api("query", query=query)["result"]
+        numbers = [float(series["value"][1]) for series in result]
+        return [number for number in numbers if math.isfinite(number)]
+
+    def value(self, query):
+        return max(self.values(query), default=0)
+
+
+class Load(Process):
+    """Open-loop load. Few readers find their answers in the cache, many never do."""
+
+    def __init__(self, server, work, n_readers):
+        command = [server.binary, "bench", "--addr", f"127.0.0.1:{server.grpc}", "--rate", 2, "--duration-s", 600]
+        super().__init__([*command, "--readers", n_readers], work / "bench.log")
+
+
+def check_metrics(server):
+    checked = subprocess.run(["promtool", "check", "metrics"], input=server.metrics(), capture_output=True, text=True)
+    expect(checked.returncode == 0 and not checked.stderr, f"promtool check metrics: {checked.stdout}{checked.stderr}")
+
+
+def check_dashboards(prometheus):
+    n_panels = n_queries = 0
+    empty = []
+    for path in sorted((DEPLOY / "grafana/dashboards").glob("*.json")):
+        dashboard = json.loads(path.read_text())
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]).groups()
+                found = prometheus.api(f"label/{label}/values", **{"match[]": concrete(series)})
+                if not found:
+                    empty.append(f"{dashboard['uid']}: variable {label}")
+        for panel in dashboard["panels"]:
+            n_panels += panel["type"] != "row"
+            for target in panel.get("targets", []):
+                n_queries += 1
+                if not prometheus.values(concrete(target["expr"])):
+                    empty.append(f"{dashboard['uid']}: {panel['title']}: {target['expr']}")
+    expect(not empty, "queries without data:\n" + "\n".join(empty))
+    return n_panels, n_queries
+
+
+def concrete(query):
+    """The query as Grafana would send it with every job and instance chosen."""
+    return query.replace("$__rate_interval", "10s").replace("$job", ".+").replace("$instance", ".+")
+
+
+def check_rules(prometheus):
+    n_rules = 0
+    wrong = []
+    for group in prometheus.api("rules")["groups"]:
+        for rule in group["rules"]:
+            n_rules += 1
+            if rule["health"] != "ok":
+                wrong.append(f"{rule['name']}: {rule['health']} {rule.get('lastError', '')}")
+            # An alert has data when it fires; what it looks at must be there before.
+            for name, labels in SELECTOR.findall(rule["query"]):
+                if not prometheus.values(f"count({name}{labels})"):
+                    wrong.append(f"{rule['name']}: {name}{labels} has no series")
+            if rule["type"] == "recording" and not prometheus.values(rule["query"]):
+                wrong.append(f"{rule['name']}: no data")
+            if rule["type"] == "alerting" and rule["state"] == "firing":
+                wrong.append(f"{rule['name']} fires at a healthy server")
+    expect(not wrong, "rules:\n" + "\n".join(wrong))
+    return n_rules
+
+
+if __name__ == "__main__":
+    main()
