@@ -4,6 +4,7 @@
 mod dashboards;
 mod rules;
 
+use newshound::serve::settings::ServeSettings;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -80,6 +81,15 @@ fn every_metric_is_looked_at() {
     for name in &exported {
         assert!(used.contains(name.as_str()), "no panel and no rule looks at {name}: deploy/grafana/*.py");
     }
+}
+
+/// A setting that is misspelt would be seen when the first pod starts.
+#[test]
+fn settings_of_the_cluster_are_settings() {
+    let file = deploy().join("kubernetes/base/server.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let settings = ServeSettings::read(&text, "server.toml", &[]).unwrap();
+    assert!(settings.grpc_addr.ip().is_unspecified() && settings.http_addr.ip().is_unspecified());
 }
 
 #[test]

@@ -24,6 +24,18 @@ NOW = Row("Now", (
           (Query(f"sum({metric('newshound_queue_depth')})", "waiting"),), "stat", 4),
 ))
 
+FLEET = Row("Fleet", (
+    Panel("Goodput", "Requests per second that got queries, by job.", "reqps",
+          (Query(f"job:newshound_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6),
+    Panel("Compute per 1,000 answers, by job", "Seconds of model threads for a thousand answers, those from the cache among them. "
+          "Times the price of a machine's second: what a thousand answers cost.", "s",
+          (Query(f"job:newshound_compute_seconds_per_1k_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6),
+    Panel("Model threads busy", "Share of their time, over all servers of a job. The autoscaler adds a server above 0.6.", "percentunit",
+          (Query(f"job:newshound_engine_busy:ratio_rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6, highest=1),
+    Panel("Cache hits, by job", "Share of requests that were answered from a cache.", "percentunit",
+          (Query(f"job:newshound_cache_hits:ratio_rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6, highest=1),
+))
+
 REQUESTS = Row("Requests", (
     Panel("Outcomes", "How generation requests ended. Each is counted once.", "reqps",
           (Query(rate("newshound_outcomes_total", by="outcome"), "{{outcome}}"),), "stack"),
@@ -112,5 +124,5 @@ SERVICE = Dashboard(
     "newshound-service",
     "newshound / service",
     "Requests, latency, promises, queue, cache and processes of newshound-server.",
-    (NOW, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, PROCESSES),
+    (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, PROCESSES),
 )
