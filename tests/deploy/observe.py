@@ -45,6 +45,8 @@ class Prometheus(Process):
         config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         config["rule_files"] = [str(DEPLOY / "prometheus" / pattern) for pattern in config["rule_files"]]
+        # Where the proxy is not, its job would be down.
+        del config["scrape_configs"][1:]
         config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{server.http}"]
         (work / "prometheus.yml").write_text(yaml.safe_dump(config))
         command = ["prometheus", f"--config.file={work / 'prometheus.yml'}", f"--storage.tsdb.path={work / 'data'}"]
