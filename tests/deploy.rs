@@ -52,10 +52,7 @@ fn metric_of<'a>(series: &'a str, exported: &BTreeSet<String>) -> &'a str {
 /// Expressions of all dashboards and rules.
 fn queries() -> Vec<String> {
     let mut found = Vec::new();
-    for (_, text) in texts("grafana/dashboards", "json") {
-        let dashboard = serde_json::from_str(&text).unwrap();
-        found.extend(dashboards::expressions(&dashboard));
-    }
+    found.extend(dashboards::all().iter().flat_map(dashboards::expressions));
     found.extend(rules::all().into_iter().map(|rule| rule.expression));
     found
 }
@@ -90,6 +87,20 @@ fn settings_of_the_cluster_are_settings() {
     let text = std::fs::read_to_string(&file).unwrap();
     let settings = ServeSettings::read(&text, "server.toml", &[]).unwrap();
     assert!(settings.grpc_addr.ip().is_unspecified() && settings.http_addr.ip().is_unspecified());
+}
+
+/// What the runbook puts between quotes is a panel to look at.
+#[test]
+fn the_runbook_points_at_panels_that_exist() {
+    let titles: BTreeSet<String> = dashboards::all().iter().flat_map(dashboards::titles).collect();
+    let runbook = std::fs::read_to_string(deploy().join("runbook.md")).unwrap();
+    // Labels in code have quotes too.
+    let prose: String = runbook.split('`').step_by(2).collect();
+    let quoted: BTreeSet<&str> = prose.split('"').skip(1).step_by(2).collect();
+    assert!(quoted.len() >= 10, "found only {quoted:?}");
+    for title in quoted {
+        assert!(titles.contains(title), "no panel is called {title:?}");
+    }
 }
 
 #[test]

@@ -89,9 +89,9 @@ QUEUE = Row("Queue and connections", (
     Panel("Delay told to refused clients", "RetryInfo of refusals, mean. Zero where nobody is refused.", "s",
           (Query(f"({mean('newshound_retry_after_seconds')}) > 0 or vector(0)", "mean"),)),
     Panel("Connections", "Open gRPC connections by server.", "short",
-          (Query(f"sum by (instance) ({metric('newshound_connections_open')})", "{{instance}}"),)),
+          (Query(f"sum by (instance) ({metric('newshound_connections_open')})", "{{instance}}"),), width=12),
     Panel("Connections refused", "total and per_peer: a limit of the settings. handshake: no HTTP/2 preface in time.", "cps",
-          (Query(rate("newshound_connections_refused_total", by="reason"), "{{reason}}"),)),
+          (Query(rate("newshound_connections_refused_total", by="reason"), "{{reason}}"),), width=12),
 ))
 
 CACHE = Row("Cache", (
@@ -103,9 +103,9 @@ CACHE = Row("Cache", (
     Panel("Age of hits", "How old stored answers are when they are used; the setting cache.ttl_ms bounds it.", "s",
           quantiles("newshound_cache_age_at_hit_seconds")),
     Panel("Stored answers", "Answers in the cache of each server.", "short",
-          (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),)),
+          (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),), width=12),
     Panel("Memory of stored answers", "Approximate; the setting cache.bytes_max bounds it.", "bytes",
-          (Query(f"sum by (instance) ({metric('newshound_cache_weight_bytes')})", "{{instance}}"),)),
+          (Query(f"sum by (instance) ({metric('newshound_cache_weight_bytes')})", "{{instance}}"),), width=12),
 ))
 
 PROCESSES = Row("Processes", (
@@ -115,9 +115,9 @@ PROCESSES = Row("Processes", (
           (Query(f"sum by (instance) ({metric('newshound_draining')})", "{{instance}}"),), highest=1),
     Panel("Versions", "Servers of each version; two for long are a release that got stuck.", "short",
           (Query(f"count by (version) ({metric('newshound_build_info')})", "{{version}}"),), "stack"),
-    Panel("Reachable", "1 where Prometheus could read the metrics.", "short", (Query(f"{metric('up')}", "{{instance}}"),), highest=1),
+    Panel("Reachable", "1 where Prometheus could read the metrics.", "short", (Query(f"{metric('up')}", "{{instance}}"),), highest=1, width=12),
     Panel("Time to read the metrics", "Grows with the number of series, and where a server has no CPU left.", "s",
-          (Query(f"{metric('scrape_duration_seconds')}", "{{instance}}"),)),
+          (Query(f"{metric('scrape_duration_seconds')}", "{{instance}}"),), width=12),
 ))
 
 SERVICE = Dashboard(

@@ -12,6 +12,16 @@ const UNITS: [&str; 6] = ["short", "s", "percentunit", "bytes", "reqps", "cps"];
 const SELECTORS: [&str; 2] = ["job=~\"$job\"", "instance=~\"$instance\""];
 const INTERVAL: &str = "[$__rate_interval]";
 
+/// All dashboards.
+pub fn all() -> Vec<Json> {
+    texts("grafana/dashboards", "json").iter().map(|(_, text)| serde_json::from_str(text).unwrap()).collect()
+}
+
+/// Titles of the panels.
+pub fn titles(dashboard: &Json) -> Vec<String> {
+    panels(dashboard).map(|panel| text(&panel["title"]).to_owned()).collect()
+}
+
 /// Expressions of the panels.
 pub fn expressions(dashboard: &Json) -> Vec<String> {
     let targets = panels(dashboard).flat_map(|panel| list(&panel["targets"]));
@@ -133,13 +143,9 @@ fn of_target(target: &Json) -> Vec<(&'static str, String)> {
     found
 }
 
-fn dashboards() -> Vec<Json> {
-    texts("grafana/dashboards", "json").iter().map(|(_, text)| serde_json::from_str(text).unwrap()).collect()
-}
-
 #[test]
 fn dashboards_keep_the_rules_of_the_linter() {
-    let dashboards = dashboards();
+    let dashboards = all();
     for dashboard in &dashboards {
         assert_eq!(complaints(dashboard), Vec::<String>::new(), "{}", dashboard["uid"]);
     }
@@ -150,7 +156,7 @@ fn dashboards_keep_the_rules_of_the_linter() {
 #[test]
 fn the_linter_sees_every_kind_of_mistake() {
     let check = |rule: &str, place: &str, value: Json| {
-        let mut broken = dashboards().swap_remove(0);
+        let mut broken = all().swap_remove(0);
         *broken.pointer_mut(place).unwrap() = value;
         let found = complaints(&broken);
         assert!(found.iter().any(|complaint| complaint.starts_with(rule)), "{rule} {place}: {found:?}");
@@ -168,7 +174,7 @@ fn the_linter_sees_every_kind_of_mistake() {
     check("panel-datasource-rule", &panel("datasource/uid"), "mine".into());
     check("panel-title-description-rule", &panel("title"), "".into());
     check("panel-title-description-rule", &panel("description"), "".into());
-    check("panel-title-description-rule", "/panels/2/title", dashboards()[0]["panels"][1]["title"].clone());
+    check("panel-title-description-rule", "/panels/2/title", all()[0]["panels"][1]["title"].clone());
     check("panel-units-rule", &panel("fieldConfig/defaults/unit"), "meters of fun".into());
     check("panel-no-targets-rule", &panel("targets"), Json::Array(Vec::new()));
     check("target-logql-rule", &panel("targets/0/datasource/type"), "loki".into());

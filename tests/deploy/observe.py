@@ -1,29 +1,39 @@
 """A real Prometheus scrapes a real server under load: every query of every panel and rule must then have data.
 
     tests/deploy/observe.py target/debug/newshound-server
+    tests/deploy/observe.py target/release/newshound-server --preview deploy/grafana/preview
 
+With --preview it watches for a while longer and draws both dashboards from what their queries give.
 Needs `prometheus` and `promtool` (Debian's package prometheus).
 """
+import argparse
 import json
 import math
 import re
 import subprocess
-import sys
 import tempfile
+import time
 import urllib.parse
 from pathlib import Path
 
 import yaml
 
+from preview import draw
 from support import DEPLOY, Process, Server, expect, free_ports, get, step, wait_until
 
 SCRAPES_MIN = 8
+# How long a preview shows.
+PREVIEW_S = 120
 # Prometheus' own series aside, names in rules are ours or recorded from ours.
 SELECTOR = re.compile(r"\b((?:newshound_|job:newshound_|up\b)[\w:]*)\s*(\{[^}]*\})?")
 
 
 def main():
-    binary = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary", type=Path)
+    parser.add_argument("--preview", type=Path, help="folder for drawings of the dashboards")
+    arguments = parser.parse_args()
+    binary = arguments.binary.resolve()
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         step("server, Prometheus and load")
@@ -33,6 +43,10 @@ def main():
             check_metrics(server)
             n_panels, n_queries = check_dashboards(prometheus)
             n_rules = check_rules(prometheus)
+            if arguments.preview:
+                step("preview")
+                time.sleep(PREVIEW_S)
+                draw_all(prometheus, arguments.preview)
     step(f"{n_panels} panels, {n_queries} queries, {n_rules} rules, none without data")
 
 
@@ -70,6 +84,29 @@ class Prometheus(Process):
     def value(self, query):
         return max(self.values(query), default=0)
 
+    def series(self, panel, start, end):
+        """Name and points of every series of a panel's queries."""
+        found = []
+        for target in panel["targets"]:
+            query = concrete(target["expr"])
+            for result in self.api("query_range", query=query, start=start, end=end, step=2)["result"]:
+                name = re.sub(r"\{\{(\w+)\}\}", lambda label: result["metric"].get(label[1], ""), target["legendFormat"])
+                points = [(instant, float(value)) for instant, value in result["values"]]
+                found.append((name, [point for point in points if math.isfinite(point[1])]))
+        return [series for series in found if series[1]]
+
+
+def dashboards():
+    return [json.loads(path.read_text()) for path in sorted((DEPLOY / "grafana/dashboards").glob("*.json"))]
+
+
+def draw_all(prometheus, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    end = time.time()
+    for dashboard in dashboards():
+        drawn = draw(dashboard, lambda panel: prometheus.series(panel, end - PREVIEW_S, end))
+        (folder / f"{dashboard['uid']}.svg").write_text(drawn)
+
 
 class Load(Process):
     """Open-loop load. Few readers find their answers in the cache, many never do."""
@@ -87,8 +124,7 @@ def check_metrics(server):
 def check_dashboards(prometheus):
     n_panels = n_queries = 0
     empty = []
-    for path in sorted((DEPLOY / "grafana/dashboards").glob("*.json")):
-        dashboard = json.loads(path.read_text())
+    for dashboard in dashboards():
         for variable in dashboard["templating"]["list"]:
             if variable["type"] == "query":
                 series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]).groups()
