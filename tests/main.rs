@@ -21,6 +21,7 @@ mod cleaner;
 mod continuations;
 mod decoding;
 mod dependencies;
+mod deploy;
 mod device;
 mod embedder;
 mod evaluation;

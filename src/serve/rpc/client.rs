@@ -7,11 +7,17 @@ use crate::{
 use prost_types::{Duration as ProtoDuration, Timestamp};
 use std::time::Duration;
 use thiserror::Error;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_types::StatusExt;
+
+/// Where proxies look for the key of the reader, to keep her with one server: see deploy/proxy. The server does not read it.
+const USER_KEY: &str = "x-user-key";
 
 /// Why a call gave nothing.
 #[derive(Debug, Error)]
@@ -126,6 +132,10 @@ impl Client {
     pub async fn ask(&self, ask: Ask) -> Result<Reply, ClientError> {
         let mut request = tonic::Request::new(message(&ask));
         request.set_timeout(ask.timeout);
+        // A key that no header can hold finds a server too, only not always the same.
+        if let Ok(key) = MetadataValue::try_from(&ask.user_key) {
+            request.metadata_mut().insert(USER_KEY, key);
+        }
         let mut client = QueryGenerationServiceClient::new(self.channel.clone());
         let response = client.generate_queries(request).await.map_err(|status| refused(&status))?;
         Ok(reply(response.into_inner()))

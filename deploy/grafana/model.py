@@ -1,0 +1,78 @@
+"""Dashboard for what the model does and takes: engine, compute, candidates, signals."""
+from panels import Dashboard, Panel, Query, Row, mean, metric, quantile, quantiles, rate, ratio
+
+STEPS = "newshound_step_duration_seconds"
+GENERATED = rate("newshound_outcomes_total", 'outcome="ok"')
+ANSWERED = rate("newshound_outcomes_total", 'outcome=~"ok|cached|coalesced"')
+SPARED = rate("newshound_outcomes_total", 'outcome=~"cached|coalesced"')
+WASTED = rate("newshound_output_tokens_total", 'fate!="valid"', "fate")
+BUSY = rate(f"{STEPS}_sum")
+
+ENGINE = Row("Engine", (
+    Panel("Rows in the batch", "Candidates that are decoded together, and the most that the settings allow.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_running_rows')})", "{{instance}}"),
+           Query(f"max({metric('newshound_capacity_rows')})", "capacity"))),
+    Panel("Batch in use", "Share of the batch's rows in use. Requests start to wait before it is full, because a request's rows start together.",
+          "percentunit",
+          (Query(f"sum by (instance) ({metric('newshound_running_rows')}) / sum by (instance) ({metric('newshound_capacity_rows')})",
+                 "{{instance}}"),), highest=1),
+    Panel("Rows per decode step", "How many rows got a token in one step. More rows make a token cheaper.", "short",
+          (Query(mean("newshound_batch_rows"), "mean"), Query(quantile(0.95, "newshound_batch_rows"), "p95"))),
+    Panel("Decode step", "Time of one token for all rows.", "s", quantiles(STEPS, 'phase="decode"')),
+    Panel("Prefill", "Time of one prompt; decode steps wait for it.", "s", quantiles(STEPS, 'phase="prefill"')),
+    Panel("Tokens per second", "Prompt tokens that were read and tokens that were written.", "short",
+          (Query(rate("newshound_prefill_tokens_total"), "prompt"), Query(rate("newshound_output_tokens_total"), "written"))),
+    Panel("Model thread busy", "Share of time in which the model computes. Near 1 a server is full.", "percentunit",
+          (Query(rate(f"{STEPS}_sum", by="instance"), "{{instance}}"),), highest=1),
+    Panel("Memory of keys and values", "Of the prompts and rows in the batch.", "bytes",
+          (Query(f"sum by (instance) ({metric('newshound_kv_bytes')})", "{{instance}}"),)),
+    Panel("Faults", "Failures of the model in a prompt or a step. Any is a person's business.", "cps",
+          (Query(rate("newshound_engine_faults_total", by="instance"), "{{instance}}"),)),
+))
+
+COMPUTE = Row("Compute", (
+    Panel("Compute per 1,000 answers", "Seconds of the model thread for a thousand answers, those from the cache among them. "
+          "Times the price of a machine's second: what a thousand answers cost.", "s",
+          (Query(f"1000 * {BUSY} / {ANSWERED}", "seconds"),)),
+    Panel("Compute per generation", "Seconds of the model thread for one generation, by phase.", "s",
+          (Query(f"{rate(f'{STEPS}_sum', by='phase')} / on () group_left {GENERATED}", "{{phase}}"),), "stack"),
+    Panel("Compute spared", "Model threads that the cache and shared generations save: their answers times the mean compute of a generation.",
+          "short", (Query(f"{SPARED} * {BUSY} / {GENERATED}", "threads"),)),
+    Panel("Written tokens", "valid: in a list that could be chosen. invalid: in no list. cancelled: of clients that left.", "short",
+          (Query(rate("newshound_output_tokens_total", by="fate"), "{{fate}}"),), "stack"),
+    Panel("Wasted tokens", "Share of written tokens that ended in no list, by cause.", "percentunit",
+          (Query(f"{WASTED} / on () group_left {rate('newshound_output_tokens_total')}", "{{fate}}"),), "stack"),
+    Panel("Length of prompts", "Tokens of a prompt; the setting generation.prompt_tokens_max cuts them.", "short",
+          (Query(mean("newshound_prompt_tokens"), "mean"), Query(quantile(0.95, "newshound_prompt_tokens"), "p95"))),
+))
+
+CANDIDATES = Row("Candidates", (
+    Panel("Candidates", "What became of sampled lists.", "cps",
+          (Query(rate("newshound_candidates_total", by="fate"), "{{fate}}"),), "stack"),
+    Panel("Valid candidates", "Share of finished candidates that are a list.", "percentunit",
+          (Query(ratio(rate("newshound_candidates_total", 'fate="valid"'),
+                       rate("newshound_candidates_total", 'fate!="cancelled"')), "valid"),), highest=1),
+    Panel("Invalid candidates by reason", "Why candidates are no list.", "cps",
+          (Query(rate("newshound_invalid_output_total", by="reason"), "{{reason}}"),), "stack"),
+    Panel("Candidates per generation", "N: how many lists were sampled for one prompt.", "short",
+          (Query(mean("newshound_candidates_per_request"), "mean"),)),
+    Panel("Queries per list", "Of valid lists.", "short", (Query(mean("newshound_queries_per_list"), "mean"),)),
+    Panel("Score of the chosen list", "What the reward head predicts for the list that was chosen. A step is another model or other readers.",
+          "short", (Query(mean("newshound_best_list_score"), "mean"), Query(quantile(0.1, "newshound_best_list_score"), "p10"),
+                    Query(quantile(0.9, "newshound_best_list_score"), "p90"))),
+))
+
+SIGNALS = Row("Signals", (
+    Panel("Signals by verdict", "What the bundle's cleaner says of signals. Only what it keeps reaches the prompt.", "cps",
+          (Query(rate("newshound_signals_total", by="verdict"), "{{verdict}}"),), "stack", 12),
+    Panel("Signals kept", "A step is a change in what the platform sends.", "percentunit",
+          (Query(ratio(rate("newshound_signals_total", 'verdict="keep"'), rate("newshound_signals_total")), "kept"),),
+          width=12, highest=1),
+))
+
+MODEL = Dashboard(
+    "newshound-model",
+    "newshound / model",
+    "Engine, compute, candidates and signals of newshound-server.",
+    (ENGINE, COMPUTE, CANDIDATES, SIGNALS),
+)

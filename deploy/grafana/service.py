@@ -1,0 +1,128 @@
+"""Dashboard for who answers: requests, latency, promises, queue, cache, processes."""
+from panels import OF_THE_JOB, Dashboard, Panel, Query, Row, mean, metric, quantile, quantiles, rate, ratio
+
+ANSWERED = 'outcome=~"ok|cached|coalesced"'
+# What a reader's platform got wrong, or stopped waiting for without a deadline, says nothing of the service.
+OWED = 'outcome!~"rejected|cancelled"'
+HIT = 'status="hit"'
+CALLS = 'method=~"GenerateQueries|StreamGenerateQueries"'
+
+NOW = Row("Now", (
+    Panel("Servers ready", "Servers that accept new work.", "short",
+          (Query(f"sum({metric('newshound_ready')})", "ready"),), "stat", 4),
+    Panel("Answers per second", "Generation requests that got queries: generated, from the cache, or shared with another request.",
+          "reqps", (Query(rate("newshound_outcomes_total", ANSWERED), "answers"),), "stat", 4),
+    Panel("Answered", "Share of requests that got queries, without those that were malformed or whose client left.", "percentunit",
+          (Query(ratio(rate("newshound_outcomes_total", ANSWERED), rate("newshound_outcomes_total", OWED)), "answered"),),
+          "stat", 4),
+    Panel("Latency, p95", "95 % of generation calls, refusals among them, took at most this long.", "s",
+          (Query(quantile(0.95, "newshound_rpc_duration_seconds", CALLS), "p95"),), "stat", 4),
+    Panel("Cache hits", "Share of generation requests that were answered from the cache.", "percentunit",
+          (Query(ratio(rate("newshound_cache_requests_total", HIT), rate("newshound_cache_requests_total")), "hits"),),
+          "stat", 4),
+    Panel("Requests waiting", "Requests in the queues of the model threads.", "short",
+          (Query(f"sum({metric('newshound_queue_depth')})", "waiting"),), "stat", 4),
+))
+
+FLEET = Row("Fleet", (
+    Panel("Goodput", "Requests per second that got queries, by job.", "reqps",
+          (Query(f"job:newshound_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6),
+    Panel("Compute per 1,000 answers, by job", "Seconds of model threads for a thousand answers, those from the cache among them. "
+          "Times the price of a machine's second: what a thousand answers cost.", "s",
+          (Query(f"job:newshound_compute_seconds_per_1k_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6),
+    Panel("Model threads busy", "Share of their time, over all servers of a job. The autoscaler adds a server above 0.6.", "percentunit",
+          (Query(f"job:newshound_engine_busy:ratio_rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6, highest=1),
+    Panel("Cache hits, by job", "Share of requests that were answered from a cache.", "percentunit",
+          (Query(f"job:newshound_cache_hits:ratio_rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6, highest=1),
+))
+
+REQUESTS = Row("Requests", (
+    Panel("Outcomes", "How generation requests ended. Each is counted once.", "reqps",
+          (Query(rate("newshound_outcomes_total", by="outcome"), "{{outcome}}"),), "stack"),
+    Panel("Calls", "Calls of every method by gRPC code.", "reqps",
+          (Query(rate("newshound_rpc_requests_total", by="method, code"), "{{method}} {{code}}"),), "stack"),
+    Panel("Calls under way", "Calls that have not ended, by method.", "short",
+          (Query(f"sum by (method) ({metric('newshound_rpc_in_flight')})", "{{method}}"),), "stack"),
+    Panel("Refused by the queue", "full: more requests wait than the settings allow. age: a request waited too long. "
+          "Both answer RESOURCE_EXHAUSTED with a delay to keep.", "reqps",
+          (Query(rate("newshound_queue_refused_total", by="reason"), "{{reason}}"),)),
+    Panel("Missed deadlines", "Requests whose deadline passed in the queue or while the model wrote.", "reqps",
+          (Query(rate("newshound_deadline_missed_total", by="phase"), "{{phase}}"),)),
+    Panel("Requests by server", "Generation requests by server. Uneven where readers are bound to servers; a server at "
+          "zero gets none.", "reqps",
+          (Query(rate("newshound_outcomes_total", by="instance"), "{{instance}}"),), "stack"),
+))
+
+LATENCY = Row("Latency", (
+    Panel("Latency of calls", "From the first to the last byte of a generation call; the network is not in it.", "s",
+          quantiles("newshound_rpc_duration_seconds", CALLS)),
+    Panel("Latency, p95, by method", "95th percentile of each method.", "s",
+          (Query(quantile(0.95, "newshound_rpc_duration_seconds", by="method"), "{{method}}"),)),
+    Panel("Distribution of latency", "Generation calls by how long they took.", "s",
+          (Query(f"sum by (le) (increase({metric('newshound_rpc_duration_seconds_bucket', CALLS)}[$__rate_interval]))", "{{le}}"),),
+          "heatmap"),
+    Panel("Phases, p95", "95th percentile of each phase of a generation: clean, tokenize, queue, prefill, decode, rerank.", "s",
+          (Query(quantile(0.95, "newshound_phase_duration_seconds", by="phase"), "{{phase}}"),)),
+    Panel("Phases, mean", "Where the time of a generation goes. The stack is its mean duration.", "s",
+          (Query(mean("newshound_phase_duration_seconds", by="phase"), "{{phase}}"),), "stack"),
+    Panel("Time to the first list", "From the start of a generation to its first valid list, which a streaming client sees at once.",
+          "s", quantiles("newshound_time_to_first_candidate_seconds")),
+))
+
+PROMISES = Row("Promises", (
+    Panel("Burn of the availability budget", "How many times faster than allowed requests go unanswered (0.5 % may). "
+          "At 1 the budget of 30 days lasts 30 days; at 14.4 a page is sent.", "short",
+          tuple(Query(f"job:newshound_unanswered:ratio_rate{window}{{{OF_THE_JOB}}} / 0.005", f"{{{{job}}}} {window}")
+                for window in ("5m", "1h", "6h"))),
+    Panel("Burn of the latency budget", "How many times faster than allowed answers take more than a second (5 % may).", "short",
+          tuple(Query(f"job:newshound_slow:ratio_rate{window}{{{OF_THE_JOB}}} / 0.05", f"{{{{job}}}} {window}")
+                for window in ("5m", "1h", "6h"))),
+    Panel("Within a second", "Share of generation calls that took at most one second.", "percentunit",
+          (Query(ratio(rate("newshound_rpc_duration_seconds_bucket", f'{CALLS}, le="1"'),
+                       rate("newshound_rpc_duration_seconds_count", CALLS)), "within 1 s"),), highest=1),
+))
+
+QUEUE = Row("Queue and connections", (
+    Panel("Requests waiting, by server", "Requests that wait for the model. Lasting ones mean too few servers.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_queue_depth')})", "{{instance}}"),)),
+    Panel("Wait in the queue", "How long admitted requests waited for the model.", "s", quantiles("newshound_queue_wait_seconds")),
+    Panel("Delay told to refused clients", "RetryInfo of refusals, mean. Zero where nobody is refused.", "s",
+          (Query(f"({mean('newshound_retry_after_seconds')}) > 0 or vector(0)", "mean"),)),
+    Panel("Connections", "Open gRPC connections by server.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_connections_open')})", "{{instance}}"),), width=12),
+    Panel("Connections refused", "total and per_peer: a limit of the settings. handshake: no HTTP/2 preface in time.", "cps",
+          (Query(rate("newshound_connections_refused_total", by="reason"), "{{reason}}"),), width=12),
+))
+
+CACHE = Row("Cache", (
+    Panel("Looks into the cache", "hit: answered at once. coalesced: shares a generation under way. bypass: asked not to look.",
+          "reqps", (Query(rate("newshound_cache_requests_total", by="status"), "{{status}}"),), "stack"),
+    Panel("Hit ratio by server", "Falls where readers stop reaching the same server: see the proxies in deploy/.", "percentunit",
+          (Query(ratio(rate("newshound_cache_requests_total", HIT, "instance"),
+                       rate("newshound_cache_requests_total", by="instance")), "{{instance}}"),), highest=1),
+    Panel("Age of hits", "How old stored answers are when they are used; the setting cache.ttl_ms bounds it.", "s",
+          quantiles("newshound_cache_age_at_hit_seconds")),
+    Panel("Stored answers", "Answers in the cache of each server.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),), width=12),
+    Panel("Memory of stored answers", "Approximate; the setting cache.bytes_max bounds it.", "bytes",
+          (Query(f"sum by (instance) ({metric('newshound_cache_weight_bytes')})", "{{instance}}"),), width=12),
+))
+
+PROCESSES = Row("Processes", (
+    Panel("Ready", "1 while a server accepts new work.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_ready')})", "{{instance}}"),), highest=1),
+    Panel("Draining", "1 from the signal to stop until the end.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_draining')})", "{{instance}}"),), highest=1),
+    Panel("Versions", "Servers of each version; two for long are a release that got stuck.", "short",
+          (Query(f"count by (version) ({metric('newshound_build_info')})", "{{version}}"),), "stack"),
+    Panel("Reachable", "1 where Prometheus could read the metrics.", "short", (Query(f"{metric('up')}", "{{instance}}"),), highest=1, width=12),
+    Panel("Time to read the metrics", "Grows with the number of series, and where a server has no CPU left.", "s",
+          (Query(f"{metric('scrape_duration_seconds')}", "{{instance}}"),), width=12),
+))
+
+SERVICE = Dashboard(
+    "newshound-service",
+    "newshound / service",
+    "Requests, latency, promises, queue, cache and processes of newshound-server.",
+    (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, PROCESSES),
+)

@@ -1,0 +1,57 @@
+"""docker-compose.yml against the files and names that its services speak of. Docker itself is not asked.
+
+    tests/deploy/compose.py
+"""
+import re
+import sys
+
+import yaml
+
+from support import DEPLOY, expect, step
+
+# Of a server: nobody writes to its root, nobody gains rights in it.
+RIGHTS = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"]}
+
+
+def main():
+    services = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"]
+    servers = {name for name in services if name.startswith("newshound-")}
+    for name in servers:
+        expect(RIGHTS.items() <= services[name].items(), f"{name} has rights")
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            expect(not source.startswith(".") or (DEPLOY / source).exists(), f"{name}: {source} does not exist")
+        for port in service.get("ports", []):
+            expect(port.startswith("127.0.0.1:"), f"{name} is published to everybody: {port}")
+        for other in service.get("depends_on", []):
+            expect(other in services, f"{name} waits for {other}")
+    proxied = set(re.findall(r"^ +server \S+ (\S+):50051", (DEPLOY / "proxy/haproxy.cfg").read_text(), re.MULTILINE))
+    expect(proxied == servers == set(services["proxy"]["depends_on"]), f"the proxy knows {proxied}")
+    scrapes = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    scraped = {target.split(":")[0] for scrape in scrapes for target in scrape["static_configs"][0]["targets"]}
+    expect(scraped == servers | {"proxy"}, f"Prometheus scrapes {scraped}")
+    source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/newshound.yml").read_text())["datasources"][0]
+    expect(source["url"].removeprefix("http://").split(":")[0] in services, f"Grafana asks {source['url']}")
+    provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/newshound.yml").read_text())["providers"][0]
+    mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
+    expect(provider["options"]["path"] in mounted, "the dashboards are mounted elsewhere")
+    check_envoy()
+    step(f"docker-compose.yml: {len(services)} services, their files and names are there")
+
+
+def check_envoy():
+    """The parts of Envoy's configuration that must be those of HAProxy's."""
+    resources = yaml.safe_load((DEPLOY / "proxy/envoy.yaml").read_text())["static_resources"]
+    (listener,), (cluster,) = resources["listeners"], resources["clusters"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    route = manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+    expect(route["hash_policy"] == [{"header": {"header_name": "x-user-key"}}], "Envoy hashes something else")
+    expect(route["cluster"] == cluster["name"] and cluster["lb_policy"] == "RING_HASH", "Envoy has no ring")
+    health = cluster["health_checks"][0]["grpc_health_check"]["service_name"]
+    proto = (DEPLOY.parent / "proto/newshound/v1/query_generation.proto").read_text()
+    expect(f"service {health.rsplit('.', 1)[1]} " in proto, f"Envoy asks for the health of {health}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Every object of deploy/kubernetes against strict schemas, against the house's policy, and against the other objects.
+
+    tests/deploy/manifests.py
+
+Needs `kubectl` (for its kustomize) or `kustomize`. Nothing is sent to a cluster.
+"""
+import copy
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+from support import DEPLOY, expect, step
+
+# sleep in preStop and gRPC probes are stable in it.
+KUBERNETES = "1.34"
+CUSTOM = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())
+KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "trainer"]
+
+
+def main():
+    n_objects = n_refused = 0
+    for name in KUSTOMIZATIONS:
+        objects = rendered(DEPLOY / "kubernetes" / name)
+        n_objects += len(objects)
+        for described in objects:
+            problem = problem_of(described)
+            expect(problem is None, f"{name}: {described['kind']}: {problem}")
+            n_refused += check_refusals(name, described)
+        check_pods(name, objects)
+        check_links(name, objects)
+    check_hpa()
+    check_rules_are_new()
+    step(f"{n_objects} objects valid for Kubernetes {KUBERNETES}, {n_refused} with a wrong field refused")
+
+
+def rendered(folder):
+    if shutil.which("kustomize"):
+        command = ["kustomize", "build", folder]
+    else:
+        expect(shutil.which("kubectl"), "kubectl or kustomize is needed")
+        command = ["kubectl", "kustomize", folder]
+    built = subprocess.run(command, capture_output=True, text=True)
+    expect(built.returncode == 0, f"{folder}: {built.stderr}")
+    return list(yaml.safe_load_all(built.stdout))
+
+
+def problem_of(described):
+    """What is wrong with an object, or None."""
+    try:
+        if described["kind"] in CUSTOM:
+            jsonschema.Draft202012Validator(CUSTOM[described["kind"]]).validate(described)
+        else:
+            kubernetes_validate.validate(described, KUBERNETES, strict=True)
+    except (kubernetes_validate.ValidationError, jsonschema.ValidationError) as error:
+        return error.message
+    return None
+
+
+def check_refusals(name, described):
+    """A check that accepts everything shows nothing: a wrong field and a wrong kind of value must be refused."""
+    broken = [copy.deepcopy(described) for _ in range(2)]
+    body = broken[0].get("spec", broken[0])
+    body["replicaz"] = 3
+    broken[1]["metadata"]["name"] = ["a list"]
+    for wrong in broken:
+        expect(problem_of(wrong) is not None, f"{name}: a wrong field of {described['kind']} is accepted")
+    return len(broken)
+
+
+def of_kind(objects, kind):
+    return [described for described in objects if described["kind"] == kind]
+
+
+def check_pods(name, objects):
+    """What a strict cluster asks of every pod."""
+    for owner in of_kind(objects, "Deployment") + of_kind(objects, "Job"):
+        pod = owner["spec"]["template"]["spec"]
+        where = f"{name}: {owner['kind']}"
+        expect(pod["automountServiceAccountToken"] is False, f"{where} gets a token")
+        context = pod["securityContext"]
+        expect(context["runAsNonRoot"] and context["runAsUser"] == 65532, f"{where} runs as another user")
+        expect(context["seccompProfile"] == {"type": "RuntimeDefault"}, f"{where} has no seccomp profile")
+        (container,) = pod["containers"]
+        rights = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+        expect(container["securityContext"] == rights, f"{where} has rights: {container['securityContext']}")
+        resources = container["resources"]
+        expect({"cpu", "memory"} <= resources["requests"].keys() and "memory" in resources["limits"], f"{where}: resources")
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        expect(mounted == {volume["name"] for volume in pod["volumes"]}, f"{where}: volumes and mounts differ")
+
+
+def check_links(name, objects):
+    """Names, ports and labels by which objects find each other."""
+    for deployment in of_kind(objects, "Deployment"):
+        pod = deployment["spec"]["template"]
+        labels = pod["metadata"]["labels"]
+        (container,) = pod["spec"]["containers"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        (settings,) = [config for config in of_kind(objects, "ConfigMap") if "server.toml" in config["data"]]
+        mounted = {volume["configMap"]["name"] for volume in pod["spec"]["volumes"] if "configMap" in volume}
+        expect(mounted == {settings["metadata"]["name"]}, f"{name}: the pod mounts other settings")
+        settings = tomllib.loads(settings["data"]["server.toml"])
+        for port, key in (("grpc", "grpc_addr"), ("metrics", "http_addr")):
+            expect(settings[key] == f"0.0.0.0:{ports[port]}", f"{name}: port {port} is not {settings[key]}")
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            expect(container[probe]["grpc"]["port"] == ports["grpc"], f"{name}: {probe} asks another port")
+        pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        drain = settings["shutdown"]["drain_deadline_ms"] / 1000
+        expect(pod["spec"]["terminationGracePeriodSeconds"] > pause + drain, f"{name}: killed before it has drained")
+        for service in of_kind(objects, "Service"):
+            expect(service["spec"]["selector"].items() <= labels.items(), f"{name}: the service selects no pod")
+            expect({port["targetPort"] for port in service["spec"]["ports"]} <= ports.keys(), f"{name}: service ports")
+        selecting = [deployment["spec"]["selector"]]
+        selecting += [budget["spec"]["selector"] for budget in of_kind(objects, "PodDisruptionBudget")]
+        selecting += [policy["spec"]["podSelector"] for policy in of_kind(objects, "NetworkPolicy")]
+        selecting += [spread["labelSelector"] for spread in pod["spec"]["topologySpreadConstraints"]]
+        for selector in selecting:
+            expect(selector["matchLabels"].items() <= labels.items(), f"{name}: {selector} selects no pod")
+        check_monitor(name, objects)
+        for scaled in of_kind(objects, "ScaledObject"):
+            target = scaled["spec"]["scaleTargetRef"]["name"]
+            expect(target == deployment["metadata"]["name"], f"{name}: {target} is scaled")
+
+
+def check_monitor(name, objects):
+    for monitor in of_kind(objects, "ServiceMonitor"):
+        (service,) = of_kind(objects, "Service")
+        selector = monitor["spec"]["selector"]["matchLabels"]
+        expect(selector.items() <= service["metadata"]["labels"].items(), f"{name}: the monitor selects no service")
+        # Rules ask for job="newshound".
+        job = service["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+        expect(job == "newshound", f"{name}: the job is called {job}")
+        named = {port["name"] for port in service["spec"]["ports"]}
+        expect({endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= named, f"{name}: monitored ports")
+    for policy in of_kind(objects, "NetworkPolicy"):
+        clients = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+        expect(clients == {"newshound-client": "true"}, f"{name}: clients are {clients}")
+
+
+def check_hpa():
+    """The component that no overlay uses."""
+    (scaler,) = yaml.safe_load_all((DEPLOY / "kubernetes/components/hpa/scale.yaml").read_text())
+    expect(problem_of(scaler) is None, f"hpa: {problem_of(scaler)}")
+    check_refusals("hpa", scaler)
+
+
+def check_rules_are_new():
+    path = DEPLOY / "kubernetes/components/monitoring/rules.yaml"
+    written = subprocess.run([DEPLOY / "kubernetes/rules"], capture_output=True, text=True, check=True).stdout
+    expect(path.read_text() == written, f"{path} is old: deploy/kubernetes/rules > {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Processes and ports of the checks: whatever is started here is ended here."""
+import contextlib
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEPLOY = REPOSITORY / "deploy"
+# Longer than a debug build takes to start on a busy machine; only a check that fails waits so long.
+PATIENCE_S = 120
+STARTED = time.monotonic()
+
+
+def step(what):
+    print(f"== {what} ({time.monotonic() - STARTED:.0f} s)", flush=True)
+
+
+def expect(holds, what):
+    if not holds:
+        raise SystemExit(f"failed: {what}")
+
+
+def free_ports(n):
+    """Ports that nobody listens on; all are held until the last one is known, so that none comes twice."""
+    with contextlib.ExitStack() as held:
+        listeners = [held.enter_context(socket.socket()) for _ in range(n)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.read().decode()
+
+
+def wait_until(holds, what):
+    begun = time.monotonic()
+    while True:
+        with contextlib.suppress(OSError):
+            if holds():
+                return
+        expect(time.monotonic() - begun < PATIENCE_S, f"{what} within {PATIENCE_S} s")
+        time.sleep(0.1)
+
+
+class Process:
+    """A program that is killed when the block ends, if it still runs."""
+
+    def __init__(self, command, log, environment=None):
+        self.command, self.log, self.environment = [str(word) for word in command], log, environment
+        self.process = None
+
+    def __enter__(self):
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.environment)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+class Server(Process):
+    """newshound-server with the demo's bundle, on ports of its own."""
+
+    def __init__(self, binary, work, ports=None):
+        self.grpc, self.http = ports or free_ports(2)
+        self.binary = binary
+        command = [binary, "serve", "--bundle", DEPLOY / "demo", "--settings", DEPLOY / "server.toml"]
+        command += ["--grpc-addr", f"127.0.0.1:{self.grpc}", "--http-addr", f"127.0.0.1:{self.http}"]
+        super().__init__(command, work / f"server-{self.grpc}.log")
+
+    def __enter__(self):
+        super().__enter__()
+        wait_until(lambda: get(f"http://127.0.0.1:{self.http}/healthz") == "ok\n", f"{self.log} is ready")
+        return self
+
+    def metrics(self):
+        return get(f"http://127.0.0.1:{self.http}/metrics")
+
+    def sum_of(self, name, *labels):
+        """Sum of the series of a metric that carry all of these labels."""
+        lines = [line for line in self.metrics().splitlines() if line.split("{")[0].split(" ")[0] == name]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in labels))
