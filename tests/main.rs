@@ -25,6 +25,7 @@ mod device;
 mod embedder;
 mod evaluation;
 mod examples;
+mod experiment;
 mod gates;
 mod goldens;
 mod gradients;
