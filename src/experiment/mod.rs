@@ -46,4 +46,5 @@ pub mod hash;
 mod notes;
 pub mod policy;
 pub mod record;
+pub mod statistics;
 pub mod targeting;

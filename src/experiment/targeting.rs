@@ -367,10 +367,8 @@ fn variable(value: &Value) -> Option<Variable> {
 }
 
 fn text(value: &Value) -> Option<Text> {
-    match value {
-        Value::String(text) => Some(Text::Literal(text.clone())),
-        other => variable(other).map(Text::Of),
-    }
+    let literal = value.as_str().map(|text| Text::Literal(text.to_owned()));
+    literal.or_else(|| variable(value).map(Text::Of))
 }
 
 #[cfg(test)]
