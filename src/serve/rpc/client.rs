@@ -156,6 +156,7 @@ fn message(ask: &Ask) -> proto::GenerateQueriesRequest {
         }),
         cache: Some(proto::CachePolicy { mode: mode.into() }),
         correlation_id: String::new(),
+        experiment: None,
     }
 }
 
