@@ -1,4 +1,6 @@
 //! Arms of readers: as computed by others, independent, and where they were when weights change.
+mod report;
+
 use crate::support::goldens::json;
 use newshound::experiment::{
     assign::{By, Decision, ForceError, Forced, assigned, decide, policy},
@@ -12,7 +14,7 @@ use std::{collections::BTreeMap, path::Path};
 /// Readers of the statistical tests, and the fixed seed of their keys is their number.
 const N_READERS: usize = 20_000;
 
-pub fn bounds() -> Bounds {
+fn bounds() -> Bounds {
     Bounds {
         candidate_counts: 1..=32,
         query_counts: 3..=8,
@@ -89,6 +91,16 @@ fn chi_square(cells: &[(f64, f64)]) -> f64 {
     cells.iter().map(|(observed, expected)| (observed - expected).powi(2) / expected).sum()
 }
 
+type Pair = (String, String);
+
+fn first(pair: &Pair) -> &String {
+    &pair.0
+}
+
+fn second(pair: &Pair) -> &String {
+    &pair.1
+}
+
 #[test]
 fn shares_are_those_of_the_file_and_experiments_know_nothing_of_each_other() {
     // Upper 0.1 % points of chi-square with 2 and with 4 degrees of freedom. The readers are the same in every run, so this either
@@ -99,26 +111,23 @@ fn shares_are_those_of_the_file_and_experiments_know_nothing_of_each_other() {
     for version in [1, 2] {
         let flag = || spreading(&arms, &json!({"hash_version": version}));
         let experiments = read(json!({"newshound.one": flag(), "newshound.other": flag()}));
-        let mut together: BTreeMap<(String, String), f64> = BTreeMap::new();
+        let mut together: BTreeMap<Pair, f64> = BTreeMap::new();
         for number in 0..N_READERS {
             let [one, other] = arms_of(&experiments, &format!("u{number}")).try_into().unwrap();
             *together.entry((one, other)).or_default() += 1.0;
         }
         let share = |name: &str| arms.iter().find(|(arm, _)| *arm == name).unwrap().1 as f64 / 100.0;
         let n = N_READERS as f64;
-        let margin = |pick: fn(&(String, String)) -> &String, name: &str| -> f64 {
+        let margin = |pick: fn(&Pair) -> &String, name: &str| -> f64 {
             together.iter().filter(|(pair, _)| pick(pair) == name).map(|(_, count)| count).sum()
         };
-        let picks: [fn(&(String, String)) -> &String; 2] = [|pair| &pair.0, |pair| &pair.1];
-        for pick in picks {
+        for pick in [first as fn(&Pair) -> &String, second] {
             let cells: Vec<_> = arms.iter().map(|(name, _)| (margin(pick, name), n * share(name))).collect();
             assert!(chi_square(&cells) < ALARM_OF_2, "version {version}: {cells:?}");
         }
         let cells: Vec<_> = together
             .iter()
-            .map(|((one, other), count)| {
-                (*count, margin(|pair| &pair.0, one) * margin(|pair| &pair.1, other) / n)
-            })
+            .map(|((one, other), count)| (*count, margin(first, one) * margin(second, other) / n))
             .collect();
         assert_eq!(cells.len(), 9);
         assert!(chi_square(&cells) < ALARM_OF_4, "version {version}: {cells:?}");

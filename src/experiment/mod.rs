@@ -45,6 +45,8 @@ pub mod flags;
 pub mod hash;
 mod notes;
 pub mod policy;
+pub mod readers;
 pub mod record;
+pub mod report;
 pub mod statistics;
 pub mod targeting;

@@ -203,7 +203,7 @@ pub async fn run_with<G: Generator>(
     settings.generation = fitted(settings.generation, &parts)?;
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?);
     let experiments = settings.experiments.clone();
-    let in_force = InForce::open(experiments.file, bounds(&parts), Arc::clone(&metrics))?;
+    let in_force = InForce::open(experiments.file, bounds(parts.head.is_some()), Arc::clone(&metrics))?;
     let log = experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let (engine, mut thread) =
         Engine::start(limits(settings.engine), Arc::clone(&metrics), make).map_err(RunError::Thread)?;
@@ -273,14 +273,14 @@ fn limits(settings: EngineSettings) -> Limits {
     }
 }
 
-/// What arms may ask of this server and this bundle.
-fn bounds(parts: &Parts) -> Bounds {
+/// What arms may ask of a server.
+fn bounds(has_reward_head: bool) -> Bounds {
     Bounds {
         candidate_counts: 1..=CANDIDATES_MAX as u64,
         query_counts: QUERIES_MIN as u64..=QUERIES_MAX as u64,
         temperatures: 0.0..=TEMPERATURE_MAX,
         cache_ttls_ms: 1..=CACHE_TTL_MS_MAX,
-        has_reward_head: parts.head.is_some(),
+        has_reward_head,
     }
 }
 

@@ -46,19 +46,19 @@ async fn records(server: &mut Server, dir: &Path) -> Vec<Record> {
 }
 
 fn exposures(records: &[Record]) -> Vec<&Exposure> {
-    let exposure = |record| match record {
-        &Record::Exposure(ref exposure) => Some(exposure),
+    let exposures = records.iter().filter_map(|record| match record {
+        Record::Exposure(exposure) => Some(exposure),
         Record::Outcomes(_) => None,
-    };
-    records.iter().filter_map(exposure).collect()
+    });
+    exposures.collect()
 }
 
 fn outcomes(records: &[Record]) -> Vec<&Outcomes> {
-    let outcomes = |record| match record {
-        &Record::Outcomes(ref outcomes) => Some(outcomes),
+    let outcomes = records.iter().filter_map(|record| match record {
+        Record::Outcomes(outcomes) => Some(outcomes),
         Record::Exposure(_) => None,
-    };
-    records.iter().filter_map(outcomes).collect()
+    });
+    outcomes.collect()
 }
 
 fn report(response_id: &str, request_id: &str) -> proto::ReportOutcomeRequest {

@@ -1,6 +1,6 @@
 //! Shares of readers, and whether arms got the readers that they should have.
 use super::{ALPHA, Interval, normal, p_of_z, z_of};
-use statrs::distribution::{ChiSquared, ContinuousCDF};
+use statrs::distribution::{ChiSquared, ContinuousCDF, Normal};
 
 /// A sample ratio mismatch is alarming below this: an experiment with one is broken, whatever else it shows.
 pub const MISMATCH_ALARM: f64 = 0.001;
@@ -29,7 +29,11 @@ impl Share {
         let scale = 1.0 + z * z / n;
         let middle = (rate + z * z / (2.0 * n)) / scale;
         let half = z * (rate * (1.0 - rate) / n + z * z / (4.0 * n * n)).sqrt() / scale;
-        Interval { low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
+        // The ends are exact where nobody or everybody did; rounding errors would leave the range of shares.
+        Interval {
+            low: if self.n == 0 { 0.0 } else { middle - half },
+            high: if self.n == self.of { 1.0 } else { middle + half },
+        }
     }
 }
 
@@ -120,19 +124,14 @@ pub fn sample_size(base_rate: f64, relative_lift: f64, power: f64) -> Option<f64
         return None;
     }
     // The power grows with the effect in standard errors, so halving finds it.
-    let tail = |z: f64| 1.0 - p_of_z_one_sided(z);
+    let below = |z: f64| Normal::standard().cdf(z);
     let (mut low, mut high) = (0.0, 40.0);
     for _ in 0..200 {
         let middle = (low + high) / 2.0;
-        let reached = tail(middle - level) + tail(-middle - level);
+        let reached = below(middle - level) + below(-middle - level);
         if reached < power { low = middle } else { high = middle }
     }
     Some(2.0 * (low / effect).powi(2))
-}
-
-/// The chance that a standard normal number is above this one.
-fn p_of_z_one_sided(z: f64) -> f64 {
-    statrs::distribution::Normal::standard().sf(z)
 }
 
 #[cfg(test)]
