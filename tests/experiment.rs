@@ -86,6 +86,40 @@ fn a_file_hashes_flag_salt_and_phase_as_it_says() {
     }
 }
 
+/// What flagd's own conformance suite expects of integer buckets.
+/// Source: open-feature/flagd-testbed, evaluator/gherkin/fractional.feature, tag `fractional-v2`.
+#[test]
+fn version_1_is_where_flagd_puts_readers() {
+    const SUITS: [&str; 4] = ["clubs", "diamonds", "hearts", "spades"];
+    let check = |bucketing: &str, arms: &[&str], expected: &str| {
+        let weights = vec![25; arms.len()];
+        let got = newshound::experiment::hash::flagd(bucketing.as_bytes(), &weights).unwrap();
+        assert_eq!(arms[got], expected, "{bucketing}");
+    };
+    for (name, expected) in
+        [("jack", "hearts"), ("queen", "spades"), ("ten", "clubs"), ("nine", "diamonds"), ("3", "clubs")]
+    {
+        check(&format!("fractional-flag{name}"), &SUITS, expected);
+    }
+    for (name, expected) in [("seven", "hearts"), ("eight", "diamonds"), ("nine", "clubs"), ("two", "spades")]
+    {
+        check(&format!("shared-seed{name}"), &SUITS, expected);
+    }
+    for (name, expected) in [("jon@company.com", "heads"), ("jane@company.com", "tails")] {
+        check(&format!("fractional-flag-shorthand{name}"), &["heads", "tails"], expected);
+    }
+    // Hashes at the ends and the middle of 32 bits.
+    for (key, expected) in [
+        ("ejOoVL", "lower"),
+        ("bY9fO-", "lower"),
+        ("SI7p-", "lower"),
+        ("6LvT0", "upper"),
+        ("ceQdGm", "upper"),
+    ] {
+        check(key, &["lower", "upper"], expected);
+    }
+}
+
 /// Sum of (observed - expected)^2 / expected.
 fn chi_square(cells: &[(f64, f64)]) -> f64 {
     cells.iter().map(|(observed, expected)| (observed - expected).powi(2) / expected).sum()

@@ -105,7 +105,7 @@ impl InForce {
             Ok(text) => text,
             Err(error) => {
                 if seen != Seen::Unreadable {
-                    self.metrics.experiments_read("unreadable", false);
+                    self.metrics.experiments_read("unreadable");
                     warn!(path = %path.display(), %error, "experiments file cannot be read; the old one stays in force");
                 }
                 return Seen::Unreadable;
@@ -117,7 +117,7 @@ impl InForce {
         }
         if self.now().digest == digest {
             // Also if something else stood there for a while.
-            self.metrics.experiments_current(true);
+            self.metrics.experiments_refused(false);
             return Seen::InForce;
         }
         match Experiments::read(&text, &path.display().to_string(), &self.bounds) {
@@ -126,7 +126,7 @@ impl InForce {
                 Seen::InForce
             }
             Err(mistakes) => {
-                self.metrics.experiments_read("refused", false);
+                self.metrics.experiments_read("refused");
                 warn!(error = %mistakes, "experiments file is refused; the old one stays in force");
                 Seen::Refused(digest)
             }
@@ -136,7 +136,7 @@ impl InForce {
     fn put(&self, experiments: Experiments) {
         let n_enabled = experiments.experiments.iter().filter(|experiment| experiment.enabled).count();
         if self.file.is_some() {
-            self.metrics.experiments_read("loaded", true);
+            self.metrics.experiments_read("loaded");
             info!(
                 digest = experiments.digest,
                 version = experiments.version.as_deref().unwrap_or("none"),

@@ -15,7 +15,8 @@ use moka::future::Cache;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Responses whose arms are remembered, and reports that are known when they come again; the proto promises these numbers.
+/// Responses whose arms are remembered, and reports that are known when they come again; the proto promises these numbers. Both
+/// together take some fifty megabytes at most.
 const REMEMBERED_MAX: u64 = 100_000;
 
 /// Why a report is not taken.
@@ -109,5 +110,40 @@ impl Ledger {
             events.iter().for_each(|event| self.metrics.arm_event(arm, event.word()));
         }
         Ok(Reported { enrolment, is_duplicate: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::settings::{LogSettings, Salt};
+
+    fn report(request_id: &str) -> Outcomes {
+        let (response_id, request_id) = ("0-1".to_owned(), request_id.to_owned());
+        Outcomes { time_unix_ms: 1, response_id, request_id, events: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_report_that_found_no_place_may_come_again() {
+        let settings = LogSettings {
+            dir: std::path::PathBuf::new(),
+            queue_max: 1,
+            file_bytes_max: 1,
+            files_max: 1,
+            reader_salt: Salt("a salt of sixteen or more".to_owned()),
+        };
+        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let (log, inbox) = RecordLog::queue(&settings, Arc::clone(&metrics));
+        let ledger = Ledger::new(Some(Arc::new(log)), Arc::clone(&metrics));
+        assert!(!ledger.report(report("r1")).await.unwrap().is_duplicate);
+        assert_eq!(ledger.report(report("r2")).await.unwrap_err(), LedgerError::Full);
+        assert!(ledger.report(report("r1")).await.unwrap().is_duplicate, "it needs no place");
+        inbox.recv().unwrap();
+        assert!(!ledger.report(report("r2")).await.unwrap().is_duplicate);
+        let text = metrics.render();
+        for (result, expected) in [("recorded", 2), ("duplicate", 1), ("refused", 1)] {
+            let series = format!("newshound_feedback_reports_total{{result=\"{result}\"}} {expected}");
+            assert!(text.contains(&series), "{series} is not in\n{text}");
+        }
     }
 }

@@ -84,7 +84,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
     ("newshound_experiments_enabled", G, "Experiments that are in force and not off."),
-    ("newshound_experiments_file_current", G, "Whether what the experiments file says is in force: 1 or 0."),
+    (
+        "newshound_experiments_file_refused",
+        G,
+        "Whether the experiments file is wrong or unreadable, and an older one in force: 1 or 0.",
+    ),
     ("newshound_experiments_reads_total", C, "Changes of the experiments file, by what became of them."),
     ("newshound_arm_assignments_total", C, "Generation requests by experiment, arm and why that arm."),
     ("newshound_arm_outcomes_total", C, "Generation requests by experiment, arm and how they ended."),

@@ -271,5 +271,5 @@ async fn requests_are_counted_by_arm_and_each_once() {
     let all = server.metric("newshound_output_tokens_total{fate=\"valid\"}").await.unwrap();
     check("output_tokens_total", "", all).await;
     assert_eq!(server.metric("newshound_experiments_enabled").await, Some(1.0));
-    assert_eq!(server.metric("newshound_experiments_file_current").await, Some(1.0));
+    assert_eq!(server.metric("newshound_experiments_file_refused").await, Some(0.0));
 }

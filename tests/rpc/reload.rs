@@ -47,13 +47,13 @@ async fn a_bad_file_leaves_the_old_one_in_force_and_is_told_once() {
     let (dir, server) = watched().await;
     let mut client = server.client().await;
     replace(dir.path(), "{\"flags\": ");
-    server.until("newshound_experiments_file_current", 0.0).await;
+    server.until("newshound_experiments_file_refused", 1.0).await;
     assert_eq!(ask(&mut client, request("reader")).await.arms.len(), 1);
     std::fs::remove_file(dir.path().join("experiments.json")).unwrap();
     server.until("newshound_experiments_reads_total{result=\"unreadable\"}", 1.0).await;
     assert_eq!(ask(&mut client, request("reader")).await.arms.len(), 1);
     replace(dir.path(), &text(&flags()));
-    server.until("newshound_experiments_file_current", 1.0).await;
+    server.until("newshound_experiments_file_refused", 0.0).await;
     assert_eq!(server.metric("newshound_experiments_reads_total{result=\"refused\"}").await, Some(1.0));
     assert_eq!(server.metric("newshound_experiments_reads_total{result=\"loaded\"}").await, Some(1.0));
 }

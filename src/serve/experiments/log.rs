@@ -31,7 +31,8 @@ const PREFIX: &str = "records-";
 const SUFFIX: &str = ".jsonl";
 
 /// What the writer is told.
-enum Entry {
+#[derive(Debug)]
+pub(in crate::serve) enum Entry {
     Line(String),
     End,
 }
@@ -52,14 +53,22 @@ impl RecordLog {
     /// If no file can be written there; later losses of the disk are none of the callers' business.
     pub fn open(settings: &LogSettings, metrics: Arc<Metrics>) -> io::Result<Self> {
         fs::create_dir_all(&settings.dir)?;
-        let mut files = Files::new(settings);
-        files.begin()?;
-        let (entries, inbox) = mpsc::sync_channel(settings.queue_max);
+        let files = Files::new(settings);
+        files.probe()?;
         let of_thread = Arc::clone(&metrics);
+        let (log, inbox) = Self::queue(settings, metrics);
         let thread = thread::Builder::new()
             .name("newshound-records".to_owned())
             .spawn(move || write(&inbox, files, &of_thread))?;
-        Ok(Self { entries, thread: Mutex::new(Some(thread)), salt: settings.reader_salt.0.clone(), metrics })
+        *log.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(log)
+    }
+
+    /// A log and what a writer takes from it.
+    pub(in crate::serve) fn queue(settings: &LogSettings, metrics: Arc<Metrics>) -> (Self, Receiver<Entry>) {
+        let (entries, inbox) = mpsc::sync_channel(settings.queue_max);
+        let (thread, salt) = (Mutex::default(), settings.reader_salt.0.clone());
+        (Self { entries, thread, salt, metrics }, inbox)
     }
 
     /// Queues a record; says whether there was place for it.
@@ -155,6 +164,14 @@ impl Files {
             open: None,
             failed_at: None,
         }
+    }
+
+    /// Finds out whether files can be written. Records' own files begin with their first line: a server that starts again and
+    /// again must not push those with something in them out.
+    fn probe(&self) -> io::Result<()> {
+        let path = self.dir.join(format!(".probe-{}", self.process));
+        fs::write(&path, b"a line")?;
+        fs::remove_file(path)
     }
 
     /// Appends whole lines; says whether they are written.
@@ -268,6 +285,17 @@ mod tests {
         assert_eq!(count(&metrics, "written"), 1.0);
         assert!(!log.offer(&record(1)), "nobody writes any more");
         assert_eq!(count(&metrics, "dropped"), 1.0);
+    }
+
+    #[test]
+    fn a_log_that_takes_nothing_leaves_no_file_and_one_that_cannot_write_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(Metrics::new(1).unwrap());
+        RecordLog::open(&settings(dir.path()), Arc::clone(&metrics)).unwrap().close();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let file = dir.path().join("file");
+        fs::write(&file, "no folder").unwrap();
+        assert!(RecordLog::open(&settings(&file), metrics).is_err());
     }
 
     #[test]

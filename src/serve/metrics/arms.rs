@@ -22,15 +22,15 @@ impl Metrics {
         }
     }
 
-    /// Counts a change of the experiments file (`loaded`, `refused` or `unreadable`), and shows whether the file is in force.
-    pub fn experiments_read(&self, result: &'static str, is_current: bool) {
+    /// Counts a change of the experiments file: `loaded`, `refused` or `unreadable`.
+    pub fn experiments_read(&self, result: &'static str) {
         self.counter("newshound_experiments_reads_total", &[("result", result)]).increment(1);
-        self.experiments_current(is_current);
+        self.experiments_refused(result != "loaded");
     }
 
-    /// Shows whether the experiments file is in force.
-    pub fn experiments_current(&self, is_current: bool) {
-        self.set("newshound_experiments_file_current", f64::from(u8::from(is_current)));
+    /// Shows whether something stands in the file that is not in force.
+    pub fn experiments_refused(&self, is_refused: bool) {
+        self.set("newshound_experiments_file_refused", f64::from(u8::from(is_refused)));
     }
 
     /// Shows how many experiments are on.
@@ -112,6 +112,25 @@ pub(super) mod tests {
         metrics.arm_answered(arm, Duration::from_secs(1), Some(0.5));
         metrics.arm_output_tokens(arm, 10);
         metrics.arm_event(arm, "clicked");
+    }
+
+    #[test]
+    fn two_experiments_of_four_arms_have_hundreds_of_series_however_much_happens() {
+        let metrics = Metrics::new(1).unwrap();
+        for (experiment, arm) in ["x", "y"].into_iter().flat_map(|x| ["a", "b", "c", "d"].map(|arm| (x, arm)))
+        {
+            for by in ["hash", "rule", "default", "forced"] {
+                Outcome::ALL.map(|outcome| metrics.arm_request((experiment, arm), by, outcome));
+            }
+            for event in ["retrieved", "shown", "clicked", "dwell", "dismissed"] {
+                metrics.arm_event((experiment, arm), event);
+            }
+            metrics.arm_answered((experiment, arm), Duration::from_secs(1), Some(0.5));
+            metrics.arm_output_tokens((experiment, arm), 1);
+        }
+        let text = metrics.render();
+        let n_series = text.lines().filter(|line| line.starts_with("newshound_arm_")).count();
+        assert!((300..1000).contains(&n_series), "{n_series}");
     }
 
     #[test]
