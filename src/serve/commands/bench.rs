@@ -7,7 +7,10 @@ use super::{
     index::{self, IndexArgs},
 };
 use crate::{
-    serve::rpc::client::{Ask, Client, ClientError},
+    serve::{
+        experiments::enrolment::Entrant,
+        rpc::client::{Ask, Client, ClientError},
+    },
     signals::{SignalDraft, Stream},
 };
 use clap::{Args, Subcommand};
@@ -145,6 +148,7 @@ fn question(args: &BenchArgs, number: u64) -> Ask {
         n_candidates: Some(args.n),
         seed: Some(reader),
         bypass_cache: false,
+        entrant: Entrant::default(),
         timeout: Duration::from_millis(args.timeout_ms),
     }
 }
@@ -175,7 +179,9 @@ impl Tally {
                 OK.to_owned()
             }
             Err(ClientError::Refused { code, .. }) => code.to_owned(),
-            Err(ClientError::Address { .. } | ClientError::Unreachable { .. }) => "UNREACHABLE".to_owned(),
+            Err(ClientError::Address { .. } | ClientError::Unreachable { .. } | ClientError::Tenant) => {
+                "UNREACHABLE".to_owned()
+            }
         };
         *self.codes.entry(code).or_default() += 1;
     }

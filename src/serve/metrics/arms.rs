@@ -120,7 +120,9 @@ pub(super) mod tests {
         for (experiment, arm) in ["x", "y"].into_iter().flat_map(|x| ["a", "b", "c", "d"].map(|arm| (x, arm)))
         {
             for by in ["hash", "rule", "default", "forced"] {
-                Outcome::ALL.map(|outcome| metrics.arm_request((experiment, arm), by, outcome));
+                for outcome in Outcome::ALL {
+                    metrics.arm_request((experiment, arm), by, outcome);
+                }
             }
             for event in ["retrieved", "shown", "clicked", "dwell", "dismissed"] {
                 metrics.arm_event((experiment, arm), event);
