@@ -8,6 +8,7 @@ use newshound::experiment::{
     policy::Bounds,
     targeting::Subject,
 };
+use proptest::{prop_assert, proptest};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, path::Path};
 
@@ -225,6 +226,25 @@ fn the_sample_file_targets_spreads_defaults_and_is_off_where_it_says_so() {
     assert_eq!(forced("worst-of", "eight").unwrap_err(), ForceError::Unknown);
     let off = forced("temperature", "bold").unwrap();
     assert!(matches!(off[1], Decision::Disabled(_)), "nothing wins over the kill switch");
+}
+
+proptest! {
+    /// A file with bytes cut out of it or put into it is read or refused, and what is read can be used.
+    #[test]
+    fn no_file_breaks_the_reader(start in 0usize..1500, n_cut in 0usize..40, put in "[\\[\\]{}\",:0-9a-z. -]{0,20}") {
+        let mut text = include_bytes!("../deploy/experiments.json").to_vec();
+        let start = start.min(text.len());
+        let end = (start + n_cut).min(text.len());
+        text.splice(start..end, put.bytes());
+        match Experiments::read(&text, "f", &bounds()) {
+            Ok(experiments) => {
+                let subject = Subject { key: "u1", locale: Some("en-US"), ..Subject::default() };
+                let arms = assigned(decide(&experiments, &subject, &[]).unwrap());
+                policy(&arms);
+            }
+            Err(refused) => prop_assert!(!refused.mistakes.is_empty()),
+        }
+    }
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl Experiments {
     pub fn read(text: &[u8], file: &str, bounds: &Bounds) -> Result<Self, Mistakes> {
         let refused = |mistakes| Err(Mistakes { file: file.to_owned(), mistakes });
         if text.len() > FILE_BYTES_MAX {
-            return refused(vec![format!("has {} bytes, at most {FILE_BYTES_MAX} are read", text.len())]);
+            return refused(vec![format!("has more than {FILE_BYTES_MAX} bytes")]);
         }
         let root = match serde_json::from_slice::<Value>(text) {
             Ok(Value::Object(root)) => root,

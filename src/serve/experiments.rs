@@ -125,9 +125,10 @@ impl InForce {
                 self.put(experiments);
                 Seen::InForce
             }
-            Err(mistakes) => {
+            Err(Mistakes { file, mistakes }) => {
                 self.metrics.experiments_read("refused");
-                warn!(error = %mistakes, "experiments file is refused; the old one stays in force");
+                let mistakes = mistakes.join("; ");
+                warn!(file, mistakes, "experiments file is refused; the old one stays in force");
                 Seen::Refused(digest)
             }
         }

@@ -15,8 +15,8 @@ use std::path::Path;
 use tempfile::TempDir;
 use tonic::{Code, transport::Channel};
 
-/// A server with experiments and a log in this folder.
-async fn logging(dir: &TempDir) -> Server {
+/// A server with experiments, and a log in this folder.
+fn plan(dir: &TempDir) -> Plan {
     let path = dir.path().join("experiments.json");
     std::fs::write(&path, text(&flags())).unwrap();
     let log = LogSettings {
@@ -26,11 +26,14 @@ async fn logging(dir: &TempDir) -> Server {
         files_max: 4,
         reader_salt: Salt("no secret of anybody".to_owned()),
     };
-    let plan = Plan::new().with(|settings| {
+    Plan::new().with(|settings| {
         settings.experiments.file = Some(path);
         settings.experiments.log = Some(log);
-    });
-    plan.start().await
+    })
+}
+
+async fn logging(dir: &TempDir) -> Server {
+    plan(dir).start().await
 }
 
 /// Everything in the log, once the server has ended.
@@ -120,6 +123,28 @@ async fn every_answer_under_an_arm_is_exposed_also_from_the_cache() {
 }
 
 #[tokio::test]
+async fn who_joins_a_generation_is_exposed_like_who_began_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = plan(&dir).gated().start().await;
+    let client = server.client().await;
+    let call = || {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.generate_queries(open("one")).await })
+    };
+    let calls = [call(), call()];
+    server.until("newshound_cache_requests_total{status=\"coalesced\"}", 1.0).await;
+    server.gate.open();
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
+    drop(client);
+    let records = records(&mut server, dir.path()).await;
+    let mut served: Vec<_> = exposures(&records).iter().map(|exposure| exposure.served.as_str()).collect();
+    served.sort_unstable();
+    assert_eq!(served, ["coalesced", "miss"]);
+}
+
+#[tokio::test]
 async fn a_report_is_joined_and_written_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = logging(&dir).await;
@@ -193,26 +218,13 @@ async fn a_server_without_a_log_takes_no_reports_and_answers_all_the_same() {
 #[tokio::test]
 async fn a_lost_disk_costs_records_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("experiments.json");
-    std::fs::write(&path, text(&flags())).unwrap();
-    let folder = dir.path().join("records");
-    let settings = LogSettings {
-        dir: folder.clone(),
-        queue_max: 100,
-        // Every line begins a file, for which there is no folder.
-        file_bytes_max: 1,
-        files_max: 4,
-        reader_salt: Salt("no secret of anybody".to_owned()),
-    };
-    let plan = Plan::new().with(|all| {
-        all.experiments.file = Some(path);
-        all.experiments.log = Some(settings);
-    });
+    // Every line begins a file, for which there will be no folder.
+    let plan = plan(&dir).with(|settings| settings.experiments.log.as_mut().unwrap().file_bytes_max = 1);
     let server = plan.start().await;
     let mut client = server.client().await;
     ask(&mut client, open("one")).await;
     server.until("newshound_records_total{result=\"written\"}", 1.0).await;
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_dir_all(dir.path().join("records")).unwrap();
     for user in ["two", "three"] {
         assert_eq!(ask(&mut client, open(user)).await.arms.len(), 1);
     }

@@ -136,6 +136,7 @@ pub fn percentile_interval(mut differences: Vec<f64>) -> Option<Interval> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::statistics::{p_of_z, z_of};
 
     #[test]
     fn too_few_values_or_none_that_vary_are_not_compared() {
@@ -147,6 +148,28 @@ mod tests {
         assert!(ratio(&[1.0, 2.0], &[0.0, 0.0]).is_none());
         assert!(theta(&[1.0, 1.0], &[1.0, 2.0]).is_none());
         assert!(percentile_interval(Vec::new()).is_none());
+    }
+
+    /// With many readers Student's distribution is the normal one: the difference of two arms is about as surprising as
+    /// its number of standard errors says, and the interval has 1.96 of them on both sides.
+    #[test]
+    fn millions_of_readers_are_compared_as_exactly_as_dozens() {
+        for n in [10_000, 100_000, 1_000_000, 10_000_000] {
+            for standard_errors in [0.5, 1.96, 4.0, 8.0] {
+                let of = |mean| Moments { n, mean, variance: 0.5 * n as f64 };
+                let test = welch(of(0.0), of(standard_errors)).unwrap();
+                let Comparison { interval, p, .. } = test.comparison;
+                // The first terms of the expansions by 1 / degrees, and the size of the second.
+                let (z, degrees) = (standard_errors, test.degrees);
+                let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+                let expected = p_of_z(z) + density * (z.powi(3) + z) / (2.0 * degrees);
+                let tolerance = z.powi(8) / (16.0 * degrees.powi(2)) + if p < 1e-12 { 1e-3 } else { 1e-6 };
+                assert!((p / expected - 1.0).abs() < tolerance, "{n} {z}: {p}, expected {expected}");
+                let (half, normal) = ((interval.high - interval.low) / 2.0, z_of(0.975));
+                let expected = normal + (normal.powi(3) + normal) / (4.0 * degrees);
+                assert!((half / expected - 1.0).abs() < 1e-6, "{n}: {half}, expected {expected}");
+            }
+        }
     }
 
     #[test]
