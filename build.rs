@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Generates the messages, the service, the client, and the descriptor set that reflection serves.
+/// Generates the messages, the services, their clients, and the descriptor set that reflection serves.
 #[cfg(feature = "serve")]
 fn protos() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -18,7 +18,7 @@ fn protos() -> Result<(), Box<dyn std::error::Error>> {
     compiler
         .include_imports(true)
         .include_source_info(true)
-        .open_file("newshound/v1/query_generation.proto")?;
+        .open_files(["newshound/v1/query_generation.proto", "newshound/v1/feedback.proto"])?;
     std::fs::write(out_dir()?.join("newshound_descriptors.bin"), compiler.encode_file_descriptor_set())?;
     // Our codec says INVALID_ARGUMENT where the library's says INTERNAL.
     tonic_prost_build::configure()

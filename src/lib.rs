@@ -16,6 +16,9 @@ pub mod bundle;
 pub mod news;
 
 #[cfg(feature = "serve")]
+pub mod experiment;
+
+#[cfg(feature = "serve")]
 pub mod serve;
 
 #[cfg(feature = "train")]

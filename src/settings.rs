@@ -124,6 +124,21 @@ impl Reader {
         }
     }
 
+    /// As `text`, but no mistake shows the value.
+    pub fn secret<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+        default: T,
+    ) -> T {
+        let Some(value) = self.values.remove(key) else { return default };
+        value.as_str().and_then(parse).unwrap_or_else(|| {
+            self.mistakes.push(format!("{} should be {expected}", self.named(key)));
+            default
+        })
+    }
+
     /// Notes a mistake that only several values together make.
     pub fn require(&mut self, holds: bool, sentence: &str) {
         if !holds {

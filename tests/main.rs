@@ -26,6 +26,7 @@ mod device;
 mod embedder;
 mod evaluation;
 mod examples;
+mod experiment;
 mod gates;
 mod goldens;
 mod gradients;

@@ -4,10 +4,8 @@ use newshound::{
     serve::commands::{
         CommandError,
         ask::{self, AskArgs},
-        bench::{self, BenchArgs},
-        cost::{self, CostArgs},
-        engine::{self, EngineArgs},
-        index::{self, IndexArgs},
+        bench::{self, BenchArgs, Measure},
+        experiment::{self, ExperimentCommand},
         probe::{self, ProbeArgs},
         serve::{self, Addresses, ServeArgs},
         tour,
@@ -50,16 +48,9 @@ enum Command {
     },
     /// Asks a running server whether it serves; the exit code says so
     Probe(ProbeArgs),
-}
-
-#[derive(Debug, Subcommand)]
-enum Measure {
-    /// Compares the compute time of several numbers of candidates
-    Cost(CostArgs),
-    /// Measures how many readers the model answers per second under load, without a server around it
-    Engine(EngineArgs),
-    /// Measures exact and approximate search among random article vectors
-    Index(IndexArgs),
+    /// Checks an experiments file, or says what the logs of servers show
+    #[command(subcommand)]
+    Experiment(ExperimentCommand),
 }
 
 /// Settings that the environment holds, such as `NEWSHOUND__ENGINE__ROWS_MAX`. Two underscores, because Kubernetes gives every pod
@@ -105,13 +96,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             None => tour::tour(&program, arguments.addresses, &environment()?, &mut out).await,
             Some(Command::Serve(args)) => serve::serve(args, &environment()?, &mut out).await,
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
-            Some(Command::Bench { what: Some(what), load: BenchArgs { json, .. } }) => match what {
-                Measure::Cost(args) => cost::cost(&args, json, &mut out),
-                Measure::Engine(args) => engine::engine(&args, json, &mut out),
-                Measure::Index(args) => index::index(&args, json, &mut out),
-            },
+            Some(Command::Bench { what: Some(what), load }) => bench::measure(what, load.json, &mut out),
             Some(Command::Bench { what: None, load }) => bench::bench(load, &mut out).await,
             Some(Command::Probe(args)) => probe::probe(args, &mut out).await,
+            Some(Command::Experiment(what)) => experiment::experiment(&what, &mut out),
         }
     });
     // A bundle that is still being loaded, or a model that is in the middle of a step, must not hold a process that was told to end.

@@ -1,7 +1,10 @@
 //! One request, read top to bottom: cache, or a flight that others share, or a generation of its own.
+mod counted;
+
 use crate::{
     bundle::manifest::BundleId,
     cleaner::{CleanerError, Verdict},
+    experiment::assign::ForceError,
     model::weights::ModelError,
     serve::{
         cache::{AnswerCache, CacheKey},
@@ -9,12 +12,13 @@ use crate::{
         engine::{Deadline, EngineError},
         flights::{Flight, Flights, Progress, Seat},
         generation::Writer,
-        metrics::{Metrics, Outcome},
+        metrics::{Metrics, outcome::Outcome},
         question::{CacheMode, Question},
         settings::CacheSettings,
     },
     signals::Stream,
 };
+use counted::Counted;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -72,6 +76,9 @@ pub enum ServeError {
     /// Send other signals: nothing is left that a model may read.
     #[error("all signals are personal data")]
     OnlyPersonalData,
+    /// Ask for another arm, or for none.
+    #[error(transparent)]
+    Arm(#[from] ForceError),
     /// Report it: a task of the server panicked.
     #[error("a task of the server panicked")]
     Panicked,
@@ -87,7 +94,7 @@ impl ServeError {
         match self {
             Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Draining => Outcome::Shed,
             Self::DeadlineHit => Outcome::Deadline,
-            Self::NoRewardHead | Self::OnlyPersonalData => Outcome::Rejected,
+            Self::NoRewardHead | Self::OnlyPersonalData | Self::Arm(_) => Outcome::Rejected,
             Self::NoValidList { .. } => Outcome::NoList,
             Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked => {
                 Outcome::Failed
@@ -122,8 +129,8 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Its word in metrics, and the age of a stored answer.
-    fn status(self) -> (&'static str, Option<Duration>) {
+    /// Its word in metrics and records, and the age of a stored answer.
+    pub fn status(self) -> (&'static str, Option<Duration>) {
         match self {
             Self::Hit(age) => ("hit", Some(age)),
             Self::Miss => ("miss", None),
@@ -140,6 +147,7 @@ pub struct Answerer {
     cache: AnswerCache<Answer>,
     flights: Flights,
     bundle: BundleId,
+    ttl: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -182,8 +190,8 @@ impl Answerer {
     /// An answerer with an empty cache.
     pub fn new(writer: Writer, bundle: BundleId, cache: CacheSettings) -> Self {
         let metrics = Arc::clone(&writer.metrics);
-        let cache = AnswerCache::new(cache.bytes_max, cache.ttl);
-        Self { writer: Arc::new(writer), cache, flights: Flights::default(), bundle, metrics }
+        let (cache, ttl) = (AnswerCache::new(cache.bytes_max), cache.ttl);
+        Self { writer: Arc::new(writer), cache, flights: Flights::default(), bundle, ttl, metrics }
     }
 
     /// Whether lists can be scored.
@@ -216,7 +224,7 @@ impl Answerer {
         question: Question,
         mut watch: impl FnMut(&Arc<Candidate>),
     ) -> Result<(Arc<Answer>, Origin), ServeError> {
-        let mut counted = Counted { metrics: &self.metrics, outcome: Outcome::Cancelled };
+        let mut counted = Counted::new(&self.metrics, &question.enrolment);
         let mut n_seen = 0;
         let count = |candidate: &Arc<Candidate>| {
             n_seen += 1;
@@ -240,13 +248,14 @@ impl Answerer {
             (Ok(_), Origin::Miss | Origin::Bypass) => Outcome::Ok,
             (Err(error), _) => error.outcome(),
         };
+        counted.answer = result.as_ref().ok().cloned();
         result.map(|answer| (answer, origin))
     }
 
     /// Finds the answer, or somebody who generates it, or starts to.
     async fn start(self: &Arc<Self>, question: Question) -> Course {
-        let key =
-            CacheKey::new(&question.user, &question.signals, &self.bundle, &question.options.canonical());
+        let (options, arms) = (question.options.canonical(), question.enrolment.canonical());
+        let key = CacheKey::new(&question.user, &question.signals, &self.bundle, &options, &arms);
         let deadline = question.deadline;
         if question.cache == CacheMode::Default {
             if let Some((answer, age)) = self.cache.get(key, Instant::now()).await {
@@ -317,10 +326,13 @@ impl Answerer {
             | ServeError::Draining
             | ServeError::NoRewardHead
             | ServeError::OnlyPersonalData
+            | ServeError::Arm(_)
             | ServeError::NoValidList { .. } => debug!(%error, "request has no answer"),
         })?);
         if question.cache != CacheMode::Bypass {
-            self.cache.put(key, Arc::clone(&answer), answer.n_bytes(), Instant::now()).await;
+            let ttl = question.enrolment.policy().cache_ttl.unwrap_or(self.ttl);
+            let weighed = (Arc::clone(&answer), answer.n_bytes());
+            self.cache.put(key, weighed, ttl, Instant::now()).await;
         }
         Ok(answer)
     }
@@ -375,17 +387,5 @@ struct Landing<'a> {
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         self.flights.land(self.key, self.flight);
-    }
-}
-
-/// Counts a request exactly once, as cancelled if its future is dropped.
-struct Counted<'a> {
-    metrics: &'a Metrics,
-    outcome: Outcome,
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.metrics.outcome(self.outcome);
     }
 }

@@ -116,6 +116,11 @@ impl Answer {
         &self.candidates[self.best_idx]
     }
 
+    /// Tokens sampled for all candidates.
+    pub fn n_output_tokens(&self) -> usize {
+        self.candidates.iter().map(|candidate| candidate.n_tokens).sum()
+    }
+
     /// About how much memory it takes.
     pub fn n_bytes(&self) -> usize {
         let of_list = |list: &QueryList| -> usize {

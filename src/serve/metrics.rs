@@ -2,9 +2,13 @@
 //!
 //! Names start with `newshound_`, units are base units, labels are closed sets of words: never a user, a text or a request.
 //! Each server has its own registry, so several servers in one process count apart.
+mod arms;
+pub mod outcome;
+
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
-use std::time::Duration;
+use outcome::Outcome;
+use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
 /// Latencies of requests, seconds.
 const LATENCY: &[f64] = &[
@@ -85,6 +89,25 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
+    ("newshound_experiments_enabled", G, "Experiments that are in force and not off."),
+    (
+        "newshound_experiments_file_refused",
+        G,
+        "Whether the experiments file is wrong or unreadable, and an older one in force: 1 or 0.",
+    ),
+    ("newshound_experiments_reads_total", C, "Changes of the experiments file, by what became of them."),
+    ("newshound_arm_assignments_total", C, "Generation requests by experiment, arm and why that arm."),
+    ("newshound_arm_outcomes_total", C, "Generation requests by experiment, arm and how they ended."),
+    ("newshound_arm_duration_seconds", H(LATENCY), "Time of answered requests, by experiment and arm."),
+    (
+        "newshound_arm_best_list_score",
+        H(REWARD),
+        "Predicted reward of the answered list, by experiment and arm.",
+    ),
+    ("newshound_arm_output_tokens_total", C, "Tokens sampled for answers, by experiment and arm."),
+    ("newshound_arm_events_total", C, "Reported events of answers, by experiment, arm and event."),
+    ("newshound_feedback_reports_total", C, "Reports of outcomes, by what became of them."),
+    ("newshound_records_total", C, "Lines for the log of exposures and outcomes, by what became of them."),
     ("newshound_connections_open", G, "Open gRPC connections."),
     ("newshound_connections_refused_total", C, "Connections closed by the server before a call, by reason."),
     ("newshound_build_info", G, "Always 1; its label is the server's version."),
@@ -93,64 +116,20 @@ const METRICS: &[(&str, Kind, &str)] = &[
 ];
 
 /// Histograms whose series differ by label.
-const LABELLED_HISTOGRAMS: [&str; 3] =
-    ["newshound_rpc_duration_seconds", "newshound_step_duration_seconds", "newshound_phase_duration_seconds"];
-
-/// What became of a request; each counts once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Generated for it.
-    Ok,
-    /// Answered from the cache.
-    Cached,
-    /// Answered by a generation that another request started.
-    Coalesced,
-    /// Refused because the queue was full or it waited too long.
-    Shed,
-    /// Refused because of what it asked.
-    Rejected,
-    /// Its client went away.
-    Cancelled,
-    /// Its deadline passed.
-    Deadline,
-    /// The model wrote no valid list for it; nothing is broken.
-    NoList,
-    /// We could not answer.
-    Failed,
-}
-
-impl Outcome {
-    const ALL: [Self; 9] = [
-        Self::Ok,
-        Self::Cached,
-        Self::Coalesced,
-        Self::Shed,
-        Self::Rejected,
-        Self::Cancelled,
-        Self::Deadline,
-        Self::NoList,
-        Self::Failed,
-    ];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Cached => "cached",
-            Self::Coalesced => "coalesced",
-            Self::Shed => "shed",
-            Self::Rejected => "rejected",
-            Self::Cancelled => "cancelled",
-            Self::Deadline => "deadline",
-            Self::NoList => "no_list",
-            Self::Failed => "failed",
-        }
-    }
-}
+const LABELLED_HISTOGRAMS: [&str; 5] = [
+    "newshound_rpc_duration_seconds",
+    "newshound_step_duration_seconds",
+    "newshound_phase_duration_seconds",
+    "newshound_arm_duration_seconds",
+    "newshound_arm_best_list_score",
+];
 
 /// The registry of one server.
 #[derive(Debug)]
 pub struct Metrics {
     recorder: PrometheusRecorder,
+    /// Experiments and arms that have series.
+    arms: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl Metrics {
@@ -165,7 +144,7 @@ impl Metrics {
                 builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
             }
         }
-        let metrics = Self { recorder: builder.build_recorder() };
+        let metrics = Self { recorder: builder.build_recorder(), arms: Mutex::default() };
         for &(name, kind, help) in METRICS {
             match kind {
                 C => metrics.recorder.describe_counter(name.into(), None, help.into()),
@@ -202,6 +181,7 @@ impl Metrics {
         for phase in ["queue", "running"] {
             self.deadline_missed(phase, 0);
         }
+        self.show_experiments_from_the_start();
         for reason in ["total", "per_peer", "handshake"] {
             self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(0);
         }
@@ -379,24 +359,26 @@ impl Metrics {
     }
 
     fn counter(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Counter {
-        self.recorder.register_counter(&key(name, labels), &METADATA)
+        self.recorder.register_counter(&key(name, fixed(labels)), &METADATA)
     }
 
     fn gauge(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Gauge {
-        self.recorder.register_gauge(&key(name, labels), &METADATA)
+        self.recorder.register_gauge(&key(name, fixed(labels)), &METADATA)
     }
 
     fn histogram(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Histogram {
-        self.recorder.register_histogram(&key(name, labels), &METADATA)
+        self.recorder.register_histogram(&key(name, fixed(labels)), &METADATA)
     }
 }
 
 static METADATA: Metadata<'static> = Metadata::new("newshound", Level::INFO, None);
 
-fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
-    let labels: Vec<Label> =
-        labels.iter().map(|(name, value)| Label::from_static_parts(name, value)).collect();
+fn key(name: &'static str, labels: Vec<Label>) -> Key {
     Key::from_parts(name, labels)
+}
+
+fn fixed(labels: &[(&'static str, &'static str)]) -> Vec<Label> {
+    labels.iter().map(|(name, value)| Label::from_static_parts(name, value)).collect()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
@@ -431,6 +413,7 @@ mod tests {
         metrics.first_candidate(second);
         metrics.best_list_score(0.5);
         metrics.cache_request("hit", Some(second));
+        arms::tests::busy(&metrics);
         metrics
     }
 

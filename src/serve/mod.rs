@@ -9,10 +9,12 @@ pub mod candidate;
 pub mod commands;
 pub mod demo;
 pub mod engine;
+pub mod experiments;
 pub mod flights;
 pub mod generation;
 pub mod health;
 pub mod http;
+pub mod ledger;
 pub mod metrics;
 pub mod question;
 pub mod rerank;
@@ -26,30 +28,44 @@ use crate::{
     },
     cleaner::Cleaner,
     decode::batch::Batch,
+    experiment::policy::Bounds,
     model::reward_head::RewardHead,
     serve::{
         answer::Answerer,
         batcher::Room,
         engine::{Ending, Engine, EngineThread, Generator, Limits, prefixes::PrefixLimits},
+        experiments::{ExperimentsError, InForce, log::RecordLog},
         generation::Writer,
         health::Health,
+        ledger::Ledger,
         metrics::Metrics,
         rpc::{
+            decode::TEMPERATURE_MAX,
             encode::ModelFacts,
-            server::{Rpc, RpcError, SERVICE_NAME},
-            service::Service,
+            feedback::Feedback,
+            server::{Rpc, RpcError, SERVICE_NAMES},
+            service::{Rooms, Service},
         },
-        settings::{EngineSettings, GenerationSettings, ServeSettings},
+        settings::{
+            CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, GenerationSettings, LogSettings, ServeSettings,
+        },
     },
-    text::{prompt, tokens::Tokens},
+    text::{
+        parse::{QUERIES_MAX, QUERIES_MIN},
+        prompt,
+        tokens::Tokens,
+    },
 };
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// How often histograms are folded and the cache is measured.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the end waits for a disk that takes no more records.
+const LOG_CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// Why the server did not start, or did not end well.
 #[derive(Debug, Error)]
@@ -80,6 +96,18 @@ pub enum RunError {
         left: usize,
         /// Instructions and the beginning of one signal.
         needed: usize,
+    },
+    /// Experiments cannot be used.
+    #[error("experiments cannot be used")]
+    Experiments(#[from] ExperimentsError),
+    /// Nothing can be written where the log should be.
+    #[error("experiments.log_dir {} cannot be written to", .dir.display())]
+    Log {
+        /// The setting.
+        dir: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
     },
     /// The metrics could not be set up.
     #[error("metrics could not be set up")]
@@ -174,15 +202,26 @@ pub async fn run_with<G: Generator>(
 ) -> Result<(), RunError> {
     settings.generation = fitted(settings.generation, &parts)?;
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?);
+    let experiments = settings.experiments.clone();
+    let in_force = InForce::open(experiments.file, bounds(parts.head.is_some()), Arc::clone(&metrics))?;
+    let log = experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let opening = prompt::opening(&parts.tokens).into();
     let (engine, mut thread) = Engine::start(limits(settings.engine), opening, Arc::clone(&metrics), make)
         .map_err(RunError::Thread)?;
     let reporter = tonic_health::server::HealthReporter::new();
     let health_service = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
-    let health = Health::new(reporter, vec![SERVICE_NAME], Arc::clone(&metrics)).await;
-    let (answerer, service) = service(&settings, parts, engine.clone(), &health, &metrics);
+    let health = Health::new(reporter, SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
+    let (answerer, model) = answerer(&settings, parts, engine.clone(), &metrics);
+    let rooms = Rooms {
+        answerer,
+        experiments: Arc::new(in_force),
+        ledger: Arc::new(Ledger::new(log.clone(), Arc::clone(&metrics))),
+        health: Arc::clone(&health),
+        metrics: Arc::clone(&metrics),
+    };
     let rpc = Rpc {
-        service,
+        service: Service::new(rooms.clone(), model, &settings),
+        feedback: Feedback::new(rooms.clone()),
         health_service,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
@@ -191,7 +230,7 @@ pub async fn run_with<G: Generator>(
     };
     // First, so that nobody who asks is told that a server which starts is draining.
     health.ready().await;
-    let background = background(listeners.http, answerer, &metrics, &health);
+    let background = background(listeners.http, rooms, experiments.check_interval);
     if let Ok(grpc) = listeners.grpc.local_addr() {
         info!(%grpc, "ready");
     }
@@ -206,6 +245,7 @@ pub async fn run_with<G: Generator>(
     health.draining().await;
     let ending = end(&engine, thread, ending).await;
     drop(background);
+    close(log).await;
     served?;
     info!("stopped");
     if ending == Ending::Panicked { Err(RunError::EnginePanicked) } else { Ok(()) }
@@ -235,13 +275,37 @@ fn limits(settings: EngineSettings) -> Limits {
     }
 }
 
-fn service(
+/// What arms may ask of a server.
+fn bounds(has_reward_head: bool) -> Bounds {
+    Bounds {
+        candidate_counts: 1..=CANDIDATES_MAX as u64,
+        query_counts: QUERIES_MIN as u64..=QUERIES_MAX as u64,
+        temperatures: 0.0..=TEMPERATURE_MAX,
+        cache_ttls_ms: 1..=CACHE_TTL_MS_MAX,
+        has_reward_head,
+    }
+}
+
+fn open_log(settings: &LogSettings, metrics: &Arc<Metrics>) -> Result<Arc<RecordLog>, RunError> {
+    let opened = RecordLog::open(settings, Arc::clone(metrics));
+    opened.map(Arc::new).map_err(|source| RunError::Log { dir: settings.dir.clone(), source })
+}
+
+/// Writes what waits for the log, unless the disk holds the end up.
+async fn close(log: Option<Arc<RecordLog>>) {
+    let Some(log) = log else { return };
+    let closing = tokio::task::spawn_blocking(move || log.close());
+    if tokio::time::timeout(LOG_CLOSE_MAX, closing).await.is_err() {
+        warn!("records that waited for the disk are lost");
+    }
+}
+
+fn answerer(
     settings: &ServeSettings,
     parts: Parts,
     engine: Engine,
-    health: &Arc<Health>,
     metrics: &Arc<Metrics>,
-) -> (Arc<Answerer>, Service) {
+) -> (Arc<Answerer>, ModelFacts) {
     let model = ModelFacts {
         bundle_id: parts.id.0.clone(),
         manifest: parts.manifest,
@@ -256,22 +320,15 @@ fn service(
         prompt_tokens_max: settings.generation.prompt_tokens_max,
         metrics: Arc::clone(metrics),
     };
-    let answerer = Arc::new(Answerer::new(writer, parts.id, settings.cache));
-    let service =
-        Service::new(Arc::clone(&answerer), Arc::clone(health), Arc::clone(metrics), model, settings);
-    (answerer, service)
+    (Arc::new(Answerer::new(writer, parts.id, settings.cache)), model)
 }
 
-/// The operators' port and the upkeep of metrics; both end when the set is dropped.
-fn background(
-    listener: TcpListener,
-    answerer: Arc<Answerer>,
-    metrics: &Arc<Metrics>,
-    health: &Arc<Health>,
-) -> JoinSet<()> {
+/// The operators' port, the upkeep of metrics and the watch over the experiments file; all end when the set is dropped.
+fn background(listener: TcpListener, rooms: Rooms, check_interval: Duration) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let (of_http, of_upkeep) = (Arc::clone(metrics), Arc::clone(metrics));
-    let health = Arc::clone(health);
+    let Rooms { answerer, experiments, health, metrics, .. } = rooms;
+    let (of_http, of_upkeep) = (Arc::clone(&metrics), metrics);
+    tasks.spawn(experiments.watch(check_interval));
     tasks.spawn(async move {
         if let Err(error) = http::serve(listener, of_http, health).await {
             error!(%error, "operators' port failed");

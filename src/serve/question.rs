@@ -1,10 +1,11 @@
 //! One checked request, in our own words.
 use crate::{
     decode::sampler::SamplerSettings,
-    serve::rerank::Method,
+    experiment::policy::{Field, Policy, Rerank},
+    serve::{experiments::enrolment::Enrolment, rerank::Method},
     signals::{UserKey, UserSignals},
 };
-use std::time::Instant;
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Question {
     pub cache: CacheMode,
     /// Until when an answer is of use.
     pub deadline: Option<Instant>,
+    /// What experiments do to it.
+    pub enrolment: Arc<Enrolment>,
 }
 
 /// How a request uses the cache.
@@ -30,6 +33,71 @@ pub enum CacheMode {
     Bypass,
     /// Only stores.
     Refresh,
+}
+
+/// What a request gets that leaves it out, and no arm sets it.
+const CANDIDATES_DEFAULT: usize = 8;
+const SERVING: SamplerSettings = SamplerSettings::SERVING;
+
+/// What a request says of its options, checked; what it leaves out is for its arms, then for the defaults.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wanted {
+    /// N.
+    pub n_candidates: Option<usize>,
+    /// Most queries of the chosen list.
+    pub n_queries_max: Option<usize>,
+    /// Most tokens of one candidate.
+    pub max_output_tokens: usize,
+    /// Temperature of sampling.
+    pub temperature: Option<f32>,
+    /// Nucleus of sampling.
+    pub top_p: Option<f32>,
+    /// Tokens to sample from; 0 for all.
+    pub top_k: usize,
+    /// Least share of the most likely token's probability.
+    pub min_p: f32,
+    /// Where every row's random stream comes from.
+    pub seed: Option<u64>,
+    /// How the best list is found.
+    pub method: Option<Method>,
+}
+
+impl Wanted {
+    /// The fields of a policy that the request sets itself, and no arm changes.
+    pub fn explicit(&self) -> BTreeSet<Field> {
+        let set = [
+            (Field::CandidateCount, self.n_candidates.is_some()),
+            (Field::QueryCount, self.n_queries_max.is_some()),
+            (Field::Temperature, self.temperature.is_some()),
+            (Field::TopP, self.top_p.is_some()),
+            (Field::Rerank, self.method.is_some()),
+        ];
+        set.into_iter().filter(|(_, is_set)| *is_set).map(|(field, _)| field).collect()
+    }
+
+    /// What the request gets: its own word, else its arms', else the default, which for the choice of the best list is `auto`.
+    pub fn with(self, policy: &Policy, auto: Method) -> Options {
+        let method = policy.rerank.map(|rerank| match rerank {
+            Rerank::RewardHead => Method::RewardHead,
+            Rerank::Consensus => Method::Consensus,
+            Rerank::LogProb => Method::LogProb,
+            Rerank::None => Method::None,
+        });
+        Options {
+            n_candidates: self.n_candidates.or(policy.candidate_count).unwrap_or(CANDIDATES_DEFAULT),
+            n_queries_max: self.n_queries_max.or(policy.query_count),
+            max_output_tokens: self.max_output_tokens,
+            sampler: SamplerSettings {
+                temperature: self.temperature.or(policy.temperature).unwrap_or(SERVING.temperature),
+                top_p: self.top_p.or(policy.top_p).unwrap_or(SERVING.top_p),
+                top_k: self.top_k,
+                min_p: self.min_p,
+                ..SERVING
+            },
+            seed: self.seed,
+            method: self.method.or(method).unwrap_or(auto),
+        }
+    }
 }
 
 /// What one request may ask of the model, checked.
@@ -113,6 +181,58 @@ mod tests {
         let bytes: std::collections::HashSet<_> = others.iter().map(Options::canonical).collect();
         assert_eq!(bytes.len(), others.len(), "two of the others share their bytes");
         assert!(!bytes.contains(&same.canonical()));
+    }
+
+    const NOTHING: Wanted = Wanted {
+        n_candidates: None,
+        n_queries_max: None,
+        max_output_tokens: 64,
+        temperature: None,
+        top_p: None,
+        top_k: 0,
+        min_p: 0.0,
+        seed: None,
+        method: None,
+    };
+
+    fn policy() -> Policy {
+        Policy {
+            candidate_count: Some(16),
+            query_count: Some(5),
+            temperature: Some(0.5),
+            top_p: Some(0.7),
+            rerank: Some(Rerank::None),
+            cache_ttl: None,
+        }
+    }
+
+    #[test]
+    fn arms_set_what_a_request_leaves_out() {
+        let options = NOTHING.with(&policy(), Method::Consensus);
+        assert_eq!((options.n_candidates, options.n_queries_max), (16, Some(5)));
+        assert_eq!((options.sampler.temperature, options.sampler.top_p), (0.5, 0.7));
+        assert_eq!(options.method, Method::None);
+        assert!(NOTHING.explicit().is_empty());
+        let defaults = NOTHING.with(&Policy::default(), Method::Consensus);
+        assert_eq!((defaults.n_candidates, defaults.n_queries_max), (CANDIDATES_DEFAULT, None));
+        assert_eq!((defaults.sampler, defaults.method), (SERVING, Method::Consensus));
+    }
+
+    #[test]
+    fn what_a_request_sets_no_arm_changes() {
+        let wanted = Wanted {
+            n_candidates: Some(1),
+            n_queries_max: Some(3),
+            temperature: Some(0.0),
+            top_p: Some(1.0),
+            method: Some(Method::LogProb),
+            ..NOTHING
+        };
+        assert_eq!(
+            wanted.with(&policy(), Method::Consensus),
+            wanted.with(&Policy::default(), Method::Consensus)
+        );
+        assert_eq!(wanted.explicit(), policy().fields().collect());
     }
 
     #[test]

@@ -9,10 +9,14 @@ use crate::{
     },
     settings::{Mistakes, Override, Reader},
 };
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Most candidates a request may ask for; the proto promises this number.
 pub const CANDIDATES_MAX: usize = 32;
+/// Longest time for which an answer may be kept: older ones are no news.
+pub const CACHE_TTL_MS_MAX: u64 = 86_400_000;
+/// Shortest salt of readers' digests: below it, the digests could be undone by trying salts.
+const SALT_BYTES_MIN: usize = 16;
 
 /// Everything the server can be told.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +37,8 @@ pub struct ServeSettings {
     pub generation: GenerationSettings,
     /// Stored answers.
     pub cache: CacheSettings,
+    /// Experiments, and the log of what came of them.
+    pub experiments: ExperimentSettings,
     /// Connections and messages.
     pub connections: ConnectionSettings,
     /// The end.
@@ -82,6 +88,44 @@ pub struct CacheSettings {
     pub ttl: Duration,
 }
 
+/// `[experiments]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExperimentSettings {
+    /// `file`: experiments in flagd's format; see the documentation of `experiment` and deploy/experiments.json. Default empty: none.
+    pub file: Option<PathBuf>,
+    /// `check_interval_ms`: how often the file is looked at. Default 1,000: a kill switch works within a second.
+    pub check_interval: Duration,
+    /// `log_dir` and what belongs to it; none where it is empty, which is the default.
+    pub log: Option<LogSettings>,
+}
+
+/// The log of exposures and outcomes in `[experiments]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `log_dir`: the folder that the files go to, one for each server.
+    pub dir: PathBuf,
+    /// `log_queue_max`: records that may wait for the disk; further ones are dropped and counted. Default 8,192: a few seconds of
+    /// the most that a server answers, some four megabytes.
+    pub queue_max: usize,
+    /// `log_file_bytes_max`: size at which a file is followed by another. Default 67,108,864.
+    pub file_bytes_max: u64,
+    /// `log_files_max`: files that are kept; the oldest are deleted. Default 64: with the size, 4 GiB.
+    pub files_max: usize,
+    /// `reader_salt`: a secret of 16 bytes or more, hashed with a reader's key into what the log calls the reader. The same for all
+    /// servers whose logs are read together. There is no default: a digest without a secret can be undone by trying keys.
+    pub reader_salt: Salt,
+}
+
+/// A secret that no log line shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Salt(pub String);
+
+impl fmt::Debug for Salt {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Salt(..)")
+    }
+}
+
 /// `[connections]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionSettings {
@@ -128,6 +172,7 @@ impl ServeSettings {
             },
             generation: GenerationSettings { prompt_tokens_max: 768, output_tokens_max: 96 },
             cache: CacheSettings { bytes_max: 64 << 20, ttl: Duration::from_secs(300) },
+            experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
             connections: ConnectionSettings {
                 total_max: 4096,
                 per_peer_max: 256,
@@ -168,6 +213,7 @@ impl ServeSettings {
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
+            experiments: experiments(&mut reader, defaults.experiments),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown(&mut reader, defaults.shutdown),
         };
@@ -214,7 +260,37 @@ fn generation(reader: &mut Reader, default: GenerationSettings) -> GenerationSet
 fn cache(reader: &mut Reader, default: CacheSettings) -> CacheSettings {
     CacheSettings {
         bytes_max: reader.whole("cache.bytes_max", 0..=1 << 40, default.bytes_max),
-        ttl: milliseconds(reader, "cache.ttl_ms", 86_400_000, default.ttl),
+        ttl: milliseconds(reader, "cache.ttl_ms", CACHE_TTL_MS_MAX, default.ttl),
+    }
+}
+
+fn experiments(reader: &mut Reader, default: ExperimentSettings) -> ExperimentSettings {
+    let any = |text: &str| Some(text.to_owned());
+    let file = reader.text("experiments.file", "a path", any, String::new());
+    let dir = reader.text("experiments.log_dir", "a path", any, String::new());
+    let salt = |text: &str| any(text).filter(|text| text.is_empty() || text.len() >= SALT_BYTES_MIN);
+    let expected = format!("a secret of {SALT_BYTES_MIN} bytes or more");
+    let reader_salt = reader.secret("experiments.reader_salt", &expected, salt, String::new());
+    let log = LogSettings {
+        dir: PathBuf::from(&dir),
+        queue_max: reader.count("experiments.log_queue_max", 1..=1_048_576, 8192),
+        file_bytes_max: reader.whole("experiments.log_file_bytes_max", 4096..=1 << 40, 64 << 20),
+        files_max: reader.count("experiments.log_files_max", 1..=100_000, 64),
+        reader_salt: Salt(reader_salt),
+    };
+    reader.require(
+        dir.is_empty() || !log.reader_salt.0.is_empty(),
+        "experiments.reader_salt is needed where experiments.log_dir is set",
+    );
+    ExperimentSettings {
+        file: (!file.is_empty()).then(|| PathBuf::from(file)),
+        check_interval: milliseconds(
+            reader,
+            "experiments.check_interval_ms",
+            600_000,
+            default.check_interval,
+        ),
+        log: (!dir.is_empty()).then_some(log),
     }
 }
 
@@ -259,7 +335,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 19, "the sample shows every setting");
+        assert_eq!(keys, 26, "the sample shows every setting");
     }
 
     #[test]
@@ -269,6 +345,20 @@ mod tests {
         assert!(ServeSettings::read(&text(largest), "a", &[]).is_ok());
         let error = ServeSettings::read(&text(largest - 1), "a", &[]).unwrap_err();
         assert_eq!(error.mistakes.len(), 1, "{error}");
+    }
+
+    #[test]
+    fn a_log_needs_a_secret_that_no_message_shows() {
+        let text = |salt: &str| format!("[experiments]\nlog_dir = \"/data\"\nreader_salt = \"{salt}\"");
+        let read = ServeSettings::read(&text("0123456789abcdef"), "a", &[]).unwrap();
+        assert_eq!(read.experiments.log.as_ref().unwrap().dir, PathBuf::from("/data"));
+        assert!(!format!("{read:?}").contains("0123456789"), "{read:?}");
+        let error = ServeSettings::read(&text("0123456789abcde"), "a", &[]).unwrap_err();
+        assert!(
+            !error.to_string().contains("0123456789") && error.to_string().contains("reader_salt"),
+            "{error}"
+        );
+        assert_eq!(ServeSettings::read(&text(""), "a", &[]).unwrap_err().mistakes.len(), 1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod losses;
 mod metrics;
 mod reward_head;
 mod sampler;
+mod statistics;
 mod tokenizer;
 mod train_steps;
 mod trained_losses;

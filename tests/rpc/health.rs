@@ -13,7 +13,7 @@ use tonic_reflection::pb::v1::{
 async fn health_answers_for_the_server_and_for_the_service() {
     let server = Plan::new().start().await;
     let mut health = HealthClient::new(server.channel().await);
-    for service in ["", "newshound.v1.QueryGenerationService"] {
+    for service in ["", "newshound.v1.QueryGenerationService", "newshound.v1.FeedbackService"] {
         let request = HealthCheckRequest { service: service.to_owned() };
         let response = within(health.check(request)).await.unwrap().into_inner();
         assert_eq!(response.status(), ServingStatus::Serving, "{service:?}");
@@ -38,7 +38,9 @@ async fn reflection_lists_and_describes_the_service() {
     let mut next = async || within(responses.message()).await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(services) = next().await else { panic!("no list") };
     let names: Vec<_> = services.service.iter().map(|service| service.name.as_str()).collect();
-    for name in ["newshound.v1.QueryGenerationService", "grpc.health.v1.Health"] {
+    for name in
+        ["newshound.v1.QueryGenerationService", "newshound.v1.FeedbackService", "grpc.health.v1.Health"]
+    {
         assert!(names.contains(&name), "{names:?}");
     }
     let MessageResponse::FileDescriptorResponse(files) = next().await else { panic!("no file") };

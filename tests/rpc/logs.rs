@@ -1,6 +1,6 @@
 //! What is logged at the level that shows most of what a server does, other crates included.
 use super::server::{Plan, ask, options, request, within};
-use newshound::serve::rpc::proto::GenerateQueriesRequest;
+use newshound::serve::rpc::proto::{ExperimentContext, ForcedArm, GenerateQueriesRequest};
 use std::{
     io::{self, Write},
     sync::{Arc, Mutex},
@@ -32,6 +32,8 @@ impl Write for Lines {
 fn marked(key: &str) -> GenerateQueriesRequest {
     let mut request = request(&format!("{CANARY}-{key}"));
     request.correlation_id = CANARY.to_owned();
+    let (locale, tier) = (CANARY.to_owned(), CANARY.to_owned());
+    request.experiment = Some(ExperimentContext { locale, tier, ..Default::default() });
     for signal in &mut request.signals {
         signal.text = format!("{CANARY} {}", signal.text);
         signal.category = Some(CANARY.to_owned());
@@ -52,7 +54,9 @@ async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
         0 => format!("{CANARY} alone"),
         _ => format!("{CANARY} storm tonight\n{CANARY} strike talks\n{CANARY} council vote"),
     };
-    let server = Plan::new().writing(text).gated().start().await;
+    let (_dir, path) = super::experiments::file(&super::experiments::flags());
+    let plan = Plan::new().writing(text).gated();
+    let server = plan.with(|settings| settings.experiments.file = Some(path)).start().await;
     let mut client = server.client().await;
     let mut leaving = server.client().await;
     let left = tokio::spawn(async move { leaving.generate_queries(marked("leaves")).await });
@@ -67,6 +71,10 @@ async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
 
     ask(&mut client, marked("asks")).await;
     within(client.stream_generate_queries(marked("streams"))).await.unwrap();
+    let mut chosen = marked("chooses");
+    let arm = ForcedArm { experiment_id: "x".to_owned(), arm_id: "few".to_owned() };
+    chosen.experiment.get_or_insert_default().forced_arms = vec![arm];
+    ask(&mut client, chosen).await;
     let mut listless = marked("has no list");
     options(&mut listless).candidate_count = Some(1);
     client.generate_queries(listless).await.unwrap_err();
@@ -75,7 +83,7 @@ async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
     client.generate_queries(broken).await.unwrap_err();
 
     let logged = String::from_utf8(lines.0.lock().unwrap().take().unwrap()).unwrap();
-    for told in ["client is gone", "none of 1 candidates is a valid list"] {
+    for told in ["client is gone", "none of 1 candidates is a valid list", "request ended", "x=few"] {
         assert!(logged.contains(told), "{told} is not logged");
     }
     let leak = logged.lines().find(|line| line.contains(CANARY));

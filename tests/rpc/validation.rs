@@ -44,6 +44,26 @@ async fn each_broken_field_is_named() {
 }
 
 #[tokio::test]
+async fn what_experiments_may_know_is_short_and_printable() {
+    let context = async |change: fn(&mut proto::ExperimentContext), field: &str| {
+        refused(|request| change(request.experiment.get_or_insert_default()), field).await;
+    };
+    context(|context| context.locale = "e\u{7}n".to_owned(), "experiment.locale").await;
+    context(|context| context.tier = "t".repeat(65), "experiment.tier").await;
+    let forced = |experiment: &str, arm: &str| proto::ForcedArm {
+        experiment_id: experiment.to_owned(),
+        arm_id: arm.to_owned(),
+    };
+    let arms = [vec![forced("a", "")], vec![forced(&"a".repeat(65), "b")], vec![forced("a", "b"); 2]];
+    for arms in arms.into_iter().chain([(0..9).map(|id| forced(&id.to_string(), "b")).collect()]) {
+        let change = |request: &mut proto::GenerateQueriesRequest| {
+            request.experiment.get_or_insert_default().forced_arms = arms;
+        };
+        refused(change, "experiment.forced_arms").await;
+    }
+}
+
+#[tokio::test]
 async fn each_option_out_of_range_is_named() {
     let option = async |change: fn(&mut proto::GenerationOptions), field: &str| {
         refused(|request| change(options(request)), &format!("options.{field}")).await;
@@ -111,12 +131,14 @@ async fn all_broken_fields_are_named_together() {
         }),
         cache: Some(proto::CachePolicy { mode: -1 }),
         correlation_id: "c".repeat(200),
+        experiment: Some(proto::ExperimentContext { locale: "l".repeat(36), ..Default::default() }),
     };
     let mut fields = violations(request).await;
     fields.sort();
     let expected = [
         "cache.mode",
         "correlation_id",
+        "experiment.locale",
         "options.candidate_count",
         "options.temperature",
         "signals[0].event_time",

@@ -3,6 +3,7 @@ use super::{CommandError, tour};
 use crate::{
     serve::{
         demo,
+        experiments::enrolment::Entrant,
         rpc::client::{Ask, Client},
     },
     signals::{SignalDraft, Stream},
@@ -31,6 +32,18 @@ pub struct AskArgs {
     /// Seed of the samples
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Locale that experiments see, such as en-US
+    #[arg(long)]
+    pub locale: Option<String>,
+    /// Tier that experiments see
+    #[arg(long)]
+    pub tier: Option<String>,
+    /// Tenant that experiments see
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Arm of an experiment, as `experiment=arm`, where the experiment lets requests choose
+    #[arg(long)]
+    pub arm: Vec<String>,
     /// Leaves the cache alone
     #[arg(long)]
     pub no_cache: bool,
@@ -46,6 +59,8 @@ pub struct AskArgs {
 pub async fn ask(args: AskArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let signals =
         if args.signal.is_empty() { of_demo(&args.user)? } else { drafts(&args.signal, now_unix_s())? };
+    let entrant =
+        Entrant { locale: args.locale, tier: args.tier, tenant: args.tenant, forced: forced(&args.arm)? };
     let client = Client::connect(&args.addr).await?;
     let ask = Ask {
         user_key: args.user,
@@ -53,10 +68,21 @@ pub async fn ask(args: AskArgs, out: &mut dyn Write) -> Result<(), CommandError>
         n_candidates: args.n,
         seed: args.seed,
         bypass_cache: args.no_cache,
+        entrant,
         timeout: Duration::from_millis(args.timeout_ms),
     };
     let reply = client.ask(ask).await?;
     Ok(writeln!(out, "{}", tour::lists(&reply))?)
+}
+
+/// Experiments and the arms that are chosen.
+fn forced(arms: &[String]) -> Result<Vec<(String, String)>, CommandError> {
+    let pair = |text: &String| {
+        let (experiment, arm) = text.split_once('=')?;
+        Some((experiment.to_owned(), arm.to_owned()))
+    };
+    let pairs = arms.iter().map(pair).collect::<Option<Vec<_>>>();
+    pairs.ok_or_else(|| CommandError::Usage("an arm is chosen as experiment=arm".to_owned()))
 }
 
 fn of_demo(user_key: &str) -> Result<Vec<SignalDraft>, CommandError> {
@@ -100,6 +126,13 @@ mod tests {
         let drafts = drafts(&signals, 1000).unwrap();
         assert_eq!((drafts[0].stream, drafts[0].time_unix_s), (Stream::Search, 880));
         assert_eq!((drafts[1].text.as_str(), drafts[1].time_unix_s), ("storm: what we know", 940));
+    }
+
+    #[test]
+    fn an_arm_is_chosen_by_experiment_and_name() {
+        let chosen = forced(&["best-of=sixteen".to_owned()]).unwrap();
+        assert_eq!(chosen, [("best-of".to_owned(), "sixteen".to_owned())]);
+        assert!(forced(&["sixteen".to_owned()]).is_err());
     }
 
     #[test]

@@ -1,11 +1,19 @@
 //! `bench`: open-loop load on a running server. Requests leave at their times whatever the server does, and a latency counts from
 //! the time at which its request should have left, so a server that stalls cannot hide it.
-use super::CommandError;
+use super::{
+    CommandError,
+    cost::{self, CostArgs},
+    engine::{self, EngineArgs},
+    index::{self, IndexArgs},
+};
 use crate::{
-    serve::rpc::client::{Ask, Client, ClientError},
+    serve::{
+        experiments::enrolment::Entrant,
+        rpc::client::{Ask, Client, ClientError},
+    },
     signals::{SignalDraft, Stream},
 };
-use clap::Args;
+use clap::{Args, Subcommand};
 use hdrhistogram::Histogram;
 use std::{
     collections::BTreeMap,
@@ -49,6 +57,29 @@ pub struct BenchArgs {
     /// Writes one JSON object
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// What can be measured without a server.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Measure {
+    /// Compares the compute time of several numbers of candidates
+    Cost(CostArgs),
+    /// Measures how many readers the model answers per second under load, without a server around it
+    Engine(EngineArgs),
+    /// Measures exact and approximate search among random article vectors
+    Index(IndexArgs),
+}
+
+/// Measures something, and writes one JSON object or words.
+///
+/// # Errors
+/// What the measurement says.
+pub fn measure(what: Measure, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+    match what {
+        Measure::Cost(args) => cost::cost(&args, json, out),
+        Measure::Engine(args) => engine::engine(&args, json, out),
+        Measure::Index(args) => index::index(&args, json, out),
+    }
 }
 
 /// Loads a server and reports.
@@ -117,6 +148,7 @@ fn question(args: &BenchArgs, number: u64) -> Ask {
         n_candidates: Some(args.n),
         seed: Some(reader),
         bypass_cache: false,
+        entrant: Entrant::default(),
         timeout: Duration::from_millis(args.timeout_ms),
     }
 }
@@ -147,7 +179,9 @@ impl Tally {
                 OK.to_owned()
             }
             Err(ClientError::Refused { code, .. }) => code.to_owned(),
-            Err(ClientError::Address { .. } | ClientError::Unreachable { .. }) => "UNREACHABLE".to_owned(),
+            Err(ClientError::Address { .. } | ClientError::Unreachable { .. } | ClientError::Tenant) => {
+                "UNREACHABLE".to_owned()
+            }
         };
         *self.codes.entry(code).or_default() += 1;
     }

@@ -3,6 +3,7 @@ pub mod ask;
 pub mod bench;
 pub mod cost;
 pub mod engine;
+pub mod experiment;
 pub mod index;
 pub mod probe;
 pub mod serve;

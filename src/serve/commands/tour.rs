@@ -6,6 +6,7 @@ use crate::{
     serve::{
         Listeners,
         demo::{self, DemoUser},
+        experiments::enrolment::Entrant,
         rpc::client::{Ask, Client, Reply, ReplyList},
         run,
         settings::ServeSettings,
@@ -23,6 +24,8 @@ const ARTICLES_SHOWN: usize = 5;
 /// Signals shown per reader.
 const SIGNALS_SHOWN: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a server that failed may take to say so.
+const LAST_WORD_MAX: Duration = Duration::from_secs(1);
 
 /// Runs the demo until SIGTERM or SIGINT. `program`: how this program was called, for calls to copy.
 ///
@@ -66,12 +69,19 @@ async fn show_and_run(
     )?;
     let last_words = how_to_call(program, grpc, http, shelf.users.first());
     let mut serving = tokio::spawn(run(settings, bundle, listeners, asked.clone().cancelled_owned()));
-    tokio::select! {
+    let shown = tokio::select! {
         // First: once the server drains, the demo's own requests fail, and that is no failure of the demo.
         biased;
-        () = asked.cancelled() => {}
+        () = asked.cancelled() => Ok(()),
         ended = &mut serving => return Ok(ended.map_err(|_| CommandError::Panicked)??),
-        shown = show(&shelf, &last_words, grpc, out) => shown?,
+        shown = show(&shelf, &last_words, grpc, out) => shown,
+    };
+    if let Err(error) = shown {
+        // A server that did not start cuts its client off before it says why, and that says more.
+        if let Ok(ended) = tokio::time::timeout(LAST_WORD_MAX, &mut serving).await {
+            ended.map_err(|_| CommandError::Panicked)??;
+        }
+        return Err(error);
     }
     Ok(serving.await.map_err(|_| CommandError::Panicked)??)
 }
@@ -124,6 +134,7 @@ async fn show(
             n_candidates: None,
             seed: Some(1),
             bypass_cache: false,
+            entrant: Entrant::default(),
             timeout: TIMEOUT,
         };
         writeln!(out, "reader {}\n{}", user.user_key, signals(user))?;
@@ -176,6 +187,9 @@ pub(super) fn lists(reply: &Reply) -> String {
         reply.cache,
         reply.total.as_secs_f64() * 1000.0
     );
+    if !reply.arms.is_empty() {
+        let _ = writeln!(text, "  arms {}", reply.arms.join(", "));
+    }
     for list in &reply.candidates {
         let mark = if list.index == reply.best.index { '*' } else { ' ' };
         let queries: Vec<&str> = list.queries.iter().map(|(query, _)| query.as_str()).collect();

@@ -1,7 +1,10 @@
 //! A client of our own service, for the commands: words in, words out, nothing of the wire.
 use super::proto::{self, query_generation_service_client::QueryGenerationServiceClient};
 use crate::{
-    serve::rpc::status,
+    serve::{
+        experiments::enrolment::Entrant,
+        rpc::{decode::TENANT_HEADER, status},
+    },
     signals::{SignalDraft, Stream},
 };
 use prost_types::{Duration as ProtoDuration, Timestamp};
@@ -37,6 +40,9 @@ pub enum ClientError {
         #[source]
         source: tonic::transport::Error,
     },
+    /// A tenant's name does not fit into metadata.
+    #[error("a tenant is told in visible ASCII characters")]
+    Tenant,
     /// The server refused.
     #[error("{code}: {message}{details}")]
     Refused {
@@ -62,6 +68,8 @@ pub struct Ask {
     pub seed: Option<u64>,
     /// Whether the cache is left alone.
     pub bypass_cache: bool,
+    /// What experiments may know.
+    pub entrant: Entrant,
     /// Until when to wait.
     pub timeout: Duration,
 }
@@ -94,6 +102,8 @@ pub struct Reply {
     pub cache: &'static str,
     /// How the best list was found.
     pub rerank: &'static str,
+    /// The reader's arms, such as `best-of=sixteen by HASH`.
+    pub arms: Vec<String>,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Tokens of all candidates.
@@ -136,6 +146,10 @@ impl Client {
         if let Ok(key) = MetadataValue::try_from(&ask.user_key) {
             request.metadata_mut().insert(USER_KEY, key);
         }
+        if let Some(tenant) = &ask.entrant.tenant {
+            let tenant = tenant.parse().map_err(|_| ClientError::Tenant)?;
+            request.metadata_mut().insert(TENANT_HEADER, tenant);
+        }
         let mut client = QueryGenerationServiceClient::new(self.channel.clone());
         let response = client.generate_queries(request).await.map_err(|status| refused(&status))?;
         Ok(reply(response.into_inner()))
@@ -166,6 +180,19 @@ fn message(ask: &Ask) -> proto::GenerateQueriesRequest {
         }),
         cache: Some(proto::CachePolicy { mode: mode.into() }),
         correlation_id: String::new(),
+        experiment: Some(experiment(&ask.entrant)),
+    }
+}
+
+fn experiment(entrant: &Entrant) -> proto::ExperimentContext {
+    let forced = entrant
+        .forced
+        .iter()
+        .map(|(experiment, arm)| proto::ForcedArm { experiment_id: experiment.clone(), arm_id: arm.clone() });
+    proto::ExperimentContext {
+        locale: entrant.locale.clone().unwrap_or_default(),
+        tier: entrant.tier.clone().unwrap_or_default(),
+        forced_arms: forced.collect(),
     }
 }
 
@@ -191,12 +218,18 @@ fn reply(response: proto::GenerateQueriesResponse) -> Reply {
     let cache = response.cache.unwrap_or_default().status();
     let rerank = response.rerank();
     let usage = response.usage.unwrap_or_default();
+    let arm = |arm: &proto::ArmAssignment| {
+        let by = arm.assigned_by().as_str_name().trim_start_matches("ASSIGNED_BY_");
+        format!("{}={} by {by}", arm.experiment_id, arm.arm_id())
+    };
+    let arms = response.arms.iter().map(arm).collect();
     let total = response.timing.and_then(|timing| timing.total).unwrap_or_default();
     Reply {
         best: list(response.best.unwrap_or_default()),
         candidates: response.candidates.into_iter().map(list).collect(),
         cache: cache.as_str_name().trim_start_matches("CACHE_STATUS_"),
         rerank: rerank.as_str_name().trim_start_matches("RERANK_METHOD_"),
+        arms,
         prompt_tokens: usage.prompt_tokens,
         output_tokens: usage.output_tokens,
         total: total.try_into().unwrap_or_default(),

@@ -1,9 +1,10 @@
 //! A request on the wire to a question in our words: every broken field is found in one pass.
 use super::{proto, status::Violations};
 use crate::{
-    decode::sampler::SamplerSettings,
+    experiment::flags::{EXPERIMENTS_MAX, NAME_BYTES_MAX},
     serve::{
-        question::{CacheMode, Options, Question},
+        experiments::enrolment::Entrant,
+        question::{CacheMode, Wanted},
         rerank::Method,
         settings::CANDIDATES_MAX,
     },
@@ -13,38 +14,63 @@ use crate::{
     text::parse::{QUERIES_MAX, QUERIES_MIN},
 };
 use std::{
+    collections::BTreeSet,
     ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
-/// What a request gets that leaves it out.
-const CANDIDATES_DEFAULT: u32 = 8;
-const SERVING: SamplerSettings = SamplerSettings::SERVING;
 /// Limits that the proto promises.
-const TEMPERATURE_MAX: f32 = 2.0;
+pub const TEMPERATURE_MAX: f32 = 2.0;
 const TOP_K_MAX: u32 = 1000;
 const CORRELATION_ID_BYTES_MAX: usize = 128;
+const LOCALE_BYTES_MAX: usize = 35;
+const TIER_BYTES_MAX: usize = 64;
+const TENANT_BYTES_MAX: usize = 64;
 /// Nanoseconds of a time or a duration on the wire stay below this. Source: google/protobuf/timestamp.proto, duration.proto.
 const NANOS_PER_SECOND: i32 = 1_000_000_000;
 
+/// Names of metadata that experiments read.
+pub const TENANT_HEADER: &str = "x-newshound-tenant";
+/// See `TENANT_HEADER`.
+pub const ARM_HEADER: &str = "x-newshound-arm";
+
+/// Metadata that experiments read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Headers<'a> {
+    /// `x-newshound-tenant`.
+    pub tenant: Option<&'a [u8]>,
+    /// `x-newshound-arm`.
+    pub arms: Option<&'a [u8]>,
+}
+
 /// What the server adds to a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Context {
+pub struct Context<'a> {
     /// Most tokens of one candidate, and the default.
     pub output_tokens_max: usize,
-    /// Whether AUTO means the head.
-    pub has_reward_head: bool,
     /// Whether there is anything to ask about signals.
     pub has_cleaner: bool,
+    /// What else came with it.
+    pub headers: Headers<'a>,
     /// Until when the client waits.
     pub deadline: Option<Instant>,
 }
 
-/// A checked request.
+/// A checked request: a question, but for what arms of experiments do to it.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// What is asked.
-    pub question: Question,
+    /// For whom.
+    pub user: UserKey,
+    /// What is known of them.
+    pub signals: UserSignals,
+    /// What the request says of its options.
+    pub wanted: Wanted,
+    /// How to use the cache.
+    pub cache: CacheMode,
+    /// Until when an answer is of use.
+    pub deadline: Option<Instant>,
+    /// What experiments may know.
+    pub entrant: Entrant,
     /// Whether every candidate is returned.
     pub return_candidates: bool,
     /// What the cleaner is asked of, in the order of the request; empty unless it is asked.
@@ -57,7 +83,7 @@ pub struct Asked {
 ///
 /// # Errors
 /// Every broken field.
-pub fn asked(request: proto::GenerateQueriesRequest, context: Context) -> Result<Asked, Violations> {
+pub fn asked(request: proto::GenerateQueriesRequest, context: Context<'_>) -> Result<Asked, Violations> {
     let mut checks = Checks::default();
     let user = checks.user(request.user.as_ref());
     let options = request.options.unwrap_or_default();
@@ -68,8 +94,9 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context) -> Result
     };
     let signals = checks.signals(request.signals);
     let return_candidates = options.return_candidates;
-    let options = checks.options(&options, context);
+    let wanted = checks.options(&options, context.output_tokens_max);
     let cache = checks.cache(request.cache);
+    let entrant = checks.entrant(request.experiment, context.headers);
     let got = request.correlation_id.len();
     if got > CORRELATION_ID_BYTES_MAX {
         let description = format!("must have at most {CORRELATION_ID_BYTES_MAX} bytes, has {got}");
@@ -77,13 +104,32 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context) -> Result
     }
     match (user, signals) {
         (Some(user), Some(signals)) if checks.violations.is_empty() => Ok(Asked {
-            question: Question { user, signals, options, cache, deadline: context.deadline },
+            user,
+            signals,
+            wanted,
+            cache,
+            deadline: context.deadline,
+            entrant,
             return_candidates,
             judged,
             correlation_id: request.correlation_id,
         }),
         _ => Err(checks.violations),
     }
+}
+
+/// Checks a request for an explanation.
+///
+/// # Errors
+/// Every broken field.
+pub fn explained(
+    request: proto::ExplainAssignmentRequest,
+    headers: Headers<'_>,
+) -> Result<(UserKey, Entrant), Violations> {
+    let mut checks = Checks::default();
+    let user = checks.user(request.user.as_ref());
+    let entrant = checks.entrant(request.experiment, headers);
+    user.filter(|_| checks.violations.is_empty()).map(|user| (user, entrant)).ok_or(checks.violations)
 }
 
 /// Streams and texts of signals as the cleaner would see them; as many as a request may have.
@@ -170,51 +216,46 @@ impl Checks {
         SignalDraft { stream, text, time_unix_s, category, source, dwell_ms, weight }
     }
 
-    fn options(&mut self, options: &proto::GenerationOptions, context: Context) -> Options {
-        let limit = u32::try_from(context.output_tokens_max).unwrap_or(u32::MAX);
-        let candidates = self.whole(
-            "options.candidate_count",
-            options.candidate_count.unwrap_or(CANDIDATES_DEFAULT),
-            1..=CANDIDATES_MAX,
-        );
-        let queries = options
+    fn options(&mut self, options: &proto::GenerationOptions, output_tokens_max: usize) -> Wanted {
+        let n_candidates = options
+            .candidate_count
+            .map(|count| self.whole("options.candidate_count", count, 1..=CANDIDATES_MAX));
+        let n_queries_max = options
             .query_count
             .map(|count| self.whole("options.query_count", count, QUERIES_MIN..=QUERIES_MAX));
-        let output_tokens = self.whole(
-            "options.max_output_tokens",
-            options.max_output_tokens.unwrap_or(limit),
-            1..=context.output_tokens_max,
-        );
+        let max_output_tokens = options.max_output_tokens.map_or(output_tokens_max, |tokens| {
+            self.whole("options.max_output_tokens", tokens, 1..=output_tokens_max)
+        });
         let top_k = self.whole("options.top_k", options.top_k.unwrap_or(0), 0..=TOP_K_MAX as usize);
-        let temperature = options.temperature.unwrap_or(SERVING.temperature);
-        let temperature = self.number("options.temperature", temperature, 0.0..=TEMPERATURE_MAX);
+        let temperature = options.temperature;
+        let temperature =
+            temperature.map(|value| self.number("options.temperature", value, 0.0..=TEMPERATURE_MAX));
         let min_p = self.number("options.min_p", options.min_p.unwrap_or(0.0), 0.0..=1.0);
-        let top_p =
-            self.number("options.top_p", options.top_p.unwrap_or(SERVING.top_p), f32::MIN_POSITIVE..=1.0);
-        Options {
-            n_candidates: candidates,
-            n_queries_max: queries,
-            max_output_tokens: output_tokens,
-            sampler: SamplerSettings { temperature, top_k, top_p, min_p, ..SERVING },
-            seed: options.seed,
-            method: self.method(options.rerank, context.has_reward_head),
+        let top_p = options.top_p.map(|value| self.number("options.top_p", value, f32::MIN_POSITIVE..=1.0));
+        let (seed, method) = (options.seed, self.method(options.rerank));
+        Wanted {
+            n_candidates,
+            n_queries_max,
+            max_output_tokens,
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            seed,
+            method,
         }
     }
 
-    fn method(&mut self, rerank: i32, has_reward_head: bool) -> Method {
+    fn method(&mut self, rerank: i32) -> Option<Method> {
         match proto::RerankMethod::try_from(rerank) {
-            Ok(proto::RerankMethod::Unspecified | proto::RerankMethod::Auto) if has_reward_head => {
-                Method::RewardHead
-            }
-            Ok(
-                proto::RerankMethod::Unspecified | proto::RerankMethod::Auto | proto::RerankMethod::Consensus,
-            ) => Method::Consensus,
-            Ok(proto::RerankMethod::Logprob) => Method::LogProb,
-            Ok(proto::RerankMethod::RewardHead) => Method::RewardHead,
-            Ok(proto::RerankMethod::None) => Method::None,
+            Ok(proto::RerankMethod::Unspecified | proto::RerankMethod::Auto) => None,
+            Ok(proto::RerankMethod::Consensus) => Some(Method::Consensus),
+            Ok(proto::RerankMethod::Logprob) => Some(Method::LogProb),
+            Ok(proto::RerankMethod::RewardHead) => Some(Method::RewardHead),
+            Ok(proto::RerankMethod::None) => Some(Method::None),
             Err(_) => {
                 self.refuse("options.rerank", "must be a RerankMethod".to_owned());
-                Method::None
+                None
             }
         }
     }
@@ -230,6 +271,75 @@ impl Checks {
                 CacheMode::Default
             }
         }
+    }
+
+    fn entrant(&mut self, context: Option<proto::ExperimentContext>, headers: Headers<'_>) -> Entrant {
+        let context = context.unwrap_or_default();
+        let tenant = headers.tenant.map(|tenant| String::from_utf8_lossy(tenant).into_owned());
+        let entrant = Entrant {
+            locale: self.label("experiment.locale", context.locale, LOCALE_BYTES_MAX),
+            tier: self.label("experiment.tier", context.tier, TIER_BYTES_MAX),
+            tenant: self.label(TENANT_HEADER, tenant.unwrap_or_default(), TENANT_BYTES_MAX),
+            forced: self.forced(context.forced_arms),
+        };
+        let of_header = headers.arms.map(|pairs| self.forced_by_header(pairs)).unwrap_or_default();
+        let named = |id: &str| entrant.forced.iter().any(|(experiment, _)| experiment == id);
+        let others: Vec<_> = of_header.into_iter().filter(|(experiment, _)| !named(experiment)).collect();
+        Entrant { forced: entrant.forced.into_iter().chain(others).collect(), ..entrant }
+    }
+
+    /// A short printable text; none where it is empty.
+    fn label(&mut self, field: &str, text: String, bytes_max: usize) -> Option<String> {
+        if text.len() > bytes_max {
+            self.refuse(field, format!("must have at most {bytes_max} bytes, has {}", text.len()));
+        }
+        if text.chars().any(|c| c.is_control() || characters::is_invisible(c) || c == '\u{fffd}') {
+            self.refuse(field, "must be printable".to_owned());
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn forced(&mut self, arms: Vec<proto::ForcedArm>) -> Vec<(String, String)> {
+        let field = "experiment.forced_arms";
+        if arms.len() > EXPERIMENTS_MAX {
+            self.refuse(field, format!("must have at most {EXPERIMENTS_MAX} items, has {}", arms.len()));
+            return Vec::new();
+        }
+        let pairs = arms.into_iter().map(|arm| (arm.experiment_id, arm.arm_id)).collect();
+        self.pairs(field, pairs)
+    }
+
+    fn forced_by_header(&mut self, pairs: &[u8]) -> Vec<(String, String)> {
+        let text = String::from_utf8_lossy(pairs);
+        let split = |pair: &str| {
+            let (experiment, arm) = pair.trim().split_once('=')?;
+            Some((experiment.to_owned(), arm.to_owned()))
+        };
+        // One pair more than there may be is enough to see that there are too many.
+        let pairs: Option<Vec<_>> = text.split(',').take(EXPERIMENTS_MAX + 1).map(split).collect();
+        match pairs.filter(|pairs| pairs.len() <= EXPERIMENTS_MAX) {
+            Some(pairs) => self.pairs(ARM_HEADER, pairs),
+            None => {
+                let most = EXPERIMENTS_MAX;
+                self.refuse(
+                    ARM_HEADER,
+                    format!("must be at most {most} pairs as in experiment=arm,experiment=arm"),
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    fn pairs(&mut self, field: &str, pairs: Vec<(String, String)>) -> Vec<(String, String)> {
+        let is_name = |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len());
+        if !pairs.iter().all(|(experiment, arm)| is_name(experiment) && is_name(arm)) {
+            self.refuse(field, format!("must name experiments and arms in 1 to {NAME_BYTES_MAX} bytes"));
+        }
+        let experiments: BTreeSet<_> = pairs.iter().map(|(experiment, _)| experiment).collect();
+        if experiments.len() < pairs.len() {
+            self.refuse(field, "must name each experiment once".to_owned());
+        }
+        pairs
     }
 
     fn whole(&mut self, field: &str, value: u32, range: RangeInclusive<usize>) -> usize {

@@ -4,9 +4,15 @@ use crate::{
     bundle::manifest::Manifest,
     cleaner::Verdict,
     decode::batch::Finish,
+    experiment::{
+        assign::{Assignment, By, Decision},
+        flags::Experiment,
+        policy::{Policy, Rerank},
+    },
     serve::{
         answer::Origin,
         candidate::{Answer, Candidate},
+        experiments::enrolment::Enrolment,
         rerank::{self, Method},
     },
 };
@@ -40,7 +46,7 @@ impl ModelFacts {
     }
 }
 
-/// A response without what only the request knows: ids, model, candidates.
+/// A response without what only the request knows: ids, model, candidates, arms.
 pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::GenerateQueriesResponse {
     let best = answer.best();
     proto::GenerateQueriesResponse {
@@ -60,6 +66,7 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
         .into(),
         correlation_id: String::new(),
         signal_verdicts: Vec::new(),
+        arms: Vec::new(),
     }
 }
 
@@ -73,6 +80,69 @@ pub fn verdicts(verdicts: &[Verdict]) -> Vec<i32> {
         Verdict::Personal => proto::SignalVerdict::Personal,
     };
     verdicts.iter().map(|verdict| word(verdict).into()).collect()
+}
+
+/// The arms of a request.
+pub fn arms(enrolment: &Enrolment) -> Vec<proto::ArmAssignment> {
+    let arm = |assignment: &Assignment| {
+        let overridden = assignment.experiment.overridden(&enrolment.explicit);
+        proto::ArmAssignment {
+            overridden: overridden.map(|field| field.word().to_owned()).collect(),
+            ..assigned(assignment)
+        }
+    };
+    enrolment.assignments.iter().map(arm).collect()
+}
+
+/// What became of a reader in every experiment.
+pub fn decisions(decisions: &[Decision]) -> Vec<proto::ArmAssignment> {
+    let decision = |decision: &Decision| match decision {
+        Decision::Assigned(assignment) => assigned(assignment),
+        Decision::Disabled(experiment) => of_experiment(experiment, proto::AssignedBy::NoneDisabled),
+        Decision::NotTargeted(experiment) => of_experiment(experiment, proto::AssignedBy::NoneNotTargeted),
+    };
+    decisions.iter().map(decision).collect()
+}
+
+fn assigned(assignment: &Assignment) -> proto::ArmAssignment {
+    let by = match assignment.by {
+        By::Hash => proto::AssignedBy::Hash,
+        By::Rule => proto::AssignedBy::Rule,
+        By::Default => proto::AssignedBy::Default,
+        By::Forced => proto::AssignedBy::Forced,
+    };
+    let arm_id = Some(assignment.arm().id.clone());
+    proto::ArmAssignment { arm_id, ..of_experiment(&assignment.experiment, by) }
+}
+
+fn of_experiment(experiment: &Experiment, by: proto::AssignedBy) -> proto::ArmAssignment {
+    proto::ArmAssignment {
+        experiment_id: experiment.id.clone(),
+        arm_id: None,
+        assigned_by: by.into(),
+        phase: experiment.spread.phase.clone(),
+        hash_version: experiment.spread.version.number(),
+        overridden: Vec::new(),
+    }
+}
+
+/// What arms set.
+pub fn policy(policy: &Policy) -> proto::ArmPolicy {
+    let rerank = match policy.rerank {
+        None => proto::RerankMethod::Unspecified,
+        Some(Rerank::RewardHead) => proto::RerankMethod::RewardHead,
+        Some(Rerank::Consensus) => proto::RerankMethod::Consensus,
+        Some(Rerank::LogProb) => proto::RerankMethod::Logprob,
+        Some(Rerank::None) => proto::RerankMethod::None,
+    };
+    proto::ArmPolicy {
+        candidate_count: policy.candidate_count.map(count),
+        query_count: policy.query_count.map(count),
+        temperature: policy.temperature,
+        top_p: policy.top_p,
+        rerank: rerank.into(),
+        cache_ttl_ms: policy.cache_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+    }
 }
 
 /// Every candidate, whole, by number.
@@ -123,7 +193,7 @@ fn usage(answer: &Answer) -> proto::Usage {
     proto::Usage {
         prompt_tokens: count(answer.prompt_tokens),
         prefill_tokens_computed: count(answer.prefill_tokens_computed),
-        output_tokens: count(answer.candidates.iter().map(|candidate| candidate.n_tokens).sum()),
+        output_tokens: count(answer.n_output_tokens()),
         candidates_started: n_candidates,
         candidates_completed: n_candidates,
         candidates_invalid: count(

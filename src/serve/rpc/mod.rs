@@ -1,9 +1,11 @@
 //! The wire: the only room that names protobuf messages and gRPC statuses.
+mod call;
 pub mod client;
 pub mod codec;
 pub mod connections;
 pub mod decode;
 pub mod encode;
+pub mod feedback;
 pub mod proto;
 pub mod server;
 pub mod service;

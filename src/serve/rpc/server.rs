@@ -1,7 +1,11 @@
 //! The gRPC server: services, HTTP/2 limits, and an end that no client can put off.
 use super::{
     connections,
-    proto::{self, query_generation_service_server::QueryGenerationServiceServer},
+    feedback::Feedback,
+    proto::{
+        self, feedback_service_server::FeedbackServiceServer,
+        query_generation_service_server::QueryGenerationServiceServer,
+    },
     service::Service,
 };
 use crate::serve::{
@@ -43,14 +47,19 @@ pub enum RpcError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Name of the service in health checks.
-pub const SERVICE_NAME: &str = <QueryGenerationServiceServer<Service> as NamedService>::NAME;
+/// Names of the services in health checks.
+pub const SERVICE_NAMES: [&str; 2] = [
+    <QueryGenerationServiceServer<Service> as NamedService>::NAME,
+    <FeedbackServiceServer<Feedback> as NamedService>::NAME,
+];
 
 /// Everything the server needs.
 #[derive(Debug)]
 pub struct Rpc {
     /// The service.
     pub service: Service,
+    /// The service that takes reports of outcomes.
+    pub feedback: Feedback,
     /// Answers health checks.
     pub health_service: HealthService,
     /// Knows what is under way.
@@ -80,8 +89,11 @@ impl Rpc {
         };
         let service = QueryGenerationServiceServer::new(self.service)
             .max_decoding_message_size(self.connections.message_bytes_max);
+        let feedback = FeedbackServiceServer::new(self.feedback)
+            .max_decoding_message_size(self.connections.message_bytes_max);
         let routes = builder(self.connections)
             .add_service(service)
+            .add_service(feedback)
             .add_service(HealthServer::new(self.health_service))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);

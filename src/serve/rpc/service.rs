@@ -1,19 +1,26 @@
 //! The service: decode, check, answer, encode; every call is counted once.
 use super::{
-    decode::{self, Asked, Context},
+    call::{Call, deadline},
+    decode::{self, ARM_HEADER, Asked, Context, Headers, TENANT_HEADER},
     encode::{self, ModelFacts},
     proto::{self, generate_queries_event::Event, query_generation_service_server::QueryGenerationService},
     status,
 };
-use crate::serve::{
-    answer::{Answerer, ServeError},
-    candidate::Candidate,
-    health::{Health, InFlight},
-    metrics::{Metrics, Outcome},
-    rerank::Method,
-    settings::{CANDIDATES_MAX, ServeSettings},
+use crate::{
+    experiment::assign::{assigned, policy},
+    serve::{
+        answer::{Answerer, ServeError},
+        candidate::Candidate,
+        experiments::{InForce, enrolment::Enrolment},
+        health::Health,
+        ledger::Ledger,
+        metrics::{Metrics, outcome::Outcome},
+        question::Question,
+        rerank::Method,
+        settings::{CANDIDATES_MAX, ServeSettings},
+    },
+    telemetry::Chain,
 };
-use crate::telemetry::Chain;
 use std::{
     pin::Pin,
     sync::{
@@ -21,15 +28,27 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context as TaskContext, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 use tracing::warn;
 
-/// How much earlier than the client's deadline we answer, so that the reason still reaches it.
-const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(50);
+/// What the service asks.
+#[derive(Clone, Debug)]
+pub struct Rooms {
+    /// Answers.
+    pub answerer: Arc<Answerer>,
+    /// The experiments.
+    pub experiments: Arc<InForce>,
+    /// Where answers under arms are noted.
+    pub ledger: Arc<Ledger>,
+    /// Whether work is accepted.
+    pub health: Arc<Health>,
+    /// Where things are counted.
+    pub metrics: Arc<Metrics>,
+}
 
 /// What the service knows.
 #[derive(Debug)]
@@ -39,9 +58,7 @@ pub struct Service {
 
 #[derive(Debug)]
 struct Shared {
-    answerer: Arc<Answerer>,
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
+    rooms: Rooms,
     model: ModelFacts,
     limits: proto::Limits,
     started: Instant,
@@ -51,14 +68,8 @@ struct Shared {
 }
 
 impl Service {
-    /// The service of one server. `prompt_tokens_max` and `output_tokens_max`: what the model and the settings allow.
-    pub fn new(
-        answerer: Arc<Answerer>,
-        health: Arc<Health>,
-        metrics: Arc<Metrics>,
-        model: ModelFacts,
-        settings: &ServeSettings,
-    ) -> Self {
+    /// The service of one server, with the limits of its settings.
+    pub fn new(rooms: Rooms, model: ModelFacts, settings: &ServeSettings) -> Self {
         let limits = proto::Limits {
             candidate_count_max: encode::count(CANDIDATES_MAX),
             max_output_tokens: encode::count(settings.generation.output_tokens_max),
@@ -67,58 +78,93 @@ impl Service {
             queue_requests_max: encode::count(settings.engine.queue_requests_max),
         };
         let (started, process, n_responses) = (Instant::now(), rand::random(), AtomicU64::new(0));
-        let shared = Shared { answerer, health, metrics, model, limits, started, process, n_responses };
+        let shared = Shared { rooms, model, limits, started, process, n_responses };
         Self { shared: Arc::new(shared) }
     }
 }
 
 impl Shared {
+    fn call(&self, method: &'static str) -> Call {
+        Call::new(&self.rooms.metrics, &self.rooms.health, method)
+    }
+
     fn response_id(&self) -> String {
         format!("{:016x}-{}", self.process, self.n_responses.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Refuses or decodes a request.
-    fn asked(&self, request: Request<proto::GenerateQueriesRequest>) -> Result<Asked, Status> {
-        let refuse = |error: &ServeError| {
-            self.metrics.outcome(Outcome::Shed);
-            status::status(error)
-        };
-        if !self.health.is_accepting() {
-            return Err(refuse(&ServeError::Draining));
-        }
-        let context = Context {
-            output_tokens_max: self.limits.max_output_tokens as usize,
-            has_reward_head: self.model.has_reward_head,
-            has_cleaner: self.model.has_cleaner,
-            deadline: deadline(request.metadata()),
-        };
-        let rejected = |status: Status| {
-            self.metrics.outcome(Outcome::Rejected);
+    /// Refuses a request, or decodes it and gives its reader her arms.
+    fn asked(&self, request: Request<proto::GenerateQueriesRequest>) -> Result<Ask, Status> {
+        let refuse = |outcome, status: Status| {
+            self.rooms.metrics.outcome(outcome);
             status
         };
-        let asked = decode::asked(request.into_inner(), context)
-            .map_err(|violations| rejected(status::invalid(&violations)))?;
-        if asked.question.options.method == Method::RewardHead && !self.model.has_reward_head {
-            return Err(rejected(status::status(&ServeError::NoRewardHead)));
+        if !self.rooms.health.is_accepting() {
+            return Err(refuse(Outcome::Shed, status::status(&ServeError::Draining)));
         }
-        Ok(asked)
+        let (metadata, _, message) = request.into_parts();
+        let context = Context {
+            output_tokens_max: self.limits.max_output_tokens as usize,
+            has_cleaner: self.model.has_cleaner,
+            headers: headers(&metadata),
+            deadline: deadline(&metadata),
+        };
+        let asked = decode::asked(message, context)
+            .map_err(|violations| refuse(Outcome::Rejected, status::invalid(&violations)))?;
+        self.enrol(asked).map_err(|error| refuse(Outcome::Rejected, status::status(&error)))
+    }
+
+    /// Decides experiments for a request, and with them what it leaves open.
+    fn enrol(&self, asked: Asked) -> Result<Ask, ServeError> {
+        let experiments = self.rooms.experiments.now();
+        let assignments = assigned(asked.entrant.decide(&asked.user, &experiments)?);
+        let (config, explicit) = (experiments.digest.clone(), asked.wanted.explicit());
+        let enrolment = Arc::new(Enrolment { config, assignments, explicit });
+        let auto = if self.model.has_reward_head { Method::RewardHead } else { Method::Consensus };
+        let options = asked.wanted.with(&enrolment.policy(), auto);
+        if options.method == Method::RewardHead && !self.model.has_reward_head {
+            return Err(ServeError::NoRewardHead);
+        }
+        let Asked { user, signals, cache, deadline, return_candidates, judged, correlation_id, .. } = asked;
+        let question = Question { user, signals, options, cache, deadline, enrolment };
+        Ok(Ask { question, return_candidates, judged, correlation_id })
+    }
+
+    fn explained(
+        &self,
+        request: Request<proto::ExplainAssignmentRequest>,
+    ) -> Result<proto::ExplainAssignmentResponse, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let (user, entrant) = decode::explained(message, headers(&metadata))
+            .map_err(|violations| status::invalid(&violations))?;
+        let experiments = self.rooms.experiments.now();
+        let decided = entrant.decide(&user, &experiments);
+        let decided = decided.map_err(|error| status::status(&error.into()))?;
+        let arms = encode::decisions(&decided);
+        Ok(proto::ExplainAssignmentResponse {
+            arms,
+            policy: Some(encode::policy(&policy(&assigned(decided)))),
+            config_digest: experiments.digest.clone(),
+            config_version: experiments.version.clone().unwrap_or_default(),
+        })
     }
 
     /// Answers; `watch` sees every candidate as it ends. The response lacks `candidates`.
     async fn answer(
         &self,
-        asked: Asked,
+        asked: Ask,
         response_id: String,
         watch: impl FnMut(&Arc<Candidate>),
     ) -> Result<proto::GenerateQueriesResponse, Status> {
         let started = Instant::now();
         let (question, correlation_id) = (asked.question, asked.correlation_id);
-        let answered = self.answerer.answer(question, watch).await;
+        let (user, enrolment) = (question.user.clone(), Arc::clone(&question.enrolment));
+        let answered = self.rooms.answerer.answer(question, watch).await;
         let (answer, origin) = answered.map_err(|error| status::status(&error))?;
+        self.rooms.ledger.expose(&user, &response_id, &enrolment, origin).await;
         let verdicts = match asked.judged.is_empty() {
             true => Vec::new(),
             // They are extra: an answer that is there is not lost with them.
-            false => self.answerer.verdicts(asked.judged).await.unwrap_or_else(|error| {
+            false => self.rooms.answerer.verdicts(asked.judged).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "signals have no verdicts");
                 Vec::new()
             }),
@@ -126,10 +172,11 @@ impl Shared {
         let signal_verdicts = encode::verdicts(&verdicts);
         let response = encode::response(&answer, origin, started.elapsed());
         let candidates = if asked.return_candidates { encode::candidates(&answer) } else { Vec::new() };
-        let model = Some(self.model.encode());
+        let (model, arms) = (Some(self.model.encode()), encode::arms(&enrolment));
         Ok(proto::GenerateQueriesResponse {
             response_id,
             model,
+            arms,
             candidates,
             correlation_id,
             signal_verdicts,
@@ -138,13 +185,27 @@ impl Shared {
     }
 }
 
+/// What of a request's metadata experiments read.
+fn headers(metadata: &MetadataMap) -> Headers<'_> {
+    let header = |name| metadata.get(name).map(|value| value.as_bytes());
+    Headers { tenant: header(TENANT_HEADER), arms: header(ARM_HEADER) }
+}
+
+/// A request that can be answered.
+struct Ask {
+    question: Question,
+    return_candidates: bool,
+    judged: Vec<(crate::signals::Stream, String)>,
+    correlation_id: String,
+}
+
 #[tonic::async_trait]
 impl QueryGenerationService for Service {
     async fn generate_queries(
         &self,
         request: Request<proto::GenerateQueriesRequest>,
     ) -> Result<Response<proto::GenerateQueriesResponse>, Status> {
-        let mut call = Call::new(&self.shared, "GenerateQueries");
+        let mut call = self.shared.call("GenerateQueries");
         let answered = match self.shared.asked(request) {
             Ok(asked) => self.shared.answer(asked, self.shared.response_id(), |_| {}).await,
             Err(status) => Err(status),
@@ -159,11 +220,14 @@ impl QueryGenerationService for Service {
         &self,
         request: Request<proto::GenerateQueriesRequest>,
     ) -> Result<Response<EventStream>, Status> {
-        let mut call = Call::new(&self.shared, "StreamGenerateQueries");
+        let mut call = self.shared.call("StreamGenerateQueries");
         let asked = self.shared.asked(request).inspect_err(|status| call.code = status.code())?;
         let response_id = self.shared.response_id();
-        let accepted =
-            proto::Accepted { response_id: response_id.clone(), model: Some(self.shared.model.encode()) };
+        let accepted = proto::Accepted {
+            response_id: response_id.clone(),
+            model: Some(self.shared.model.encode()),
+            arms: encode::arms(&asked.question.enrolment),
+        };
         // Room for every event of the request, so that a slow reader holds nobody up.
         let (events, receiver) = mpsc::channel(asked.question.options.n_candidates + 2);
         send(&events, Ok(event(Event::Accepted(accepted))));
@@ -175,7 +239,7 @@ impl QueryGenerationService for Service {
                 send(&events, Ok(event(Event::Candidate(candidate))));
             };
             // The candidates were all sent one by one.
-            let asked = Asked { return_candidates: false, ..asked };
+            let asked = Ask { return_candidates: false, ..asked };
             tokio::select! {
                 answered = shared.answer(asked, response_id, watch) => {
                     let done = |response| event(Event::Done(response));
@@ -187,11 +251,21 @@ impl QueryGenerationService for Service {
         Ok(Response::new(EventStream { events: receiver, call }))
     }
 
+    async fn explain_assignment(
+        &self,
+        request: Request<proto::ExplainAssignmentRequest>,
+    ) -> Result<Response<proto::ExplainAssignmentResponse>, Status> {
+        let mut call = self.shared.call("ExplainAssignment");
+        let explained = self.shared.explained(request);
+        call.code = explained.as_ref().err().map_or(Code::Ok, Status::code);
+        explained.map(Response::new)
+    }
+
     async fn get_server_info(
         &self,
         _request: Request<proto::GetServerInfoRequest>,
     ) -> Result<Response<proto::GetServerInfoResponse>, Status> {
-        let mut call = Call::new(&self.shared, "GetServerInfo");
+        let mut call = self.shared.call("GetServerInfo");
         call.code = Code::Ok;
         Ok(Response::new(proto::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -243,56 +317,6 @@ fn send(
     let _ = events.try_send(event);
 }
 
-/// A call under way: counted when it ends, as cancelled if nothing else is known.
-#[derive(Debug)]
-struct Call {
-    method: &'static str,
-    code: Code,
-    started: Instant,
-    metrics: Arc<Metrics>,
-    _in_flight: InFlight,
-}
-
-impl Call {
-    fn new(shared: &Arc<Shared>, method: &'static str) -> Self {
-        shared.metrics.rpc_in_flight(method).increment(1.0);
-        let (metrics, in_flight) = (Arc::clone(&shared.metrics), shared.health.enter());
-        Self { method, code: Code::Cancelled, started: Instant::now(), metrics, _in_flight: in_flight }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.metrics.rpc_in_flight(self.method).decrement(1.0);
-        self.metrics.rpc_ended(self.method, status::code_word(self.code), self.started.elapsed());
-    }
-}
-
-/// Until when the client waits, less a margin; none if it did not say.
-fn deadline(metadata: &MetadataMap) -> Option<Instant> {
-    let timeout = timeout(metadata.get("grpc-timeout")?.to_str().ok()?)?;
-    let margin = (timeout / 10).min(DEADLINE_MARGIN_MAX);
-    Instant::now().checked_add(timeout - margin)
-}
-
-/// Reads `grpc-timeout`: at most eight digits and a unit. Source: gRPC over HTTP/2, "Timeout".
-fn timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(number * 3600)),
-        "M" => Some(Duration::from_secs(number * 60)),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,8 +330,7 @@ mod tests {
         let (sender, events) = mpsc::channel(sent.len());
         sent.into_iter().for_each(|sent| send(&sender, Ok(event(sent))));
         drop(sender);
-        let (code, started, in_flight) = (Code::Cancelled, Instant::now(), health.enter());
-        let call = Call { method: "StreamGenerateQueries", code, started, metrics, _in_flight: in_flight };
+        let call = Call::new(&metrics, &health, "StreamGenerateQueries");
         let stream = EventStream { events, call };
         stream.map(|item| item.map_err(|status| status.code())).collect().await
     }
@@ -323,20 +346,5 @@ mod tests {
     async fn a_stream_that_is_done_ends_without_an_error() {
         let done = Event::Done(proto::GenerateQueriesResponse::default());
         assert_eq!(seen(vec![done.clone()]).await, vec![Ok(event(done))]);
-    }
-
-    #[test]
-    fn timeouts_are_read_in_every_unit() {
-        let check = |text: &str, expected: Option<Duration>| assert_eq!(timeout(text), expected, "{text}");
-        check("1H", Some(Duration::from_secs(3600)));
-        check("2M", Some(Duration::from_secs(120)));
-        check("3S", Some(Duration::from_secs(3)));
-        check("4m", Some(Duration::from_millis(4)));
-        check("5u", Some(Duration::from_micros(5)));
-        check("6n", Some(Duration::from_nanos(6)));
-        check("99999999H", Some(Duration::from_secs(99_999_999 * 3600)));
-        for wrong in ["", "m", "1", "1x", "-1S", "+1S", "1.5S", "100000000S", "1ü"] {
-            check(wrong, None);
-        }
     }
 }

@@ -1,5 +1,8 @@
 //! Errors on the wire: a code, and google.rpc details that a program can read.
-use crate::serve::answer::ServeError;
+use crate::{
+    experiment::assign::ForceError,
+    serve::{answer::ServeError, ledger::LedgerError},
+};
 use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -60,6 +63,10 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::EngineGone => plain(Code::Unavailable, "ENGINE_GONE"),
         ServeError::NoRewardHead => plain(Code::FailedPrecondition, "NO_REWARD_HEAD"),
         ServeError::OnlyPersonalData => plain(Code::FailedPrecondition, "ONLY_PERSONAL_DATA"),
+        ServeError::Arm(ForceError::Unknown) => plain(Code::NotFound, "ARM_UNKNOWN"),
+        ServeError::Arm(ForceError::NotAllowed { .. }) => {
+            plain(Code::FailedPrecondition, "ARM_NOT_CHOOSABLE")
+        }
         ServeError::NoValidList { n_candidates } => {
             let facts = [("candidates", n_candidates.to_string())];
             with_details(Code::NotFound, &message, "NO_VALID_LIST", &facts)
@@ -68,6 +75,17 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::Engine(_) | ServeError::Head(_) | ServeError::Cleaner(_) | ServeError::Panicked => {
             plain(Code::Internal, "ENGINE_FAULT")
         }
+    }
+}
+
+/// When to come back with a report: the writer of the log takes a batch in less.
+const RECORDS_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The status of a report that is not taken.
+pub fn feedback(error: LedgerError) -> Status {
+    match error {
+        LedgerError::Off => with_details(Code::FailedPrecondition, &error.to_string(), "FEEDBACK_OFF", &[]),
+        LedgerError::Full => busy(&error.to_string(), "RECORDS_FULL", RECORDS_RETRY_AFTER),
     }
 }
 
@@ -167,6 +185,9 @@ mod tests {
         check(&ServeError::EngineGone, Code::Unavailable, "ENGINE_GONE");
         check(&ServeError::NoRewardHead, Code::FailedPrecondition, "NO_REWARD_HEAD");
         check(&ServeError::NoValidList { n_candidates: 8 }, Code::NotFound, "NO_VALID_LIST");
+        check(&ServeError::Arm(ForceError::Unknown), Code::NotFound, "ARM_UNKNOWN");
+        let not_allowed = ForceError::NotAllowed { experiment: "x".to_owned() };
+        check(&ServeError::Arm(not_allowed), Code::FailedPrecondition, "ARM_NOT_CHOOSABLE");
         check(&ServeError::Panicked, Code::Internal, "ENGINE_FAULT");
     }
 

@@ -1,0 +1,269 @@
+//! What an arm changes: a few of the things a request may say, and how long its answers are kept.
+use super::notes::Notes;
+use serde_json::Value;
+use std::{ops::RangeInclusive, time::Duration};
+
+/// How lists are compared, as an arm may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rerank {
+    /// By the reward that the head predicts.
+    RewardHead,
+    /// By how far the other lists agree.
+    Consensus,
+    /// By the mean log-probability.
+    LogProb,
+    /// Not at all.
+    None,
+}
+
+impl Rerank {
+    const ALL: [Self; 4] = [Self::RewardHead, Self::Consensus, Self::LogProb, Self::None];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::RewardHead => "reward_head",
+            Self::Consensus => "consensus",
+            Self::LogProb => "logprob",
+            Self::None => "none",
+        }
+    }
+}
+
+/// One thing that a policy may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Field {
+    /// Number of candidates.
+    CandidateCount,
+    /// Most queries of the chosen list.
+    QueryCount,
+    /// Temperature of sampling.
+    Temperature,
+    /// Nucleus of sampling.
+    TopP,
+    /// How the best list is found.
+    Rerank,
+    /// How long an answer is used.
+    CacheTtl,
+}
+
+impl Field {
+    const ALL: [Self; 6] =
+        [Self::CandidateCount, Self::QueryCount, Self::Temperature, Self::TopP, Self::Rerank, Self::CacheTtl];
+
+    /// Its name in files and on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::CandidateCount => "candidate_count",
+            Self::QueryCount => "query_count",
+            Self::Temperature => "temperature",
+            Self::TopP => "top_p",
+            Self::Rerank => "rerank",
+            Self::CacheTtl => "cache_ttl_ms",
+        }
+    }
+}
+
+/// What an arm may ask for: what the server that reads the file can do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bounds {
+    /// Numbers of candidates.
+    pub candidate_counts: RangeInclusive<u64>,
+    /// Lengths of a list.
+    pub query_counts: RangeInclusive<u64>,
+    /// Temperatures.
+    pub temperatures: RangeInclusive<f32>,
+    /// How long answers may be kept, in milliseconds.
+    pub cache_ttls_ms: RangeInclusive<u64>,
+    /// Whether lists can be scored.
+    pub has_reward_head: bool,
+}
+
+/// What an arm sets; what it leaves out stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// N.
+    pub candidate_count: Option<usize>,
+    /// Most queries of the chosen list.
+    pub query_count: Option<usize>,
+    /// Temperature of sampling.
+    pub temperature: Option<f32>,
+    /// Nucleus of sampling: above 0, to 1.
+    pub top_p: Option<f32>,
+    /// How the best list is found.
+    pub rerank: Option<Rerank>,
+    /// How long an answer is used.
+    pub cache_ttl: Option<Duration>,
+}
+
+impl Policy {
+    /// The fields that it sets.
+    pub fn fields(&self) -> impl Iterator<Item = Field> + '_ {
+        Field::ALL.into_iter().filter(|field| match field {
+            Field::CandidateCount => self.candidate_count.is_some(),
+            Field::QueryCount => self.query_count.is_some(),
+            Field::Temperature => self.temperature.is_some(),
+            Field::TopP => self.top_p.is_some(),
+            Field::Rerank => self.rerank.is_some(),
+            Field::CacheTtl => self.cache_ttl.is_some(),
+        })
+    }
+
+    /// Both together; no field is set by both (`flags` sees to that).
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            candidate_count: self.candidate_count.or(other.candidate_count),
+            query_count: self.query_count.or(other.query_count),
+            temperature: self.temperature.or(other.temperature),
+            top_p: self.top_p.or(other.top_p),
+            rerank: self.rerank.or(other.rerank),
+            cache_ttl: self.cache_ttl.or(other.cache_ttl),
+        }
+    }
+
+    /// Reads a variant; every mistake is noted, and what is wrong is left out.
+    pub(super) fn read(value: &Value, path: &str, bounds: &Bounds, notes: &mut Notes) -> Self {
+        let mut policy = Self::default();
+        let Some(settings) = value.as_object() else {
+            notes.add(path, "should be an object such as {\"candidate_count\": 16}");
+            return policy;
+        };
+        for (key, value) in settings {
+            let path = format!("{path}.{key}");
+            let Some(field) = Field::ALL.into_iter().find(|field| field.word() == key) else {
+                let known = Field::ALL.map(Field::word).join(", ");
+                notes.add(&path, &format!("is nothing that an arm can set; there are {known}"));
+                continue;
+            };
+            policy.set(field, (value, &path), bounds, notes);
+        }
+        policy
+    }
+
+    fn set(&mut self, field: Field, (value, path): (&Value, &str), bounds: &Bounds, notes: &mut Notes) {
+        match field {
+            Field::CandidateCount => {
+                self.candidate_count =
+                    whole(value, path, &bounds.candidate_counts, notes).and_then(|n| n.try_into().ok());
+            }
+            Field::QueryCount => {
+                self.query_count =
+                    whole(value, path, &bounds.query_counts, notes).and_then(|n| n.try_into().ok());
+            }
+            Field::Temperature => self.temperature = number(value, path, &bounds.temperatures, notes),
+            Field::TopP => self.top_p = number(value, path, &(f32::MIN_POSITIVE..=1.0), notes),
+            Field::CacheTtl => {
+                self.cache_ttl = whole(value, path, &bounds.cache_ttls_ms, notes).map(Duration::from_millis);
+            }
+            Field::Rerank => {
+                let word = value.as_str().unwrap_or_default();
+                self.rerank = Rerank::ALL.into_iter().find(|rerank| rerank.word() == word);
+                match self.rerank {
+                    None => {
+                        let known = Rerank::ALL.map(Rerank::word).join(", ");
+                        notes.add(path, &format!("should be one of {known}"));
+                    }
+                    Some(Rerank::RewardHead) if !bounds.has_reward_head => {
+                        notes.add(path, "asks for the reward head, and the bundle has none");
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+}
+
+fn whole(value: &Value, path: &str, range: &RangeInclusive<u64>, notes: &mut Notes) -> Option<u64> {
+    let whole = value.as_u64().filter(|whole| range.contains(whole));
+    if whole.is_none() {
+        notes.add(path, &format!("should be a whole number from {} to {}", range.start(), range.end()));
+    }
+    whole
+}
+
+fn number(value: &Value, path: &str, range: &RangeInclusive<f32>, notes: &mut Notes) -> Option<f32> {
+    #[allow(clippy::cast_possible_truncation, reason = "a policy needs no more digits than the sampler has")]
+    let number = value.as_f64().map(|number| number as f32).filter(|number| range.contains(number));
+    if number.is_none() {
+        let start = if *range.start() > 0.0 { "above 0".to_owned() } else { "from 0".to_owned() };
+        notes.add(path, &format!("should be a number {start} to {}", range.end()));
+    }
+    number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(variant: Value, has_reward_head: bool) -> Result<Policy, Vec<String>> {
+        let bounds = Bounds {
+            candidate_counts: 1..=32,
+            query_counts: 3..=8,
+            temperatures: 0.0..=2.0,
+            cache_ttls_ms: 1..=1000,
+            has_reward_head,
+        };
+        let mut notes = Notes::default();
+        let policy = Policy::read(&variant, "arm", &bounds, &mut notes);
+        let sentences = notes.into_sentences();
+        if sentences.is_empty() { Ok(policy) } else { Err(sentences) }
+    }
+
+    #[test]
+    fn every_field_is_read_and_listed() {
+        let all = json!({"candidate_count": 16, "query_count": 5, "temperature": 0.5, "top_p": 0.9,
+            "rerank": "logprob", "cache_ttl_ms": 250});
+        let expected = Policy {
+            candidate_count: Some(16),
+            query_count: Some(5),
+            temperature: Some(0.5),
+            top_p: Some(0.9),
+            rerank: Some(Rerank::LogProb),
+            cache_ttl: Some(Duration::from_millis(250)),
+        };
+        assert_eq!(check(all, false), Ok(expected));
+        assert_eq!(expected.fields().collect::<Vec<_>>(), Field::ALL);
+        assert_eq!(check(json!({}), false), Ok(Policy::default()));
+        assert_eq!(Policy::default().fields().count(), 0);
+    }
+
+    #[test]
+    fn both_sides_of_every_limit() {
+        for (field, inside, outside) in [
+            ("candidate_count", json!([1, 32]), json!([0, 33, 1.5, -1, "8", null])),
+            ("query_count", json!([3, 8]), json!([2, 9])),
+            ("temperature", json!([0, 2.0]), json!([-0.1, 2.1, "hot"])),
+            ("top_p", json!([0.01, 1]), json!([0, 1.1])),
+            ("cache_ttl_ms", json!([1, 1000]), json!([0, 1001])),
+            ("rerank", json!(["consensus", "none"]), json!(["auto", 1, "reward_head"])),
+        ] {
+            for value in inside.as_array().unwrap() {
+                assert!(check(json!({field: value}), false).is_ok(), "{field} {value}");
+            }
+            for value in outside.as_array().unwrap() {
+                let mistakes = check(json!({field: value}), false).unwrap_err();
+                assert!(mistakes[0].starts_with(&format!("arm.{field} ")), "{mistakes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_head_can_be_asked_for_where_there_is_one() {
+        assert!(check(json!({"rerank": "reward_head"}), true).is_ok());
+    }
+
+    #[test]
+    fn unknown_fields_and_other_kinds_of_variants_are_refused() {
+        assert_eq!(check(json!({"beam": 1, "bundle": "b"}), true).unwrap_err().len(), 2);
+        assert_eq!(check(json!(true), true).unwrap_err().len(), 1);
+    }
+
+    #[test]
+    fn policies_add_up() {
+        let (one, other) = (
+            Policy { temperature: Some(0.5), ..Policy::default() },
+            Policy { top_p: Some(0.9), ..Policy::default() },
+        );
+        assert_eq!(one.and(other), Policy { temperature: Some(0.5), top_p: Some(0.9), ..Policy::default() });
+    }
+}

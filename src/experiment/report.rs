@@ -1,0 +1,466 @@
+//! What an experiment shows: every arm against control, metric by metric, and whether the experiment is sound at all.
+#![allow(clippy::cast_precision_loss, reason = "counts of readers and events are far below 2^52")]
+use super::{
+    readers::{LeftOut, Reader, Readers},
+    record::EventKind,
+    statistics::{
+        ALPHA, Comparison, Interval,
+        many::Correction,
+        means::{Moments, cuped, paired, percentile_interval, ratio, resampled, theta, welch},
+        normal,
+        proportions::{Mismatch, Share, sample_ratio, sample_size, two_proportions},
+        ranks::mann_whitney,
+        sequential::always_valid,
+    },
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use std::{collections::BTreeMap, fmt};
+
+/// Resamples of a bootstrap interval, and the most readers that are resampled: with more, the t-test's interval is as good.
+const N_RESAMPLES: usize = 1_000;
+const RESAMPLED_READERS_MAX: usize = 20_000;
+/// With which chance an experiment of the size that is recommended finds the lift.
+const POWER: f64 = 0.8;
+
+/// What to compare.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Id of the experiment.
+    pub experiment: String,
+    /// The arm that others are compared with.
+    pub control: String,
+    /// How p-values are corrected for their number.
+    pub correction: Correction,
+    /// The relative lift that the experiment was made to find: above 0.
+    pub expected_lift: f64,
+}
+
+/// What there is to say.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Id of the experiment.
+    pub experiment: String,
+    /// Its phase.
+    pub phase: String,
+    /// The arm that others are compared with.
+    pub control: String,
+    /// Readers and answers by arm.
+    pub arms: BTreeMap<String, ArmSize>,
+    /// Whether arms have the readers that their weights say; none with a single arm.
+    pub mismatch: Option<Mismatch>,
+    /// Readers per arm that find the expected lift in the share of readers who click, with a power of 80 %.
+    pub readers_needed: Option<f64>,
+    /// The expected lift.
+    pub expected_lift: f64,
+    /// One per arm and metric.
+    pub rows: Vec<Row>,
+    /// One per arm whose readers were seen before.
+    pub before: Vec<Before>,
+    /// What was not counted.
+    pub left_out: LeftOut,
+}
+
+/// How large an arm is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ArmSize {
+    /// Readers.
+    pub readers: usize,
+    /// Answers that they got.
+    pub answers: u64,
+}
+
+/// One metric of one arm against control.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// What is measured.
+    pub metric: &'static str,
+    /// The arm.
+    pub arm: String,
+    /// Its value in control.
+    pub control: f64,
+    /// Its value in the arm.
+    pub treatment: f64,
+    /// The difference, its interval and its p-value.
+    pub comparison: Comparison,
+    /// The p-value, corrected for all rows.
+    pub p_corrected: f64,
+    /// The p-value for those who look every day.
+    pub p_always_valid: f64,
+    /// The p-value of the rank test, where there is one.
+    pub p_ranks: Option<f64>,
+    /// The interval by resampling, where there is one.
+    pub resampled: Option<Interval>,
+}
+
+/// Readers of one arm against themselves, earlier: what the arm does not explain if control shows it too.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Before {
+    /// The arm.
+    pub arm: String,
+    /// Its readers who were seen before.
+    pub readers: usize,
+    /// Clicks per answer now less clicks per answer before.
+    pub comparison: Comparison,
+}
+
+/// Compares the arms of an experiment.
+pub fn report(readers: &Readers, question: &Question) -> Report {
+    let by_arm = by_arm(readers);
+    let control = by_arm.get(&question.control).cloned().unwrap_or_default();
+    let mut rows = Vec::new();
+    for (arm, treatment) in by_arm.iter().filter(|(arm, _)| **arm != question.control) {
+        rows.extend(compare(arm, &control, treatment, question.expected_lift));
+    }
+    rows.extend(adjusted(&by_arm, question));
+    let ps: Vec<f64> = rows.iter().map(|row| row.comparison.p).collect();
+    for (row, corrected) in rows.iter_mut().zip(question.correction.of(&ps)) {
+        row.p_corrected = corrected;
+    }
+    let clicking = share_of_clickers(&control);
+    let base_rate = clicking.n as f64 / clicking.of.max(1) as f64;
+    Report {
+        experiment: question.experiment.clone(),
+        phase: readers.phase.clone(),
+        control: question.control.clone(),
+        arms: by_arm.iter().map(|(arm, readers)| (arm.clone(), size(readers))).collect(),
+        mismatch: mismatch(readers),
+        readers_needed: sample_size(base_rate, question.expected_lift, POWER),
+        expected_lift: question.expected_lift,
+        rows,
+        before: by_arm.iter().filter_map(|(arm, readers)| before(arm, readers)).collect(),
+        left_out: readers.left_out,
+    }
+}
+
+type Arm<'a> = Vec<&'a Reader>;
+
+fn by_arm(readers: &Readers) -> BTreeMap<String, Arm<'_>> {
+    let mut arms: BTreeMap<String, Arm<'_>> = BTreeMap::new();
+    readers.readers.iter().for_each(|reader| arms.entry(reader.arm.clone()).or_default().push(reader));
+    arms
+}
+
+fn size(readers: &Arm<'_>) -> ArmSize {
+    let answers = readers.iter().map(|reader| u64::from(reader.n_answers)).sum();
+    ArmSize { readers: readers.len(), answers }
+}
+
+/// Readers by arm against the weights that each of them was drawn by, whatever rule and day.
+fn mismatch(readers: &Readers) -> Option<Mismatch> {
+    let mut cells: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for reader in &readers.readers {
+        cells.entry(&reader.arm).or_default().0 += 1.0;
+        let total: f64 = reader.split.values().map(|weight| f64::from(*weight)).sum();
+        for (arm, weight) in reader.split.iter().filter(|(_, weight)| **weight > 0) {
+            cells.entry(arm).or_default().1 += f64::from(*weight) / total;
+        }
+    }
+    let (observed, expected): (Vec<f64>, Vec<f64>) = cells.into_values().unzip();
+    sample_ratio(&observed, &expected)
+}
+
+fn share_of_clickers(readers: &Arm<'_>) -> Share {
+    let n = readers.iter().filter(|reader| reader.count(EventKind::Clicked) > 0).count();
+    Share { n: n as u64, of: readers.len() as u64 }
+}
+
+fn values(readers: &Arm<'_>, of: impl Fn(&Reader) -> f64) -> Vec<f64> {
+    readers.iter().map(|reader| of(reader)).collect()
+}
+
+/// Every metric of one arm against control; none without readers in both.
+fn compare(arm: &str, control: &Arm<'_>, treatment: &Arm<'_>, expected_lift: f64) -> Vec<Row> {
+    if control.is_empty() || treatment.is_empty() {
+        return Vec::new();
+    }
+    let row = |metric, values: (f64, f64), comparison| row(arm, metric, values, comparison, expected_lift);
+    let (of_control, of_treatment) = (share_of_clickers(control), share_of_clickers(treatment));
+    let shares = two_proportions(of_control, of_treatment);
+    let comparison = Comparison {
+        difference: shares.difference,
+        interval: shares.newcombe,
+        standard_error: shares.variance.sqrt(),
+        p: shares.p,
+    };
+    let rate = |share: Share| share.n as f64 / share.of as f64;
+    let mut rows = vec![row("readers who clicked", (rate(of_control), rate(of_treatment)), comparison)];
+    let clicks = |reader: &Reader| f64::from(reader.count(EventKind::Clicked));
+    let answers = |reader: &Reader| f64::from(reader.n_answers);
+    let ratios = (
+        ratio(&values(control, clicks), &values(control, answers)),
+        ratio(&values(treatment, clicks), &values(treatment, answers)),
+    );
+    if let (Some((of_control, variance)), Some((of_treatment, more_variance))) = ratios {
+        let comparison = normal(of_treatment - of_control, variance + more_variance);
+        rows.push(row("clicks per answer", (of_control, of_treatment), comparison));
+    }
+    let dismissals = |reader: &Reader| f64::from(reader.count(EventKind::Dismissed));
+    for (metric, (of_control, of_treatment)) in [
+        ("clicks per reader", (values(control, clicks), values(treatment, clicks))),
+        ("dismissals per reader", (values(control, dismissals), values(treatment, dismissals))),
+        (
+            "dwell per reader, s",
+            (values(control, |reader| reader.dwell_s), values(treatment, |reader| reader.dwell_s)),
+        ),
+    ] {
+        let moments = (Moments::of(&of_control), Moments::of(&of_treatment));
+        let Some(test) = welch(moments.0, moments.1) else { continue };
+        rows.push(Row {
+            p_ranks: mann_whitney(&of_control, &of_treatment).map(|test| test.p),
+            resampled: bootstrap(&of_control, &of_treatment),
+            ..row(metric, (moments.0.mean, moments.1.mean), test.comparison)
+        });
+    }
+    rows
+}
+
+fn row(
+    arm: &str,
+    metric: &'static str,
+    (control, treatment): (f64, f64),
+    comparison: Comparison,
+    expected_lift: f64,
+) -> Row {
+    let variance = comparison.standard_error.powi(2);
+    Row {
+        metric,
+        arm: arm.to_owned(),
+        control,
+        treatment,
+        p_corrected: comparison.p,
+        p_always_valid: always_valid(comparison.difference, variance, expected_lift * control.abs()),
+        comparison,
+        p_ranks: None,
+        resampled: None,
+    }
+}
+
+fn bootstrap(control: &[f64], treatment: &[f64]) -> Option<Interval> {
+    if control.len() + treatment.len() > RESAMPLED_READERS_MAX {
+        return None;
+    }
+    // The same for the same log.
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut draw = |n: usize| (0..n).map(|_| random.random_range(0..n)).collect::<Vec<_>>();
+    let resamples = (0..N_RESAMPLES).map(|_| (draw(control.len()), draw(treatment.len())));
+    percentile_interval(resampled(control, treatment, resamples))
+}
+
+/// Clicks per answer of a reader, now and before; none of one who was not seen before.
+fn rates(reader: &Reader) -> Option<(f64, f64)> {
+    let rate = |clicks: u32, answers: u32| f64::from(clicks) / f64::from(answers);
+    let before = rate(reader.n_clicks_before, reader.n_answers_before);
+    (reader.n_answers_before > 0).then(|| (before, rate(reader.count(EventKind::Clicked), reader.n_answers)))
+}
+
+/// Rows of those who were seen before, less what their earlier clicks foretell.
+fn adjusted(by_arm: &BTreeMap<String, Arm<'_>>, question: &Question) -> Vec<Row> {
+    let known = |readers: &Arm<'_>| -> (Vec<f64>, Vec<f64>) {
+        readers.iter().filter_map(|reader| rates(reader)).unzip()
+    };
+    let arms: BTreeMap<&String, (Vec<f64>, Vec<f64>)> =
+        by_arm.iter().map(|(arm, readers)| (arm, known(readers))).collect();
+    let all: (Vec<f64>, Vec<f64>) = (
+        arms.values().flat_map(|arm| arm.0.clone()).collect(),
+        arms.values().flat_map(|arm| arm.1.clone()).collect(),
+    );
+    let (Some(theta), mean_before) = (theta(&all.0, &all.1), Moments::of(&all.0).mean) else {
+        return Vec::new();
+    };
+    let moments = |(before, now): &(Vec<f64>, Vec<f64>)| Moments::of(&cuped(before, now, theta, mean_before));
+    let Some(control) = arms.get(&question.control).map(moments) else { return Vec::new() };
+    let treatments = arms.iter().filter(|(arm, _)| ***arm != question.control);
+    let rows = treatments.filter_map(|(arm, rates)| {
+        let treatment = moments(rates);
+        let test = welch(control, treatment)?;
+        let values = (control.mean, treatment.mean);
+        Some(row(arm, "clicks per answer, CUPED", values, test.comparison, question.expected_lift))
+    });
+    rows.collect()
+}
+
+fn before(arm: &str, readers: &Arm<'_>) -> Option<Before> {
+    let (before, now): (Vec<f64>, Vec<f64>) = readers.iter().filter_map(|reader| rates(reader)).unzip();
+    let comparison = paired(&before, &now)?.comparison;
+    Some(Before { arm: arm.to_owned(), readers: before.len(), comparison })
+}
+
+impl Row {
+    /// Whether the difference is found, after correction.
+    pub fn is_found(&self) -> bool {
+        self.p_corrected < ALPHA
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "experiment {}, phase {}, against {}", self.experiment, self.phase, self.control)?;
+        for (arm, size) in &self.arms {
+            writeln!(out, "  {arm:<20} {:>9} readers {:>10} answers", size.readers, size.answers)?;
+        }
+        match &self.mismatch {
+            Some(mismatch) if mismatch.is_alarming() => writeln!(
+                out,
+                "BROKEN: arms have not the readers that their weights say (p = {:.1e}); believe nothing below",
+                mismatch.p
+            )?,
+            Some(mismatch) => {
+                writeln!(out, "  arms have the readers that their weights say (p = {:.3})", mismatch.p)?
+            }
+            None => writeln!(out, "  there is nothing to compare the numbers of readers with")?,
+        }
+        if let Some(needed) = self.readers_needed {
+            let lift = 100.0 * self.expected_lift;
+            writeln!(
+                out,
+                "  {needed:.0} readers per arm find {lift} % more readers who click, in 4 of 5 experiments"
+            )?;
+        }
+        writeln!(
+            out,
+            "\n  {:<26} {:<16} {:>9} {:>9} {:>10} {:>23} {:>8} {:>9} {:>8} {:>8}",
+            "metric",
+            "arm",
+            "control",
+            "arm",
+            "difference",
+            "95 % interval",
+            "p",
+            "corrected",
+            "any day",
+            "ranks"
+        )?;
+        self.rows.iter().try_for_each(|row| write_row(out, row))?;
+        for before in &self.before {
+            let Comparison { difference, interval, p, .. } = before.comparison;
+            writeln!(
+                out,
+                "  {} readers of {} against themselves before: {difference:+.4} clicks per answer [{:.4}, {:.4}], p = {p:.3}",
+                before.readers, before.arm, interval.low, interval.high
+            )?;
+        }
+        writeln!(out, "\n{}", self.verdict())?;
+        let left_out = serde_json::to_string(&self.left_out).unwrap_or_default();
+        write!(out, "left out: {left_out}")
+    }
+}
+
+fn write_row(out: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
+    let Comparison { difference, interval, p, .. } = row.comparison;
+    let ranks = row.p_ranks.map_or_else(|| "-".to_owned(), |p| format!("{p:.4}"));
+    writeln!(
+        out,
+        "  {:<26} {:<16} {:>9.4} {:>9.4} {difference:>+10.4} {:>23} {p:>8.4} {:>9.4} {:>8.4} {ranks:>8}",
+        row.metric,
+        row.arm,
+        row.control,
+        row.treatment,
+        format!("[{:.4}, {:.4}]", interval.low, interval.high),
+        row.p_corrected,
+        row.p_always_valid,
+    )
+}
+
+impl Report {
+    /// What can be said in a sentence or two.
+    fn verdict(&self) -> String {
+        if self.mismatch.as_ref().is_some_and(Mismatch::is_alarming) {
+            return "verdict: none, the experiment is broken".to_owned();
+        }
+        let found: Vec<String> = self
+            .rows
+            .iter()
+            .filter(|row| row.is_found())
+            .map(|row| {
+                let word = if row.comparison.difference > 0.0 { "more" } else { "fewer" };
+                format!("{} has {word} {}", row.arm, row.metric)
+            })
+            .collect();
+        match found.is_empty() {
+            true => "verdict: no difference was found".to_owned(),
+            false => format!("verdict: {}", found.join("; ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readers(arm: &str, n: usize, clicks: impl Fn(usize) -> u32) -> Vec<Reader> {
+        let split = BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]);
+        (0..n)
+            .map(|number| Reader {
+                arm: arm.to_owned(),
+                split: split.clone(),
+                n_answers: 4,
+                events: BTreeMap::from([(EventKind::Clicked, clicks(number))]),
+                n_answers_before: 4,
+                n_clicks_before: u32::try_from(number / 2 % 3).unwrap(),
+                ..Reader::default()
+            })
+            .collect()
+    }
+
+    fn reported(control: Vec<Reader>, treatment: Vec<Reader>) -> Report {
+        let readers = [control, treatment].concat();
+        let readers = Readers { phase: "1".to_owned(), readers, left_out: LeftOut::default() };
+        let question = Question {
+            experiment: "x".to_owned(),
+            control: "a".to_owned(),
+            correction: Correction::Holm,
+            expected_lift: 0.1,
+        };
+        report(&readers, &question)
+    }
+
+    fn found(report: &Report) -> Vec<&str> {
+        report.rows.iter().filter(|row| row.is_found()).map(|row| row.metric).collect()
+    }
+
+    fn clicks(number: usize) -> u32 {
+        u32::try_from(number % 3).unwrap()
+    }
+
+    #[test]
+    fn a_difference_is_found_where_there_is_one() {
+        let report = reported(readers("a", 900, clicks), readers("b", 900, |number| clicks(number) + 1));
+        let metrics =
+            ["readers who clicked", "clicks per answer", "clicks per reader", "clicks per answer, CUPED"];
+        assert_eq!(found(&report), metrics);
+        let text = report.to_string();
+        assert!(text.contains("b has more clicks per reader") && !text.contains("BROKEN"), "{text}");
+        let row = &report.rows[2];
+        assert_eq!((row.control, row.treatment, row.comparison.difference), (1.0, 2.0, 1.0));
+        let resampled = row.resampled.unwrap();
+        assert!(resampled.low < 1.0 && 1.0 < resampled.high);
+        assert!(row.p_always_valid < 0.05 && row.p_ranks.unwrap() < 0.05);
+    }
+
+    #[test]
+    fn equal_arms_differ_in_nothing_and_say_how_many_readers_they_need() {
+        let report = reported(readers("a", 900, clicks), readers("b", 900, clicks));
+        assert!(found(&report).is_empty());
+        let text = report.to_string();
+        assert!(text.contains("no difference was found"), "{text}");
+        // From two thirds by a tenth: Cohen's h is 0.1457, and 2 (2.8016 / 0.1457)^2 readers find it.
+        assert!((report.readers_needed.unwrap() - 739.5).abs() < 1.0, "{:?}", report.readers_needed);
+        assert_eq!(report.before.len(), 2, "both arms' readers were seen before");
+    }
+
+    #[test]
+    fn arms_with_other_readers_than_their_weights_say_break_the_experiment() {
+        let report = reported(readers("a", 1200, clicks), readers("b", 900, |_| 3));
+        assert!(report.mismatch.unwrap().is_alarming());
+        let text = report.to_string();
+        assert!(text.contains("BROKEN") && text.contains("verdict: none"), "{text}");
+    }
+
+    #[test]
+    fn an_arm_without_anybody_to_compare_with_has_no_rows() {
+        let report = reported(Vec::new(), readers("b", 5, clicks));
+        assert!(report.rows.is_empty());
+    }
+}

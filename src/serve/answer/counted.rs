@@ -1,0 +1,46 @@
+//! What is counted and said of every request.
+use crate::serve::{
+    candidate::Answer,
+    experiments::enrolment::Enrolment,
+    metrics::{Metrics, outcome::Outcome},
+};
+use std::{sync::Arc, time::Instant};
+use tracing::debug;
+
+/// Counts a request exactly once, as cancelled if its future is dropped, and says so in one line.
+pub(super) struct Counted<'a> {
+    metrics: &'a Metrics,
+    enrolment: Arc<Enrolment>,
+    started: Instant,
+    /// How it ended.
+    pub(super) outcome: Outcome,
+    /// With what.
+    pub(super) answer: Option<Arc<Answer>>,
+}
+
+impl<'a> Counted<'a> {
+    pub(super) fn new(metrics: &'a Metrics, enrolment: &Arc<Enrolment>) -> Self {
+        let (enrolment, started) = (Arc::clone(enrolment), Instant::now());
+        Self { metrics, enrolment, started, outcome: Outcome::Cancelled, answer: None }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        self.metrics.outcome(self.outcome);
+        for assignment in &self.enrolment.assignments {
+            let arm = (assignment.experiment.id.as_str(), assignment.arm().id.as_str());
+            self.metrics.arm_request(arm, assignment.by.word(), self.outcome);
+            let Some(answer) = &self.answer else { continue };
+            let score = answer.best().scores.as_ref().map(|scores| scores.list);
+            self.metrics.arm_answered(arm, took, score);
+            // Others' answers cost this arm nothing.
+            if self.outcome == Outcome::Ok {
+                self.metrics.arm_output_tokens(arm, answer.n_output_tokens());
+            }
+        }
+        let (outcome, arms) = (self.outcome.word(), &self.enrolment);
+        debug!(outcome, %arms, ?took, "request ended");
+    }
+}

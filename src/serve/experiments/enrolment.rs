@@ -1,0 +1,93 @@
+//! The arms of one request: who asks, what the arms set, and what the request set itself.
+use crate::{
+    experiment::{
+        assign::{self, Assignment, Decision, ForceError, Forced},
+        flags::Experiments,
+        policy::{Field, Policy},
+        record::ArmRecord,
+        targeting::Subject,
+    },
+    signals::UserKey,
+};
+use std::{collections::BTreeSet, fmt};
+
+/// What experiments may know of a request beside the reader's key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entrant {
+    /// Locale, if it is told.
+    pub locale: Option<String>,
+    /// Tier, if it is told.
+    pub tier: Option<String>,
+    /// Tenant, if it is told.
+    pub tenant: Option<String>,
+    /// Experiments and the arms that the request chooses, at most one of each experiment.
+    pub forced: Vec<(String, String)>,
+}
+
+impl Entrant {
+    /// What becomes of a reader in every experiment.
+    ///
+    /// # Errors
+    /// If the request chooses an arm that it cannot have.
+    pub fn decide(&self, user: &UserKey, experiments: &Experiments) -> Result<Vec<Decision>, ForceError> {
+        let subject = Subject {
+            key: user.as_str(),
+            locale: self.locale.as_deref(),
+            tier: self.tier.as_deref(),
+            tenant: self.tenant.as_deref(),
+        };
+        let forced: Vec<_> = self.forced.iter().map(|(experiment, arm)| Forced { experiment, arm }).collect();
+        assign::decide(experiments, &subject, &forced)
+    }
+}
+
+/// What experiments do to one request.
+#[derive(Clone, Debug, Default)]
+pub struct Enrolment {
+    /// Digest of the experiments file.
+    pub config: String,
+    /// One per experiment that the reader takes part in.
+    pub assignments: Vec<Assignment>,
+    /// What the request set itself, which no arm changes.
+    pub explicit: BTreeSet<Field>,
+}
+
+impl Enrolment {
+    /// What the arms set together.
+    pub fn policy(&self) -> Policy {
+        assign::policy(&self.assignments)
+    }
+
+    /// Bytes that are equal exactly when the arms are: two arms share no stored answer and no generation, even where both set
+    /// the same.
+    pub fn canonical(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for assignment in &self.assignments {
+            let experiment = &assignment.experiment;
+            for part in [&experiment.id, &experiment.spread.phase, &assignment.arm().id] {
+                bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+                bytes.extend_from_slice(part.as_bytes());
+            }
+            // Nobody gets an answer that is older than her arm allows, also when a new file has just said so.
+            let ttl_ms = assignment.arm().policy.cache_ttl.map_or(u128::MAX, |ttl| ttl.as_millis());
+            bytes.extend_from_slice(&ttl_ms.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// What is written down of the arms.
+    pub fn records(&self) -> Vec<ArmRecord> {
+        self.assignments.iter().map(|assignment| ArmRecord::new(assignment, &self.explicit)).collect()
+    }
+}
+
+/// `experiment=arm` pairs with commas between, for log lines.
+impl fmt::Display for Enrolment {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (idx, assignment) in self.assignments.iter().enumerate() {
+            let comma = if idx > 0 { "," } else { "" };
+            write!(out, "{comma}{}={}", assignment.experiment.id, assignment.arm().id)?;
+        }
+        Ok(())
+    }
+}

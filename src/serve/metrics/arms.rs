@@ -1,0 +1,154 @@
+//! Metrics of experiments. Experiments and arms are named by a file that may change while the server runs, so that the number of
+//! their series has a limit of its own.
+use super::{Metrics, Outcome, key, size};
+use metrics::{Label, Recorder};
+use std::{sync::PoisonError, time::Duration};
+
+/// Pairs of experiment and arm that have series: as many as one file may hold. Those of later files, once it is reached, are
+/// counted together as `other` until the server starts again.
+const ARM_LABELS_MAX: usize = 64;
+const OTHER: &str = "other";
+
+impl Metrics {
+    pub(super) fn show_experiments_from_the_start(&self) {
+        for result in ["written", "dropped", "failed"] {
+            self.records(result, 0);
+        }
+        for result in ["recorded", "duplicate", "refused"] {
+            self.feedback_report(result, 0);
+        }
+        for result in ["loaded", "refused", "unreadable"] {
+            self.counter("newshound_experiments_reads_total", &[("result", result)]).increment(0);
+        }
+    }
+
+    /// Counts a change of the experiments file: `loaded`, `refused` or `unreadable`.
+    pub fn experiments_read(&self, result: &'static str) {
+        self.counter("newshound_experiments_reads_total", &[("result", result)]).increment(1);
+        self.experiments_refused(result != "loaded");
+    }
+
+    /// Shows whether something stands in the file that is not in force.
+    pub fn experiments_refused(&self, is_refused: bool) {
+        self.set("newshound_experiments_file_refused", f64::from(u8::from(is_refused)));
+    }
+
+    /// Shows how many experiments are on.
+    pub fn experiments_enabled(&self, n: usize) {
+        self.set("newshound_experiments_enabled", size(n));
+    }
+
+    /// Counts lines for the log: `written`, `dropped` or `failed`.
+    pub fn records(&self, result: &'static str, n: u64) {
+        self.counter("newshound_records_total", &[("result", result)]).increment(n);
+    }
+
+    /// Counts reports of outcomes: `recorded`, `duplicate` or `refused`.
+    pub fn feedback_report(&self, result: &'static str, n: u64) {
+        self.counter("newshound_feedback_reports_total", &[("result", result)]).increment(n);
+    }
+
+    /// Counts how a request under an arm ended. `by`: why it has that arm.
+    pub fn arm_request(&self, arm: (&str, &str), by: &'static str, outcome: Outcome) {
+        self.arm_counter("newshound_arm_assignments_total", arm, Some(("by", by)), 1);
+        self.arm_counter("newshound_arm_outcomes_total", arm, Some(("outcome", outcome.word())), 1);
+    }
+
+    /// Records an answer under an arm: its time, and the predicted reward of its list where there is a head.
+    pub fn arm_answered(&self, arm: (&str, &str), took: Duration, score: Option<f32>) {
+        self.arm_record("newshound_arm_duration_seconds", arm, took.as_secs_f64());
+        if let Some(score) = score {
+            self.arm_record("newshound_arm_best_list_score", arm, f64::from(score));
+        }
+    }
+
+    /// Counts the tokens that were sampled for an answer under an arm.
+    pub fn arm_output_tokens(&self, arm: (&str, &str), n: usize) {
+        self.arm_counter("newshound_arm_output_tokens_total", arm, None, n as u64);
+    }
+
+    /// Counts a reported event of an answer under an arm.
+    pub fn arm_event(&self, arm: (&str, &str), event: &'static str) {
+        self.arm_counter("newshound_arm_events_total", arm, Some(("event", event)), 1);
+    }
+
+    fn arm_counter(
+        &self,
+        name: &'static str,
+        arm: (&str, &str),
+        label: Option<(&'static str, &'static str)>,
+        n: u64,
+    ) {
+        let mut labels = self.arm_labels(arm);
+        labels.extend(label.map(|(name, value)| Label::from_static_parts(name, value)));
+        let counter = self.recorder.register_counter(&key(name, labels), &super::METADATA);
+        counter.increment(n);
+    }
+
+    fn arm_record(&self, name: &'static str, arm: (&str, &str), value: f64) {
+        let labels = self.arm_labels(arm);
+        self.recorder.register_histogram(&key(name, labels), &super::METADATA).record(value);
+    }
+
+    /// The labels of an arm, or those of all that came too late to have their own.
+    fn arm_labels(&self, (experiment, arm): (&str, &str)) -> Vec<Label> {
+        let pair = (experiment.to_owned(), arm.to_owned());
+        let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = arms.contains(&pair) || (arms.len() < ARM_LABELS_MAX && arms.insert(pair.clone()));
+        drop(arms);
+        let (experiment, arm) = if known { pair } else { (OTHER.to_owned(), OTHER.to_owned()) };
+        vec![Label::new("experiment", experiment), Label::new("arm", arm)]
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Everything that can happen under an arm, once.
+    pub(in super::super) fn busy(metrics: &Metrics) {
+        let arm = ("best-of", "sixteen");
+        metrics.arm_request(arm, "hash", Outcome::Ok);
+        metrics.arm_answered(arm, Duration::from_secs(1), Some(0.5));
+        metrics.arm_output_tokens(arm, 10);
+        metrics.arm_event(arm, "clicked");
+    }
+
+    #[test]
+    fn two_experiments_of_four_arms_have_hundreds_of_series_however_much_happens() {
+        let metrics = Metrics::new(1).unwrap();
+        for (experiment, arm) in ["x", "y"].into_iter().flat_map(|x| ["a", "b", "c", "d"].map(|arm| (x, arm)))
+        {
+            for by in ["hash", "rule", "default", "forced"] {
+                for outcome in Outcome::ALL {
+                    metrics.arm_request((experiment, arm), by, outcome);
+                }
+            }
+            for event in ["retrieved", "shown", "clicked", "dwell", "dismissed"] {
+                metrics.arm_event((experiment, arm), event);
+            }
+            metrics.arm_answered((experiment, arm), Duration::from_secs(1), Some(0.5));
+            metrics.arm_output_tokens((experiment, arm), 1);
+        }
+        let text = metrics.render();
+        let n_series = text.lines().filter(|line| line.starts_with("newshound_arm_")).count();
+        assert!((300..1000).contains(&n_series), "{n_series}");
+    }
+
+    #[test]
+    fn arms_beyond_the_limit_share_their_series() {
+        let metrics = Metrics::new(1).unwrap();
+        for number in 0..3 * ARM_LABELS_MAX {
+            metrics.arm_request(("x", &format!("arm{number}")), "hash", Outcome::Ok);
+        }
+        metrics.arm_request(("x", "arm0"), "hash", Outcome::Ok);
+        let text = metrics.render();
+        let series = |start: &str| text.lines().filter(|line| line.starts_with(start)).collect::<Vec<_>>();
+        assert_eq!(series("newshound_arm_assignments_total{").len(), ARM_LABELS_MAX + 1);
+        let other = series("newshound_arm_assignments_total{experiment=\"other\",arm=\"other\",by=\"hash\"}");
+        assert!(other[0].ends_with(&format!(" {}", 2 * ARM_LABELS_MAX)), "{other:?}");
+        assert!(
+            text.contains("newshound_arm_assignments_total{experiment=\"x\",arm=\"arm0\",by=\"hash\"} 2")
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! One call, whatever it asks: counted once, and answered before its client stops waiting.
+use super::status;
+use crate::serve::{
+    health::{Health, InFlight},
+    metrics::Metrics,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tonic::{Code, metadata::MetadataMap};
+
+/// A call under way: counted when it ends, as cancelled if nothing else is known.
+#[derive(Debug)]
+pub(super) struct Call {
+    method: &'static str,
+    /// How it ended, or will if nothing else is known.
+    pub(super) code: Code,
+    started: Instant,
+    metrics: Arc<Metrics>,
+    _in_flight: InFlight,
+}
+
+impl Call {
+    /// Begins a call.
+    pub(super) fn new(metrics: &Arc<Metrics>, health: &Arc<Health>, method: &'static str) -> Self {
+        metrics.rpc_in_flight(method).increment(1.0);
+        let (metrics, in_flight) = (Arc::clone(metrics), health.enter());
+        Self { method, code: Code::Cancelled, started: Instant::now(), metrics, _in_flight: in_flight }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.metrics.rpc_in_flight(self.method).decrement(1.0);
+        self.metrics.rpc_ended(self.method, status::code_word(self.code), self.started.elapsed());
+    }
+}
+
+/// How much earlier than the client's deadline we answer, so that the reason still reaches it.
+const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(50);
+
+/// Until when the client waits, less a margin; none if it did not say.
+pub(super) fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+    let timeout = timeout(metadata.get("grpc-timeout")?.to_str().ok()?)?;
+    let margin = (timeout / 10).min(DEADLINE_MARGIN_MAX);
+    Instant::now().checked_add(timeout - margin)
+}
+
+/// Reads `grpc-timeout`: at most eight digits and a unit. Source: gRPC over HTTP/2, "Timeout".
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_in_every_unit() {
+        let check = |text: &str, expected: Option<Duration>| assert_eq!(timeout(text), expected, "{text}");
+        check("1H", Some(Duration::from_secs(3600)));
+        check("2M", Some(Duration::from_secs(120)));
+        check("3S", Some(Duration::from_secs(3)));
+        check("4m", Some(Duration::from_millis(4)));
+        check("5u", Some(Duration::from_micros(5)));
+        check("6n", Some(Duration::from_nanos(6)));
+        check("99999999H", Some(Duration::from_secs(99_999_999 * 3600)));
+        for wrong in ["", "m", "1", "1x", "-1S", "+1S", "1.5S", "100000000S", "1ü"] {
+            check(wrong, None);
+        }
+    }
+}
