@@ -8,7 +8,9 @@ use crate::decode::sampler::SamplerSettings;
 use clap::{Args, Subcommand, ValueEnum};
 use encoders::{CleanerArgs, EmbedderArgs, IndexCommand};
 use measuring::{BaselineArgs, EvalArgs, HeldOutSplit, MeasureArgs};
-use stages::{HeadArgs, PipelineArgs, PretrainArgs, SftArgs, StudentArgs, TeacherArgs, TokenizerArgs};
+use stages::{
+    HeadArgs, PipelineArgs, PretrainArgs, PromptsArgs, SftArgs, StudentArgs, TeacherArgs, TokenizerArgs,
+};
 use std::path::PathBuf;
 
 /// Most continuations of one prompt: they are decoded side by side, and more would not fit the memory of a small machine.
@@ -31,6 +33,8 @@ pub enum Command {
     Sft(SftArgs),
     /// Train a fine-tuned student further by Dr.GRPO on the five rewards; resumes by itself.
     Teacher(TeacherArgs),
+    /// The prompts that a teacher asks, as JSON lines with `prompt_ids`, for an engine elsewhere that samples lists for them.
+    Prompts(PromptsArgs),
     /// Distil a teacher into a student, by default on the student's own lists; resumes by itself.
     Student(StudentArgs),
     /// Fit the reward head on lists sampled for training readers that fine-tuning left out.

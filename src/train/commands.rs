@@ -4,7 +4,7 @@ use super::{
         BundleArgs, BundleInputs as Inputs, Command, ImportArgs, ImportCommand, WorldCommand, WorldSize,
         encoders::{IndexCommand, VectorMethod},
         measuring::{BaselineArgs, EvalArgs, HeldOutSplit, OnlyStream},
-        stages::{HeadArgs, PipelineArgs, ProfileName, SftArgs, StudentArgs, TeacherArgs},
+        stages::{HeadArgs, PipelineArgs, ProfileName, PromptsArgs, SftArgs, StudentArgs, TeacherArgs},
     },
     baselines,
     cleaner::{self, Labels},
@@ -24,7 +24,8 @@ use super::{
     settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
     sft,
     student::{self, Pair},
-    teacher, tokenizer,
+    teacher::{self, Start},
+    tokenizer,
 };
 use crate::{
     cleaner::Cleaner,
@@ -62,6 +63,7 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
         }
         Command::Sft(args) => say(output, &run_sft(&args, device)?.display()),
         Command::Teacher(args) => say(output, &run_teacher(&args, device)?.display()),
+        Command::Prompts(args) => run_prompts(&args, output),
         Command::Student(args) => say(output, &run_student(&args, device)?.display()),
         Command::Head(args) => run_head(&args, device, output),
         Command::Cleaner(args) => {
@@ -180,7 +182,17 @@ fn run_sft(args: &SftArgs, device: DeviceChoice) -> Result<PathBuf, TrainError> 
 fn run_teacher(args: &TeacherArgs, device: DeviceChoice) -> Result<PathBuf, TrainError> {
     let settings = layered(&TeacherSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
     let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Validation)?;
-    teacher::run(&world, &args.init, &settings, &args.out, &device.open()?)
+    let start = Start { init: &args.init, rollouts: args.rollouts.as_deref() };
+    teacher::run(&world, start, &settings, &args.out, &device.open()?)
+}
+
+fn run_prompts(args: &PromptsArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+    let settings = layered(&TeacherSettings::demo(), args.settings.as_deref(), &[])?;
+    let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Validation)?;
+    for prompt_ids in teacher::prompts(&world, &args.init, &settings)? {
+        say(output, &serde_json::json!({ "prompt_ids": prompt_ids }))?;
+    }
+    Ok(())
 }
 
 fn run_student(args: &StudentArgs, device: DeviceChoice) -> Result<PathBuf, TrainError> {

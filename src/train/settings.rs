@@ -1,8 +1,10 @@
 //! Settings of the stages: defaults in code with their reasons, a TOML file over them, flags over both.
+pub mod grpo;
 mod layered;
 
 use super::{optimizer::AdamWSettings, schedule::Schedule, watch::WatchSettings};
 use crate::model::config::{Biases, DecoderConfig, Family, RopeScaling};
+use grpo::GrpoSettings;
 pub use layered::layered;
 use serde::{Deserialize, Serialize};
 
@@ -234,6 +236,9 @@ pub struct TeacherSettings {
     pub cuts_per_reader: usize,
     /// Lists sampled per prompt: the group whose mean each is compared with.
     pub lists_per_prompt: usize,
+    /// Options of the algorithm. None: Dr.GRPO as it was published.
+    #[serde(default = "GrpoSettings::plain", skip_serializing_if = "GrpoSettings::is_plain")]
+    pub grpo: GrpoSettings,
     /// The look at validation readers.
     pub watch: WatchSettings,
     /// The loop. `micro_batches`: prompts of one step.
@@ -259,7 +264,14 @@ impl TeacherSettings {
             checkpoint_every: 20,
             ..PretrainSettings::demo().fit
         };
-        Self { prompt_tokens: PROMPT_TOKENS, cuts_per_reader: 2, lists_per_prompt: 8, watch: WATCH, fit }
+        Self {
+            prompt_tokens: PROMPT_TOKENS,
+            cuts_per_reader: 2,
+            lists_per_prompt: 8,
+            grpo: GrpoSettings::plain(),
+            watch: WATCH,
+            fit,
+        }
     }
 }
 

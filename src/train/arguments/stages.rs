@@ -68,11 +68,32 @@ pub struct TeacherArgs {
     /// Folder of the signal cleaner that stands before the prompts.
     #[arg(long)]
     pub(in super::super) cleaner: Option<PathBuf>,
+    /// Lists that another engine sampled for the prompts that `prompts` writes; JSON lines with `prompt_ids`, `token_ids`, `logprobs`
+    /// and `finish` (stop or length). Needs `grpo.importance_max` in the settings.
+    #[arg(long)]
+    pub(in super::super) rollouts: Option<PathBuf>,
     /// Folder of the run: checkpoints, the best of them, metrics.jsonl, watch.jsonl, reward.svg.
     #[arg(long)]
     pub(in super::super) out: PathBuf,
     #[command(flatten)]
     pub(in super::super) fit: FitArgs,
+}
+
+/// Arguments of `prompts`.
+#[derive(Args, Debug)]
+pub struct PromptsArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in super::super) world: PathBuf,
+    /// Fine-tuned model whose tokenizer is meant: a model folder or a run's folder.
+    #[arg(long)]
+    pub(in super::super) init: PathBuf,
+    /// Folder of the signal cleaner that stands before the prompts.
+    #[arg(long)]
+    pub(in super::super) cleaner: Option<PathBuf>,
+    /// The teacher's TOML file over the defaults.
+    #[arg(long)]
+    pub(in super::super) settings: Option<PathBuf>,
 }
 
 /// Arguments of `student`.
