@@ -39,9 +39,9 @@ fn settings(steps: u64) -> TeacherSettings {
         prompt_tokens: 96,
         cuts_per_reader: 1,
         lists_per_prompt: 4,
-        grpo: GrpoSettings::plain(),
         watch: WatchSettings { every: 2, readers: 12 },
         fit: FitSettings { peak_learning_rate: 1e-3, ..fit(steps, 3) },
+        ..TeacherSettings::demo()
     }
 }
 
@@ -205,7 +205,7 @@ fn rollouts(settings: &TeacherSettings, nats: f32) -> String {
     let config = checkpoint::open_model(&FINE_TUNED, &Device::Cpu).unwrap().0;
     let model = Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap();
     let sampled = Sampled { model: Arc::new(model), tokens: tokens().0 };
-    let mut prompts = teacher::prompts(&STAGES.watched, &FINE_TUNED, settings).unwrap();
+    let mut prompts = teacher::prompts(&STAGES.watched, &FINE_TUNED, settings).unwrap().prompts;
     prompts.truncate(4);
     let groups =
         sampled.rows(&prompts, settings.lists_per_prompt, (9, SamplerSettings::PLAIN), &|| ()).unwrap();

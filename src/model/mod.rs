@@ -6,6 +6,7 @@ pub mod encoder;
 mod fused;
 pub mod kv_cache;
 pub mod linear;
+pub mod lora;
 pub mod ops;
 mod parameters;
 pub mod reward_head;

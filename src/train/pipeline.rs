@@ -16,7 +16,7 @@ use super::{
     pretrain,
     settings::{PretrainSettings, SftSettings},
     sft,
-    student::{self, Pair},
+    student::{self, Pair, TeacherAt},
     teacher::{self, Start},
     tokenizer,
 };
@@ -93,7 +93,7 @@ pub fn run(
     let teacher = places.at("teacher");
     let start = Start { init: &places.at("teacher-sft"), rollouts: None };
     teacher::run(&world, start, &profile.teacher, &teacher, device)?;
-    let pair = Pair { student: &places.at("student-sft"), teacher: &teacher };
+    let pair = Pair { student: &places.at("student-sft"), teacher: TeacherAt::Folder(&teacher) };
     student::run(&world, pair, &profile.student, &places.at("student"), device)?;
     head::run(&world, &places.at("student"), &profile.head, &places.at("head.safetensors"), device)?;
     Ok(Made {

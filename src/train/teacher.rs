@@ -20,8 +20,10 @@ use super::{
     fit::{self, Computed, Place, Workers},
     order::Order,
     pretrain::{id_bytes, settings_digest},
+    remote::judge::HttpJudge,
     rewards::Judge,
     rollout,
+    samples::Samples,
     settings::TeacherSettings,
     tokenizer,
     watch::Watch,
@@ -35,7 +37,10 @@ use crate::{
 use candle_core::Device;
 use elsewhere::Elsewhere;
 use groups::Source;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 use update::{Rows, update};
 
 /// What a teacher starts from.
@@ -81,14 +86,16 @@ pub fn run(
     let mut data = vec![&*tokenizer_json, &*weights, &*ids, title.as_bytes(), articles.as_bytes()];
     data.extend(rollouts.as_deref().map(str::as_bytes));
     let digest = settings_digest(settings, &data)?;
-    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;
-    let judge = Judge::of(world, others(world), world.cutoff_unix_s)?;
+    let lora = settings.lora.of_seed(settings.fit.seed)?;
+    let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
+    let judge = judge(world)?;
     let place = Place { title: "teacher", out, tokenizer_json: &tokenizer_json };
     let watching = (settings.watch, settings.prompt_tokens);
     let mut watch = match settings.watch.every {
         0 => Watch::off(),
         _ => Watch::new(world, (&judge, &tokens), watching, place, run.state.step)?,
     };
+    let mut samples = Samples::open(place, run.state.step, &tokens, (&prompts, &askers))?;
     let stage = Stage {
         judge: &judge,
         order: Order::new(settings.fit.seed, prompts.len()),
@@ -96,21 +103,49 @@ pub fn run(
         prompts,
         askers,
         source,
+        http_judge: match settings.http_judge.is_none() {
+            true => None,
+            false => Some(Mutex::new(HttpJudge::open(&settings.http_judge, out)?)),
+        },
         tokens: &tokens,
         settings,
         workers: Workers::new(device)?,
     };
-    stage.train(&mut run, place, &mut watch)?;
+    stage.train(&mut run, place, (&mut watch, &mut samples))?;
     watch.end(&mut run)?;
+    samples.ask(&mut run)?;
     checkpoint::resolve(out)
 }
 
-/// The prompts that a teacher asks, for an engine elsewhere that samples lists for them.
+/// What a teacher asks, for engines and trainers elsewhere.
+#[derive(Debug)]
+pub struct Asks<'a> {
+    /// Ids of every prompt.
+    pub prompts: Vec<Vec<u32>>,
+    /// Whose prompt each is.
+    pub askers: Vec<Asker<'a>>,
+    /// What the ids mean.
+    pub tokens: Tokens,
+}
+
+/// Says what a teacher asks of a model folder's tokenizer.
 /// # Errors
-/// If the model folder has no tokenizer, or there is no reader to ask.
-pub fn prompts(world: &World, init: &Path, settings: &TeacherSettings) -> Result<Vec<Vec<u32>>, TrainError> {
+/// If the folder has no tokenizer, or there is no reader to ask.
+pub fn prompts<'a>(
+    world: &'a World,
+    init: &Path,
+    settings: &TeacherSettings,
+) -> Result<Asks<'a>, TrainError> {
     let (tokens, _) = tokenizer::read(&checkpoint::resolve(init)?)?;
-    Ok(asked(world, &tokens, settings)?.0)
+    let (prompts, askers) = asked(world, &tokens, settings)?;
+    Ok(Asks { prompts, askers, tokens })
+}
+
+/// The judge of a teacher's lists.
+/// # Errors
+/// If the world's articles cannot be indexed.
+pub fn judge(world: &World) -> Result<Judge<'_>, TrainError> {
+    Judge::of(world, others(world), world.cutoff_unix_s)
 }
 
 /// Training readers that the reward head is not fitted on.
@@ -157,20 +192,33 @@ struct Stage<'a> {
     order: Order,
     spare: Order,
     source: Source,
+    /// Asked by one thread at a time, after the groups of a step are drawn.
+    http_judge: Option<Mutex<HttpJudge>>,
     tokens: &'a Tokens,
     settings: &'a TeacherSettings,
     workers: Workers,
 }
 
 impl Stage<'_> {
-    fn train(&self, run: &mut Run, place: Place<'_>, watch: &mut Watch<'_>) -> Result<PathBuf, TrainError> {
+    fn train(
+        &self,
+        run: &mut Run,
+        place: Place<'_>,
+        (watch, samples): (&mut Watch<'_>, &mut Samples),
+    ) -> Result<PathBuf, TrainError> {
         let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Train)?;
+        let sample_every = self.settings.fit.checkpoint_every;
+        let judge_weight = self.http_judge.as_ref().map(|_| self.settings.http_judge.weight);
         fit::descend(run, &self.settings.fit, place, |run| {
             let step = run.state.step;
             if watch.stops(run)? {
                 return Ok(None);
             }
+            samples.take(run, sample_every)?;
             let rollout = self.groups(run, step)?;
+            if step.is_multiple_of(sample_every.max(1)) {
+                self.extremes(step, &rollout).try_for_each(|sample| samples.add(sample))?;
+            }
             let pairs = rollout.groups.iter().flat_map(|group| {
                 group.rows.iter().map(|row| (self.prompts[group.asker_idx].clone(), row.clone()))
             });
@@ -178,7 +226,7 @@ impl Stage<'_> {
             let sampled = Rows {
                 examples: rollout::examples(&rows),
                 rows: &rows,
-                advantages: &credit::of_tokens(&self.settings.grpo, &rollout.groups)?,
+                advantages: &credit::of_tokens(&self.settings.grpo, judge_weight, &rollout.groups)?,
                 padding: self.tokens.end_of_text(),
             };
             let updated = update(&self.workers, (&model, &run.parameters), self.settings, &sampled)?;

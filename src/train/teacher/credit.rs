@@ -7,11 +7,16 @@ use crate::train::{
     settings::grpo::{Advantage, GrpoSettings},
 };
 
-/// Returns the advantage of every token of every row, groups after one another.
+/// Returns the advantage of every token of every row, groups after one another. `judge_weight`: how much the judge elsewhere counts,
+/// where there is one.
 /// # Errors
 /// If groups are not of one size.
-pub(super) fn of_tokens(grpo: &GrpoSettings, groups: &[Group]) -> Result<Vec<Vec<f32>>, TrainError> {
-    let lists = of_lists(grpo.advantage, groups)?;
+pub(super) fn of_tokens(
+    grpo: &GrpoSettings,
+    judge_weight: Option<f64>,
+    groups: &[Group],
+) -> Result<Vec<Vec<f32>>, TrainError> {
+    let lists = of_lists(grpo.advantage, judge_weight, groups)?;
     let mut lists = lists.into_iter();
     let mut tokens = Vec::new();
     for group in groups {
@@ -26,15 +31,36 @@ pub(super) fn of_tokens(grpo: &GrpoSettings, groups: &[Group]) -> Result<Vec<Vec
 }
 
 /// Returns the advantage of every list.
-fn of_lists(how: Advantage, groups: &[Group]) -> Result<Vec<f32>, TrainError> {
+fn of_lists(how: Advantage, judge_weight: Option<f64>, groups: &[Group]) -> Result<Vec<f32>, TrainError> {
     let group_size = groups.first().map_or(1, |group| group.rows.len());
-    let worths = || groups.iter().flat_map(|group| &group.worths);
-    let (scale, weights, rewards): (_, &[f64], Vec<_>) = match how {
-        Advantage::Sum => (Scale::None, &WEIGHTS, worths().map(components).collect()),
-        Advantage::Decoupled => (Scale::Components, &WEIGHTS, worths().map(components).collect()),
-        Advantage::Gated => (Scale::None, &[1.0], worths().map(gated).collect()),
+    let (scale, mut weights) = match how {
+        Advantage::Sum => (Scale::None, WEIGHTS.to_vec()),
+        Advantage::Decoupled => (Scale::Components, WEIGHTS.to_vec()),
+        Advantage::Gated => (Scale::None, vec![1.0]),
     };
-    group_advantages(&AdvantageSettings { group_size, weights, scale }, &rewards)
+    weights.extend(judge_weight);
+    let mut rewards = Vec::new();
+    for group in groups {
+        let judged = judge_weight.is_some().then(|| judged(group));
+        for (row_idx, worth) in group.worths.iter().enumerate() {
+            let mut row = match how {
+                Advantage::Sum | Advantage::Decoupled => components(worth),
+                Advantage::Gated => gated(worth),
+            };
+            row.extend(judged.as_ref().map(|judged| judged[row_idx]));
+            rewards.push(row);
+        }
+    }
+    group_advantages(&AdvantageSettings { group_size, weights: &weights, scale }, &rewards)
+}
+
+/// What the judge elsewhere said of each list of a group. In a sum, a list without its word would be worth less than the others by all
+/// that the judge may say: it gets their mean, and is told from them by what else is known.
+#[allow(clippy::cast_possible_truncation, reason = "rewards are from 0 to 1")]
+fn judged(group: &Group) -> Vec<Option<f32>> {
+    let said = || group.worths.iter().filter_map(|worth| worth.judged);
+    let mean = said().next().map(|_| rewards::mean(said()));
+    group.worths.iter().map(|worth| worth.judged.or(mean).map(|reward| reward as f32)).collect()
 }
 
 /// The rewards of a row by component; a text that is no list gets 0 of each.
@@ -93,7 +119,7 @@ mod tests {
     }
 
     fn group(rewards: [Rewards; 2], queries: [Vec<f64>; 2]) -> Group {
-        let worth = |(rewards, queries)| Worth { rewards, is_list: true, queries };
+        let worth = |(rewards, queries)| Worth { rewards, is_list: true, judged: None, queries };
         let worths = rewards.into_iter().zip(queries).map(worth).collect();
         Group { asker_idx: 0, rows: vec![row(), row()], worths, seconds: RewardSeconds::default() }
     }
@@ -104,7 +130,7 @@ mod tests {
 
     #[track_caller]
     fn check(grpo: GrpoSettings, group: &Group, expected: [[f32; 6]; 2]) {
-        let got = of_tokens(&grpo, std::slice::from_ref(group)).unwrap();
+        let got = of_tokens(&grpo, None, std::slice::from_ref(group)).unwrap();
         for (got, expected) in got.iter().zip(expected) {
             let close = got.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-5);
             assert!(close, "{got:?}, expected {expected:?}");
@@ -143,7 +169,7 @@ mod tests {
         check(GrpoSettings::plain(), &group, [[0.0; 6], [0.0; 6]]);
         // Standardised, coverage counts six times as much as alignment however little it varies.
         let decoupled = GrpoSettings { advantage: Advantage::Decoupled, ..GrpoSettings::plain() };
-        let got = of_tokens(&decoupled, std::slice::from_ref(&group)).unwrap();
+        let got = of_tokens(&decoupled, None, std::slice::from_ref(&group)).unwrap();
         assert!(got[0][0] < -0.6 && got[1][0] > 0.6, "{got:?}");
     }
 
@@ -153,5 +179,20 @@ mod tests {
         let group = group([good(0.5), below], [vec![], vec![]]);
         let gated = GrpoSettings { advantage: Advantage::Gated, ..GrpoSettings::plain() };
         check(gated, &group, [[0.25; 6], [-0.25; 6]]);
+    }
+
+    #[test]
+    fn a_list_that_the_judge_did_not_rate_is_worth_what_else_is_known() {
+        let mut group = group([good(0.5), good(0.5)], [vec![], vec![]]);
+        let advantages = |group: &Group| {
+            let tokens = of_tokens(&GrpoSettings::plain(), Some(0.5), std::slice::from_ref(group)).unwrap();
+            [tokens[0][0], tokens[1][0]]
+        };
+        assert_eq!(advantages(&group), [0.0, 0.0], "nobody was rated");
+        group.worths[0].judged = Some(0.9);
+        assert_eq!(advantages(&group), [0.0, 0.0], "only one was rated");
+        group.worths[1].judged = Some(0.5);
+        let [first, second] = advantages(&group);
+        assert!((first - 0.1).abs() < 1e-6 && (second + 0.1).abs() < 1e-6, "{first} {second}");
     }
 }

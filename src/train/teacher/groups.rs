@@ -6,8 +6,10 @@ use crate::{
     train::{
         checkpoint::Run,
         error::TrainError,
-        rewards::{N_REWARDS, Rewards, view::View},
-        rollout::Sampled,
+        remote::judge::Question,
+        rewards::{self, Aggregation, N_REWARDS, Rewards, view::View},
+        rollout::{self, Sampled},
+        samples::{self, Kind, Sample, SampledList},
     },
 };
 use rayon::prelude::*;
@@ -18,6 +20,8 @@ use std::{sync::Arc, time::Instant};
 pub(super) struct Worth {
     pub(super) rewards: Rewards,
     pub(super) is_list: bool,
+    /// What a judge elsewhere says, from 0 to 1; None where it was not asked or gave no answer.
+    pub(super) judged: Option<f64>,
     /// What each query is worth by itself; empty where queries earn nothing of their own.
     pub(super) queries: Vec<f64>,
 }
@@ -29,6 +33,8 @@ pub(super) struct RewardSeconds {
     pub(super) lookup: f64,
     /// In the order of [`Rewards::parts`].
     pub(super) parts: [f64; N_REWARDS],
+    /// The judge elsewhere was waited for.
+    pub(super) judge: f64,
 }
 
 /// Lists of one prompt.
@@ -70,6 +76,7 @@ impl Group {
 impl RewardSeconds {
     fn add(&mut self, other: &Self) {
         self.lookup += other.lookup;
+        self.judge += other.judge;
         self.parts.iter_mut().zip(other.parts).for_each(|(sum, part)| *sum += part);
     }
 }
@@ -127,28 +134,85 @@ impl Stage<'_> {
                 })
                 .collect(),
         };
-        rows.into_par_iter()
+        let mut groups: Vec<Group> = rows
+            .into_par_iter()
             .zip(chosen)
             .map(|(rows, &asker_idx)| {
                 let view = self.askers[asker_idx].view(self.judge);
                 let mut seconds = RewardSeconds::default();
-                let worths = rows
-                    .iter()
-                    .map(|row| self.worth(sampled, row, &view, &mut seconds))
-                    .collect::<Result<_, _>>()?;
+                let worths =
+                    rows.iter().map(|row| self.worth(row, &view, &mut seconds)).collect::<Result<_, _>>()?;
                 Ok(Group { asker_idx, rows, worths, seconds })
             })
-            .collect()
+            .collect::<Result<_, TrainError>>()?;
+        self.ask_the_judge(&mut groups)?;
+        Ok(groups)
+    }
+
+    /// Has every list rated by the judge elsewhere, where there is one. A text that is no list is worth nothing to it, unasked.
+    fn ask_the_judge(&self, groups: &mut [Group]) -> Result<(), TrainError> {
+        let Some(judge) = &self.http_judge else { return Ok(()) };
+        let started = Instant::now();
+        let mut judge = judge.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (mut questions, mut places) = (Vec::new(), Vec::new());
+        for (group_idx, group) in groups.iter_mut().enumerate() {
+            let signals = samples::texts(&self.askers[group.asker_idx]);
+            for (row_idx, (row, worth)) in group.rows.iter().zip(&mut group.worths).enumerate() {
+                match rollout::list(row, self.tokens) {
+                    Ok(list) => {
+                        questions.push(Question { signals: signals.clone(), list: list.to_text() });
+                        places.push((group_idx, row_idx));
+                    }
+                    Err(_) => worth.judged = Some(0.0),
+                }
+            }
+        }
+        for ((group_idx, row_idx), rating) in places.into_iter().zip(judge.rate(&questions)?) {
+            groups[group_idx].worths[row_idx].judged = rating;
+        }
+        if let Some(group) = groups.first_mut() {
+            group.seconds.judge += started.elapsed().as_secs_f64();
+        }
+        Ok(())
+    }
+
+    /// The best and the worst group of a step, to be looked at.
+    pub(super) fn extremes<'r>(
+        &'r self,
+        step: u64,
+        rollout: &'r Rollout,
+    ) -> impl Iterator<Item = Sample> + 'r {
+        let reward = |group: &Group| {
+            let rewards = group.worths.iter().map(|worth| worth.rewards.composite(Aggregation::Weighted));
+            rewards::mean(rewards)
+        };
+        let by_reward = move |a: &&Group, b: &&Group| reward(a).total_cmp(&reward(b));
+        let best = rollout.groups.iter().max_by(by_reward).map(|group| (Kind::Best, group));
+        let worst = rollout.groups.iter().min_by(by_reward).map(|group| (Kind::Worst, group));
+        best.into_iter().chain(worst).map(move |(kind, group)| Sample {
+            step,
+            kind,
+            prompt_idx: group.asker_idx,
+            signals: samples::texts(&self.askers[group.asker_idx]),
+            lists: group.rows.iter().zip(&group.worths).map(|(row, worth)| self.shown(row, worth)).collect(),
+        })
+    }
+
+    fn shown(&self, row: &FinishedRow, worth: &Worth) -> SampledList {
+        let rewards = Rewards::NAMES.iter().zip(worth.rewards.parts());
+        SampledList {
+            rewards: rewards.map(|(name, reward)| ((*name).to_owned(), reward)).collect(),
+            ..SampledList::of(row, self.tokens)
+        }
     }
 
     fn worth(
         &self,
-        sampled: &Sampled,
         row: &FinishedRow,
         view: &View,
         seconds: &mut RewardSeconds,
     ) -> Result<Worth, TrainError> {
-        let Ok(list) = sampled.list(row) else { return Ok(Worth::default()) };
+        let Ok(list) = rollout::list(row, self.tokens) else { return Ok(Worth::default()) };
         let started = Instant::now();
         let asked = list
             .as_slice()
@@ -157,13 +221,13 @@ impl Stage<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         let lookup = started.elapsed().as_secs_f64();
         let (rewards, parts) = self.judge.timed(&list, &asked, view);
-        seconds.add(&RewardSeconds { lookup, parts });
+        seconds.add(&RewardSeconds { lookup, parts, judge: 0.0 });
         let queries = if self.settings.grpo.query_credit > 0.0 {
             asked.iter().map(|asked| self.judge.query_reward(asked, view)).collect()
         } else {
             Vec::new()
         };
-        Ok(Worth { rewards, is_list: true, queries })
+        Ok(Worth { rewards, is_list: true, judged: None, queries })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     train::{
         error::TrainError,
         figures::{Figures, REWARD},
-        losses::advantages::{AdvantageSettings, Scale, Spread, reward_metrics},
+        losses::advantages::{AdvantageSettings, Scale, Spread, reward_metrics, spread},
         rewards::{Rewards, WEIGHTS},
     },
 };
@@ -27,7 +27,7 @@ pub(super) fn figures(
     let mut figures = Figures::of(step, updated.loss, rows, n_valid);
     let group_size = rollout.groups.first().map_or(1, |group| group.rows.len());
     let settings = AdvantageSettings { group_size, weights: &WEIGHTS, scale: Scale::None };
-    let components: Vec<_> = worths.into_iter().map(credit::components).collect();
+    let components: Vec<_> = worths.iter().map(|worth| credit::components(worth)).collect();
     let rewards = reward_metrics(&settings, &components)?;
     figures.add(REWARD, rewards.reward.mean);
     figures.add("reward_std", rewards.reward.std);
@@ -36,10 +36,19 @@ pub(super) fn figures(
         figures.add(format!("rewards/{name}/mean"), *mean);
         figures.add(format!("rewards/{name}/std"), *std);
     }
+    let judged: Vec<Option<f64>> = worths.iter().map(|worth| worth.judged).collect();
     let n_rewarded = (rollout.n_drawn * group_size).max(1) as f64;
     figures.add("rewards/lookup/seconds", rollout.seconds.lookup / n_rewarded);
     for (name, seconds) in Rewards::NAMES.iter().zip(rollout.seconds.parts) {
         figures.add(format!("rewards/{name}/seconds"), seconds / n_rewarded);
+    }
+    if judged.iter().any(Option::is_some) {
+        let Spread { mean, std } = spread(&judged);
+        figures.add("rewards/http_judge/mean", mean);
+        figures.add("rewards/http_judge/std", std);
+        figures.add("rewards/http_judge/seconds", rollout.seconds.judge / n_rewarded);
+        let n_missing = judged.iter().filter(|rating| rating.is_none()).count();
+        figures.add("rewards/http_judge/missing_ratio", n_missing as f64 / judged.len() as f64);
     }
     if rollout.n_drawn > rollout.groups.len() {
         // Groups that were kept, of all that were drawn.

@@ -177,7 +177,11 @@ mod tests {
             let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
             let rows: Vec<(Vec<u32>, FinishedRow)> =
                 (0..lists.len()).map(|idx| (PROMPT.to_vec(), row(&model, idx))).collect();
-            let advantages = [1.0, -1.0, 0.0].map(|advantage| vec![advantage; 8]);
+            let advantages: Vec<Vec<f32>> = lists
+                .iter()
+                .zip([1.0, -1.0, 0.0])
+                .map(|(list, advantage)| vec![advantage; list.len()])
+                .collect();
             let examples = lists
                 .iter()
                 .map(|list| Example { prompt: PROMPT.to_vec(), completion: list.clone(), notes: vec![] })
