@@ -1,6 +1,7 @@
-//! The server's binary as its users start it: a process with arguments, an environment, two streams and signals.
+//! The binaries as their users start them: processes with arguments, an environment, two streams and signals.
 mod calls;
 mod end;
 mod experiments;
+mod kills;
 mod process;
 mod settings;

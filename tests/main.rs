@@ -13,6 +13,7 @@
 
 mod support;
 
+mod adapters;
 mod architecture;
 mod baselines;
 mod binary;
@@ -34,9 +35,11 @@ mod imports;
 mod news;
 mod parity;
 mod pipeline;
+mod report;
 mod reward_head;
 mod rewards;
 mod rpc;
+mod services;
 mod student;
 mod teacher;
 mod text;

@@ -10,7 +10,7 @@ use newshound::{
         checkpoint,
         error::TrainError,
         settings::{Distillation, StudentSettings},
-        student::{self, Pair},
+        student::{self, Pair, TeacherAt},
         watch::WatchSettings,
     },
 };
@@ -32,11 +32,12 @@ fn settings(mode: Distillation, steps: u64) -> StudentSettings {
         lists_per_prompt: 2,
         watch: WatchSettings { every: 0, readers: 0 },
         fit: fit(steps, 4),
+        ..StudentSettings::demo()
     }
 }
 
 fn run(settings: &StudentSettings, name: &str, device: &Device) -> Result<PathBuf, TrainError> {
-    let pair = Pair { student: &SMALL, teacher: &FINE_TUNED };
+    let pair = Pair { student: &SMALL, teacher: TeacherAt::Folder(&FINE_TUNED) };
     student::run(&STAGES.watched, pair, settings, &DIR.path().join(name), device)
 }
 
@@ -69,7 +70,7 @@ fn a_student_comes_nearer_to_its_teacher_on_the_teachers_lists() {
 
 #[test]
 fn a_student_that_is_its_teacher_has_nothing_to_learn() {
-    let pair = Pair { student: &FINE_TUNED, teacher: &FINE_TUNED };
+    let pair = Pair { student: &FINE_TUNED, teacher: TeacherAt::Folder(&FINE_TUNED) };
     student::run(
         &STAGES.watched,
         pair,
@@ -113,7 +114,7 @@ fn a_teacher_that_reads_other_tokens_is_refused() {
     }
     let tokenizer = fs::read_to_string(other.join("tokenizer.json")).unwrap();
     fs::write(other.join("tokenizer.json"), tokenizer + "\n").unwrap();
-    let pair = Pair { student: &SMALL, teacher: &other };
+    let pair = Pair { student: &SMALL, teacher: TeacherAt::Folder(&other) };
     let error = student::run(
         &STAGES.watched,
         pair,

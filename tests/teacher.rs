@@ -1,21 +1,35 @@
 //! Dr.GRPO on the five rewards: what a run notes, and that one that is cut short goes on bit for bit.
 use crate::support::{
     device::{device, tolerance},
-    stages::{FINE_TUNED, STAGES, fit},
+    stages::{FINE_TUNED, SMALL, STAGES, fit, tokens},
 };
 use candle_core::Device;
 use newshound::{
     bundle::load::WEIGHTS_FILE,
+    decode::{
+        batch::{Finish, FinishedRow},
+        sampler::SamplerSettings,
+    },
+    model::{ops::Numerics, transformer::Transformer},
     train::{
         checkpoint,
         error::TrainError,
-        settings::{FitSettings, TeacherSettings},
-        teacher,
+        rollout::Sampled,
+        settings::{
+            FitSettings, TeacherSettings,
+            grpo::{Advantage, GrpoSettings},
+            layered,
+        },
+        teacher::{self, Start},
         watch::WatchSettings,
     },
 };
-use serde_json::Value;
-use std::{fs, path::Path, sync::LazyLock};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, LazyLock},
+};
 
 /// Where the runs of these tests go.
 static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
@@ -27,7 +41,12 @@ fn settings(steps: u64) -> TeacherSettings {
         lists_per_prompt: 4,
         watch: WatchSettings { every: 2, readers: 12 },
         fit: FitSettings { peak_learning_rate: 1e-3, ..fit(steps, 3) },
+        ..TeacherSettings::demo()
     }
+}
+
+fn start() -> Start<'static> {
+    Start { init: &FINE_TUNED, rollouts: None }
 }
 
 fn lines(run: &Path) -> Vec<Value> {
@@ -42,7 +61,7 @@ fn json_lines(path: &Path) -> Vec<Value> {
 #[test]
 fn a_run_notes_every_reward_and_samples_from_the_network_that_it_trains() {
     let out = DIR.path().join("notes");
-    let folder = teacher::run(&STAGES.watched, &FINE_TUNED, &settings(2), &out, &device()).unwrap();
+    let folder = teacher::run(&STAGES.watched, start(), &settings(2), &out, &device()).unwrap();
     assert!(folder.join(WEIGHTS_FILE).is_file() && out.join("reward.svg").is_file());
     // Looks before the first step and after the last; what found more is the result.
     let looks = json_lines(&out.join("watch.jsonl"));
@@ -69,7 +88,7 @@ fn a_run_notes_every_reward_and_samples_from_the_network_that_it_trains() {
 #[test]
 fn four_steps_are_two_and_two_after_a_restart() {
     let (whole, cut) = (DIR.path().join("whole"), DIR.path().join("cut"));
-    let run = |out: &Path| teacher::run(&STAGES.watched, &FINE_TUNED, &settings(4), out, &Device::Cpu);
+    let run = |out: &Path| teacher::run(&STAGES.watched, start(), &settings(4), out, &Device::Cpu);
     run(&whole).unwrap();
     run(&cut).unwrap();
     // As if it had been killed after its second step.
@@ -90,12 +109,12 @@ fn four_steps_are_two_and_two_after_a_restart() {
 #[test]
 fn other_settings_do_not_go_on_with_a_run_and_an_empty_world_has_nobody_to_ask() {
     let out = DIR.path().join("other");
-    teacher::run(&STAGES.watched, &FINE_TUNED, &settings(1), &out, &Device::Cpu).unwrap();
-    let error = teacher::run(&STAGES.watched, &FINE_TUNED, &settings(2), &out, &Device::Cpu).unwrap_err();
+    teacher::run(&STAGES.watched, start(), &settings(1), &out, &Device::Cpu).unwrap();
+    let error = teacher::run(&STAGES.watched, start(), &settings(2), &out, &Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("other settings"), "{error}");
     let mut empty = STAGES.watched.clone();
     empty.readers.clear();
-    let error = teacher::run(&empty, &FINE_TUNED, &settings(1), &out, &Device::Cpu).unwrap_err();
+    let error = teacher::run(&empty, start(), &settings(1), &out, &Device::Cpu).unwrap_err();
     assert!(matches!(error, TrainError::TooLittleData { .. }), "{error:?}");
 }
 
@@ -103,7 +122,7 @@ fn other_settings_do_not_go_on_with_a_run_and_an_empty_world_has_nobody_to_ask()
 fn a_sign_that_holds_for_three_looks_ends_the_run() {
     let out = DIR.path().join("alarm");
     let settings = TeacherSettings { watch: WatchSettings { every: 1, readers: 6 }, ..settings(6) };
-    let run = || teacher::run(&STAGES.watched, &FINE_TUNED, &settings, &out, &Device::Cpu).unwrap();
+    let run = || teacher::run(&STAGES.watched, start(), &settings, &out, &Device::Cpu).unwrap();
     run();
     // As if it had been killed after its fourth step, and as if no list had been valid at the last looks.
     fs::remove_dir_all(checkpoint::latest(&out).unwrap().unwrap()).unwrap();
@@ -122,7 +141,7 @@ fn a_sign_that_holds_for_three_looks_ends_the_run() {
 #[test]
 fn a_best_that_no_look_tells_of_is_not_the_result() {
     let out = DIR.path().join("stale");
-    let run = || teacher::run(&STAGES.watched, &FINE_TUNED, &settings(2), &out, &Device::Cpu).unwrap();
+    let run = || teacher::run(&STAGES.watched, start(), &settings(2), &out, &Device::Cpu).unwrap();
     let best = run();
     let stale = out.join("best").join("step-00000099");
     fs::create_dir_all(&stale).unwrap();
@@ -132,4 +151,126 @@ fn a_best_that_no_look_tells_of_is_not_the_result() {
     }
     assert_eq!(run(), best);
     assert!(!stale.exists());
+}
+
+/// Every option at once, so that one run shows that they work together and go on bit for bit.
+fn optional(steps: u64) -> TeacherSettings {
+    let grpo = GrpoSettings {
+        advantage: Advantage::Decoupled,
+        query_credit: 0.5,
+        refills: 2,
+        ..GrpoSettings::plain()
+    };
+    let plain = settings(steps);
+    let fit = FitSettings { checkpoint_every: 1, ..plain.fit.clone() };
+    TeacherSettings { grpo, watch: WatchSettings { every: 0, readers: 0 }, fit, ..plain }
+}
+
+#[test]
+fn options_change_what_is_learned_and_a_run_with_them_goes_on_bit_for_bit() {
+    let run = |settings: &TeacherSettings, name: &str| {
+        let out = DIR.path().join(name);
+        teacher::run(&STAGES.watched, start(), settings, &out, &Device::Cpu).unwrap();
+        out
+    };
+    let whole = run(&optional(2), "options-whole");
+    let cut = run(&optional(2), "options-cut");
+    fs::remove_dir_all(checkpoint::latest(&cut).unwrap().unwrap()).unwrap();
+    let cut = run(&optional(2), cut.file_name().unwrap().to_str().unwrap());
+    let weights =
+        |run: &Path| fs::read(checkpoint::latest(run).unwrap().unwrap().join(WEIGHTS_FILE)).unwrap();
+    assert!(weights(&whole) == weights(&cut));
+    let plain = TeacherSettings { grpo: GrpoSettings::plain(), ..optional(2) };
+    assert!(weights(&whole) != weights(&run(&plain, "options-none")));
+}
+
+#[test]
+fn groups_that_teach_nothing_are_replaced_at_most_as_often_as_asked() {
+    // A network that has only read writes no list: every group is flat, however often it is replaced.
+    let out = DIR.path().join("flat");
+    let settings =
+        TeacherSettings { grpo: GrpoSettings { refills: 2, ..GrpoSettings::plain() }, ..optional(1) };
+    let start = Start { init: &SMALL, rollouts: None };
+    teacher::run(&STAGES.watched, start, &settings, &out, &Device::Cpu).unwrap();
+    let line = lines(&out).remove(0);
+    assert_eq!(line["completions/valid_ratio"], 0.0);
+    assert_eq!(line["frac_reward_zero_std"], 1.0);
+    assert!((line["dynamic_filtering_pass_rate"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-9, "{line}");
+}
+
+/// What `FINE_TUNED` samples for the first prompts of a teacher, as another engine would hand it in; its log-probabilities are
+/// lowered by `nats`, as those of an engine that computes less exactly.
+fn rollouts(settings: &TeacherSettings, nats: f32) -> String {
+    let (_, mut parameters) = checkpoint::open_model(&FINE_TUNED, &Device::Cpu).unwrap();
+    let config = checkpoint::open_model(&FINE_TUNED, &Device::Cpu).unwrap().0;
+    let model = Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap();
+    let sampled = Sampled { model: Arc::new(model), tokens: tokens().0 };
+    let mut prompts = teacher::prompts(&STAGES.watched, &FINE_TUNED, settings).unwrap().prompts;
+    prompts.truncate(4);
+    let groups =
+        sampled.rows(&prompts, settings.lists_per_prompt, (9, SamplerSettings::PLAIN), &|| ()).unwrap();
+    let line = |prompt: &[u32], row: &FinishedRow| {
+        let logprobs: Vec<f32> = row.logprobs.iter().map(|logprob| logprob - nats).collect();
+        let finish = if row.finish == Finish::Stop { "stop" } else { "length" };
+        json!({"prompt_ids": prompt, "token_ids": row.ids, "logprobs": logprobs, "finish": finish})
+    };
+    let lines =
+        prompts.iter().zip(&groups).flat_map(|(prompt, rows)| rows.iter().map(|row| line(prompt, row)));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn lists_sampled_elsewhere_are_learned_from_with_truncated_weights() {
+    let mut settings = optional(2);
+    settings.grpo = GrpoSettings { importance_max: 1.5, ..GrpoSettings::plain() };
+    let file = DIR.path().join("rollouts.jsonl");
+    for (nats, expected) in [(0.0, 1.0), (0.2, 0.2_f64.exp()), (0.7, 1.5)] {
+        fs::write(&file, rollouts(&settings, nats)).unwrap();
+        let out = DIR.path().join(format!("elsewhere-{nats}"));
+        let start = Start { init: &FINE_TUNED, rollouts: Some(&file) };
+        teacher::run(&STAGES.watched, start, &settings, &out, &Device::Cpu).unwrap();
+        let line = lines(&out).remove(0);
+        for part in ["min", "mean", "max"] {
+            let weight = line[format!("sampling/importance_sampling_ratio/{part}")].as_f64().unwrap();
+            assert!((weight - expected).abs() < 1e-3, "{part} {weight}, expected {expected}");
+        }
+    }
+    let refused = |settings: &TeacherSettings, text: &str| {
+        fs::write(&file, text).unwrap();
+        let start = Start { init: &FINE_TUNED, rollouts: Some(&file) };
+        let out = DIR.path().join("elsewhere-refused");
+        teacher::run(&STAGES.watched, start, settings, &out, &Device::Cpu).unwrap_err().to_string()
+    };
+    let text = rollouts(&settings, 0.0);
+    assert!(refused(&optional(1), &text).contains("importance_max"));
+    let mut short: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    short["logprobs"] = json!([-1.0]);
+    short["token_ids"] = json!([1, 2]);
+    assert!(refused(&settings, &short.to_string()).contains("line 1: 2 tokens with 1 log-probabilities"));
+    assert!(refused(&settings, "").contains("hold no 4 lists"));
+}
+
+#[test]
+fn options_that_mean_nothing_are_refused() {
+    for (grpo, said) in [
+        (GrpoSettings { query_credit: -0.1, ..GrpoSettings::plain() }, "query_credit"),
+        (GrpoSettings { importance_max: 0.5, ..GrpoSettings::plain() }, "importance_max"),
+        (GrpoSettings { refills: 9, ..GrpoSettings::plain() }, "refills"),
+    ] {
+        let settings = TeacherSettings { grpo, ..optional(1) };
+        let out = DIR.path().join("meaningless");
+        let error = teacher::run(&STAGES.watched, start(), &settings, &out, &Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
+/// Runs from before there were options go on: settings without any are written, and digested, as they were then.
+#[test]
+fn plain_options_leave_no_trace_in_the_settings_and_a_file_may_name_one_of_them() {
+    let text = toml::to_string(&settings(1)).unwrap();
+    assert!(!text.contains("grpo"), "{text}");
+    let file = DIR.path().join("teacher.toml");
+    fs::write(&file, "[grpo]\nadvantage = \"gated\"\n").unwrap();
+    let read = layered(&settings(1), Some(&file), &[]).unwrap();
+    assert_eq!(read.grpo, GrpoSettings { advantage: Advantage::Gated, ..GrpoSettings::plain() });
 }

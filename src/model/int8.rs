@@ -157,6 +157,12 @@ impl<S: TensorSource> TensorSource for Rounding<'_, S> {
 
     fn weight(&mut self, name: &str, shape: (usize, usize)) -> std::result::Result<Weight, ModelError> {
         let tensor = self.source.tensor(name, &[shape.0, shape.1])?;
+        // Rounded together with what adapts it: nothing is trained in 8 bits.
+        let layer = name.strip_suffix(".weight").unwrap_or(name);
+        let tensor = match self.source.adapter(layer, (shape.1, shape.0))? {
+            Some(adapter) => adapter.merged(&tensor)?.detach(),
+            None => tensor,
+        };
         Ok(Weight::Int8(Arc::new(Matrix::round(&tensor)?)))
     }
 

@@ -2,6 +2,7 @@
 use super::{
     fused,
     int8::Matrix,
+    lora::{self, Adapter},
     weights::{ModelError, TensorSource},
 };
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -57,7 +58,11 @@ impl Weight {
             Self::Plain(weight) => weight,
             Self::Int8(weight) => return weight.project(rows, bias),
         };
-        let output = rows.matmul(&weight.t()?)?;
+        let output = if rows.track_op() && !weight.track_op() && fused::takes(rows) {
+            lora::frozen_product(rows, weight)?
+        } else {
+            rows.matmul(&weight.t()?)?
+        };
         match bias {
             Some(bias) if fused::takes(&output) => fused::add_bias(&output, bias),
             Some(bias) => output.broadcast_add(bias),
@@ -109,10 +114,12 @@ impl Weight {
 pub struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
+    /// What is trained where the weight is frozen.
+    adapter: Option<Adapter>,
 }
 
 impl Linear {
-    /// Reads `{name}.weight` (out, in) and, where asked, `{name}.bias` (out).
+    /// Reads `{name}.weight` (out, in) and, where asked, `{name}.bias` (out); and the adapter, where the source has one.
     ///
     /// # Errors
     /// If a tensor is missing, misshapen or not finite.
@@ -127,13 +134,19 @@ impl Linear {
             Bias::Added => Some(source.tensor(&format!("{name}.bias"), &[n_out])?),
             Bias::Absent => None,
         };
-        Ok(Self { weight, bias })
+        Ok(match source.adapter(name, (n_in, n_out))? {
+            // Where nothing is trained, the two become one matrix.
+            Some(adapter) if !adapter.up.track_op() => {
+                Self { weight: Weight::Plain(adapter.merged(weight.plain()?)?), bias, adapter: None }
+            }
+            adapter => Self { weight, bias, adapter },
+        })
     }
 
     /// Takes a weight that another layer owns too, without bias: a tied head.
     #[must_use]
     pub fn tied(weight: Weight) -> Self {
-        Self { weight, bias: None }
+        Self { weight, bias: None, adapter: None }
     }
 
     /// The weight (out, in).
@@ -149,7 +162,12 @@ impl Linear {
     pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
         let (n_out, n_in) = self.weight.shape()?;
         // Rows are flattened, so that one matrix product serves every row of every batch.
-        let output = self.weight.project(&input.reshape(((), n_in))?, self.bias.as_ref())?;
+        let rows = input.reshape(((), n_in))?;
+        let output = self.weight.project(&rows, self.bias.as_ref())?;
+        let output = match &self.adapter {
+            Some(adapter) => adapter.add_to(&output, &rows)?,
+            None => output,
+        };
         let mut shape = input.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = n_out;

@@ -7,6 +7,7 @@ mod fused;
 pub mod int8;
 pub mod kv_cache;
 pub mod linear;
+pub mod lora;
 pub mod ops;
 mod parameters;
 pub mod precision;

@@ -4,6 +4,7 @@ use super::{
     config::{DecoderConfig, Family},
     kv_cache::{Forks, Prefill, Prefix, Step},
     linear::{Bias, Linear, Weight},
+    lora::Adapter,
     ops::{self, Numerics},
     rotary::{Rotary, Rotation},
     weights::{ModelError, TensorSource},
@@ -340,6 +341,22 @@ impl TensorSource for Taken<'_> {
 
     fn contains(&self, name: &str) -> bool {
         self.source.contains(name)
+    }
+
+    fn adapter(
+        &mut self,
+        layer: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Option<Adapter>, ModelError> {
+        let adapter = self.source.adapter(layer, shape)?;
+        Ok(match self.numerics {
+            Numerics::Serve => adapter.map(|Adapter { down, up, scale }| Adapter {
+                down: down.detach(),
+                up: up.detach(),
+                scale,
+            }),
+            Numerics::Train => adapter,
+        })
     }
 }
 

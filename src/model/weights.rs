@@ -1,5 +1,5 @@
 //! Checkpoints on disk or in memory, read with every check before any tensor is used.
-use super::{linear::Weight, stored::StoredFile};
+use super::{linear::Weight, lora::Adapter, stored::StoredFile};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use std::{
@@ -82,6 +82,13 @@ pub trait TensorSource {
     }
     /// Whether the source holds (or, for fresh parameters, would make) a tensor of that name.
     fn contains(&self, name: &str) -> bool;
+    /// Takes the adapter of a linear layer (in, out), where its matrix is frozen and the adapter is trained in its place.
+    ///
+    /// # Errors
+    /// As [`TensorSource::tensor`].
+    fn adapter(&mut self, _layer: &str, _shape: (usize, usize)) -> Result<Option<Adapter>, ModelError> {
+        Ok(None)
+    }
 }
 
 /// Safetensors files of one checkpoint (one file or many with an index), checked: header, bounds, dtypes, finite values.

@@ -7,8 +7,11 @@ use super::{error::TrainError, generate::GenerateSettings};
 use crate::decode::sampler::SamplerSettings;
 use clap::{Args, Subcommand, ValueEnum};
 use encoders::{CleanerArgs, EmbedderArgs, IndexCommand};
-use measuring::{BaselineArgs, EvalArgs, HeldOutSplit, MeasureArgs};
-use stages::{HeadArgs, PipelineArgs, PretrainArgs, SftArgs, StudentArgs, TeacherArgs, TokenizerArgs};
+use measuring::{BaselineArgs, EvalArgs, HeldOutSplit, MeasureArgs, ReportArgs};
+use stages::{
+    HeadArgs, PipelineArgs, PretrainArgs, PromptsArgs, ServeRewardArgs, SftArgs, StudentArgs, TeacherArgs,
+    TokenizerArgs,
+};
 use std::path::PathBuf;
 
 /// Most continuations of one prompt: they are decoded side by side, and more would not fit the memory of a small machine.
@@ -31,6 +34,11 @@ pub enum Command {
     Sft(SftArgs),
     /// Train a fine-tuned student further by Dr.GRPO on the five rewards; resumes by itself.
     Teacher(TeacherArgs),
+    /// The prompts that a teacher asks, as JSON lines with `prompt_ids`, `prompt` and `label`: for an engine elsewhere that samples lists
+    /// for them, or a trainer elsewhere that asks `serve-reward` what its lists are worth.
+    Prompts(PromptsArgs),
+    /// The composite reward of the five over OpenRLHF's wire, for trainers elsewhere; until interrupted.
+    ServeReward(ServeRewardArgs),
     /// Distil a teacher into a student, by default on the student's own lists; resumes by itself.
     Student(StudentArgs),
     /// Fit the reward head on lists sampled for training readers that fine-tuning left out.
@@ -64,6 +72,8 @@ pub enum Command {
     Baselines(BaselineArgs),
     /// Measures of rankings in TREC's run format against clicks in its qrels format.
     Measure(MeasureArgs),
+    /// What runs went through, as a page: a curve of every figure, and lists before and after side by side.
+    Report(ReportArgs),
     /// Log-probabilities of given completions. Standard input: JSON lines with `prompt` or `prompt_ids`, and `completion` or
     /// `completion_ids`; standard output: JSON lines in the same order.
     Score(ScoreArgs),

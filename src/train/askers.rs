@@ -47,6 +47,11 @@ impl<'a> Asker<'a> {
         judge.view_of(self.shown.iter().copied(), self.at_unix_s)
     }
 
+    /// What this reader at this moment is called outside of the program; it tells nobody who she is.
+    pub fn label(&self) -> String {
+        format!("{}@{}", self.reader_idx, self.at_unix_s)
+    }
+
     /// Texts of the traces that her prompt shows.
     pub fn texts(&self) -> impl Iterator<Item = &'a str> {
         self.shown.iter().map(|event| event.text.as_str())

@@ -10,14 +10,21 @@ use crate::{
     },
     model::{
         config::DecoderConfig,
+        lora::{self, Lora},
+        ops::Numerics,
+        transformer::Transformer,
         weights::{Checkpoint, Parameters},
     },
     text::prompt::PROMPT_VERSION,
 };
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
+/// Adapters of a run that trains some, in PEFT's layout; the weights beside them hold them merged.
+const ADAPTER_FILE: &str = "adapter_model.safetensors";
+const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 const STATE_FILE: &str = "state.json";
 const PREFIX: &str = "step-";
 /// Below a run's folder: the checkpoint that its watch chose.
@@ -65,13 +72,17 @@ pub fn save(out: &Path, run: &Run, tokenizer_json: &[u8], n_kept: usize) -> Resu
     std::fs::create_dir_all(out).map_err(TrainError::disk(out, "create"))?;
     let folder = out.join(format!("{PREFIX}{:08}", run.state.step));
     let state = serde_json::to_vec_pretty(&run.state).map_err(|error| TrainError::file(&folder, error))?;
-    let files = vec![
+    let mut files = vec![
         (CONFIG_FILE.to_owned(), run.config.to_json().into_bytes()),
         (WEIGHTS_FILE.to_owned(), run.parameters.to_safetensors(DType::F32)?),
         (TOKENIZER_FILE.to_owned(), tokenizer_json.to_vec()),
         (OPTIMIZER_FILE.to_owned(), run.optimizer.to_safetensors()?),
         (STATE_FILE.to_owned(), state),
     ];
+    if let Some(lora) = run.parameters.lora() {
+        files.push((ADAPTER_FILE.to_owned(), run.parameters.adapters_to_safetensors()?));
+        files.push((ADAPTER_CONFIG_FILE.to_owned(), adapter_config(lora)));
+    }
     Staged::write(&folder, &files, STATE_FILE)?.publish()?;
     let all = list(out)?;
     for old in all.iter().rev().skip(n_kept.max(1)) {
@@ -107,24 +118,68 @@ pub fn keep_best(out: &Path, step: Option<u64>) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Goes on with the newest checkpoint in `out`, or begins with the weights of a model folder.
+/// Goes on with the newest checkpoint in `out`, or begins with the weights of a model folder; `lora`: with adapters of them, which
+/// alone are trained.
 /// # Errors
-/// If the folder is broken, or the checkpoint was made with other settings.
+/// If a folder is broken, or the checkpoint was made with other settings.
 pub fn resume_or_begin(
     out: &Path,
-    init: &Path,
+    (init, lora): (&Path, Option<Lora>),
     adamw: AdamWSettings,
     settings_sha256: String,
     device: &Device,
 ) -> Result<Run, TrainError> {
-    match latest(out)? {
-        Some(folder) => open(&folder, adamw, &settings_sha256, device),
-        None => {
-            let (config, parameters) = open_model(init, device)?;
-            let optimizer = AdamW::new(adamw, parameters.vars());
-            Ok(Run { config, parameters, optimizer, state: RunState::start(settings_sha256) })
-        }
-    }
+    let newest = latest(out)?;
+    let Some(lora) = lora else {
+        return match newest {
+            Some(folder) => open(&folder, adamw, &settings_sha256, device),
+            None => {
+                let (config, parameters) = open_model(init, device)?;
+                let optimizer = AdamW::new(adamw, parameters.vars());
+                Ok(Run { config, parameters, optimizer, state: RunState::start(settings_sha256) })
+            }
+        };
+    };
+    let (config, parameters) = open_adapted(init, lora, device)?;
+    let Some(folder) = newest else {
+        let optimizer = AdamW::new(adamw, parameters.vars());
+        return Ok(Run { config, parameters, optimizer, state: RunState::start(settings_sha256) });
+    };
+    let state = same_run(&folder, &settings_sha256)?;
+    let path = folder.join(ADAPTER_FILE);
+    let bytes = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
+    let file = Checkpoint::from_files(vec![(ADAPTER_FILE.to_owned(), bytes.into())], DType::F32, device)?;
+    parameters.set_adapters(file)?;
+    let optimizer = moments(&folder, adamw, &parameters, state.step)?;
+    Ok(Run { config, parameters, optimizer, state })
+}
+
+/// Reads the weights of a model folder, frozen, with fresh adapters.
+/// # Errors
+/// If the folder does not hold a sound model.
+pub fn open_adapted(
+    folder: &Path,
+    lora: Lora,
+    device: &Device,
+) -> Result<(DecoderConfig, Parameters), TrainError> {
+    let config = config(folder)?;
+    let mut parameters = Parameters::adapted(Checkpoint::open(folder, DType::F32, device)?, lora)?;
+    // Adapters come to be when a network first asks for them.
+    Transformer::load(&config, &mut parameters, Numerics::Train)?;
+    Ok((config, parameters))
+}
+
+fn adapter_config(lora: Lora) -> Vec<u8> {
+    let config = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": lora::TARGETS,
+    });
+    format!("{config:#}").into_bytes()
 }
 
 /// Returns the model folder that a path means: the folder itself, or of a run's folder the best checkpoint where one was
@@ -145,11 +200,15 @@ pub fn resolve(path: &Path) -> Result<PathBuf, TrainError> {
 /// # Errors
 /// If the folder does not hold a sound model.
 pub fn open_model(folder: &Path, device: &Device) -> Result<(DecoderConfig, Parameters), TrainError> {
-    let path = folder.join(CONFIG_FILE);
-    let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
-    let config = DecoderConfig::parse(&json, &path.display().to_string())?;
+    let config = config(folder)?;
     let parameters = Parameters::from_checkpoint(Checkpoint::open(folder, DType::F32, device)?)?;
     Ok((config, parameters))
+}
+
+fn config(folder: &Path) -> Result<DecoderConfig, TrainError> {
+    let path = folder.join(CONFIG_FILE);
+    let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
+    Ok(DecoderConfig::parse(&json, &path.display().to_string())?)
 }
 
 /// Reads a checkpoint back.
@@ -161,15 +220,30 @@ pub fn open(
     settings_sha256: &str,
     device: &Device,
 ) -> Result<Run, TrainError> {
+    let state = same_run(folder, settings_sha256)?;
+    let (config, parameters) = open_model(folder, device)?;
+    let optimizer = moments(folder, adamw, &parameters, state.step)?;
+    Ok(Run { config, parameters, optimizer, state })
+}
+
+/// The state of a checkpoint that the settings made.
+fn same_run(folder: &Path, settings_sha256: &str) -> Result<RunState, TrainError> {
     let state = state(folder)?.ok_or_else(|| TrainError::file(folder, "no state of a run"))?;
     if state.settings_sha256 != settings_sha256 {
         return Err(TrainError::file(folder, "made with other settings or data; choose another --out"));
     }
-    let (config, parameters) = open_model(folder, device)?;
+    Ok(state)
+}
+
+fn moments(
+    folder: &Path,
+    adamw: AdamWSettings,
+    parameters: &Parameters,
+    step: u64,
+) -> Result<AdamW, TrainError> {
     let path = folder.join(OPTIMIZER_FILE);
     let moments = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
-    let optimizer = AdamW::from_safetensors(adamw, parameters.vars(), state.step, &moments)?;
-    Ok(Run { config, parameters, optimizer, state })
+    AdamW::from_safetensors(adamw, parameters.vars(), step, &moments)
 }
 
 /// Says where the run stood that wrote a checkpoint; None for a model folder that no run of ours wrote.

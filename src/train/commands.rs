@@ -4,7 +4,10 @@ use super::{
         BundleArgs, BundleInputs as Inputs, Command, ImportArgs, ImportCommand, WorldCommand, WorldSize,
         encoders::{IndexCommand, VectorMethod},
         measuring::{BaselineArgs, EvalArgs, HeldOutSplit, OnlyStream},
-        stages::{HeadArgs, PipelineArgs, ProfileName, SftArgs, StudentArgs, TeacherArgs},
+        stages::{
+            HeadArgs, PipelineArgs, ProfileName, PromptsArgs, ServeRewardArgs, SftArgs, StudentArgs,
+            TeacherArgs,
+        },
     },
     baselines,
     cleaner::{self, Labels},
@@ -20,21 +23,24 @@ use super::{
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
     pipeline::{self, Profile},
-    pretrain, score, search,
+    pretrain, report, score, search, serve_reward,
     settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
     sft,
     student::{self, Pair},
-    teacher, tokenizer,
+    teacher::{self, Asks, Start},
+    tokenizer,
 };
 use crate::{
     cleaner::Cleaner,
     model::device::DeviceChoice,
     news::nearest::Method,
     signals::Stream,
+    text::vocabulary::Controls,
     world::{self, Size, WorldSettings},
 };
 use candle_core::Device;
 use serde::Serialize;
+use serde_json::json;
 use std::{
     collections::BTreeMap,
     io::{Write, stdin},
@@ -62,6 +68,8 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
         }
         Command::Sft(args) => say(output, &run_sft(&args, device)?.display()),
         Command::Teacher(args) => say(output, &run_teacher(&args, device)?.display()),
+        Command::Prompts(args) => run_prompts(&args, output),
+        Command::ServeReward(args) => run_serve_reward(&args, output),
         Command::Student(args) => say(output, &run_student(&args, device)?.display()),
         Command::Head(args) => run_head(&args, device, output),
         Command::Cleaner(args) => {
@@ -87,6 +95,7 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
         Command::Eval(args) => run_eval(&args, device, output),
         Command::Baselines(args) => run_baselines(&args, device, output),
         Command::Measure(args) => say(output, &evaluate::trec::measure(&args.qrels, &args.run)?),
+        Command::Report(args) => report::run(&args.runs, &args.out),
         Command::Score(args) => {
             let folder = ModelFolder::open(&args.model, &device.open()?)?;
             score::run(&folder, args.temperature, &mut stdin().lock(), output)
@@ -180,13 +189,45 @@ fn run_sft(args: &SftArgs, device: DeviceChoice) -> Result<PathBuf, TrainError> 
 fn run_teacher(args: &TeacherArgs, device: DeviceChoice) -> Result<PathBuf, TrainError> {
     let settings = layered(&TeacherSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
     let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Validation)?;
-    teacher::run(&world, &args.init, &settings, &args.out, &device.open()?)
+    let start = Start { init: &args.init, rollouts: args.rollouts.as_deref() };
+    teacher::run(&world, start, &settings, &args.out, &device.open()?)
+}
+
+fn run_prompts(args: &PromptsArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+    let settings = layered(&TeacherSettings::demo(), args.settings.as_deref(), &[])?;
+    let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Validation)?;
+    let Asks { prompts, askers, tokens } = teacher::prompts(&world, &args.init, &settings)?;
+    for (prompt_ids, asker) in prompts.iter().zip(&askers) {
+        let text = tokens.vocabulary().decode(prompt_ids, Controls::Keep);
+        let line = json!({ "prompt_ids": prompt_ids, "prompt": text, "label": asker.label() });
+        say(output, &line)?;
+    }
+    Ok(())
+}
+
+fn run_serve_reward(args: &ServeRewardArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+    let prompts = &args.prompts;
+    let settings = layered(&TeacherSettings::demo(), prompts.settings.as_deref(), &[])?;
+    let world = cleaned(&prompts.world, prompts.cleaner.as_deref(), Scope::Validation)?;
+    let Asks { askers, .. } = teacher::prompts(&world, &prompts.init, &settings)?;
+    let judge = teacher::judge(&world)?;
+    let interrupted = async {
+        // Where the signal cannot be listened for, the process ends by it.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let mut said = Ok(());
+    serve_reward::run(&judge, &askers, args.addr, interrupted, |addr| {
+        said = say(output, &format_args!("rewards at http://{addr}/get_reward"));
+    })?;
+    said
 }
 
 fn run_student(args: &StudentArgs, device: DeviceChoice) -> Result<PathBuf, TrainError> {
     let settings = layered(&StudentSettings::demo(), args.fit.settings.as_deref(), &args.fit.flags())?;
     let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Validation)?;
-    let pair = Pair { student: &args.init, teacher: &args.teacher };
+    let pair = Pair { student: &args.init, teacher: args.teacher()? };
     student::run(&world, pair, &settings, &args.out, &device.open()?)
 }
 

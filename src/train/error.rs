@@ -71,6 +71,16 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
+    /// A service elsewhere gave no answer that can be used.
+    #[error("{url}: {reason} (try {n_tries})")]
+    Remote {
+        /// Its address.
+        url: String,
+        /// How often it was tried.
+        n_tries: usize,
+        /// What the last try said.
+        reason: String,
+    },
     /// There is no such device.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -30,10 +30,16 @@ impl Figures {
         let n_rows = rows.len().max(1) as f64;
         let n_cut = rows.iter().filter(|(_, row)| row.finish == Finish::Length).count();
         let n_tokens = n_tokens(rows) as f64;
+        let lengths = || rows.iter().map(|(_, row)| row.ids.len() as f64);
+        let ended = || rows.iter().filter(|(_, row)| row.finish == Finish::Stop);
+        let n_ended_tokens: usize = ended().map(|(_, row)| row.ids.len()).sum();
         let by_name = [
             (LOSS, loss),
             (NUM_TOKENS, n_tokens),
             ("completions/mean_length", n_tokens / n_rows),
+            ("completions/min_length", lengths().fold(n_tokens, f64::min)),
+            ("completions/max_length", lengths().fold(0.0, f64::max)),
+            ("completions/mean_terminated_length", n_ended_tokens as f64 / ended().count().max(1) as f64),
             ("completions/clipped_ratio", n_cut as f64 / n_rows),
             ("completions/valid_ratio", n_valid as f64 / n_rows),
         ];

@@ -1,6 +1,6 @@
-//! A run's diary: one JSON line per step, a progress bar with the time left, and the loss as a curve.
+//! A run's diary: one JSON line per step, the same for TensorBoard, a progress bar with the time left, and the loss as a curve.
 #![allow(clippy::cast_precision_loss, reason = "counts of steps and tokens are far below 2^52")]
-use super::error::TrainError;
+use super::{checkpoint::write_file, error::TrainError, event_file::EventFile};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::{ChartBuilder, IntoDrawingArea, LineSeries, RGBColor, SVGBackend, WHITE};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -92,19 +92,19 @@ impl<L: Line> Diary<L> {
         // A line cut short by a crash is dropped with the rest.
         let kept = text.lines().map_while(|line| serde_json::from_str(line).ok());
         let kept: Vec<L> = kept.filter(|line: &L| line.step() < first_step).collect();
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
-        let file = file.map_err(TrainError::disk(path, "write"))?;
-        let mut diary = Self { path: path.to_owned(), file, lines: Vec::new() };
-        kept.into_iter().try_for_each(|line| diary.write(line))?;
-        Ok(diary)
+        // Whole or not at all: a run that is killed here must not lose what it had noted.
+        let jsons: Vec<String> = kept.iter().map(|line| json_line(path, line)).collect::<Result<_, _>>()?;
+        write_file(path, jsons.concat().as_bytes())?;
+        let file = OpenOptions::new().append(true).open(path).map_err(TrainError::disk(path, "write"))?;
+        Ok(Self { path: path.to_owned(), file, lines: kept })
     }
 
     /// Adds a line.
     /// # Errors
     /// If the disk refuses.
     pub fn write(&mut self, line: L) -> Result<(), TrainError> {
-        let json = serde_json::to_string(&line).map_err(|error| TrainError::file(&self.path, error))?;
-        writeln!(self.file, "{json}").map_err(TrainError::disk(&self.path, "write"))?;
+        let json = json_line(&self.path, &line)?;
+        self.file.write_all(json.as_bytes()).map_err(TrainError::disk(&self.path, "write"))?;
         self.lines.push(line);
         Ok(())
     }
@@ -115,22 +115,29 @@ impl<L: Line> Diary<L> {
     }
 }
 
+fn json_line(path: &Path, line: &impl Serialize) -> Result<String, TrainError> {
+    let json = serde_json::to_string(line).map_err(|error| TrainError::file(path, error))?;
+    Ok(format!("{json}\n"))
+}
+
 /// The diary of one run, with a progress bar and a curve.
 #[derive(Debug)]
 pub struct Journal<L = StepMetrics> {
     folder: PathBuf,
     diary: Diary<L>,
+    events: EventFile,
     bar: ProgressBar,
 }
 
 impl<L: Line> Journal<L> {
-    /// Opens `metrics.jsonl` in the folder; lines of steps from `first_step` on are dropped, as they will be done again.
+    /// Opens `metrics.jsonl` in the folder and begins an event file; lines of steps from `first_step` on are dropped, as they will be done again.
     /// # Errors
     /// If the disk refuses.
     pub fn open(folder: &Path, title: &str, first_step: u64, n_steps: u64) -> Result<Self, TrainError> {
         std::fs::create_dir_all(folder).map_err(TrainError::disk(folder, "create"))?;
         let diary = Diary::open(&folder.join("metrics.jsonl"), first_step)?;
-        let journal = Self { folder: folder.to_owned(), diary, bar: progress_bar(title, n_steps) };
+        let events = EventFile::new(folder, first_step);
+        let journal = Self { folder: folder.to_owned(), diary, events, bar: progress_bar(title, n_steps) };
         journal.bar.set_position(first_step);
         journal.bar.reset_eta();
         Ok(journal)
@@ -144,6 +151,7 @@ impl<L: Line> Journal<L> {
         let rate = tokens as f64 / seconds.max(1e-9);
         self.bar.set_message(format!("{name} {value:.3}, {rate:.0} tokens/s"));
         self.bar.set_position(line.step() + 1);
+        self.events.add("train", line.step(), &line)?;
         self.diary.write(line)
     }
 

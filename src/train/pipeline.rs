@@ -16,8 +16,9 @@ use super::{
     pretrain,
     settings::{PretrainSettings, SftSettings},
     sft,
-    student::{self, Pair},
-    teacher, tokenizer,
+    student::{self, Pair, TeacherAt},
+    teacher::{self, Start},
+    tokenizer,
 };
 use crate::{
     bundle::load::{CONFIG_FILE, TOKENIZER_FILE},
@@ -90,8 +91,9 @@ pub fn run(
         fine_tuned(&world, (&tokens, &json), &places, network, device)?;
     }
     let teacher = places.at("teacher");
-    teacher::run(&world, &places.at("teacher-sft"), &profile.teacher, &teacher, device)?;
-    let pair = Pair { student: &places.at("student-sft"), teacher: &teacher };
+    let start = Start { init: &places.at("teacher-sft"), rollouts: None };
+    teacher::run(&world, start, &profile.teacher, &teacher, device)?;
+    let pair = Pair { student: &places.at("student-sft"), teacher: TeacherAt::Folder(&teacher) };
     student::run(&world, pair, &profile.student, &places.at("student"), device)?;
     head::run(&world, &places.at("student"), &profile.head, &places.at("head.safetensors"), device)?;
     Ok(Made {

@@ -129,13 +129,18 @@ impl Sampled {
     /// # Errors
     /// The word.
     pub fn list(&self, row: &FinishedRow) -> Result<QueryList, &'static str> {
-        match row.finish {
-            Finish::Stop => {
-                parse::parse(&self.tokens.decode(&row.ids)).map_err(|malformed| malformed.reason())
-            }
-            // The end is missing, however well the beginning reads.
-            Finish::Length | Finish::Pruned => Err("unfinished"),
-        }
+        list(row, &self.tokens)
+    }
+}
+
+/// The list that a row wrote, or in a word why it is none.
+/// # Errors
+/// The word.
+pub fn list(row: &FinishedRow, tokens: &Tokens) -> Result<QueryList, &'static str> {
+    match row.finish {
+        Finish::Stop => parse::parse(&tokens.decode(&row.ids)).map_err(|malformed| malformed.reason()),
+        // The end is missing, however well the beginning reads.
+        Finish::Length | Finish::Pruned => Err("unfinished"),
     }
 }
 

@@ -1,9 +1,15 @@
 //! Settings of the stages: defaults in code with their reasons, a TOML file over them, flags over both.
+pub mod grpo;
 mod layered;
+pub mod lora;
+pub mod remote;
 
 use super::{optimizer::AdamWSettings, schedule::Schedule, watch::WatchSettings};
 use crate::model::config::{Biases, DecoderConfig, Family, RopeScaling};
+use grpo::GrpoSettings;
 pub use layered::layered;
+use lora::LoraSettings;
+use remote::{CallSettings, HttpJudgeSettings};
 use serde::{Deserialize, Serialize};
 
 /// Budget of the demo student's prompts: about twenty signals. Longer prompts cost training time in proportion.
@@ -183,6 +189,9 @@ pub struct SftSettings {
     pub singles_per_reader: usize,
     /// The first steps of the loop, which read single signals only; none where the lists are of later clicks.
     pub single_signal_steps: u64,
+    /// Adapters in place of full training. None: all parameters are trained.
+    #[serde(default = "LoraSettings::none", skip_serializing_if = "LoraSettings::is_none")]
+    pub lora: LoraSettings,
     /// The loop.
     pub fit: FitSettings,
 }
@@ -219,6 +228,7 @@ impl SftSettings {
             notes: true,
             singles_per_reader: 8,
             single_signal_steps: 300,
+            lora: LoraSettings::none(),
             fit,
         }
     }
@@ -234,6 +244,15 @@ pub struct TeacherSettings {
     pub cuts_per_reader: usize,
     /// Lists sampled per prompt: the group whose mean each is compared with.
     pub lists_per_prompt: usize,
+    /// Options of the algorithm. None: Dr.GRPO as it was published.
+    #[serde(default = "GrpoSettings::plain", skip_serializing_if = "GrpoSettings::is_plain")]
+    pub grpo: GrpoSettings,
+    /// A judge elsewhere, whose word counts beside the five rewards. None: a language model for each list costs more than the rest.
+    #[serde(default = "HttpJudgeSettings::none", skip_serializing_if = "HttpJudgeSettings::is_none")]
+    pub http_judge: HttpJudgeSettings,
+    /// Adapters in place of full training. None: all parameters are trained.
+    #[serde(default = "LoraSettings::none", skip_serializing_if = "LoraSettings::is_none")]
+    pub lora: LoraSettings,
     /// The look at validation readers.
     pub watch: WatchSettings,
     /// The loop. `micro_batches`: prompts of one step.
@@ -259,7 +278,16 @@ impl TeacherSettings {
             checkpoint_every: 20,
             ..PretrainSettings::demo().fit
         };
-        Self { prompt_tokens: PROMPT_TOKENS, cuts_per_reader: 2, lists_per_prompt: 8, watch: WATCH, fit }
+        Self {
+            prompt_tokens: PROMPT_TOKENS,
+            cuts_per_reader: 2,
+            lists_per_prompt: 8,
+            grpo: GrpoSettings::plain(),
+            http_judge: HttpJudgeSettings::none(),
+            lora: LoraSettings::none(),
+            watch: WATCH,
+            fit,
+        }
     }
 }
 
@@ -275,6 +303,12 @@ pub struct StudentSettings {
     pub cuts_per_reader: usize,
     /// Lists per prompt. 2: every token is taught, so other prompts teach more than other lists.
     pub lists_per_prompt: usize,
+    /// Limits of the calls to a teacher that is served elsewhere. Those of [`CallSettings::usual`].
+    #[serde(default = "CallSettings::usual", skip_serializing)]
+    pub teacher_calls: CallSettings,
+    /// Adapters in place of full training. None: all parameters are trained.
+    #[serde(default = "LoraSettings::none", skip_serializing_if = "LoraSettings::is_none")]
+    pub lora: LoraSettings,
     /// The look at validation readers.
     pub watch: WatchSettings,
     /// The loop. `micro_batches`: prompts of one step.
@@ -314,6 +348,8 @@ impl StudentSettings {
             prompt_tokens: PROMPT_TOKENS,
             cuts_per_reader: 4,
             lists_per_prompt: 2,
+            teacher_calls: CallSettings::usual(),
+            lora: LoraSettings::none(),
             watch,
             fit,
         }

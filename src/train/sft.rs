@@ -47,7 +47,8 @@ pub fn run(
     let weights = init.join(WEIGHTS_FILE);
     let weights = sha256_hex(&std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?);
     let digest = settings_digest(settings, &[tokenizer_json, &id_bytes(&rows), weights.as_bytes()])?;
-    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;
+    let lora = settings.lora.of_seed(settings.fit.seed)?;
+    let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
     let n_single_steps = if examples.singles.is_empty() { 0 } else { settings.single_signal_steps };
     if n_single_steps >= settings.fit.steps {
         let reason = format!(

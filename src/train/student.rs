@@ -15,14 +15,17 @@ use super::{
     gradients::Gradients,
     losses::{
         reverse_kl::{Divergence, divergence},
+        sampled::{SampledTokens, sampled_policy_gradient, teacher_advantages},
         unprojected::{TokenMean, Unprojected},
     },
     model_folder::ModelFolder,
     order::Order,
     packing::{self, Example},
     pretrain::{id_bytes, settings_digest},
+    remote::teacher::{Protocol, RemoteTeacher},
     rewards::Judge,
     rollout::{self, Sampled},
+    samples::Samples,
     settings::{Distillation, StudentSettings},
     sft::check_tokenizer,
     tokenizer,
@@ -46,7 +49,23 @@ pub struct Pair<'a> {
     /// Who learns: a model folder or a run's folder.
     pub student: &'a Path,
     /// Whom it learns from.
-    pub teacher: &'a Path,
+    pub teacher: TeacherAt<'a>,
+}
+
+/// Where a teacher is.
+#[derive(Clone, Copy, Debug)]
+pub enum TeacherAt<'a> {
+    /// A model folder or a run's folder: all that it would have written is known.
+    Folder(&'a Path),
+    /// A server: what it says of a sampled token is known, and nothing of the others.
+    Served(Protocol, &'a str),
+}
+
+/// A teacher that can be asked.
+#[derive(Debug)]
+enum Teacher {
+    Local(Arc<Transformer>),
+    Remote(RemoteTeacher),
 }
 
 /// Distils a teacher into a student, on readers that the reward head is not fitted on; goes on from the newest checkpoint in
@@ -63,30 +82,26 @@ pub fn run(
     device: &Device,
 ) -> Result<PathBuf, TrainError> {
     let init = checkpoint::resolve(pair.student)?;
-    let teacher = ModelFolder::open(pair.teacher, device)?;
     let (tokens, tokenizer_json) = tokenizer::read(&init)?;
-    check_tokenizer(&teacher.path, &tokenizer_json)?;
+    let (teacher, known_by) = teacher(pair.teacher, settings, (&tokens, &tokenizer_json), device)?;
     let others = || world.training_readers().filter(|reader| !belongs_to_head(&reader.key));
     let asking = Asking { cuts_per_reader: settings.cuts_per_reader, prompt_tokens: settings.prompt_tokens };
-    let (prompts, _) = askers(world, others(), &tokens, asking);
+    let (prompts, askers) = askers(world, others(), &tokens, asking);
     if prompts.is_empty() {
         return Err(TrainError::TooLittleData { reason: "no training reader has signals".to_owned() });
     }
-    let weights_of = |folder: &Path| {
-        let path = folder.join(WEIGHTS_FILE);
-        std::fs::read(&path).map_err(TrainError::disk(&path, "read"))
-    };
     let (title, articles) = (world.title(), world.articles_digest());
     let data = [
         &tokenizer_json[..],
         &weights_of(&init)?,
-        &weights_of(&teacher.path)?,
+        &known_by,
         &id_bytes(&prompts),
         title.as_bytes(),
         articles.as_bytes(),
     ];
     let digest = settings_digest(settings, &data)?;
-    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;
+    let lora = settings.lora.of_seed(settings.fit.seed)?;
+    let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
     // Only the watch asks what lists are worth.
     let judge = match settings.watch.every {
         0 => None,
@@ -98,20 +113,47 @@ pub fn run(
         Some(judge) => Watch::new(world, (judge, &tokens), watching, place, run.state.step)?,
         None => Watch::off(),
     };
-    let stage = Stage {
-        teacher: Arc::new(teacher.model),
-        prompts,
-        tokens: &tokens,
-        settings,
-        workers: Workers::new(device)?,
-    };
-    stage.train(&mut run, place, &mut watch)?;
+    let mut samples = Samples::open(place, run.state.step, &tokens, (&prompts, &askers))?;
+    let stage = Stage { teacher, prompts, tokens: &tokens, settings, workers: Workers::new(device)? };
+    stage.train(&mut run, place, (&mut watch, &mut samples))?;
     watch.end(&mut run)?;
+    samples.ask(&mut run)?;
     checkpoint::resolve(out)
 }
 
+fn weights_of(folder: &Path) -> Result<Vec<u8>, TrainError> {
+    let path = folder.join(WEIGHTS_FILE);
+    std::fs::read(&path).map_err(TrainError::disk(&path, "read"))
+}
+
+/// The teacher, and what a run with it is known by: its weights, or of one elsewhere its name.
+fn teacher(
+    at: TeacherAt<'_>,
+    settings: &StudentSettings,
+    (tokens, tokenizer_json): (&Tokens, &[u8]),
+    device: &Device,
+) -> Result<(Teacher, Vec<u8>), TrainError> {
+    match at {
+        TeacherAt::Folder(folder) => {
+            let folder = ModelFolder::open(folder, device)?;
+            check_tokenizer(&folder.path, tokenizer_json)?;
+            let weights = weights_of(&folder.path)?;
+            Ok((Teacher::Local(Arc::new(folder.model)), weights))
+        }
+        TeacherAt::Served(protocol, url) => {
+            if settings.mode != Distillation::ReverseKl {
+                let reason = "a served teacher writes no lists; mode must be reverse_kl".to_owned();
+                return Err(TrainError::Settings { reason });
+            }
+            let teacher = RemoteTeacher::open(protocol, url, tokens, settings.teacher_calls)?;
+            let name = teacher.name().into_bytes();
+            Ok((Teacher::Remote(teacher), name))
+        }
+    }
+}
+
 struct Stage<'a> {
-    teacher: Arc<Transformer>,
+    teacher: Teacher,
     prompts: Vec<Vec<u32>>,
     tokens: &'a Tokens,
     settings: &'a StudentSettings,
@@ -119,7 +161,12 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    fn train(&self, run: &mut Run, place: Place<'_>, watch: &mut Watch<'_>) -> Result<PathBuf, TrainError> {
+    fn train(
+        &self,
+        run: &mut Run,
+        place: Place<'_>,
+        (watch, samples): (&mut Watch<'_>, &mut Samples),
+    ) -> Result<PathBuf, TrainError> {
         let settings = &self.settings.fit;
         let student = Transformer::load(&run.config, &mut run.parameters, Numerics::Train)?;
         let order = Order::new(settings.seed, self.prompts.len());
@@ -128,23 +175,28 @@ impl Stage<'_> {
             if watch.stops(run)? {
                 return Ok(None);
             }
+            samples.take(run, settings.checkpoint_every)?;
             let chosen = order.items(step * settings.micro_batches as u64, settings.micro_batches);
             let sampled = self.writer(run)?;
             let rows = self.rows(&sampled, &chosen, step)?;
             let n_valid = rows.iter().filter(|(_, row)| sampled.list(row).is_ok()).count();
             let (loss, gradients) = self.loss_and_gradients(&student, run, &rows)?;
-            let line = Figures::of(step, loss, &rows, n_valid);
+            let mut line = Figures::of(step, loss, &rows, n_valid);
+            if self.settings.mode == Distillation::ReverseKl {
+                // What is lowered is what users of on-policy distillation know by this name.
+                line.add("teacher_kl", loss);
+            }
             Ok(Some(Computed { loss, gradients, target_tokens: figures::n_tokens(&rows), line }))
         })
     }
 
     /// Who writes the lists that are learned from.
     fn writer(&self, run: &mut Run) -> Result<Sampled, TrainError> {
-        let model = match self.settings.mode {
-            Distillation::ReverseKl => {
+        let model = match (&self.teacher, self.settings.mode) {
+            (Teacher::Local(teacher), Distillation::ForwardKl | Distillation::Supervised) => teacher.clone(),
+            (Teacher::Local(_) | Teacher::Remote(_), _) => {
                 Arc::new(Transformer::load(&run.config, &mut run.parameters, Numerics::Serve)?)
             }
-            Distillation::ForwardKl | Distillation::Supervised => self.teacher.clone(),
         };
         Ok(Sampled { model, tokens: self.tokens.clone() })
     }
@@ -172,11 +224,25 @@ impl Stage<'_> {
     ) -> Result<(f64, Gradients), TrainError> {
         let examples = rollout::examples(rows);
         let n_tokens = figures::n_tokens(rows);
+        let advantages = match &self.teacher {
+            Teacher::Local(_) => Vec::new(),
+            Teacher::Remote(teacher) => advantages(teacher, rows)?,
+        };
         let buckets = packing::buckets(&examples, self.settings.fit.micro_batch_tokens);
         let (mut loss, mut gradients) = (0.0, Gradients::default());
         let of_bucket = |bucket: &Vec<usize>| {
             let chosen: Vec<&Example> = bucket.iter().map(|&idx| &examples[idx]).collect();
-            let part = self.micro_batch(student, &chosen, n_tokens)?;
+            let inputs = self.inputs(student, &chosen)?;
+            let part = match &self.teacher {
+                Teacher::Local(teacher) => self.share(student, teacher, &inputs, n_tokens)?,
+                Teacher::Remote(_) => {
+                    let of_rows =
+                        |of: &dyn Fn(usize) -> Vec<f32>| bucket.iter().flat_map(|&idx| of(idx)).collect();
+                    let sampler: Vec<f32> = of_rows(&|idx| rows[idx].1.logprobs.clone());
+                    let advantages: Vec<f32> = of_rows(&|idx| advantages[idx].clone());
+                    sampled_share(student, &inputs, (&sampler, &advantages), n_tokens)?
+                }
+            };
             let gradients = Gradients::collect(run.parameters.vars(), &part.backward()?)?;
             Ok((f64::from(part.to_scalar::<f32>()?), gradients))
         };
@@ -184,39 +250,86 @@ impl Stage<'_> {
             loss += part;
             gradients.add(gradient);
         })?;
+        if !advantages.is_empty() {
+            // The policy gradient has no value of its own; what it lowers is the mean of sampler - teacher.
+            let gained: f64 = advantages.iter().flatten().map(|advantage| f64::from(*advantage)).sum();
+            loss = -gained / f64::from(fit::divisor(n_tokens));
+        }
         Ok((loss, gradients))
     }
 
-    /// A micro-batch's share of the step's loss.
-    fn micro_batch(
-        &self,
-        student: &Transformer,
-        examples: &[&Example],
-        n_tokens: usize,
-    ) -> Result<Tensor, TrainError> {
+    /// Rows that go through the networks together.
+    fn inputs(&self, student: &Transformer, examples: &[&Example]) -> Result<Inputs, TrainError> {
         let batch = packing::example_batch(examples, self.tokens.end_of_text());
         let device = student.device();
         let width = batch.ids.len() / batch.n_rows.max(1);
         let ids = Tensor::from_slice(&batch.ids, (batch.n_rows, width), device)?;
         let predictors = Tensor::from_slice(&batch.predictors, batch.predictors.len(), device)?;
-        let hidden = |model: &Transformer| -> Result<Tensor, TrainError> {
-            let hidden = model.hidden(&ids, None)?;
-            let hidden_size = hidden.dims3()?.2; // (B, T, D)
-            Ok(hidden.reshape((batch.n_rows * width, hidden_size))?.index_select(&predictors, 0)?)
-        };
+        Ok(Inputs { ids, predictors, targets: batch.targets })
+    }
+
+    /// A micro-batch's share of the step's loss, by a teacher whose every probability is known.
+    fn share(
+        &self,
+        student: &Transformer,
+        teacher: &Transformer,
+        inputs: &Inputs,
+        n_tokens: usize,
+    ) -> Result<Tensor, TrainError> {
         let kind = match self.settings.mode {
             Distillation::ReverseKl => Divergence::ReverseKl,
             Distillation::ForwardKl => Divergence::ForwardKl,
             Distillation::Supervised => {
-                let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), device)?;
-                let weights = Tensor::full(1.0 / fit::divisor(n_tokens), batch.targets.len(), device)?;
-                return Ok(student.cross_entropy(&hidden(student)?, &targets, &weights)?);
+                let (n_targets, device) = (inputs.targets.len(), student.device());
+                let targets = Tensor::from_slice(&inputs.targets, n_targets, device)?;
+                let weights = Tensor::full(1.0 / fit::divisor(n_tokens), n_targets, device)?;
+                return Ok(student.cross_entropy(&inputs.hidden(student)?, &targets, &weights)?);
             }
         };
-        let (own, taught) = (hidden(student)?, hidden(&self.teacher)?);
+        let (own, taught) = (inputs.hidden(student)?, inputs.hidden(teacher)?);
         let mean = TokenMean { temperature: 1.0, n_tokens };
         let own = Unprojected { hidden: &own, head: student.head_weight()? };
-        let taught = Unprojected { hidden: &taught, head: self.teacher.head_weight()? };
+        let taught = Unprojected { hidden: &taught, head: teacher.head_weight()? };
         Ok(divergence(kind, mean, &own, &taught)?.loss)
     }
+}
+
+/// A micro-batch on the device.
+struct Inputs {
+    ids: Tensor,
+    predictors: Tensor,
+    targets: Vec<u32>,
+}
+
+impl Inputs {
+    /// Hidden states (n, D) at the positions that predict completions.
+    fn hidden(&self, model: &Transformer) -> Result<Tensor, TrainError> {
+        let hidden = model.hidden(&self.ids, None)?;
+        let (n_rows, width, hidden_size) = hidden.dims3()?; // (B, T, D)
+        Ok(hidden.reshape((n_rows * width, hidden_size))?.index_select(&self.predictors, 0)?)
+    }
+}
+
+/// What a served teacher gives each sampled token: how much likelier it finds it than the student did, nats.
+fn advantages(
+    teacher: &RemoteTeacher,
+    rows: &[(Vec<u32>, FinishedRow)],
+) -> Result<Vec<Vec<f32>>, TrainError> {
+    let asked: Vec<(&[u32], &[u32])> = rows.iter().map(|(prompt, row)| (&prompt[..], &row.ids[..])).collect();
+    let said = teacher.logprobs(&asked)?;
+    let pairs = rows.iter().zip(&said);
+    pairs.map(|((_, row), said)| Ok(teacher_advantages(1.0, &row.logprobs, said)?)).collect()
+}
+
+/// A micro-batch's share of the policy gradient towards a served teacher.
+fn sampled_share(
+    student: &Transformer,
+    inputs: &Inputs,
+    (sampler_logprobs, advantages): (&[f32], &[f32]),
+    n_tokens: usize,
+) -> Result<Tensor, TrainError> {
+    let hidden = inputs.hidden(student)?;
+    let own = Unprojected { hidden: &hidden, head: student.head_weight()? };
+    let tokens = SampledTokens { ids: &inputs.targets, sampler_logprobs, advantages };
+    Ok(sampled_policy_gradient(TokenMean { temperature: 1.0, n_tokens }, &own, &tokens)?.loss)
 }

@@ -4,6 +4,9 @@
 //! network so that lists better than their group's mean become likelier. Every step samples anew, so nothing is pending between steps
 //! and a run that is cut short goes on as if it had not been.
 //! Source: Dr.GRPO, arXiv 2503.20783; the five rewards of arXiv 2602.15005.
+mod credit;
+mod elsewhere;
+mod groups;
 mod line;
 mod update;
 
@@ -11,40 +14,43 @@ use super::{
     askers::{Asker, Asking, askers},
     checkpoint::{self, Run},
     error::TrainError,
-    events::World,
+    events::{Reader, World},
     examples::belongs_to_head,
     figures,
     fit::{self, Computed, Place, Workers},
-    losses::advantages::{AdvantageSettings, Scale, group_advantages, reward_metrics},
     order::Order,
     pretrain::{id_bytes, settings_digest},
-    rewards::{Judge, N_REWARDS, Rewards, WEIGHTS},
-    rollout::{self, Sampled},
+    remote::judge::HttpJudge,
+    rewards::Judge,
+    rollout,
+    samples::Samples,
     settings::TeacherSettings,
     tokenizer,
     watch::Watch,
 };
 use crate::{
     bundle::load::WEIGHTS_FILE,
-    decode::{batch::FinishedRow, sampler::SamplerSettings},
+    decode::batch::FinishedRow,
     model::{ops::Numerics, transformer::Transformer},
     text::tokens::Tokens,
 };
 use candle_core::Device;
-use rayon::prelude::*;
+use elsewhere::Elsewhere;
+use groups::Source;
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::Mutex,
 };
 use update::{Rows, update};
 
-/// Lists sampled for the readers of one step, with what they are worth.
-struct Rollout {
-    /// Groups after one another.
-    rows: Vec<(Vec<u32>, FinishedRow)>,
-    /// The rewards of each row; none where a component gave no value.
-    rewards: Vec<Vec<Option<f32>>>,
-    n_valid: usize,
+/// What a teacher starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The fine-tuned model: a model folder or a run's folder.
+    pub init: &'a Path,
+    /// Lists that another engine sampled for the prompts of [`prompts`] (format: `teacher/elsewhere.rs`); None: the network that
+    /// learns samples.
+    pub rollouts: Option<&'a Path>,
 }
 
 /// Trains a teacher, on `device`, on the readers that the reward head is not fitted on; goes on from the newest checkpoint in `out`.
@@ -54,112 +60,179 @@ struct Rollout {
 /// If the model folder is broken, there is no reader to ask, or training fails.
 pub fn run(
     world: &World,
-    init: &Path,
+    start: Start<'_>,
     settings: &TeacherSettings,
     out: &Path,
     device: &Device,
 ) -> Result<PathBuf, TrainError> {
-    let init = checkpoint::resolve(init)?;
+    settings.grpo.check()?;
+    let init = checkpoint::resolve(start.init)?;
     let (tokens, tokenizer_json) = tokenizer::read(&init)?;
-    let others = || world.training_readers().filter(|reader| !belongs_to_head(&reader.key));
-    let asking = Asking { cuts_per_reader: settings.cuts_per_reader, prompt_tokens: settings.prompt_tokens };
-    let (prompts, askers) = askers(world, others(), &tokens, asking);
-    if askers.is_empty() {
-        return Err(TrainError::TooLittleData { reason: "no training reader has signals".to_owned() });
+    let (mut prompts, mut askers) = asked(world, &tokens, settings)?;
+    let (source, rollouts) = source(start.rollouts, &tokens, settings)?;
+    if let Source::Elsewhere(elsewhere) = &source {
+        let n = settings.lists_per_prompt;
+        (prompts, askers) =
+            prompts.into_iter().zip(askers).filter(|(prompt, _)| elsewhere.has(prompt, n)).unzip();
+        if askers.is_empty() {
+            let reason = format!("the rollouts hold no {n} lists of any prompt that is asked");
+            return Err(TrainError::TooLittleData { reason });
+        }
     }
     let weights = init.join(WEIGHTS_FILE);
     let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;
     let (title, articles) = (world.title(), world.articles_digest());
-    let data = [&tokenizer_json, &weights, &id_bytes(&prompts), title.as_bytes(), articles.as_bytes()];
+    let ids = id_bytes(&prompts);
+    let mut data = vec![&*tokenizer_json, &*weights, &*ids, title.as_bytes(), articles.as_bytes()];
+    data.extend(rollouts.as_deref().map(str::as_bytes));
     let digest = settings_digest(settings, &data)?;
-    let mut run = checkpoint::resume_or_begin(out, &init, settings.fit.adamw(), digest, device)?;
-    let judge = Judge::of(world, others(), world.cutoff_unix_s)?;
+    let lora = settings.lora.of_seed(settings.fit.seed)?;
+    let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
+    let judge = judge(world)?;
     let place = Place { title: "teacher", out, tokenizer_json: &tokenizer_json };
     let watching = (settings.watch, settings.prompt_tokens);
     let mut watch = match settings.watch.every {
         0 => Watch::off(),
         _ => Watch::new(world, (&judge, &tokens), watching, place, run.state.step)?,
     };
-    let workers = Workers::new(device)?;
-    let stage = Stage { judge: &judge, prompts, askers, tokens: &tokens, settings, workers };
-    stage.train(&mut run, place, &mut watch)?;
+    let mut samples = Samples::open(place, run.state.step, &tokens, (&prompts, &askers))?;
+    let stage = Stage {
+        judge: &judge,
+        order: Order::new(settings.fit.seed, prompts.len()),
+        spare: Order::new(settings.fit.seed ^ SPARE_SEED, prompts.len()),
+        prompts,
+        askers,
+        source,
+        http_judge: match settings.http_judge.is_none() {
+            true => None,
+            false => Some(Mutex::new(HttpJudge::open(&settings.http_judge, out)?)),
+        },
+        tokens: &tokens,
+        settings,
+        workers: Workers::new(device)?,
+    };
+    stage.train(&mut run, place, (&mut watch, &mut samples))?;
     watch.end(&mut run)?;
+    samples.ask(&mut run)?;
     checkpoint::resolve(out)
 }
+
+/// What a teacher asks, for engines and trainers elsewhere.
+#[derive(Debug)]
+pub struct Asks<'a> {
+    /// Ids of every prompt.
+    pub prompts: Vec<Vec<u32>>,
+    /// Whose prompt each is.
+    pub askers: Vec<Asker<'a>>,
+    /// What the ids mean.
+    pub tokens: Tokens,
+}
+
+/// Says what a teacher asks of a model folder's tokenizer.
+/// # Errors
+/// If the folder has no tokenizer, or there is no reader to ask.
+pub fn prompts<'a>(
+    world: &'a World,
+    init: &Path,
+    settings: &TeacherSettings,
+) -> Result<Asks<'a>, TrainError> {
+    let (tokens, _) = tokenizer::read(&checkpoint::resolve(init)?)?;
+    let (prompts, askers) = asked(world, &tokens, settings)?;
+    Ok(Asks { prompts, askers, tokens })
+}
+
+/// The judge of a teacher's lists.
+/// # Errors
+/// If the world's articles cannot be indexed.
+pub fn judge(world: &World) -> Result<Judge<'_>, TrainError> {
+    Judge::of(world, others(world), world.cutoff_unix_s)
+}
+
+/// Training readers that the reward head is not fitted on.
+fn others(world: &World) -> impl Iterator<Item = &Reader> {
+    world.training_readers().filter(|reader| !belongs_to_head(&reader.key))
+}
+
+/// Prompts, each with its asker.
+fn asked<'a>(
+    world: &'a World,
+    tokens: &Tokens,
+    settings: &TeacherSettings,
+) -> Result<(Vec<Vec<u32>>, Vec<Asker<'a>>), TrainError> {
+    let asking = Asking { cuts_per_reader: settings.cuts_per_reader, prompt_tokens: settings.prompt_tokens };
+    let asked = askers(world, others(world), tokens, asking);
+    if asked.0.is_empty() {
+        return Err(TrainError::TooLittleData { reason: "no training reader has signals".to_owned() });
+    }
+    Ok(asked)
+}
+
+/// Where lists come from, and the text of the file where it is one.
+fn source(
+    rollouts: Option<&Path>,
+    tokens: &Tokens,
+    settings: &TeacherSettings,
+) -> Result<(Source, Option<String>), TrainError> {
+    let Some(path) = rollouts else { return Ok((Source::Own, None)) };
+    if settings.grpo.importance_max == 0.0 {
+        let reason = "lists sampled elsewhere need grpo.importance_max; 2 is usual".to_owned();
+        return Err(TrainError::Settings { reason });
+    }
+    let text = std::fs::read_to_string(path).map_err(TrainError::disk(path, "read"))?;
+    Ok((Source::Elsewhere(Elsewhere::read(path, &text, tokens)?), Some(text)))
+}
+
+/// Readers whose groups replace others stand in an order of their own.
+const SPARE_SEED: u64 = 0x5eed;
 
 struct Stage<'a> {
     judge: &'a Judge<'a>,
     prompts: Vec<Vec<u32>>,
     askers: Vec<Asker<'a>>,
+    order: Order,
+    spare: Order,
+    source: Source,
+    /// Asked by one thread at a time, after the groups of a step are drawn.
+    http_judge: Option<Mutex<HttpJudge>>,
     tokens: &'a Tokens,
     settings: &'a TeacherSettings,
     workers: Workers,
 }
 
 impl Stage<'_> {
-    fn train(&self, run: &mut Run, place: Place<'_>, watch: &mut Watch<'_>) -> Result<PathBuf, TrainError> {
-        let fit = &self.settings.fit;
+    fn train(
+        &self,
+        run: &mut Run,
+        place: Place<'_>,
+        (watch, samples): (&mut Watch<'_>, &mut Samples),
+    ) -> Result<PathBuf, TrainError> {
         let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Train)?;
-        let order = Order::new(fit.seed, self.askers.len());
-        let advantages = AdvantageSettings {
-            group_size: self.settings.lists_per_prompt,
-            weights: &WEIGHTS,
-            scale: Scale::None,
-        };
-        fit::descend(run, fit, place, |run| {
+        let sample_every = self.settings.fit.checkpoint_every;
+        let judge_weight = self.http_judge.as_ref().map(|_| self.settings.http_judge.weight);
+        fit::descend(run, &self.settings.fit, place, |run| {
             let step = run.state.step;
             if watch.stops(run)? {
                 return Ok(None);
             }
-            let chosen = order.items(step * fit.micro_batches as u64, fit.micro_batches);
-            let rollout = self.rollout(run, &chosen, step)?;
-            let rows = Rows {
-                examples: rollout::examples(&rollout.rows),
-                rows: &rollout.rows,
-                advantages: &group_advantages(&advantages, &rollout.rewards)?,
+            samples.take(run, sample_every)?;
+            let rollout = self.groups(run, step)?;
+            if step.is_multiple_of(sample_every.max(1)) {
+                self.extremes(step, &rollout).try_for_each(|sample| samples.add(sample))?;
+            }
+            let pairs = rollout.groups.iter().flat_map(|group| {
+                group.rows.iter().map(|row| (self.prompts[group.asker_idx].clone(), row.clone()))
+            });
+            let rows: Vec<(Vec<u32>, FinishedRow)> = pairs.collect();
+            let sampled = Rows {
+                examples: rollout::examples(&rows),
+                rows: &rows,
+                advantages: &credit::of_tokens(&self.settings.grpo, judge_weight, &rollout.groups)?,
                 padding: self.tokens.end_of_text(),
             };
-            let updated = update(&self.workers, (&model, &run.parameters), self.settings, &rows)?;
-            let metrics = reward_metrics(&advantages, &rollout.rewards)?;
-            let line = line::figures(step, &updated, &metrics, &rollout);
+            let updated = update(&self.workers, (&model, &run.parameters), self.settings, &sampled)?;
+            let line = line::figures(step, &updated, &rollout, &rows)?;
             let (loss, gradients) = (updated.loss, updated.gradients);
-            Ok(Some(Computed { loss, gradients, target_tokens: figures::n_tokens(&rollout.rows), line }))
+            Ok(Some(Computed { loss, gradients, target_tokens: figures::n_tokens(&rows), line }))
         })
     }
-
-    /// Samples a group for each of the readers chosen, and has the lists rewarded.
-    fn rollout(&self, run: &mut Run, chosen: &[usize], step: u64) -> Result<Rollout, TrainError> {
-        let n = self.settings.lists_per_prompt;
-        let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Serve)?;
-        let sampled = Sampled { model: Arc::new(model), tokens: self.tokens.clone() };
-        let prompts: Vec<Vec<u32>> = chosen.iter().map(|&idx| self.prompts[idx].clone()).collect();
-        // Seeds of other steps are other seeds, also after a run went on.
-        let seed = self.settings.fit.seed.wrapping_add(step);
-        let groups = sampled.rows(&prompts, n, (seed, SamplerSettings::PLAIN), &|| ())?;
-        let rewarded: Vec<Vec<Option<Rewards>>> = groups
-            .par_iter()
-            .zip(chosen)
-            .map(|(rows, &idx)| {
-                let view = self.askers[idx].view(self.judge);
-                let reward = |row: &FinishedRow| match sampled.list(row) {
-                    Ok(list) => self.judge.rewards(Some(&list), &view).map(Some),
-                    Err(_) => Ok(None),
-                };
-                rows.iter().map(reward).collect::<Result<_, _>>()
-            })
-            .collect::<Result<_, TrainError>>()?;
-        let rewarded: Vec<Option<Rewards>> = rewarded.concat();
-        Ok(Rollout {
-            rows: rollout::with_prompts(&prompts, groups),
-            n_valid: rewarded.iter().flatten().count(),
-            // What is no list is worth nothing: every component says so.
-            rewards: rewarded.iter().map(|rewards| components(&rewards.unwrap_or_default())).collect(),
-        })
-    }
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "rewards are from 0 to 1")]
-fn components(rewards: &Rewards) -> Vec<Option<f32>> {
-    let parts: [f64; N_REWARDS] = rewards.parts();
-    parts.iter().map(|part| Some(*part as f32)).collect()
 }

@@ -9,6 +9,7 @@ use super::{
     askers::Asker,
     checkpoint::{self, Run},
     error::TrainError,
+    event_file::EventFile,
     events::{Split, World},
     fit::Place,
     journal::Diary,
@@ -75,6 +76,7 @@ struct Eyes<'a> {
     prompts: Vec<Vec<u32>>,
     readers: Vec<Watched<'a>>,
     diary: Diary<Signs>,
+    events: EventFile,
 }
 
 impl<'a> Watch<'a> {
@@ -124,7 +126,11 @@ impl<'a> Watch<'a> {
             .iter()
             .reduce(|best, other| if other.ndcg_10 > best.ndcg_10 { other } else { best });
         checkpoint::keep_best(place.out, best.map(|signs| signs.step))?;
-        Ok(Self(Some(Eyes { judge, tokens, settings, place, prompts, readers, diary })))
+        // A folder of its own: a run that goes on says its step again, and the look before it stands.
+        let events_at = place.out.join("validation");
+        std::fs::create_dir_all(&events_at).map_err(TrainError::disk(&events_at, "create"))?;
+        let events = EventFile::new(&events_at, step + 1);
+        Ok(Self(Some(Eyes { judge, tokens, settings, place, prompts, readers, diary, events })))
     }
 
     /// Looks, if it is time, and says whether the run should end.
@@ -179,6 +185,7 @@ impl Eyes<'_> {
         if signs.ndcg_10 > best {
             checkpoint::save_best(self.place.out, run, self.place.tokenizer_json)?;
         }
+        self.events.add("eval", signs.step, &signs)?;
         self.diary.write(signs)
     }
 

@@ -2,6 +2,7 @@
 mod causal;
 mod encoders;
 mod folders;
+mod lora;
 mod losses;
 mod metrics;
 mod reward_head;

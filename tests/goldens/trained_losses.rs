@@ -18,7 +18,7 @@ use newshound::{
         losses::{
             StepTotals,
             advantages::{AdvantageSettings, Scale, group_advantages},
-            dr_grpo::{Aggregation, PolicyBatch, PolicySettings, RatioLevel, policy_loss},
+            dr_grpo::{Aggregation, PolicyBatch, PolicySettings, RatioLevel, of_rows, policy_loss},
             kl::KlEstimates,
             policy_metrics::PolicyMetrics,
             reverse_kl::{Divergence, divergence},
@@ -69,6 +69,7 @@ fn check_dr_grpo(case: Case) {
     let advantage_settings = AdvantageSettings { group_size, weights: &[1.0], scale: Scale::None };
     let advantages = group_advantages(&advantage_settings, &rewards).unwrap();
     goldens::assert_close(&advantages, &case.values("advantages"), 1e-5, "advantages");
+    let advantages = of_rows(&lengths, &advantages);
     let old = unpadded(&case, "old_logprobs");
     let settings = PolicySettings {
         temperature: 1.0,

@@ -1,3 +1,4 @@
 pub mod device;
 pub mod goldens;
+pub mod http;
 pub mod stages;

@@ -32,13 +32,18 @@ pub(crate) fn linear_cross_entropy(
         let (chunk_loss, logits_grad) = softmax_loss(&logits, &ids[range.clone()], &weights[range])?;
         loss += chunk_loss;
         hidden_grads.push(logits_grad.matmul(&vectors)?);
-        let part = logits_grad.t()?.matmul(&chunk)?;
-        head_grad = Some(match head_grad {
-            None => part,
-            Some(sum) => (sum + part)?,
-        });
+        // A head that is not trained needs no gradient, which would be as large as the head.
+        if head.track_op() {
+            let part = logits_grad.t()?.matmul(&chunk)?;
+            head_grad = Some(match head_grad {
+                None => part,
+                Some(sum) => (sum + part)?,
+            });
+        }
     }
-    let Some(head_grad) = head_grad else { bail!("cross-entropy of no rows") };
+    if hidden_grads.is_empty() {
+        bail!("cross-entropy of no rows")
+    }
     #[allow(
         clippy::cast_possible_truncation,
         reason = "losses are f32 tensors; only the sum needs more digits"
@@ -71,7 +76,7 @@ fn softmax_loss(logits: &Tensor, ids: &[u32], weights: &[f32]) -> Result<(f64, T
 struct LinearCrossEntropy {
     loss: f32,
     hidden_grad: Tensor,
-    head_grad: Tensor,
+    head_grad: Option<Tensor>,
 }
 
 impl CustomOp2 for LinearCrossEntropy {
@@ -95,7 +100,7 @@ impl CustomOp2 for LinearCrossEntropy {
             // The usual factor is exactly 1: then nothing is copied.
             if factor.to_bits() == 1.0_f64.to_bits() { Ok(tensor.clone()) } else { tensor * factor }
         };
-        Ok((Some(scaled(&self.hidden_grad)?), Some(scaled(&self.head_grad)?)))
+        Ok((Some(scaled(&self.hidden_grad)?), self.head_grad.as_ref().map(scaled).transpose()?))
     }
 }
 
@@ -123,6 +128,8 @@ mod tests {
                 (logprobs * &tensors.1)?.sum_all()?.neg()
             };
             check(&[&hidden, &head], fused, composed);
+            let frozen = head.detach();
+            check(&[&hidden], || super::linear_cross_entropy(&hidden, &frozen, &ids, &weights), composed);
         }
         let (hidden, head) = (random(&[1, 6], 1), random(&[19, 6], 2));
         assert!(super::linear_cross_entropy(&hidden, &head, &[19], &[1.0]).is_err());

@@ -105,3 +105,14 @@ pub struct MeasureArgs {
     #[arg(long)]
     pub(in crate::train) run: PathBuf,
 }
+
+/// Arguments of `report`.
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    /// Folder of a run, with metrics.jsonl; repeat for runs to be compared.
+    #[arg(long = "run", required = true)]
+    pub(in super::super) runs: Vec<PathBuf>,
+    /// Page to write.
+    #[arg(long)]
+    pub(in super::super) out: PathBuf,
+}

@@ -1,7 +1,12 @@
 //! Arguments of the stages that make a model.
-use crate::train::settings::DEMO_VOCABULARY;
+use crate::train::{
+    error::TrainError, remote::teacher::Protocol, settings::DEMO_VOCABULARY, student::TeacherAt,
+};
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 use toml::Value;
 
 /// Arguments of `tokenizer`.
@@ -68,11 +73,43 @@ pub struct TeacherArgs {
     /// Folder of the signal cleaner that stands before the prompts.
     #[arg(long)]
     pub(in super::super) cleaner: Option<PathBuf>,
+    /// Lists that another engine sampled for the prompts that `prompts` writes; JSON lines with `prompt_ids`, `token_ids`, `logprobs`
+    /// and `finish` (stop or length). Needs `grpo.importance_max` in the settings.
+    #[arg(long)]
+    pub(in super::super) rollouts: Option<PathBuf>,
     /// Folder of the run: checkpoints, the best of them, metrics.jsonl, watch.jsonl, reward.svg.
     #[arg(long)]
     pub(in super::super) out: PathBuf,
     #[command(flatten)]
     pub(in super::super) fit: FitArgs,
+}
+
+/// Arguments of `prompts`.
+#[derive(Args, Debug)]
+pub struct PromptsArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in super::super) world: PathBuf,
+    /// Fine-tuned model whose tokenizer is meant: a model folder or a run's folder.
+    #[arg(long)]
+    pub(in super::super) init: PathBuf,
+    /// Folder of the signal cleaner that stands before the prompts.
+    #[arg(long)]
+    pub(in super::super) cleaner: Option<PathBuf>,
+    /// The teacher's TOML file over the defaults.
+    #[arg(long)]
+    pub(in super::super) settings: Option<PathBuf>,
+}
+
+/// Arguments of `serve-reward`.
+#[derive(Args, Debug)]
+pub struct ServeRewardArgs {
+    /// Whose lists are rewarded: those for the prompts that `prompts` writes with the same arguments.
+    #[command(flatten)]
+    pub(in super::super) prompts: PromptsArgs,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:5000")]
+    pub(in super::super) addr: SocketAddr,
 }
 
 /// Arguments of `student`.
@@ -84,9 +121,10 @@ pub struct StudentArgs {
     /// Who learns: a model folder or a run's folder, with tokenizer.json.
     #[arg(long)]
     pub(in super::super) init: PathBuf,
-    /// Whom it learns from: a folder with the same tokenizer.
-    #[arg(long)]
-    pub(in super::super) teacher: PathBuf,
+    /// Whom it learns from: a folder with the same tokenizer; or `vllm URL` or `trl-server URL`, a server of a model that reads the
+    /// same tokens.
+    #[arg(long, num_args = 1..=2, value_names = ["DIR or PROTOCOL", "URL"], required = true)]
+    pub(in super::super) teacher: Vec<String>,
     /// Folder of the signal cleaner that stands before the prompts.
     #[arg(long)]
     pub(in super::super) cleaner: Option<PathBuf>,
@@ -95,6 +133,20 @@ pub struct StudentArgs {
     pub(in super::super) out: PathBuf,
     #[command(flatten)]
     pub(in super::super) fit: FitArgs,
+}
+
+impl StudentArgs {
+    /// Where the teacher is.
+    pub(in super::super) fn teacher(&self) -> Result<TeacherAt<'_>, TrainError> {
+        match &self.teacher[..] {
+            [protocol, url] => Protocol::from_str(protocol, false)
+                .map(|protocol| TeacherAt::Served(protocol, url))
+                .map_err(|_| TrainError::Settings {
+                    reason: format!("--teacher: {protocol} is neither vllm nor trl-server"),
+                }),
+            folder => Ok(TeacherAt::Folder(Path::new(folder.first().map_or("", String::as_str)))),
+        }
+    }
 }
 
 /// What the loops let the command line change; everything else is in the settings file.

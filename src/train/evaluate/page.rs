@@ -1,6 +1,9 @@
 //! The figures as a page: the tables, and Recall@10 of every way as points with intervals.
 use super::table::{Evaluation, Row};
-use crate::train::error::TrainError;
+use crate::train::{
+    error::TrainError,
+    html::{self, escaped},
+};
 use plotters::prelude::*;
 use std::fmt::Write;
 
@@ -11,19 +14,13 @@ const ROW_HEIGHT: u32 = 30;
 const AXIS_HEIGHT: u32 = 60;
 /// Room for names, pixels.
 const NAMES_WIDTH: i32 = 420;
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem}\
-table{border-collapse:collapse;margin:1rem 0}td,th{border-bottom:1px solid #ccc;padding:.2rem .7rem;text-align:left}\
-td+td{font-variant-numeric:tabular-nums}svg{max-width:100%}";
 
 impl Evaluation {
     /// Returns the figures as one HTML page without any script or outside file.
     /// # Errors
     /// If a plot cannot be drawn.
     pub fn html(&self) -> Result<String, TrainError> {
-        let title = escaped(&format!("newshound eval: {}", self.world));
-        let mut page = format!(
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n"
-        );
+        let mut page = html::head(&format!("newshound eval: {}", self.world));
         page.push_str(&plot("Recall@10, mean and 95 % interval", &self.rows)?);
         page.push_str(&plot("Paired difference of Recall@10", &self.differences)?);
         page.push_str(&tables(&self.markdown()));
@@ -116,10 +113,6 @@ fn tables(markdown: &str) -> String {
         html.push_str("</table>\n");
     }
     html
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -151,7 +151,9 @@ fn normalized(values: &[Option<f64>], divisor: Option<f64>) -> Vec<Option<f64>> 
     values.iter().map(|value| value.map(|value| (value - mean) / divisor)).collect()
 }
 
-fn spread(values: &[Option<f64>]) -> Spread {
+/// Returns mean and standard deviation of the values that are there.
+#[must_use]
+pub fn spread(values: &[Option<f64>]) -> Spread {
     let n_values = values.iter().flatten().count();
     let mean = values.iter().flatten().sum::<f64>() / count(n_values.max(1));
     let squares: f64 = values.iter().flatten().map(|value| (value - mean) * (value - mean)).sum();

@@ -86,7 +86,7 @@ pub struct PolicyBatch<'a> {
     pub ids: &'a [u32],
     /// Tokens of each row (B), together n; 0 where nothing was sampled.
     pub row_lengths: &'a [usize],
-    /// Advantage of each row (B).
+    /// Advantage of each token (n): that of its row, or one of its own.
     pub advantages: &'a [f32],
     /// Log-probabilities (n) under the policy that sampled, as the training network computes them, nats.
     pub old_logprobs: &'a [f32],
@@ -109,7 +109,7 @@ pub struct PolicyLoss {
 /// importance weight, plus beta · k3.
 ///
 /// `logits` (n, V), f32: the policy's at the positions that predict `batch.ids`. r is the ratio of a token's
-/// probability now and when it was sampled, A the row's advantage. Shares of all micro-batches add up to the loss of
+/// probability now and when it was sampled, A its advantage. Shares of all micro-batches add up to the loss of
 /// the step, because divisors are counts of `totals`. Logits of the micro-batch exist with their gradient: its size
 /// bounds the memory.
 /// # Errors
@@ -132,12 +132,15 @@ pub fn policy_loss(
         RatioLevel::Sequence => row_means(&log_ratio, batch.row_lengths)?,
     };
     let ratio = ratio_of(&log_ratio)?;
-    let advantages = per_token(&of_rows(batch.row_lengths, batch.advantages), device)?;
+    let advantages = per_token(batch.advantages, device)?;
     let clipped = ratio.clamp(1.0 - settings.epsilon_low, 1.0 + settings.epsilon_high)?;
     let mut token_losses = (&ratio * &advantages)?.minimum(&(clipped * &advantages)?)?.neg()?;
-    if let (Some(importance), Some(sampler)) = (settings.importance, batch.sampler_logprobs) {
-        let weights = importance.of_tokens(batch.old_logprobs, sampler);
-        token_losses = (token_losses * per_token(&weights, device)?)?;
+    let importance = settings
+        .importance
+        .zip(batch.sampler_logprobs)
+        .map(|(importance, sampler)| importance.of_tokens(batch.old_logprobs, sampler));
+    if let Some(weights) = &importance {
+        token_losses = (token_losses * per_token(weights, device)?)?;
     }
     if let Some(reference) = batch.ref_logprobs.filter(|_| settings.beta > 0.0) {
         let divergences = kl::k3(&logprobs, &per_token(reference, device)?)?;
@@ -154,6 +157,7 @@ pub fn policy_loss(
         logprobs: &logprobs.to_vec1()?,
         ratios: &ratio.to_vec1()?,
         entropies: &entropies.to_vec1()?,
+        importance: importance.as_deref(),
     };
     let metrics = PolicyMetrics::of(settings, batch, &measured);
     Ok(PolicyLoss { loss, metrics })
@@ -219,8 +223,8 @@ fn check_lengths(totals: StepTotals, batch: &PolicyBatch<'_>) -> Result<()> {
     if totals.n_rows < n_rows || totals.n_tokens < n_tokens {
         bail!("{totals:?} cannot hold a batch of {n_rows} rows and {n_tokens} tokens")
     }
-    if batch.advantages.len() != n_rows {
-        bail!("{n_rows} rows were given {} advantages", batch.advantages.len())
+    if batch.advantages.len() != n_tokens {
+        bail!("{n_tokens} tokens were given {} advantages", batch.advantages.len())
     }
     let logprobs = [Some(batch.old_logprobs), batch.ref_logprobs, batch.sampler_logprobs];
     if let Some(logprobs) = logprobs.into_iter().flatten().find(|logprobs| logprobs.len() != n_tokens) {
@@ -253,8 +257,9 @@ fn row_means(values: &Tensor, row_lengths: &[usize]) -> Result<Tensor> {
     Tensor::cat(&means, 0)
 }
 
-/// Gives each row's value to each of its tokens.
-fn of_rows(row_lengths: &[usize], values: &[f32]) -> Vec<f32> {
+/// Gives each row's value (B) to each of its tokens: (n).
+#[must_use]
+pub fn of_rows(row_lengths: &[usize], values: &[f32]) -> Vec<f32> {
     let rows = row_lengths.iter().zip(values);
     rows.flat_map(|(&length, &value)| std::iter::repeat_n(value, length)).collect()
 }

@@ -18,7 +18,20 @@ pub struct PolicyMetrics {
     high_max: f64,
     reference: KlEstimates,
     old: KlEstimates,
+    sampler_difference: f64,
     sampler_difference_max: f64,
+    importance: Option<ImportanceSpread>,
+}
+
+/// Importance weights of tokens, as the loss used them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ImportanceSpread {
+    n_tokens: usize,
+    sum: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
 }
 
 /// Values of each token (n) that the loss computed on its way.
@@ -26,6 +39,7 @@ pub(super) struct Measured<'a> {
     pub(super) logprobs: &'a [f32],
     pub(super) ratios: &'a [f32],
     pub(super) entropies: &'a [f32],
+    pub(super) importance: Option<&'a [f32]>,
 }
 
 /// Shares of ratios that the clip made constant, as trl counts them.
@@ -46,9 +60,9 @@ pub struct ClipRatios {
 impl PolicyMetrics {
     /// Counts one micro-batch, whose lengths were checked.
     pub(super) fn of(settings: &PolicySettings, batch: &PolicyBatch<'_>, measured: &Measured<'_>) -> Self {
-        let differences = |sampler: &[f32]| {
-            let pairs = batch.old_logprobs.iter().zip(sampler);
-            pairs.map(|(old, sampler)| f64::from((old - sampler).abs())).fold(0.0, f64::max)
+        let differences = || {
+            let pairs = batch.old_logprobs.iter().zip(batch.sampler_logprobs.unwrap_or_default());
+            pairs.map(|(old, sampler)| f64::from((old - sampler).abs()))
         };
         let mut metrics = Self {
             n_tokens: batch.ids.len(),
@@ -65,7 +79,9 @@ impl PolicyMetrics {
                 .ref_logprobs
                 .map_or_else(KlEstimates::default, |other| KlEstimates::of(measured.logprobs, other)),
             old: KlEstimates::of(batch.old_logprobs, measured.logprobs),
-            sampler_difference_max: batch.sampler_logprobs.map_or(0.0, differences),
+            sampler_difference: differences().sum(),
+            sampler_difference_max: differences().fold(0.0, f64::max),
+            importance: measured.importance.map(ImportanceSpread::of),
         };
         metrics.count_clipped(settings, batch, measured.ratios);
         metrics
@@ -73,23 +89,25 @@ impl PolicyMetrics {
 
     fn count_clipped(&mut self, settings: &PolicySettings, batch: &PolicyBatch<'_>, ratios: &[f32]) {
         let (low, high) = (1.0 - settings.epsilon_low, 1.0 + settings.epsilon_high);
-        let mut rest = ratios;
-        for (&length, &advantage) in batch.row_lengths.iter().zip(batch.advantages) {
-            let (row, after) = rest.split_at(length);
-            rest = after;
+        let mut start = 0;
+        for &length in batch.row_lengths {
             // An empty row has no share; tokens of a row have one and the same sequence ratio.
-            let ratios = match settings.ratio {
-                RatioLevel::Token => row,
-                RatioLevel::Sequence => &row[..length.min(1)],
+            let n_counted = match settings.ratio {
+                RatioLevel::Token => length,
+                RatioLevel::Sequence => length.min(1),
             };
+            let (ratios, advantages) =
+                (&ratios[start..][..n_counted], &batch.advantages[start..][..n_counted]);
+            start += length;
             if ratios.is_empty() {
                 continue;
             }
-            let clipped = |is_clipped: &dyn Fn(f64) -> bool| {
-                ratios.iter().filter(|ratio| is_clipped(f64::from(**ratio))).count()
+            let clipped = |is_clipped: &dyn Fn(f64, f32) -> bool| {
+                let pairs = ratios.iter().zip(advantages);
+                pairs.filter(|(ratio, advantage)| is_clipped(f64::from(**ratio), **advantage)).count()
             };
-            let n_low = clipped(&|ratio| ratio < low && advantage < 0.0);
-            let n_high = clipped(&|ratio| ratio > high && advantage > 0.0);
+            let n_low = clipped(&|ratio, advantage| ratio < low && advantage < 0.0);
+            let n_high = clipped(&|ratio, advantage| ratio > high && advantage > 0.0);
             self.n_clipped_low += n_low;
             self.n_clipped_high += n_high;
             self.low_min = self.low_min.min(count(n_low) / count(ratios.len()));
@@ -110,7 +128,12 @@ impl PolicyMetrics {
             high_max: self.high_max.max(other.high_max),
             reference: self.reference.plus(other.reference),
             old: self.old.plus(other.old),
+            sampler_difference: self.sampler_difference + other.sampler_difference,
             sampler_difference_max: self.sampler_difference_max.max(other.sampler_difference_max),
+            importance: match (self.importance, other.importance) {
+                (Some(one), Some(other)) => Some(one.plus(other)),
+                (one, other) => one.or(other),
+            },
         }
     }
 
@@ -146,10 +169,49 @@ impl PolicyMetrics {
         mean
     }
 
+    /// Returns the importance weights; none where the loss used none.
+    #[must_use]
+    pub fn importance(&self) -> Option<ImportanceSpread> {
+        self.importance
+    }
+
+    /// Returns the token mean of the distance, in nats, between what the training network and the sampling engine say.
+    #[must_use]
+    pub fn sampler_difference_mean(&self) -> f64 {
+        self.sampler_difference / count(self.n_tokens.max(1))
+    }
+
     /// Returns the largest distance, in nats, between what the training network and the sampling engine say of a
     /// token. It is near 0 where both have the same weights; more shows that one of them computes something else.
     #[must_use]
     pub fn sampler_difference_max(&self) -> f64 {
         self.sampler_difference_max
+    }
+}
+
+impl ImportanceSpread {
+    fn of(weights: &[f32]) -> Self {
+        let weights = || weights.iter().map(|weight| f64::from(*weight));
+        Self {
+            n_tokens: weights().count(),
+            sum: weights().sum(),
+            min: weights().fold(f64::INFINITY, f64::min),
+            max: weights().fold(0.0, f64::max),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            n_tokens: self.n_tokens + other.n_tokens,
+            sum: self.sum + other.sum,
+            min: self.min.min(other.min),
+            max: self.max.max(other.max),
+        }
+    }
+
+    /// Returns their mean.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        self.sum / count(self.n_tokens.max(1))
     }
 }

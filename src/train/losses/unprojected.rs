@@ -91,16 +91,19 @@ fn in_chunks(
         per_token.extend(losses.per_token.to_vec1::<f32>()?);
         let gradient = (losses.gradient / (mean.temperature * count(mean.n_tokens)))?;
         hidden_gradients.push(gradient.matmul(&head)?);
-        let part = gradient.t()?.matmul(&hidden.narrow(0, range.start, range.len())?)?;
-        head_gradient = Some(match head_gradient {
-            None => part,
-            Some(sum) => (sum + part)?,
-        });
+        // A head that is not trained needs no gradient, which would be as large as the head.
+        if student.head.track_op() {
+            let part = gradient.t()?.matmul(&hidden.narrow(0, range.start, range.len())?)?;
+            head_gradient = Some(match head_gradient {
+                None => part,
+                Some(sum) => (sum + part)?,
+            });
+        }
     }
-    let Some(head_gradient) = head_gradient else { bail!("a loss of no position") };
     let hidden_gradient = Tensor::cat(&hidden_gradients, 0)?;
     let value = per_token.iter().map(|loss| f64::from(*loss)).sum::<f64>() / count(mean.n_tokens);
-    let parts = [(student.hidden, &hidden_gradient), (student.head, &head_gradient)];
+    let mut parts = vec![(student.hidden, &hidden_gradient)];
+    parts.extend(head_gradient.iter().map(|gradient| (student.head, gradient)));
     Ok(TokenLosses { loss: with_gradients(value, &parts)?, per_token })
 }
 

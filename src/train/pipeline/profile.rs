@@ -77,6 +77,7 @@ impl Profile {
                 lists_per_prompt: 4,
                 watch,
                 fit: FitSettings { peak_learning_rate: 1e-3, ..tiny_fit(3, 3) },
+                ..TeacherSettings::demo()
             },
             student_pretrain: tiny_pretrain(32),
             student_sft: sft,

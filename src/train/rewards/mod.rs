@@ -36,6 +36,7 @@ use crate::{
 use calibration::Calibration;
 use interests::Interests;
 use meaning::{Meaning, Unit};
+use std::time::Instant;
 use view::View;
 
 /// The five rewards of a list, each from 0 to 1.
@@ -198,14 +199,32 @@ impl<'a> Judge<'a> {
 
     /// As [`Judge::rewards`], for queries that were looked up already.
     pub fn rewards_of(&self, list: &QueryList, asked: &[Asked], reader: &View) -> Rewards {
-        let units: Vec<Option<&Unit>> = asked.iter().map(|asked| asked.unit.as_ref()).collect();
-        Rewards {
-            alignment: alignment::alignment(&units, &self.living, &self.calibration),
-            coverage: coverage::coverage(asked, reader),
-            specificity: specificity::specificity(asked, self),
-            diversity: diversity::diversity(asked, self.articles),
-            structure: structure::structure(list),
-        }
+        self.timed(list, asked, reader).0
+    }
+
+    /// As [`Judge::rewards_of`], with the seconds that each reward took, in the order of [`Rewards::parts`].
+    pub fn timed(&self, list: &QueryList, asked: &[Asked], reader: &View) -> (Rewards, [f64; N_REWARDS]) {
+        let mut seconds = [0.0; N_REWARDS];
+        let mut clock = seconds.iter_mut();
+        let mut part = |of: &dyn Fn() -> f64| {
+            let started = Instant::now();
+            let reward = of();
+            if let Some(seconds) = clock.next() {
+                *seconds = started.elapsed().as_secs_f64();
+            }
+            reward
+        };
+        let rewards = Rewards {
+            alignment: part(&|| {
+                let units: Vec<Option<&Unit>> = asked.iter().map(|asked| asked.unit.as_ref()).collect();
+                alignment::alignment(&units, &self.living, &self.calibration)
+            }),
+            coverage: part(&|| coverage::coverage(asked, reader)),
+            specificity: part(&|| specificity::specificity(asked, self)),
+            diversity: part(&|| diversity::diversity(asked, self.articles)),
+            structure: part(&|| structure::structure(list)),
+        };
+        (rewards, seconds)
     }
 
     /// Articles alive at the judge's moment that are nearest to a meaning, the nearest first.

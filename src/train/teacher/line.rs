@@ -1,14 +1,34 @@
-//! What a step of the teacher notes.
-use super::{Rollout, update::Updated};
-use crate::train::{
-    figures::{Figures, REWARD},
-    losses::advantages::{RewardMetrics, Spread},
-    rewards::Rewards,
+//! What a step of the teacher notes, under the names that users of TRL know.
+use super::{
+    credit,
+    groups::{Rollout, Worth},
+    update::Updated,
+};
+use crate::{
+    decode::batch::FinishedRow,
+    train::{
+        error::TrainError,
+        figures::{Figures, REWARD},
+        losses::advantages::{AdvantageSettings, Scale, Spread, reward_metrics, spread},
+        rewards::{Rewards, WEIGHTS},
+    },
 };
 
 /// The figures of a step: rewards by component, and what the policy was like.
-pub(super) fn figures(step: u64, updated: &Updated, rewards: &RewardMetrics, rollout: &Rollout) -> Figures {
-    let mut figures = Figures::of(step, updated.loss, &rollout.rows, rollout.n_valid);
+#[allow(clippy::cast_precision_loss, reason = "counts of lists and groups")]
+pub(super) fn figures(
+    step: u64,
+    updated: &Updated,
+    rollout: &Rollout,
+    rows: &[(Vec<u32>, FinishedRow)],
+) -> Result<Figures, TrainError> {
+    let worths: Vec<&Worth> = rollout.groups.iter().flat_map(|group| &group.worths).collect();
+    let n_valid = worths.iter().filter(|worth| worth.is_list).count();
+    let mut figures = Figures::of(step, updated.loss, rows, n_valid);
+    let group_size = rollout.groups.first().map_or(1, |group| group.rows.len());
+    let settings = AdvantageSettings { group_size, weights: &WEIGHTS, scale: Scale::None };
+    let components: Vec<_> = worths.iter().map(|worth| credit::components(worth)).collect();
+    let rewards = reward_metrics(&settings, &components)?;
     figures.add(REWARD, rewards.reward.mean);
     figures.add("reward_std", rewards.reward.std);
     figures.add("frac_reward_zero_std", rewards.frac_zero_std);
@@ -16,11 +36,42 @@ pub(super) fn figures(step: u64, updated: &Updated, rewards: &RewardMetrics, rol
         figures.add(format!("rewards/{name}/mean"), *mean);
         figures.add(format!("rewards/{name}/std"), *std);
     }
-    if let Some(policy) = &updated.metrics {
-        figures.add("entropy", policy.entropy());
-        figures.add("clip_ratio/region_mean", policy.clip_ratios().region_mean);
-        // Sampling and training are one network in two numerics: this says how far apart they compute.
-        figures.add("sampling/sampling_logp_difference/max", policy.sampler_difference_max());
+    let judged: Vec<Option<f64>> = worths.iter().map(|worth| worth.judged).collect();
+    let n_rewarded = (rollout.n_drawn * group_size).max(1) as f64;
+    figures.add("rewards/lookup/seconds", rollout.seconds.lookup / n_rewarded);
+    for (name, seconds) in Rewards::NAMES.iter().zip(rollout.seconds.parts) {
+        figures.add(format!("rewards/{name}/seconds"), seconds / n_rewarded);
     }
-    figures
+    if judged.iter().any(Option::is_some) {
+        let Spread { mean, std } = spread(&judged);
+        figures.add("rewards/http_judge/mean", mean);
+        figures.add("rewards/http_judge/std", std);
+        figures.add("rewards/http_judge/seconds", rollout.seconds.judge / n_rewarded);
+        let n_missing = judged.iter().filter(|rating| rating.is_none()).count();
+        figures.add("rewards/http_judge/missing_ratio", n_missing as f64 / judged.len() as f64);
+    }
+    if rollout.n_drawn > rollout.groups.len() {
+        // Groups that were kept, of all that were drawn.
+        figures.add("dynamic_filtering_pass_rate", rollout.groups.len() as f64 / rollout.n_drawn as f64);
+    }
+    if let Some(policy) = &updated.metrics {
+        let clipped = policy.clip_ratios();
+        figures.add("entropy", policy.entropy());
+        // verl's name: how far the update is from the policy that sampled.
+        figures.add("ppo_kl", policy.approx_kl_old());
+        figures.add("clip_ratio/low_mean", clipped.low_mean);
+        figures.add("clip_ratio/low_min", clipped.low_min);
+        figures.add("clip_ratio/high_mean", clipped.high_mean);
+        figures.add("clip_ratio/high_max", clipped.high_max);
+        figures.add("clip_ratio/region_mean", clipped.region_mean);
+        // Sampling and training are one network in two numerics: this says how far apart they compute.
+        figures.add("sampling/sampling_logp_difference/mean", policy.sampler_difference_mean());
+        figures.add("sampling/sampling_logp_difference/max", policy.sampler_difference_max());
+        if let Some(weights) = policy.importance() {
+            figures.add("sampling/importance_sampling_ratio/min", weights.min);
+            figures.add("sampling/importance_sampling_ratio/mean", weights.mean());
+            figures.add("sampling/importance_sampling_ratio/max", weights.max);
+        }
+    }
+    Ok(figures)
 }

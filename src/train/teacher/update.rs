@@ -8,12 +8,14 @@ use crate::{
         gradients::Gradients,
         losses::{
             StepTotals,
-            dr_grpo::{Aggregation, PolicyBatch, PolicySettings, RatioLevel, policy_loss},
+            dr_grpo::{
+                Aggregation, ImportanceWeights, Outside, PolicyBatch, PolicySettings, RatioLevel, policy_loss,
+            },
             policy_metrics::PolicyMetrics,
         },
         packing::{self, Example},
         rollout::LIST_TOKENS_MAX,
-        settings::TeacherSettings,
+        settings::{TeacherSettings, grpo::GrpoSettings},
     },
 };
 use candle_core::Tensor;
@@ -24,8 +26,8 @@ pub(super) struct Rows<'a> {
     pub(super) examples: Vec<Example>,
     /// What was sampled, with its log-probabilities.
     pub(super) rows: &'a [(Vec<u32>, FinishedRow)],
-    /// One per row.
-    pub(super) advantages: &'a [f32],
+    /// One per token of each row.
+    pub(super) advantages: &'a [Vec<f32>],
     /// What fills up short rows.
     pub(super) padding: u32,
 }
@@ -55,10 +57,11 @@ pub(super) fn update(
         n_rows: rows.rows.len(),
         n_tokens: examples.iter().map(|example| example.completion.len()).sum(),
     };
+    let policy = policy(&settings.grpo);
     let mut sum = Updated { loss: 0.0, gradients: Gradients::default(), metrics: None };
     let of_bucket = |bucket: &Vec<usize>| {
         let chosen: Vec<usize> = bucket.iter().map(|&place| taught[place]).collect();
-        micro_batch((model, parameters), totals, (rows, &chosen))
+        micro_batch((model, parameters), (&policy, totals), (rows, &chosen))
     };
     workers.side_by_side(&buckets, of_bucket, |(loss, gradients, metrics)| {
         sum.loss += loss;
@@ -80,12 +83,18 @@ const POLICY: PolicySettings = PolicySettings {
     entropy_coef: 0.0,
     importance: None,
 };
+/// The loss; lists that another engine sampled count by how likely they are to the network that learns from them.
+fn policy(grpo: &GrpoSettings) -> PolicySettings {
+    let truncated = ImportanceWeights { min: 0.0, max: grpo.importance_max, outside: Outside::Truncate };
+    PolicySettings { importance: (grpo.importance_max > 0.0).then_some(truncated), ..POLICY }
+}
+
 /// Lists are sampled by the plain model: whatever narrows the choice would make the decoder's log-probabilities lie.
 const TEMPERATURE: f64 = 1.0;
 
 fn micro_batch(
     (model, parameters): (&Transformer, &Parameters),
-    totals: StepTotals,
+    (policy, totals): (&PolicySettings, StepTotals),
     (rows, chosen): (&Rows<'_>, &[usize]),
 ) -> Result<(f64, Gradients, PolicyMetrics), TrainError> {
     let examples: Vec<&Example> = chosen.iter().map(|&idx| &rows.examples[idx]).collect();
@@ -98,7 +107,7 @@ fn micro_batch(
     let predictors = Tensor::from_slice(&batch.predictors, batch.predictors.len(), device)?;
     let hidden = hidden.reshape((batch.n_rows * width, hidden_size))?.index_select(&predictors, 0)?;
     let lengths: Vec<usize> = examples.iter().map(|example| example.completion.len()).collect();
-    let advantages: Vec<f32> = chosen.iter().map(|&idx| rows.advantages[idx]).collect();
+    let advantages: Vec<f32> = chosen.iter().flat_map(|&idx| rows.advantages[idx].iter().copied()).collect();
     let logits = model.logits(&hidden)?;
     // The network that samples is the one that learns: the old policy is the one of now. What the decoder said when it sampled
     // tells how far its kernels are from those of training.
@@ -114,7 +123,7 @@ fn micro_batch(
         ref_logprobs: None,
         sampler_logprobs: Some(&sampled),
     };
-    let loss = policy_loss(&POLICY, totals, &logits, &policy_batch)?;
+    let loss = policy_loss(policy, totals, &logits, &policy_batch)?;
     let gradients = Gradients::collect(parameters.vars(), &loss.loss.backward()?)?;
     Ok((f64::from(loss.loss.to_scalar::<f32>()?), gradients, loss.metrics))
 }
@@ -168,11 +177,16 @@ mod tests {
             let model = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
             let rows: Vec<(Vec<u32>, FinishedRow)> =
                 (0..lists.len()).map(|idx| (PROMPT.to_vec(), row(&model, idx))).collect();
+            let advantages: Vec<Vec<f32>> = lists
+                .iter()
+                .zip([1.0, -1.0, 0.0])
+                .map(|(list, advantage)| vec![advantage; list.len()])
+                .collect();
             let examples = lists
                 .iter()
                 .map(|list| Example { prompt: PROMPT.to_vec(), completion: list.clone(), notes: vec![] })
                 .collect();
-            let rows = Rows { examples, rows: &rows, advantages: &[1.0, -1.0, 0.0], padding: 0 };
+            let rows = Rows { examples, rows: &rows, advantages: &advantages, padding: 0 };
             let workers = Workers::new(&Device::Cpu).unwrap();
             let updated = update(&workers, (&model, &parameters), &settings, &rows).unwrap();
             // On the policy every ratio is 1: the loss is minus the mean of advantage x length / the constant.

@@ -7,7 +7,7 @@ use newshound::{
         StepTotals,
         dr_grpo::{
             Aggregation, ImportanceWeights, Outside, PolicyBatch, PolicyLoss, PolicySettings, RatioLevel,
-            policy_loss,
+            of_rows, policy_loss,
         },
         policy_metrics::PolicyMetrics,
     },
@@ -89,7 +89,7 @@ impl Case {
             settings: settings(&case["config"]),
             logits: positions.logits(&case["logits"]),
             ids: positions.ids(&case["completion_ids"], 1),
-            advantages: flat(&case["advantages"]),
+            advantages: of_rows(&positions.row_lengths, &flat(&case["advantages"])),
             old: positions.values(&case["old_logprobs"]),
             reference: positions.values(&case["ref_logprobs"]),
             sampler: positions.values(&case["sampler_logprobs"]),
@@ -110,7 +110,7 @@ impl Case {
         let batch = PolicyBatch {
             ids: &self.ids[tokens.clone()],
             row_lengths: &lengths[rows.clone()],
-            advantages: &self.advantages[rows],
+            advantages: &self.advantages[tokens.clone()],
             old_logprobs: &self.old[tokens.clone()],
             ref_logprobs: Some(&self.reference[tokens.clone()]),
             sampler_logprobs: Some(&self.sampler[tokens.clone()]),

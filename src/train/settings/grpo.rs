@@ -1,0 +1,67 @@
+//! Options of the teacher's algorithm. As they stand in [`GrpoSettings::plain`] it is Dr.GRPO, and nothing of them is seen.
+use crate::train::error::TrainError;
+use serde::{Deserialize, Serialize};
+
+/// Most times that groups of one step are drawn anew: each costs as much as the sampling of the step itself.
+const REFILLS_MAX: usize = 8;
+
+/// What may be other than in plain Dr.GRPO.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default = "GrpoSettings::plain")]
+pub struct GrpoSettings {
+    /// How the rewards of a list become what it is worth beside the others of its group. `sum`: no other way has been shown to
+    /// find more.
+    pub advantage: Advantage,
+    /// How much of a query's own advantage its tokens get on top of the list's, from 0. 0: a list is worth one number.
+    pub query_credit: f64,
+    /// How often, in one step, groups whose lists are all worth the same are replaced by those of other readers. 0: they stay,
+    /// teach nothing and count in the divisor.
+    pub refills: usize,
+    /// Largest importance weight of a token that another engine sampled; it becomes the limit above it. 0: none, since lists are
+    /// sampled by the network that learns. 2 is usual where they are not.
+    pub importance_max: f64,
+}
+
+/// How rewards become advantages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Advantage {
+    /// The weighted sum of the rewards, less its mean in the group.
+    Sum,
+    /// Each reward is centred and divided within its group first. Source: GDPO, arXiv 2601.05242.
+    Decoupled,
+    /// The mean of alignment and coverage where the other three rewards reach their floors, else 0; less its mean in the group.
+    Gated,
+}
+
+impl GrpoSettings {
+    /// Dr.GRPO.
+    pub fn plain() -> Self {
+        Self { advantage: Advantage::Sum, query_credit: 0.0, refills: 0, importance_max: 0.0 }
+    }
+
+    /// Whether nothing is other than in Dr.GRPO. Settings of such a run are those of runs from before there were options, and so is
+    /// their digest.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::plain()
+    }
+
+    /// Looks for numbers that mean nothing.
+    /// # Errors
+    /// If there is one.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let wrong = |reason: String| Err(TrainError::Settings { reason });
+        let (credit, importance) = (self.query_credit, self.importance_max);
+        if !(credit.is_finite() && credit >= 0.0) {
+            return wrong(format!("grpo.query_credit is {credit}, expected 0 or more"));
+        }
+        // Below 1 the weight of a token that both engines find equally likely would be cut.
+        if !(importance == 0.0 || importance.is_finite() && importance >= 1.0) {
+            return wrong(format!("grpo.importance_max is {importance}, expected 0 or at least 1"));
+        }
+        if self.refills > REFILLS_MAX {
+            return wrong(format!("grpo.refills is {}, expected at most {REFILLS_MAX}", self.refills));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,198 @@
+//! What each token of a list earns: the list's advantage in its group, and on top of it that of the query it stands in.
+use super::groups::{Group, Worth};
+use crate::train::{
+    error::TrainError,
+    losses::advantages::{AdvantageSettings, Scale, group_advantages},
+    rewards::{self, Aggregation, WEIGHTS},
+    settings::grpo::{Advantage, GrpoSettings},
+};
+
+/// Returns the advantage of every token of every row, groups after one another. `judge_weight`: how much the judge elsewhere counts,
+/// where there is one.
+/// # Errors
+/// If groups are not of one size.
+pub(super) fn of_tokens(
+    grpo: &GrpoSettings,
+    judge_weight: Option<f64>,
+    groups: &[Group],
+) -> Result<Vec<Vec<f32>>, TrainError> {
+    let lists = of_lists(grpo.advantage, judge_weight, groups)?;
+    let mut lists = lists.into_iter();
+    let mut tokens = Vec::new();
+    for group in groups {
+        let first = tokens.len();
+        let of_list = group.rows.iter().zip(&mut lists);
+        tokens.extend(of_list.map(|(row, advantage)| vec![advantage; row.ids.len()]));
+        if grpo.query_credit > 0.0 {
+            add_queries(grpo.query_credit, group, &mut tokens[first..]);
+        }
+    }
+    Ok(tokens)
+}
+
+/// Returns the advantage of every list.
+fn of_lists(how: Advantage, judge_weight: Option<f64>, groups: &[Group]) -> Result<Vec<f32>, TrainError> {
+    let group_size = groups.first().map_or(1, |group| group.rows.len());
+    let (scale, mut weights) = match how {
+        Advantage::Sum => (Scale::None, WEIGHTS.to_vec()),
+        Advantage::Decoupled => (Scale::Components, WEIGHTS.to_vec()),
+        Advantage::Gated => (Scale::None, vec![1.0]),
+    };
+    weights.extend(judge_weight);
+    let mut rewards = Vec::new();
+    for group in groups {
+        let judged = judge_weight.is_some().then(|| judged(group));
+        for (row_idx, worth) in group.worths.iter().enumerate() {
+            let mut row = match how {
+                Advantage::Sum | Advantage::Decoupled => components(worth),
+                Advantage::Gated => gated(worth),
+            };
+            row.extend(judged.as_ref().map(|judged| judged[row_idx]));
+            rewards.push(row);
+        }
+    }
+    group_advantages(&AdvantageSettings { group_size, weights: &weights, scale }, &rewards)
+}
+
+/// What the judge elsewhere said of each list of a group. In a sum, a list without its word would be worth less than the others by all
+/// that the judge may say: it gets their mean, and is told from them by what else is known.
+#[allow(clippy::cast_possible_truncation, reason = "rewards are from 0 to 1")]
+fn judged(group: &Group) -> Vec<Option<f32>> {
+    let said = || group.worths.iter().filter_map(|worth| worth.judged);
+    let mean = said().next().map(|_| rewards::mean(said()));
+    group.worths.iter().map(|worth| worth.judged.or(mean).map(|reward| reward as f32)).collect()
+}
+
+/// The rewards of a row by component; a text that is no list gets 0 of each.
+#[allow(clippy::cast_possible_truncation, reason = "rewards are from 0 to 1")]
+pub(super) fn components(worth: &Worth) -> Vec<Option<f32>> {
+    worth.rewards.parts().iter().map(|part| Some(*part as f32)).collect()
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "rewards are from 0 to 1")]
+fn gated(worth: &Worth) -> Vec<Option<f32>> {
+    vec![Some(worth.rewards.composite(Aggregation::Gated) as f32)]
+}
+
+/// Adds `credit` · (what a query is worth - mean of the queries at its place in the group's lists) to the tokens of each query, the
+/// one that ends it included. What a query is worth by itself then moves its own words and no others.
+fn add_queries(credit: f64, group: &Group, tokens: &mut [Vec<f32>]) {
+    let places = group.worths.iter().map(|worth| worth.queries.len()).max().unwrap_or(0);
+    let means: Vec<f64> = (0..places)
+        .map(|place| rewards::mean(group.worths.iter().filter_map(|worth| worth.queries.get(place).copied())))
+        .collect();
+    for ((row, worth), tokens) in group.rows.iter().zip(&group.worths).zip(tokens) {
+        // Where a token ends two lines at once, it is not known whose it is.
+        if row.query_ends.len() != worth.queries.len() {
+            continue;
+        }
+        for ((end, query), mean) in row.query_ends.iter().zip(&worth.queries).zip(&means) {
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "advantages are f32 as the losses that use them"
+            )]
+            let advantage = (credit * (query - mean)) as f32;
+            tokens.iter_mut().take(end.n_ids + 1).skip(end.start).for_each(|token| *token += advantage);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        decode::batch::{Finish, FinishedRow, GroupId, QueryEnd},
+        train::{rewards::Rewards, teacher::groups::RewardSeconds},
+    };
+
+    /// A row of two queries of two tokens each and a stop token.
+    fn row() -> FinishedRow {
+        let end = |start, n_ids| QueryEnd { start, n_ids, hidden: Vec::new() };
+        FinishedRow {
+            group: GroupId(0),
+            row_idx: 0,
+            ids: vec![1, 2, 9, 3, 4, 8],
+            logprobs: vec![-1.0; 6],
+            finish: Finish::Stop,
+            query_ends: vec![end(0, 2), end(3, 5)],
+        }
+    }
+
+    fn group(rewards: [Rewards; 2], queries: [Vec<f64>; 2]) -> Group {
+        let worth = |(rewards, queries)| Worth { rewards, is_list: true, judged: None, queries };
+        let worths = rewards.into_iter().zip(queries).map(worth).collect();
+        Group { asker_idx: 0, rows: vec![row(), row()], worths, seconds: RewardSeconds::default() }
+    }
+
+    fn good(coverage: f64) -> Rewards {
+        Rewards { alignment: 0.5, coverage, specificity: 0.5, diversity: 0.5, structure: 1.0 }
+    }
+
+    #[track_caller]
+    fn check(grpo: GrpoSettings, group: &Group, expected: [[f32; 6]; 2]) {
+        let got = of_tokens(&grpo, None, std::slice::from_ref(group)).unwrap();
+        for (got, expected) in got.iter().zip(expected) {
+            let close = got.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-5);
+            assert!(close, "{got:?}, expected {expected:?}");
+        }
+    }
+
+    #[test]
+    fn plain_advantages_are_the_weighted_sums_less_their_mean() {
+        let group = group([good(0.8), good(0.4)], [vec![], vec![]]);
+        check(GrpoSettings::plain(), &group, [[0.12; 6], [-0.12; 6]]);
+    }
+
+    #[test]
+    fn a_query_moves_its_own_tokens_and_no_others() {
+        let group = group([good(0.5), good(0.5)], [vec![0.9, 0.2], vec![0.3, 0.2]]);
+        let credit = GrpoSettings { query_credit: 0.5, ..GrpoSettings::plain() };
+        let up = [0.15, 0.15, 0.15, 0.0, 0.0, 0.0];
+        check(credit, &group, [up, up.map(|value: f32| -value)]);
+        check(GrpoSettings::plain(), &group, [[0.0; 6], [0.0; 6]]);
+    }
+
+    #[test]
+    fn a_row_whose_queries_cannot_be_told_apart_gets_the_advantage_of_its_list() {
+        let group = group([good(0.5), good(0.5)], [vec![0.9, 0.2, 0.1], vec![0.3, 0.2]]);
+        let credit = GrpoSettings { query_credit: 0.5, ..GrpoSettings::plain() };
+        check(credit, &group, [[0.0; 6], [-0.15, -0.15, -0.15, 0.0, 0.0, 0.0]]);
+    }
+
+    /// Two lists that trade one reward for another are alike in sum; each reward divided by itself tells them apart only where
+    /// one of the two spreads more, as all are standardised.
+    #[test]
+    fn decoupled_rewards_count_in_their_own_deviations() {
+        let wide = Rewards { alignment: 0.9, ..good(0.50) };
+        let narrow = Rewards { alignment: 0.3, ..good(0.60) };
+        let group = group([wide, narrow], [vec![], vec![]]);
+        check(GrpoSettings::plain(), &group, [[0.0; 6], [0.0; 6]]);
+        // Standardised, coverage counts six times as much as alignment however little it varies.
+        let decoupled = GrpoSettings { advantage: Advantage::Decoupled, ..GrpoSettings::plain() };
+        let got = of_tokens(&decoupled, None, std::slice::from_ref(&group)).unwrap();
+        assert!(got[0][0] < -0.6 && got[1][0] > 0.6, "{got:?}");
+    }
+
+    #[test]
+    fn a_list_below_a_floor_is_worth_nothing_where_rewards_are_gated() {
+        let below = Rewards { diversity: 0.1, ..good(1.0) };
+        let group = group([good(0.5), below], [vec![], vec![]]);
+        let gated = GrpoSettings { advantage: Advantage::Gated, ..GrpoSettings::plain() };
+        check(gated, &group, [[0.25; 6], [-0.25; 6]]);
+    }
+
+    #[test]
+    fn a_list_that_the_judge_did_not_rate_is_worth_what_else_is_known() {
+        let mut group = group([good(0.5), good(0.5)], [vec![], vec![]]);
+        let advantages = |group: &Group| {
+            let tokens = of_tokens(&GrpoSettings::plain(), Some(0.5), std::slice::from_ref(group)).unwrap();
+            [tokens[0][0], tokens[1][0]]
+        };
+        assert_eq!(advantages(&group), [0.0, 0.0], "nobody was rated");
+        group.worths[0].judged = Some(0.9);
+        assert_eq!(advantages(&group), [0.0, 0.0], "only one was rated");
+        group.worths[1].judged = Some(0.5);
+        let [first, second] = advantages(&group);
+        assert!((first - 0.1).abs() < 1e-6 && (second + 0.1).abs() < 1e-6, "{first} {second}");
+    }
+}
