@@ -3,7 +3,7 @@ use crate::support::stages::{FINE_TUNED, SMALL, STAGES, fit, tokens};
 use candle_core::{DType, Device, Tensor};
 use newshound::{
     bundle::load::{BundleSource, WEIGHTS_FILE, load},
-    model::{ops::Numerics, transformer::Transformer, weights::Checkpoint},
+    model::{ops::Numerics, precision::Precision, transformer::Transformer, weights::Checkpoint},
     train::{
         checkpoint,
         error::TrainError,
@@ -89,7 +89,7 @@ fn a_run_with_adapters_leaves_a_whole_model_that_says_what_the_adapted_one_says(
     };
     let at = DIR.path().join("bundle");
     pack_bundle::run(parts, provenance, &at).unwrap();
-    let bundle = load(BundleSource::Dir(&at), DType::F32, &Device::Cpu).unwrap();
+    let bundle = load(BundleSource::Dir(&at), Precision::F32, &Device::Cpu).unwrap();
     assert!(close(&logits(&bundle.model), &adapted, 2e-2));
 }
 

@@ -205,6 +205,10 @@ fn weak_rows_stop_early_and_change_no_other() {
         assert!(whole[place].ids.starts_with(&row.ids));
         assert_eq!(row.finish == Finish::Pruned, row.ids.len() < whole[place].ids.len());
     }
+    // As if it had been known at each look what the whole rows would say.
+    let rows: Vec<FinishedRow> = whole.values().cloned().collect();
+    let replayed = pruning(1.0).unwrap().replay(&rows).unwrap();
+    assert!(replayed.iter().eq(pruned.values()));
     assert!(run(pruning(f32::MAX)).values().all(|row| row.finish == Finish::Length));
 }
 

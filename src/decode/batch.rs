@@ -346,9 +346,8 @@ impl Group {
     /// Stops rows that cannot become the best list of the group.
     fn prune(&mut self, finished: &mut Vec<FinishedRow>) -> Result<(), DecodeError> {
         self.n_steps += 1;
-        let Some(pruning) = self.pruning.as_ref().filter(|_| Pruning::is_due(self.n_steps)) else {
-            return Ok(());
-        };
+        let is_due = !self.rows.is_empty() && Pruning::is_due(self.n_steps);
+        let Some(pruning) = self.pruning.as_ref().filter(|_| is_due) else { return Ok(()) };
         let live: Vec<FinishedRow> = self.rows.iter().map(|row| row.so_far(self.id)).collect();
         let rows: Vec<&FinishedRow> = self.ended.iter().chain(&live).collect();
         for weak in pruning.weak(&rows, self.ended.len())? {

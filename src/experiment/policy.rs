@@ -29,6 +29,29 @@ impl Rerank {
     }
 }
 
+/// Whether candidates that cannot become the best are ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// All are written to their end.
+    Off,
+    /// Where that is all but sure.
+    Safe,
+    /// Where it is likely.
+    Aggressive,
+}
+
+impl EarlyStopping {
+    const ALL: [Self; 3] = [Self::Off, Self::Safe, Self::Aggressive];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Safe => "safe",
+            Self::Aggressive => "aggressive",
+        }
+    }
+}
+
 /// One thing that a policy may set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Field {
@@ -44,11 +67,20 @@ pub enum Field {
     Rerank,
     /// How long an answer is used.
     CacheTtl,
+    /// Whether weak candidates are ended early.
+    EarlyStopping,
 }
 
 impl Field {
-    const ALL: [Self; 6] =
-        [Self::CandidateCount, Self::QueryCount, Self::Temperature, Self::TopP, Self::Rerank, Self::CacheTtl];
+    const ALL: [Self; 7] = [
+        Self::CandidateCount,
+        Self::QueryCount,
+        Self::Temperature,
+        Self::TopP,
+        Self::Rerank,
+        Self::CacheTtl,
+        Self::EarlyStopping,
+    ];
 
     /// Its name in files and on the wire.
     pub fn word(self) -> &'static str {
@@ -59,6 +91,7 @@ impl Field {
             Self::TopP => "top_p",
             Self::Rerank => "rerank",
             Self::CacheTtl => "cache_ttl_ms",
+            Self::EarlyStopping => "early_stopping",
         }
     }
 }
@@ -93,6 +126,8 @@ pub struct Policy {
     pub rerank: Option<Rerank>,
     /// How long an answer is used.
     pub cache_ttl: Option<Duration>,
+    /// Whether weak candidates are ended early.
+    pub early_stopping: Option<EarlyStopping>,
 }
 
 impl Policy {
@@ -105,6 +140,7 @@ impl Policy {
             Field::TopP => self.top_p.is_some(),
             Field::Rerank => self.rerank.is_some(),
             Field::CacheTtl => self.cache_ttl.is_some(),
+            Field::EarlyStopping => self.early_stopping.is_some(),
         })
     }
 
@@ -117,6 +153,7 @@ impl Policy {
             top_p: self.top_p.or(other.top_p),
             rerank: self.rerank.or(other.rerank),
             cache_ttl: self.cache_ttl.or(other.cache_ttl),
+            early_stopping: self.early_stopping.or(other.early_stopping),
         }
     }
 
@@ -153,6 +190,14 @@ impl Policy {
             Field::TopP => self.top_p = number(value, path, &(f32::MIN_POSITIVE..=1.0), notes),
             Field::CacheTtl => {
                 self.cache_ttl = whole(value, path, &bounds.cache_ttls_ms, notes).map(Duration::from_millis);
+            }
+            Field::EarlyStopping => {
+                let word = value.as_str().unwrap_or_default();
+                self.early_stopping = EarlyStopping::ALL.into_iter().find(|mode| mode.word() == word);
+                if self.early_stopping.is_none() {
+                    let known = EarlyStopping::ALL.map(EarlyStopping::word).join(", ");
+                    notes.add(path, &format!("should be one of {known}"));
+                }
             }
             Field::Rerank => {
                 let word = value.as_str().unwrap_or_default();
@@ -212,7 +257,7 @@ mod tests {
     #[test]
     fn every_field_is_read_and_listed() {
         let all = json!({"candidate_count": 16, "query_count": 5, "temperature": 0.5, "top_p": 0.9,
-            "rerank": "logprob", "cache_ttl_ms": 250});
+            "rerank": "logprob", "cache_ttl_ms": 250, "early_stopping": "safe"});
         let expected = Policy {
             candidate_count: Some(16),
             query_count: Some(5),
@@ -220,6 +265,7 @@ mod tests {
             top_p: Some(0.9),
             rerank: Some(Rerank::LogProb),
             cache_ttl: Some(Duration::from_millis(250)),
+            early_stopping: Some(EarlyStopping::Safe),
         };
         assert_eq!(check(all, false), Ok(expected));
         assert_eq!(expected.fields().collect::<Vec<_>>(), Field::ALL);
@@ -235,6 +281,7 @@ mod tests {
             ("temperature", json!([0, 2.0]), json!([-0.1, 2.1, "hot"])),
             ("top_p", json!([0.01, 1]), json!([0, 1.1])),
             ("cache_ttl_ms", json!([1, 1000]), json!([0, 1001])),
+            ("early_stopping", json!(["off", "safe", "aggressive"]), json!(["on", true])),
             ("rerank", json!(["consensus", "none"]), json!(["auto", 1, "reward_head"])),
         ] {
             for value in inside.as_array().unwrap() {

@@ -2,6 +2,7 @@
 use crate::{
     decode::{
         batch::{Admitted, Batch, DecodeError, FinishedRow, GroupId, GroupRequest},
+        pruning::Pruning,
         sampler::SamplerSettings,
     },
     serve::{
@@ -144,6 +145,8 @@ pub struct Job {
     pub stop_ids: Arc<[u32]>,
     /// Ids that end a query.
     pub boundary_ids: Arc<[u32]>,
+    /// How weak rows are stopped early.
+    pub pruning: Option<Pruning>,
     /// Until when the job is worth anything.
     pub deadline: Arc<Deadline>,
 }

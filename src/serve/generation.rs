@@ -4,7 +4,9 @@ use crate::{
     decode::{
         batch::{Finish, FinishedRow},
         features::list_features,
+        pruning::Pruning,
     },
+    experiment::policy::EarlyStopping,
     model::reward_head::RewardHead,
     queries::QueryList,
     serve::{
@@ -12,7 +14,7 @@ use crate::{
         candidate::{Answer, Candidate, Invalid, Phases, Scores},
         engine::{Deadline, Engine, Event, Job, prefixes::Owner},
         metrics::Metrics,
-        question::Question,
+        question::{Options, Question},
         rerank::{self, Method},
     },
     signals::{Stream, UserKey, UserSignals},
@@ -42,7 +44,7 @@ pub struct Writer {
     /// The tokenizer.
     pub tokens: Tokens,
     /// The reward head, where there is one.
-    pub head: Option<RewardHead>,
+    pub head: Option<Arc<RewardHead>>,
     /// The signal cleaner, where there is one.
     pub cleaner: Option<Cleaner>,
     /// The way to the model.
@@ -152,8 +154,21 @@ impl Writer {
             max_new_tokens: options.max_output_tokens,
             stop_ids: self.tokens.stop_ids(),
             boundary_ids: self.tokens.boundary_ids(),
+            pruning: self.pruning(options),
             deadline,
         }
+    }
+
+    /// How weak lists are stopped: only by the head that chooses, and only if it foresees.
+    fn pruning(&self, options: &Options) -> Option<Pruning> {
+        let confidence = match options.early_stopping {
+            EarlyStopping::Off => return None,
+            EarlyStopping::Safe => Pruning::SAFE,
+            EarlyStopping::Aggressive => Pruning::AGGRESSIVE,
+        };
+        let head = self.head.as_ref().filter(|head| head.foresees());
+        let head = head.filter(|_| options.method == Method::RewardHead)?;
+        Some(Pruning { head: Arc::clone(head), confidence })
     }
 
     /// Parses rows, and scores them among those that ended before; not on an async thread, which the scores of many lists

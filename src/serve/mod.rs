@@ -310,11 +310,12 @@ fn answerer(
         bundle_id: parts.id.0.clone(),
         manifest: parts.manifest,
         has_reward_head: parts.head.is_some(),
+        foresees: parts.head.as_ref().is_some_and(RewardHead::foresees),
         has_cleaner: parts.cleaner.is_some(),
     };
     let writer = Writer {
         tokens: parts.tokens,
-        head: parts.head,
+        head: parts.head.map(Arc::new),
         cleaner: parts.cleaner,
         engine,
         prompt_tokens_max: settings.generation.prompt_tokens_max,

@@ -1,7 +1,7 @@
 //! One checked request, in our own words.
 use crate::{
     decode::sampler::SamplerSettings,
-    experiment::policy::{Field, Policy, Rerank},
+    experiment::policy::{EarlyStopping, Field, Policy, Rerank},
     serve::{experiments::enrolment::Enrolment, rerank::Method},
     signals::{UserKey, UserSignals},
 };
@@ -60,6 +60,8 @@ pub struct Wanted {
     pub seed: Option<u64>,
     /// How the best list is found.
     pub method: Option<Method>,
+    /// Whether weak candidates are ended early.
+    pub early_stopping: Option<EarlyStopping>,
 }
 
 impl Wanted {
@@ -71,6 +73,7 @@ impl Wanted {
             (Field::Temperature, self.temperature.is_some()),
             (Field::TopP, self.top_p.is_some()),
             (Field::Rerank, self.method.is_some()),
+            (Field::EarlyStopping, self.early_stopping.is_some()),
         ];
         set.into_iter().filter(|(_, is_set)| *is_set).map(|(field, _)| field).collect()
     }
@@ -96,6 +99,7 @@ impl Wanted {
             },
             seed: self.seed,
             method: self.method.or(method).unwrap_or(auto),
+            early_stopping: self.early_stopping.or(policy.early_stopping).unwrap_or(EarlyStopping::Off),
         }
     }
 }
@@ -115,6 +119,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// How the best list is found.
     pub method: Method,
+    /// Whether weak candidates are ended early.
+    pub early_stopping: EarlyStopping,
 }
 
 impl Options {
@@ -141,6 +147,11 @@ impl Options {
             Method::None => 3,
             Method::Consensus => 4,
         });
+        put(match self.early_stopping {
+            EarlyStopping::Off => 1,
+            EarlyStopping::Safe => 2,
+            EarlyStopping::Aggressive => 3,
+        });
         bytes
     }
 }
@@ -159,7 +170,16 @@ mod tests {
             distinct_queries: true,
         };
         let (n_queries_max, seed, method) = (None, None, Method::LogProb);
-        Options { n_candidates: 8, n_queries_max, max_output_tokens: 64, sampler, seed, method }
+        let early_stopping = EarlyStopping::Off;
+        Options {
+            n_candidates: 8,
+            n_queries_max,
+            max_output_tokens: 64,
+            sampler,
+            seed,
+            method,
+            early_stopping,
+        }
     }
 
     #[test]
@@ -172,6 +192,8 @@ mod tests {
             Options { max_output_tokens: 65, ..same },
             Options { seed: Some(0), ..same },
             Options { method: Method::None, ..same },
+            Options { early_stopping: EarlyStopping::Safe, ..same },
+            Options { early_stopping: EarlyStopping::Aggressive, ..same },
             Options { sampler: SamplerSettings { temperature: 0.9, ..sampler }, ..same },
             Options { sampler: SamplerSettings { top_k: 1, ..sampler }, ..same },
             Options { sampler: SamplerSettings { top_p: 0.8, ..sampler }, ..same },
@@ -193,6 +215,7 @@ mod tests {
         min_p: 0.0,
         seed: None,
         method: None,
+        early_stopping: None,
     };
 
     fn policy() -> Policy {
@@ -203,6 +226,7 @@ mod tests {
             top_p: Some(0.7),
             rerank: Some(Rerank::None),
             cache_ttl: None,
+            early_stopping: Some(EarlyStopping::Aggressive),
         }
     }
 
@@ -211,7 +235,7 @@ mod tests {
         let options = NOTHING.with(&policy(), Method::Consensus);
         assert_eq!((options.n_candidates, options.n_queries_max), (16, Some(5)));
         assert_eq!((options.sampler.temperature, options.sampler.top_p), (0.5, 0.7));
-        assert_eq!(options.method, Method::None);
+        assert_eq!((options.method, options.early_stopping), (Method::None, EarlyStopping::Aggressive));
         assert!(NOTHING.explicit().is_empty());
         let defaults = NOTHING.with(&Policy::default(), Method::Consensus);
         assert_eq!((defaults.n_candidates, defaults.n_queries_max), (CANDIDATES_DEFAULT, None));
@@ -226,6 +250,7 @@ mod tests {
             temperature: Some(0.0),
             top_p: Some(1.0),
             method: Some(Method::LogProb),
+            early_stopping: Some(EarlyStopping::Off),
             ..NOTHING
         };
         assert_eq!(

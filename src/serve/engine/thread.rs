@@ -294,7 +294,7 @@ fn request(id: GroupId, job: Job) -> GroupRequest {
         id,
         prompt: job.prompt,
         known: None,
-        pruning: None,
+        pruning: job.pruning,
         seeds: job.seeds,
         sampler: job.sampler,
         max_new_tokens: job.max_new_tokens,

@@ -1,7 +1,10 @@
 //! A request on the wire to a question in our words: every broken field is found in one pass.
 use super::{proto, status::Violations};
 use crate::{
-    experiment::flags::{EXPERIMENTS_MAX, NAME_BYTES_MAX},
+    experiment::{
+        flags::{EXPERIMENTS_MAX, NAME_BYTES_MAX},
+        policy::EarlyStopping,
+    },
     serve::{
         experiments::enrolment::Entrant,
         question::{CacheMode, Wanted},
@@ -233,6 +236,7 @@ impl Checks {
         let min_p = self.number("options.min_p", options.min_p.unwrap_or(0.0), 0.0..=1.0);
         let top_p = options.top_p.map(|value| self.number("options.top_p", value, f32::MIN_POSITIVE..=1.0));
         let (seed, method) = (options.seed, self.method(options.rerank));
+        let early_stopping = self.early_stopping(options.early_stopping);
         Wanted {
             n_candidates,
             n_queries_max,
@@ -243,6 +247,7 @@ impl Checks {
             min_p,
             seed,
             method,
+            early_stopping,
         }
     }
 
@@ -255,6 +260,19 @@ impl Checks {
             Ok(proto::RerankMethod::None) => Some(Method::None),
             Err(_) => {
                 self.refuse("options.rerank", "must be a RerankMethod".to_owned());
+                None
+            }
+        }
+    }
+
+    fn early_stopping(&mut self, mode: i32) -> Option<EarlyStopping> {
+        match proto::EarlyStopping::try_from(mode) {
+            Ok(proto::EarlyStopping::Unspecified) => None,
+            Ok(proto::EarlyStopping::Off) => Some(EarlyStopping::Off),
+            Ok(proto::EarlyStopping::Safe) => Some(EarlyStopping::Safe),
+            Ok(proto::EarlyStopping::Aggressive) => Some(EarlyStopping::Aggressive),
+            Err(_) => {
+                self.refuse("options.early_stopping", "must be an EarlyStopping".to_owned());
                 None
             }
         }

@@ -7,7 +7,7 @@ use crate::{
     experiment::{
         assign::{Assignment, By, Decision},
         flags::Experiment,
-        policy::{Policy, Rerank},
+        policy::{EarlyStopping, Policy, Rerank},
     },
     serve::{
         answer::Origin,
@@ -28,6 +28,8 @@ pub struct ModelFacts {
     pub manifest: Manifest,
     /// Whether lists are scored.
     pub has_reward_head: bool,
+    /// Whether the head foresees, so that weak lists can be stopped early.
+    pub foresees: bool,
     /// Whether signals are cleaned.
     pub has_cleaner: bool,
 }
@@ -42,6 +44,7 @@ impl ModelFacts {
             prompt_version: self.manifest.prompt_version,
             has_reward_head: self.has_reward_head,
             has_cleaner: self.has_cleaner,
+            foresees: self.foresees,
         }
     }
 }
@@ -142,6 +145,13 @@ pub fn policy(policy: &Policy) -> proto::ArmPolicy {
         top_p: policy.top_p,
         rerank: rerank.into(),
         cache_ttl_ms: policy.cache_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        early_stopping: match policy.early_stopping {
+            None => proto::EarlyStopping::Unspecified,
+            Some(EarlyStopping::Off) => proto::EarlyStopping::Off,
+            Some(EarlyStopping::Safe) => proto::EarlyStopping::Safe,
+            Some(EarlyStopping::Aggressive) => proto::EarlyStopping::Aggressive,
+        }
+        .into(),
     }
 }
 
@@ -190,15 +200,17 @@ pub fn list(candidate: &Candidate, n_queries_max: usize) -> proto::QueryList {
 
 fn usage(answer: &Answer) -> proto::Usage {
     let n_candidates = count(answer.candidates.len());
+    let candidates = || answer.candidates.iter();
+    let n_pruned = candidates().filter(|candidate| candidate.finish == Finish::Pruned).count();
+    let n_invalid = candidates().filter(|candidate| candidate.list.is_err()).count();
     proto::Usage {
         prompt_tokens: count(answer.prompt_tokens),
         prefill_tokens_computed: count(answer.prefill_tokens_computed),
         output_tokens: count(answer.n_output_tokens()),
         candidates_started: n_candidates,
         candidates_completed: n_candidates,
-        candidates_invalid: count(
-            answer.candidates.iter().filter(|candidate| candidate.list.is_err()).count(),
-        ),
+        candidates_invalid: count(n_invalid - n_pruned),
+        candidates_pruned: count(n_pruned),
         truncated_signals: count(answer.n_truncated_signals),
         cleaned_signals: count(answer.n_cleaned_signals),
     }
