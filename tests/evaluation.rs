@@ -1,7 +1,7 @@
 //! `eval`: which readers it asks, what it counts, and what its table shows.
 use candle_core::Device;
 use newshound::{
-    model::{ops::Numerics, transformer::Transformer, weights::Parameters},
+    model::{ops::Numerics, precision::Precision, transformer::Transformer, weights::Parameters},
     signals::Stream,
     train::{
         evaluate::{self, EvaluateSettings, Inputs, table::Evaluation, trec},
@@ -28,7 +28,14 @@ fn demo() -> PathBuf {
 
 fn inputs(trec: Option<&Path>) -> Inputs<'_> {
     static DEMO: OnceLock<PathBuf> = OnceLock::new();
-    Inputs { world: world_at(), bundle: DEMO.get_or_init(demo), embedder: None, device: &Device::Cpu, trec }
+    Inputs {
+        world: world_at(),
+        bundle: DEMO.get_or_init(demo),
+        embedder: None,
+        device: &Device::Cpu,
+        precision: Precision::F32,
+        trec,
+    }
 }
 
 /// A small world of other words than those of the demo's student.

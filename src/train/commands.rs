@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     cleaner::Cleaner,
-    model::device::DeviceChoice,
+    model::{device::DeviceChoice, precision::Precision},
     news::nearest::Method,
     signals::Stream,
     text::vocabulary::Controls,
@@ -263,8 +263,14 @@ fn run_pipeline(args: &PipelineArgs, device: DeviceChoice, output: &mut dyn Writ
         n_seeds: 1,
         stream: None,
     };
-    let inputs =
-        evaluate::Inputs { world: &made.world, bundle: &bundle, embedder: None, trec: None, device: &device };
+    let inputs = evaluate::Inputs {
+        world: &made.world,
+        bundle: &bundle,
+        embedder: None,
+        trec: None,
+        device: &device,
+        precision: Precision::F32,
+    };
     let evaluation = evaluate::run(inputs, settings)?;
     write_json(Some(&args.out.join("evaluation.json")), &evaluation)?;
     say(output, &evaluation.markdown())
@@ -300,6 +306,7 @@ fn run_eval(args: &EvalArgs, device: DeviceChoice, output: &mut dyn Write) -> Re
         world: &args.world,
         bundle: &args.bundle,
         embedder: args.embedder.as_deref(),
+        precision: args.precision,
         device: &device.open()?,
         trec: args.trec.as_deref(),
     };

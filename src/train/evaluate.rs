@@ -2,6 +2,7 @@
 pub mod measures;
 mod page;
 pub mod space;
+mod stopping;
 pub mod table;
 pub mod traits;
 pub mod trec;
@@ -19,15 +20,17 @@ use super::{
 };
 use crate::{
     bundle::load::{self, BundleSource},
-    model::precision::Precision,
+    decode::sampler::SamplerSettings,
+    model::{precision::Precision, reward_head::RewardHead},
     signals::{Stream, UserSignals},
     text::prompt,
 };
 use candle_core::Device;
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
+use stopping::Cut;
 use table::Evaluation;
-use ways::{Outcome, Platform};
+use ways::{Outcome, Platform, Way};
 
 /// Popularity counts the clicks of this long before the cutoff.
 const POPULARITY_WINDOW_S: i64 = 24 * 3600;
@@ -70,6 +73,8 @@ pub struct Inputs<'a> {
     pub embedder: Option<&'a Path>,
     /// Where the bundle's network computes.
     pub device: &'a Device,
+    /// How its numbers are held.
+    pub precision: Precision,
     /// Folder for rankings and clicks, where they are wanted.
     pub trec: Option<&'a Path>,
 }
@@ -82,7 +87,7 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
     if let Some(stream) = settings.stream {
         world.keep_stream(stream);
     }
-    let bundle = load::load(BundleSource::Dir(inputs.bundle), Precision::F32, inputs.device)?;
+    let bundle = load::load(BundleSource::Dir(inputs.bundle), inputs.precision, inputs.device)?;
     // As the server does it; what the student is compared with reads the same signals.
     if let Some(cleaner) = &bundle.cleaner {
         world.clean(cleaner, &[settings.split])?;
@@ -99,19 +104,14 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
         .iter()
         .map(|question| prompt::build(&question.signals, &student.tokens, prompt_tokens_max).ids)
         .collect();
-    let n_seeds = settings.n_seeds.max(1);
-    let bar = progress_bar("eval", (prompts.len() * settings.n_lists) as u64 * n_seeds);
-    let samples = (settings.seed..)
-        .take(usize::try_from(n_seeds).unwrap_or(usize::MAX))
-        .map(|seed| student.lists(&prompts, settings.n_lists, seed, &|| bar.inc(1)))
-        .collect::<Result<Vec<_>, _>>()?;
-    bar.finish();
-    let platform = Platform::of(&world, popular(&world), bundle.head.as_ref(), inputs.embedder)?;
-    let of_seed = |samples: &Vec<Vec<Sample>>| -> Result<Vec<Outcome>, TrainError> {
-        let asked = questions.par_iter().zip(samples);
-        asked.map(|(question, samples)| platform.outcome(question, samples)).collect()
+    let head = bundle.head.map(Arc::new);
+    let drawn = drawn(&student, head.as_ref(), &prompts, settings)?;
+    let platform = Platform::of(&world, popular(&world), head.as_deref(), inputs.embedder)?;
+    let of_seed = |drawn: &Drawn| -> Result<Vec<Outcome>, TrainError> {
+        let asked = questions.par_iter().zip(&drawn.samples).enumerate();
+        asked.map(|(at, (question, samples))| platform.outcome(question, samples, &drawn.cut(at))).collect()
     };
-    let by_seed: Vec<Vec<Outcome>> = samples.iter().map(of_seed).collect::<Result<_, _>>()?;
+    let by_seed: Vec<Vec<Outcome>> = drawn.iter().map(of_seed).collect::<Result<_, _>>()?;
     let seeds = table::seeds(&by_seed, settings);
     let outcomes = ways::merged(by_seed);
     if let Some(dir) = inputs.trec {
@@ -126,14 +126,52 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
         n_users: questions.len(),
         n_lists: settings.n_lists,
         validity: bootstrap(&valid, settings.seed),
-        invalid: invalid(samples.iter().flatten()),
+        invalid: invalid(drawn.iter().flat_map(|drawn| &drawn.samples)),
         rows: table::rows(&outcomes, settings),
         differences: table::differences(&outcomes, settings),
         seeds,
+        stopping: drawn
+            .first()
+            .map_or_else(Vec::new, |drawn| stopping::table(&drawn.cuts, (settings.n_lists, settings.seed))),
         // How much a reader clicked is not known where only one stream was read.
         tiers: if settings.stream.is_none() { table::tiers(&outcomes, settings) } else { Vec::new() },
         traits: traits::rows(&questions, &outcomes, &world.articles, settings),
     })
+}
+
+/// Lists of all readers under one seed.
+struct Drawn {
+    samples: Vec<Vec<Sample>>,
+    /// What early stopping leaves of them.
+    cuts: Vec<(Way, Vec<Cut>)>,
+}
+
+impl Drawn {
+    /// What early stopping leaves of one reader's lists.
+    fn cut(&self, reader: usize) -> Vec<(Way, &[Sample])> {
+        self.cuts.iter().map(|(way, cuts)| (*way, cuts[reader].samples.as_slice())).collect()
+    }
+}
+
+/// Draws lists once for every seed.
+fn drawn(
+    student: &Sampled,
+    head: Option<&Arc<RewardHead>>,
+    prompts: &[Vec<u32>],
+    settings: EvaluateSettings,
+) -> Result<Vec<Drawn>, TrainError> {
+    let n_seeds = settings.n_seeds.max(1);
+    let bar = progress_bar("eval", (prompts.len() * settings.n_lists) as u64 * n_seeds);
+    let of_seed = |seed: u64| {
+        let how = (seed, SamplerSettings::SERVING);
+        let rows = student.rows(prompts, settings.n_lists, how, &|| bar.inc(1))?;
+        let samples = rows.iter().map(|rows| student.samples(rows)).collect();
+        Ok(Drawn { samples, cuts: stopping::cut(student, head, &rows)? })
+    };
+    let seeds = (settings.seed..).take(usize::try_from(n_seeds).unwrap_or(usize::MAX));
+    let drawn = seeds.map(of_seed).collect();
+    bar.finish();
+    drawn
 }
 
 /// Readers of the split in a seeded order, as many as asked for.

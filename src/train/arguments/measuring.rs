@@ -1,5 +1,5 @@
 //! Arguments of the commands that measure.
-use crate::train::baselines::roles::NamedBundle;
+use crate::{model::precision::Precision, train::baselines::roles::NamedBundle};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -21,6 +21,9 @@ pub struct EvalArgs {
     /// Sentence-transformers folder by which vectors are compared, instead of those that the rewards are made of.
     #[arg(long)]
     pub(in crate::train) embedder: Option<PathBuf>,
+    /// How the bundle's numbers are held: f32, bf16, f16 or int8
+    #[arg(long, default_value = "f32")]
+    pub(in crate::train) precision: Precision,
     /// Folder for rankings and clicks in TREC's formats.
     #[arg(long)]
     pub(in crate::train) trec: Option<PathBuf>,

@@ -2,6 +2,7 @@
 use super::{
     EvaluateSettings,
     measures::{MEASURES, RECALL_10},
+    stopping::Stopping,
     traits::{TRAITS, TraitRow},
     ways::{Outcome, Tier, Way},
 };
@@ -16,7 +17,7 @@ use serde::Serialize;
 use std::{collections::BTreeMap, fmt::Write};
 
 /// Ways that are compared, the first against the second.
-const COMPARED: [(Way, Way); 16] = [
+const COMPARED: [(Way, Way); 18] = [
     (Way::First, Way::Popularity),
     (Way::First, Way::Copy),
     (Way::LogProb, Way::First),
@@ -28,6 +29,8 @@ const COMPARED: [(Way, Way); 16] = [
     (Way::Head, Way::Copy),
     (Way::Head, Way::Vector),
     (Way::Head, Way::Judge),
+    (Way::HeadSafe, Way::Head),
+    (Way::HeadAggressive, Way::Head),
     (Way::StitchedConsensus, Way::Consensus),
     (Way::StitchedHead, Way::Head),
     (Way::StitchedHead, Way::First),
@@ -86,6 +89,8 @@ pub struct Evaluation {
     pub differences: Vec<Row>,
     /// Readers by how much they clicked before.
     pub tiers: Vec<TierRow>,
+    /// What early stopping saves, where the bundle's head foresees.
+    pub stopping: Vec<Stopping>,
     /// What else tells ways apart.
     pub traits: Vec<TraitRow>,
 }
@@ -190,6 +195,7 @@ impl Evaluation {
         }
         self.write_measures(&mut text);
         self.write_seeds(&mut text);
+        self.write_stopping(&mut text);
         self.write_traits(&mut text);
         self.write_tiers(&mut text);
         text
@@ -213,6 +219,25 @@ impl Evaluation {
         for (name, means) in &self.seeds {
             let means: Vec<String> = means.iter().map(|mean| format!("{mean:.4}")).collect();
             let _ = writeln!(text, "| {name} | {} |", means.join(" | "));
+        }
+        text.push('\n');
+    }
+
+    fn write_stopping(&self, text: &mut String) {
+        if self.stopping.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            text,
+            "| early stopping, first seed | lists stopped | tokens saved | head's score of the chosen list, less that without |\n|---|---|---|---|"
+        );
+        for Stopping { name, lists, tokens, score } in &self.stopping {
+            let Estimate { mean, low, high } = score;
+            let _ = writeln!(
+                text,
+                "| {name} | {:.4} | {:.4} | {mean:.4} [{low:.4}, {high:.4}] |",
+                lists.mean, tokens.mean
+            );
         }
         text.push('\n');
     }

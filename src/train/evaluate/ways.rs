@@ -50,6 +50,10 @@ pub enum Way {
     Consensus,
     /// The list that the reward head likes best.
     Head,
+    /// The same where weak lists are stopped early, if that is all but sure.
+    HeadSafe,
+    /// The same where weak lists are stopped as soon as that is likely.
+    HeadAggressive,
     /// The best queries of all lists, by how far other lists agree with each.
     StitchedConsensus,
     /// The best queries of all lists, by the reward head.
@@ -62,7 +66,7 @@ pub enum Way {
 
 impl Way {
     /// Those that show one ranking.
-    pub const RANKED: [Self; 12] = [
+    pub const RANKED: [Self; 14] = [
         Self::Popularity,
         Self::Copy,
         Self::Vector,
@@ -71,6 +75,8 @@ impl Way {
         Self::LogProb,
         Self::Consensus,
         Self::Head,
+        Self::HeadSafe,
+        Self::HeadAggressive,
         Self::StitchedConsensus,
         Self::StitchedHead,
         Self::Composite,
@@ -89,6 +95,8 @@ impl Way {
             Self::LogProb => "logprob",
             Self::Consensus => "consensus",
             Self::Head => "head",
+            Self::HeadSafe => "head_safe",
+            Self::HeadAggressive => "head_aggressive",
             Self::StitchedConsensus => "stitched_consensus",
             Self::StitchedHead => "stitched_head",
             Self::Composite => "composite",
@@ -108,6 +116,10 @@ impl Way {
             Self::LogProb => format!("student, best of N={n} by log-probability"),
             Self::Consensus => format!("student, best of N={n} by consensus"),
             Self::Head => format!("student, best of N={n} by head"),
+            Self::HeadSafe => format!("student, best of N={n} by head, weak lists stopped (safe)"),
+            Self::HeadAggressive => {
+                format!("student, best of N={n} by head, weak lists stopped (aggressive)")
+            }
             Self::StitchedConsensus => format!("student, best queries of N={n} by consensus"),
             Self::StitchedHead => format!("student, best queries of N={n} by head"),
             Self::Composite => format!("student, best of N={n} by the rewards' judge"),
@@ -223,10 +235,15 @@ impl<'a> Platform<'a> {
         Ok(Self { judge, head, popular, space })
     }
 
-    /// Serves one reader in every way.
+    /// Serves one reader in every way. `stopped`: what early stopping leaves of the samples.
     /// # Errors
     /// If the search or the head fails.
-    pub fn outcome(&self, question: &Question<'_>, samples: &[Sample]) -> Result<Outcome, TrainError> {
+    pub fn outcome(
+        &self,
+        question: &Question<'_>,
+        samples: &[Sample],
+        stopped: &[(Way, &[Sample])],
+    ) -> Result<Outcome, TrainError> {
         let lists = samples
             .iter()
             .map(|sample| match sample {
@@ -258,6 +275,9 @@ impl<'a> Platform<'a> {
             let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
             found.push((Way::Head, best_by(&scores)));
         }
+        for (way, stopped) in stopped {
+            found.push((*way, self.best_by_head(question, stopped)?));
+        }
         found.extend(self.stitched(question, samples)?);
         let view = self.judge.view(question.reader);
         let by_reward = samples.iter().flatten().map(|(list, _)| {
@@ -272,6 +292,16 @@ impl<'a> Platform<'a> {
         #[allow(clippy::cast_precision_loss, reason = "a handful of lists")]
         let share = valid.len() as f64 / samples.len().max(1) as f64;
         Ok(Outcome { tier: Tier::of(n_clicks), valid: share, found })
+    }
+
+    /// The list that the head likes best, and nothing where there is none.
+    fn best_by_head(&self, question: &Question<'_>, samples: &[Sample]) -> Result<Served, TrainError> {
+        let (lists, features): (Vec<&QueryList>, Vec<ListFeatures>) =
+            samples.iter().flatten().map(|(list, read)| (list, read.clone())).unzip();
+        let Some(head) = self.head else { return Ok(Served::default()) };
+        let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
+        let best = (0..lists.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+        best.map_or_else(|| Ok(Served::default()), |idx| self.served_list(question, lists[idx]))
     }
 
     /// The best queries of a student's lists as one list.

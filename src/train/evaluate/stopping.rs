@@ -1,0 +1,105 @@
+//! What early stopping costs and saves: rows that were written to their end are cut where it would have stopped them.
+use super::ways::Way;
+use crate::{
+    decode::{
+        batch::{Finish, FinishedRow},
+        features::list_features,
+        pruning::Pruning,
+    },
+    model::reward_head::RewardHead,
+    train::{
+        error::TrainError,
+        rollout::{Sample, Sampled},
+        statistics::{Estimate, bootstrap},
+    },
+};
+use rayon::prelude::*;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// How boldly lists are stopped.
+const MODES: [(Way, f32); 2] = [(Way::HeadSafe, Pruning::SAFE), (Way::HeadAggressive, Pruning::AGGRESSIVE)];
+
+/// What early stopping saves and costs, readers resampled.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stopping {
+    /// Its name.
+    pub name: String,
+    /// Share of lists that were stopped.
+    pub lists: Estimate,
+    /// Share of tokens that were not written.
+    pub tokens: Estimate,
+    /// The head's score of the chosen list less that of the list that is chosen of all; both as they score among all.
+    pub score: Estimate,
+}
+
+/// One reader's lists, cut.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) samples: Vec<Sample>,
+    lists: f64,
+    tokens: f64,
+    score: f64,
+}
+
+/// The lists of all readers in every mode, of one seed; none without a head that foresees.
+pub(super) fn cut(
+    student: &Sampled,
+    head: Option<&Arc<RewardHead>>,
+    rows: &[Vec<FinishedRow>],
+) -> Result<Vec<(Way, Vec<Cut>)>, TrainError> {
+    let Some(head) = head.filter(|head| head.foresees()) else { return Ok(Vec::new()) };
+    let of_mode = |(way, confidence): (Way, f32)| {
+        let pruning = Pruning { head: Arc::clone(head), confidence };
+        let cuts = rows.par_iter().map(|rows| cut_rows(student, &pruning, rows));
+        Ok((way, cuts.collect::<Result<_, TrainError>>()?))
+    };
+    MODES.into_iter().map(of_mode).collect()
+}
+
+/// The table's rows.
+pub(super) fn table(cuts: &[(Way, Vec<Cut>)], (n_lists, seed): (usize, u64)) -> Vec<Stopping> {
+    let row = |(way, cuts): &(Way, Vec<Cut>)| {
+        let estimate = |value: fn(&Cut) -> f64| bootstrap(&cuts.iter().map(value).collect::<Vec<_>>(), seed);
+        Stopping {
+            name: way.name(n_lists),
+            lists: estimate(|cut| cut.lists),
+            tokens: estimate(|cut| cut.tokens),
+            score: estimate(|cut| cut.score),
+        }
+    };
+    cuts.iter().map(row).collect()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a handful of lists of some hundred tokens")]
+fn cut_rows(student: &Sampled, pruning: &Pruning, rows: &[FinishedRow]) -> Result<Cut, TrainError> {
+    let left = pruning.replay(rows)?;
+    let n_tokens = |rows: &[FinishedRow]| rows.iter().map(|row| row.ids.len()).sum::<usize>() as f64;
+    let n_stopped = left.iter().filter(|row| row.finish == Finish::Pruned).count() as f64;
+    let samples = student.samples(&left);
+    let (all, among_all) = scored(student, &pruning.head, rows)?;
+    let (kept, among_kept) = scored(student, &pruning.head, &left)?;
+    let best = |scores: &[f32]| (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+    let of_place = |place: usize| all.iter().position(|&other| other == place).map(|at| among_all[at]);
+    let score = match (best(&among_all), best(&among_kept)) {
+        (Some(of_all), Some(of_kept)) => of_place(kept[of_kept]).map_or(0.0, |kept| kept - among_all[of_all]),
+        // Where no list is valid, none is lost; early stopping leaves two lists, which may be malformed both.
+        (None, _) => 0.0,
+        (Some(of_all), None) => -among_all[of_all],
+    };
+    let tokens = 1.0 - n_tokens(&left) / n_tokens(rows).max(1.0);
+    Ok(Cut { samples, lists: n_stopped / rows.len().max(1) as f64, tokens, score: f64::from(score) })
+}
+
+/// Places of the valid lists among rows, and what the head says of each.
+fn scored(
+    student: &Sampled,
+    head: &RewardHead,
+    rows: &[FinishedRow],
+) -> Result<(Vec<usize>, Vec<f32>), TrainError> {
+    let samples = student.samples(rows);
+    let places: Vec<usize> = (0..rows.len()).filter(|&place| samples[place].is_ok()).collect();
+    let valid: Vec<&FinishedRow> = places.iter().map(|&place| &rows[place]).collect();
+    let scores = head.score(&list_features(&valid))?;
+    Ok((places, scores.iter().map(|scores| scores.list.mean).collect()))
+}
