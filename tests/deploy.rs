@@ -58,10 +58,12 @@ fn queries() -> Vec<String> {
 }
 
 #[test]
-fn dashboards_and_rules_speak_of_metrics_that_exist() {
+fn dashboards_rules_and_scalers_speak_of_metrics_that_exist() {
     let exported = exported();
     let recorded: BTreeSet<String> = rules::all().into_iter().map(|rule| rule.name).collect();
-    for query in queries() {
+    let scalers = ["keda", "hpa"].map(|name| texts(&format!("kubernetes/components/{name}"), "yaml"));
+    let scalers = scalers.into_iter().flatten().map(|(_, text)| text);
+    for query in queries().into_iter().chain(scalers) {
         for name in names_in(&query) {
             let known = exported.contains(metric_of(name, &exported)) || recorded.contains(name);
             assert!(known, "nobody exports or records {name}: {query}");
