@@ -69,7 +69,7 @@ LABEL org.opencontainers.image.title="newshound-trainer" \
       org.opencontainers.image.description="Makes the bundle that newshound-server answers with"
 COPY --from=roots /roots/trainer/ /
 # Runs and their worlds are written here; mount a volume that 65532 may write.
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["/usr/local/bin/newshound-trainer"]
 
 FROM program AS server

@@ -78,7 +78,7 @@ class Proxy(Process):
 
     def channel(self):
         """A channel as the README tells clients to make one."""
-        retries = (DEPLOY / "proxy/retry.json").read_text()
+        retries = (DEPLOY / "clients/python/newshound_client/retry.json").read_text()
         options = [("grpc.service_config", retries), ("grpc.use_local_subchannel_pool", 1)]
         return grpc.insecure_channel(f"127.0.0.1:{self.port}", options)
 

@@ -1,0 +1,85 @@
+"""Asks newshound-server for a reader's queries, with the deadline, the retries and the affinity that it expects.
+
+    with Client("127.0.0.1:50051") as client:
+        response = client.generate("reader-1", [Signal("search", "rain jacket", time.time())], candidate_count=8)
+        for query in response.best.queries:
+            print(query.text)
+
+Calls change nothing, so those that reached no server, or lost it, are repeated up to three times (retry.json) within their
+deadline. Where the package opentelemetry-api is installed, calls carry the trace of the caller.
+"""
+from dataclasses import dataclass
+from importlib import resources
+
+import grpc
+from newshound.v1 import query_generation_pb2 as messages
+from newshound.v1 import query_generation_pb2_grpc as services
+from newshound.v1 import types_pb2 as types
+
+try:
+    from opentelemetry import propagate
+except ImportError:
+    propagate = None
+
+__all__ = ["Client", "Signal"]
+
+# Longer than nearly every answer takes; a reader who waits longer has gone.
+TIMEOUT_S = 5.0
+# Where proxies look for the reader, to keep her with the server that has her answers in its cache.
+USER_KEY = "x-user-key"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One thing that a reader did. `stream`: search, page or click. `time_unix_s`: when."""
+
+    stream: str
+    text: str
+    time_unix_s: float
+
+
+class Client:
+    """A connection; threads may share it. `credentials`: of a proxy that speaks TLS, none for a server itself."""
+
+    def __init__(self, address, *, timeout_s=TIMEOUT_S, credentials=None):
+        retries = resources.files(__name__).joinpath("retry.json").read_text()
+        options = [("grpc.service_config", retries)]
+        if credentials:
+            self.channel = grpc.secure_channel(address, credentials, options)
+        else:
+            self.channel = grpc.insecure_channel(address, options)
+        self.stub = services.QueryGenerationServiceStub(self.channel)
+        self.timeout_s = timeout_s
+
+    def generate(self, user_key, signals, *, timeout_s=None, **options):
+        """Waits for the best list. `options`: fields of GenerationOptions. Errors are those of gRPC (grpc.RpcError)."""
+        return self.stub.GenerateQueries(request(user_key, signals, options), **self.call(user_key, timeout_s))
+
+    def stream(self, user_key, signals, *, timeout_s=None, **options):
+        """Iterates over candidates as they end; the last event is `done`. A stream that has begun is not repeated."""
+        return self.stub.StreamGenerateQueries(request(user_key, signals, options), **self.call(user_key, timeout_s))
+
+    def call(self, user_key, timeout_s):
+        carrier = {USER_KEY: user_key}
+        if propagate:
+            propagate.inject(carrier)
+        return {"timeout": timeout_s or self.timeout_s, "metadata": list(carrier.items())}
+
+    def close(self):
+        self.channel.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def request(user_key, signals, options):
+    made = messages.GenerateQueriesRequest(
+        user=types.UserRef(key=user_key), options=types.GenerationOptions(**options)
+    )
+    for signal in signals:
+        added = made.signals.add(stream=types.Stream.Value(f"STREAM_{signal.stream.upper()}"), text=signal.text)
+        added.event_time.FromNanoseconds(int(signal.time_unix_s * 1e9))
+    return made

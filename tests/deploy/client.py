@@ -1,0 +1,110 @@
+"""The Python client against a server that fails in chosen ways, and against the real one.
+
+    tests/deploy/client.py target/debug/newshound-server
+"""
+import sys
+import tempfile
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+from newshound.v1 import query_generation_pb2 as messages
+from newshound.v1 import query_generation_pb2_grpc as services
+from newshound_client import Client, Signal
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from support import Server, expect, step
+
+SIGNALS = [Signal("search", "rain jacket", 1_700_000_000), Signal("page", "storm warning", 1_700_000_060.5)]
+
+
+class Failing(services.QueryGenerationServiceServicer):
+    """Answers with one code after the other; when they are used up, with a response."""
+
+    def __init__(self, codes, pause_s=0):
+        self.codes, self.pause_s, self.calls = list(codes), pause_s, []
+
+    def GenerateQueries(self, request, context):
+        self.calls.append((request, dict(context.invocation_metadata()), context.time_remaining()))
+        time.sleep(self.pause_s)
+        if self.codes:
+            context.abort(self.codes.pop(0), "as planned")
+        return messages.GenerateQueriesResponse(response_id="answered")
+
+
+def against(service, **arguments):
+    """What a client gets of a service: a response, or the code of its error."""
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    services.add_QueryGenerationServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with Client(f"127.0.0.1:{port}") as client:
+            return client.generate("reader-1", SIGNALS, **arguments).response_id
+    except grpc.RpcError as error:
+        return error.code()
+    finally:
+        server.stop(None)
+
+
+def main():
+    code = grpc.StatusCode
+    for codes, n_calls, expected in [
+        ([], 1, "answered"),
+        ([code.UNAVAILABLE] * 3, 4, "answered"),
+        ([code.UNAVAILABLE] * 4, 4, code.UNAVAILABLE),
+        ([code.CANCELLED], 2, "answered"),
+        ([code.RESOURCE_EXHAUSTED], 1, code.RESOURCE_EXHAUSTED),
+        ([code.INVALID_ARGUMENT], 1, code.INVALID_ARGUMENT),
+    ]:
+        service = Failing(codes)
+        got = against(service)
+        expect((got, len(service.calls)) == (expected, n_calls), f"{codes}: {got} after {len(service.calls)} calls")
+    step("retries what may be repeated, and nothing else")
+    check_deadline()
+    check_what_is_sent()
+    with tempfile.TemporaryDirectory() as work, Server(Path(sys.argv[1]).resolve(), Path(work)) as server:
+        check_real(server)
+    step("asks the real server, at once and as a stream")
+
+
+def check_deadline():
+    begun = time.monotonic()
+    got = against(Failing([], pause_s=2), timeout_s=0.3)
+    took = time.monotonic() - begun
+    expect(got == grpc.StatusCode.DEADLINE_EXCEEDED and took < 1.5, f"{got} after {took:.1f} s")
+    service = Failing([])
+    against(service)
+    remaining = service.calls[0][2]
+    # The wire carries deadlines rounded up.
+    expect(0 < remaining < 5.1, f"without a deadline of the caller's it has {remaining} s")
+    step("keeps its deadline")
+
+
+def check_what_is_sent():
+    service = Failing([])
+    tracer = TracerProvider().get_tracer("check")
+    with tracer.start_as_current_span("caller") as span:
+        against(service, candidate_count=7)
+        trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+    request, metadata, _ = service.calls[0]
+    expect(metadata["x-user-key"] == "reader-1", "proxies do not learn the reader")
+    expect(metadata["traceparent"].split("-")[1] == trace_id, f"another trace: {metadata['traceparent']}")
+    expect(request.user.key == "reader-1" and request.options.candidate_count == 7, f"sent {request}")
+    times = [signal.event_time.ToNanoseconds() / 1e9 for signal in request.signals]
+    expect(times == [signal.time_unix_s for signal in SIGNALS], f"signals at {times}")
+    step("sends the reader's key, her signals and the caller's trace")
+
+
+def check_real(server):
+    with Client(f"127.0.0.1:{server.grpc}", timeout_s=60) as client:
+        response = client.generate("reader-1", SIGNALS, candidate_count=4, seed=1)
+        expect(3 <= len(response.best.queries) <= 8, f"{len(response.best.queries)} queries")
+        events = [event.WhichOneof("event") for event in client.stream("reader-2", SIGNALS, candidate_count=4, seed=2)]
+        expect(events == ["accepted", *["candidate"] * 4, "done"], f"streamed {events}")
+
+
+if __name__ == "__main__":
+    main()
