@@ -19,6 +19,8 @@ use newshound::{
             FitSettings, TeacherSettings,
             grpo::{Advantage, GrpoSettings},
             layered,
+            lora::LoraSettings,
+            remote::{CallSettings, HttpJudgeSettings},
         },
         teacher::{self, Start},
         watch::WatchSettings,
@@ -273,4 +275,23 @@ fn plain_options_leave_no_trace_in_the_settings_and_a_file_may_name_one_of_them(
     fs::write(&file, "[grpo]\nadvantage = \"gated\"\n").unwrap();
     let read = layered(&settings(1), Some(&file), &[]).unwrap();
     assert_eq!(read.grpo, GrpoSettings { advantage: Advantage::Gated, ..GrpoSettings::plain() });
+}
+
+#[test]
+fn the_sample_settings_name_every_option_and_change_nothing() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/teacher.toml");
+    let sample: toml::Table = fs::read_to_string(&file).unwrap().parse().unwrap();
+    let names = |options: toml::Table| options.keys().cloned().collect::<Vec<_>>();
+    let of = |options: &toml::Value| names(options.as_table().unwrap().clone());
+    let table = |options: Result<toml::Table, toml::ser::Error>| names(options.unwrap());
+    assert_eq!(of(&sample["grpo"]), table(toml::Table::try_from(GrpoSettings::plain())));
+    assert_eq!(of(&sample["lora"]), table(toml::Table::try_from(LoraSettings::none())));
+    // The limits of calls are no part of what is written: they do not make another run.
+    let mut judge = of(&sample["http_judge"]);
+    judge.retain(|name| name != "calls");
+    assert_eq!(judge, table(toml::Table::try_from(HttpJudgeSettings::none())));
+    let calls = table(toml::Table::try_from(CallSettings::usual()));
+    assert_eq!(of(&sample["http_judge"]["calls"]), calls);
+    let read = layered(&settings(1), Some(&file), &[]).unwrap();
+    assert_eq!(read, settings(1));
 }

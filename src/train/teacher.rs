@@ -103,10 +103,9 @@ pub fn run(
         prompts,
         askers,
         source,
-        http_judge: match settings.http_judge.is_none() {
-            true => None,
-            false => Some(Mutex::new(HttpJudge::open(&settings.http_judge, out)?)),
-        },
+        http_judge: (!settings.http_judge.is_none())
+            .then(|| HttpJudge::open(&settings.http_judge, out).map(Mutex::new))
+            .transpose()?,
         tokens: &tokens,
         settings,
         workers: Workers::new(device)?,

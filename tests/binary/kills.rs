@@ -13,7 +13,7 @@ use std::{
 };
 
 const KILLS: usize = 50;
-/// Readers of the run's world: as few as give it examples, since every life of the process reads them.
+/// Readers of the run's world, with the articles that they read: as few as give examples, since every life of the process reads them.
 const READERS: usize = 24;
 /// Enough that a life never reaches the end.
 const STEPS: usize = 60;
@@ -22,15 +22,24 @@ static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     let world = dir.path().join("world");
     fs::create_dir(&world).unwrap();
-    for file in ["world.json", "articles.jsonl", "held_out.jsonl"] {
-        fs::copy(STAGES.at.join(file), world.join(file)).unwrap();
-    }
-    let events = fs::read_to_string(STAGES.at.join("events.jsonl")).unwrap();
-    let reader = |line: &str| serde_json::from_str::<Value>(line).unwrap()["user_key"].to_string();
-    let kept: BTreeSet<String> =
-        events.lines().map(reader).collect::<BTreeSet<_>>().into_iter().take(READERS).collect();
-    let kept: Vec<&str> = events.lines().filter(|line| kept.contains(&reader(line))).collect();
-    fs::write(world.join("events.jsonl"), kept.join("\n") + "\n").unwrap();
+    fs::copy(STAGES.at.join("world.json"), world.join("world.json")).unwrap();
+    let read = |file: &str| fs::read_to_string(STAGES.at.join(file)).unwrap();
+    let (events, articles) = (read("events.jsonl"), read("articles.jsonl"));
+    let field = |line: &str, name: &str| serde_json::from_str::<Value>(line).unwrap()[name].to_string();
+    let readers: BTreeSet<String> = events
+        .lines()
+        .map(|line| field(line, "user_key"))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .take(READERS)
+        .collect();
+    let events: Vec<&str> =
+        events.lines().filter(|line| readers.contains(&field(line, "user_key"))).collect();
+    let read_by_them: BTreeSet<String> = events.iter().map(|line| field(line, "article_id")).collect();
+    let articles: Vec<&str> =
+        articles.lines().filter(|line| read_by_them.contains(&field(line, "id"))).collect();
+    fs::write(world.join("events.jsonl"), events.join("\n") + "\n").unwrap();
+    fs::write(world.join("articles.jsonl"), articles.join("\n") + "\n").unwrap();
     let settings = format!(
         "prompt_tokens = 32\ntargets = \"later_clicks\"\nsingle_signal_steps = 0\n\
          [fit]\nsteps = {STEPS}\nmicro_batches = 2\nmicro_batch_tokens = 64\ncheckpoint_every = 1\n"
@@ -119,16 +128,25 @@ fn a_run_killed_fifty_times_ends_with_the_weights_of_one_that_was_not() {
     ended_as_the_whole(&out);
 }
 
+/// A run that had come to its last step but one, and that checkpoint.
+fn nearly_done(name: &str) -> (PathBuf, PathBuf) {
+    let out = DIR.path().join(name);
+    copy(&WHOLE, &out);
+    fs::remove_dir_all(newest(&out)).unwrap();
+    let kept = newest(&out);
+    assert!(kept.ends_with(format!("step-{:08}", STEPS - 1)));
+    (out, kept)
+}
+
+fn contents(folder: &Path) -> Vec<Vec<u8>> {
+    files(folder).iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
 /// The limit of a file's size stands for a disk that is full: both refuse in the middle of a write.
 #[test]
 fn a_disk_that_takes_no_more_leaves_the_old_checkpoint_and_says_so() {
-    let out = DIR.path().join("full");
-    copy(&WHOLE, &out);
-    // As if the run had come half as far.
-    let newest_of_whole = newest(&out);
-    let kept = out.join(format!("step-{:08}", STEPS - 1));
-    fs::remove_dir_all(&newest_of_whole).unwrap();
-    let before: Vec<Vec<u8>> = files(&kept).iter().map(|file| fs::read(file).unwrap()).collect();
+    let (out, kept) = nearly_done("limited");
+    let before = contents(&kept);
     // Diaries and event files are smaller than this many blocks, weights larger. The signal that ends a process at the limit is
     // ignored, so that it sees the error.
     let limited = Command::new("sh")
@@ -140,11 +158,53 @@ fn a_disk_that_takes_no_more_leaves_the_old_checkpoint_and_says_so() {
     let said = String::from_utf8_lossy(&limited.stderr);
     assert!(said.contains("safetensors") && said.contains("File too large"), "{said}");
     assert_eq!(newest(&out), kept);
-    let after: Vec<Vec<u8>> = files(&kept).iter().map(|file| fs::read(file).unwrap()).collect();
-    assert!(before == after);
+    assert!(before == contents(&kept));
     let output = to_the_end(&out);
     assert!(output.status.success(), "{output:?}");
     ended_as_the_whole(&out);
+}
+
+/// The same on a file system of its own, where the system lets this user mount one; elsewhere the test above stands alone.
+#[test]
+fn a_full_file_system_leaves_the_old_checkpoint_and_says_so() {
+    let may_mount = Command::new("unshare").args(["-m", "sh", "-c", "mount -t tmpfs none /mnt"]).output();
+    if !may_mount.is_ok_and(|output| output.status.success()) {
+        return;
+    }
+    let (out, kept) = nearly_done("full");
+    let before = contents(&kept);
+    // Room for what is there and for half a checkpoint more.
+    let script = format!(
+        "mount -t tmpfs -o size={} none \"$1\" && cp -a \"$2\"/. \"$1\" || exit 99; left=$3; shift 3; \"$@\"; code=$?; \
+         cp -a \"$OUT\" \"$left\"; exit $code",
+        bytes_on_disk(&out) + bytes_on_disk(&kept) / 2
+    );
+    let (mounted, left) = (DIR.path().join("mounted"), DIR.path().join("left"));
+    fs::create_dir(&mounted).unwrap();
+    let full = Command::new("unshare")
+        .args(["-m", "sh", "-c", &script, "sh"])
+        .args([&mounted, &out, &left])
+        .arg(trainer())
+        .args(arguments(&mounted))
+        .env("OUT", &mounted)
+        .output()
+        .unwrap();
+    assert!(!full.status.success() && full.status.code() != Some(99), "{full:?}");
+    let said = String::from_utf8_lossy(&full.stderr);
+    assert!(said.contains("No space left on device"), "{said}");
+    let kept = left.join(kept.file_name().unwrap());
+    assert_eq!(newest(&left), kept);
+    assert!(before == contents(&kept));
+    let output = to_the_end(&left);
+    assert!(output.status.success(), "{output:?}");
+    ended_as_the_whole(&left);
+}
+
+/// Whole pages of every file and folder.
+fn bytes_on_disk(path: &Path) -> u64 {
+    const PAGE: u64 = 4096;
+    let own = fs::metadata(path).unwrap().len().div_ceil(PAGE) * PAGE;
+    if path.is_dir() { own + files(path).iter().map(|path| bytes_on_disk(path)).sum::<u64>() } else { own }
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
