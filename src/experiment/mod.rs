@@ -38,6 +38,9 @@
 //! - `metadata.allow_forced_arm`: whether a request may choose its arm; default false.
 //! - Everything else is refused, all mistakes at once, except flagd's own `$evaluators` and metadata for other flags.
 //!
+//! What a request sets itself wins over what an arm sets, field by field. Such a request is left out when arms are compared, whichever
+//! arm it has, if any arm of the experiment sets what it set.
+//!
 //! Up to 8 experiments run side by side. No two of them may set the same field of a policy: what a reader gets would depend on
 //! their order, and neither could tell its own effect.
 pub mod assign;
