@@ -1,4 +1,4 @@
-"""Dashboard for who answers: requests, latency, promises, queue, cache, processes."""
+"""Dashboard for who answers: requests, latency, promises, queue, cache, experiments, processes."""
 from panels import OF_THE_JOB, Dashboard, Panel, Query, Row, mean, metric, quantile, quantiles, rate, ratio
 
 ANSWERED = 'outcome=~"ok|cached|coalesced"'
@@ -108,6 +108,38 @@ CACHE = Row("Cache", (
           (Query(f"sum by (instance) ({metric('newshound_cache_weight_bytes')})", "{{instance}}"),), width=12),
 ))
 
+ARM = "experiment, arm"
+OF_ARM = "{{experiment}} {{arm}}"
+
+EXPERIMENTS = Row("Experiments", (
+    Panel("Requests by arm", "Generation requests of readers whose arm came by the hash of their key: these can be compared.", "reqps",
+          (Query(rate("newshound_arm_assignments_total", 'by="hash"', ARM), OF_ARM),), "stack"),
+    Panel("Share of each arm", "Of the requests of its experiment. One that strays from the file's weights for long is a sample ratio "
+          "mismatch: `newshound-server experiment report` tests it on readers.", "percentunit",
+          (Query(f"{rate('newshound_arm_assignments_total', by=ARM)} / on (experiment) group_left "
+                 f"{rate('newshound_arm_assignments_total', by='experiment')}", OF_ARM),), highest=1),
+    Panel("Answered by arm", "Share of requests that got queries, without those that were malformed or whose client left.", "percentunit",
+          (Query(ratio(rate("newshound_arm_outcomes_total", ANSWERED, ARM), rate("newshound_arm_outcomes_total", OWED, ARM)), OF_ARM),),
+          highest=1),
+    Panel("Latency by arm, p95", "Of answered requests, those from the cache among them.", "s",
+          (Query(quantile(0.95, "newshound_arm_duration_seconds", by=ARM), OF_ARM),)),
+    Panel("Score of the chosen list by arm", "What the reward head predicts, mean. No verdict: an arm can please the head and no reader.",
+          "short", (Query(mean("newshound_arm_best_list_score", by=ARM), OF_ARM),)),
+    Panel("Written tokens per request by arm", "What an arm costs: tokens that were sampled, over its requests.", "short",
+          (Query(ratio(rate("newshound_arm_output_tokens_total", by=ARM), rate("newshound_arm_assignments_total", by=ARM)), OF_ARM),)),
+    Panel("Reported events by arm", "What platforms reported of answers, such as clicks. Zero where nobody reports.", "cps",
+          (Query(f"{rate('newshound_arm_events_total', by=f'{ARM}, event')} or vector(0)", OF_ARM + " {{event}}"),)),
+    Panel("Reports of outcomes", "recorded, repeated, or refused because the log's queue is full or there is no log.", "cps",
+          (Query(rate("newshound_feedback_reports_total", by="result"), "{{result}}"),), "stack"),
+    Panel("Lines of the log", "written; dropped where the queue is full; failed where the disk refuses.", "cps",
+          (Query(rate("newshound_records_total", by="result"), "{{result}}"),), "stack"),
+    Panel("Experiments in force", "Those of the file that are not off, by server; and servers whose file is refused, so that an older one holds.",
+          "short", (Query(f"sum by (instance) ({metric('newshound_experiments_enabled')})", "{{instance}}"),
+                    Query(f"sum({metric('newshound_experiments_file_refused')})", "refused")), width=12),
+    Panel("Changes of the experiments file", "loaded, refused for its mistakes, or unreadable.", "cps",
+          (Query(rate("newshound_experiments_reads_total", by="result"), "{{result}}"),), width=12),
+))
+
 PROCESSES = Row("Processes", (
     Panel("Ready", "1 while a server accepts new work.", "short",
           (Query(f"sum by (instance) ({metric('newshound_ready')})", "{{instance}}"),), highest=1),
@@ -123,6 +155,6 @@ PROCESSES = Row("Processes", (
 SERVICE = Dashboard(
     "newshound-service",
     "newshound / service",
-    "Requests, latency, promises, queue, cache and processes of newshound-server.",
-    (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, PROCESSES),
+    "Requests, latency, promises, queue, cache, experiments and processes of newshound-server.",
+    (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, EXPERIMENTS, PROCESSES),
 )

@@ -9,6 +9,7 @@ Needs `prometheus` and `promtool` (Debian's package prometheus).
 import argparse
 import json
 import math
+import os
 import re
 import subprocess
 import tempfile
@@ -39,7 +40,7 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         step("server, Prometheus and load")
-        with Server(binary, work) as server, Prometheus(server, work) as prometheus, \
+        with Server(binary, work, environment=experimenting(work)) as server, Prometheus(server, work) as prometheus, \
                 Load(server, work, n_readers=5), Load(server, work, n_readers=1_000_000):
             wait_until(lambda: prometheus.value("count_over_time(up[5m])") >= SCRAPES_MIN, f"{SCRAPES_MIN} scrapes")
             check_metrics(server)
@@ -50,6 +51,15 @@ def main():
                 time.sleep(PREVIEW_S)
                 draw_all(prometheus, arguments.preview)
     step(f"{n_panels} panels, {n_queries} queries, {n_rules} rules, none without data")
+
+
+def experimenting(work):
+    """The environment of a server with an experiment that every reader takes part in, and a log."""
+    arms = {"eight": {}, "four": {"candidate_count": 4}}
+    experiment = {"state": "ENABLED", "variants": arms, "targeting": {"fractional": [["eight", 50], ["four", 50]]}}
+    (work / "experiments.json").write_text(json.dumps({"flags": {"newshound.best-of": experiment}}))
+    settings = {"FILE": work / "experiments.json", "LOG_DIR": work / "log", "READER_SALT": "a salt of the test"}
+    return os.environ | {f"NEWSHOUND__EXPERIMENTS__{key}": str(value) for key, value in settings.items()}
 
 
 class Prometheus(Process):

@@ -71,12 +71,12 @@ class Process:
 class Server(Process):
     """newshound-server with the demo's bundle, on ports of its own."""
 
-    def __init__(self, binary, work, ports=None):
+    def __init__(self, binary, work, ports=None, environment=None):
         self.grpc, self.http = ports or free_ports(2)
         self.binary = binary
         command = [binary, "serve", "--bundle", DEPLOY / "demo", "--settings", DEPLOY / "server.toml"]
         command += ["--grpc-addr", f"127.0.0.1:{self.grpc}", "--http-addr", f"127.0.0.1:{self.http}"]
-        super().__init__(command, work / f"server-{self.grpc}.log")
+        super().__init__(command, work / f"server-{self.grpc}.log", environment)
 
     def __enter__(self):
         super().__enter__()
