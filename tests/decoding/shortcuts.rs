@@ -1,0 +1,92 @@
+//! What saves work changes nothing of what is said: rows that stop early, beginnings that are known, sums in 8 bits.
+use super::{alone, assert_same, drain, model, request};
+use candle_core::{Device, Tensor};
+use newshound::{
+    decode::{
+        batch::{Batch, Finish, FinishedRow, GroupRequest, Known},
+        pruning::Pruning,
+    },
+    model::{precision::Precision, reward_head::RewardHead, weights::Parameters},
+};
+use std::sync::Arc;
+
+/// A head that takes what a list scores now for what it will score, sure to a millionth.
+fn sure_head() -> Arc<RewardHead> {
+    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    RewardHead::load(&mut parameters, 32).unwrap();
+    let lines = Tensor::new(&[[0.0_f32, 1.0, 1e-6]; 9], &Device::Cpu).unwrap();
+    parameters.vars()["foresight"].set(&lines).unwrap();
+    Arc::new(RewardHead::load(&mut parameters, 32).unwrap())
+}
+
+#[test]
+fn weak_rows_stop_early_and_change_no_other() {
+    let model = model();
+    // Two rows in five end a query by chance with each token, so that there is something to compare at the first look.
+    let boundary_ids: Arc<[u32]> = (0..25).collect();
+    let request = GroupRequest { boundary_ids, stop_ids: Arc::new([]), ..request(4, 9, 8) };
+    let run = |pruning: Option<Pruning>| {
+        let mut batch = Batch::new(model.clone());
+        batch.admit(GroupRequest { pruning, ..request.clone() }).unwrap();
+        let rows = drain(&mut batch);
+        assert_eq!((rows.len(), batch.kv_bytes()), (8, 0));
+        rows
+    };
+    let whole = run(None);
+    let pruning = |confidence| Some(Pruning { head: sure_head(), confidence });
+    let pruned = run(pruning(1.0));
+    let n_stopped = pruned.values().filter(|row| row.finish == Finish::Pruned).count();
+    assert!((1..=6).contains(&n_stopped), "{n_stopped} rows stopped; two are always left");
+    for (place, row) in &pruned {
+        assert!(whole[place].ids.starts_with(&row.ids));
+        assert_eq!(row.finish == Finish::Pruned, row.ids.len() < whole[place].ids.len());
+    }
+    // As if it had been known at each look what the whole rows would say.
+    let rows: Vec<FinishedRow> = whole.values().cloned().collect();
+    let replayed = pruning(1.0).unwrap().replay(&rows).unwrap();
+    assert!(replayed.iter().eq(pruned.values()));
+    assert!(run(pruning(f32::MAX)).values().all(|row| row.finish == Finish::Length));
+}
+
+#[test]
+fn a_known_beginning_changes_what_is_computed_and_not_what_is_said() {
+    let model = model();
+    let request = request(6, 40, 4);
+    let mut batch = Batch::new(model.clone());
+    let whole = batch.admit(request.clone()).unwrap();
+    let expected = drain(&mut batch);
+    let prefix = whole.prefix.unwrap();
+    assert_eq!((whole.prefill_tokens_computed, prefix.n_positions()), (40, 40));
+    for n_positions in [1, 20, 39] {
+        let known = Some(Known { prefix: Arc::clone(&prefix), n_positions });
+        let admitted = batch.admit(GroupRequest { known, ..request.clone() }).unwrap();
+        assert_eq!(admitted.prefill_tokens_computed, 40 - n_positions);
+        for (place, row) in drain(&mut batch) {
+            assert_same(&row, &expected[&place]);
+        }
+    }
+    let known = Some(Known { prefix, n_positions: 40 });
+    assert!(batch.admit(GroupRequest { known, ..request }).is_err(), "nothing would be left to compute");
+    assert_eq!(batch.n_rows(), 0);
+}
+
+/// In 8 bits sums are whole numbers, so that a row says the same to the last bit in any company.
+#[test]
+fn rows_in_8_bits_say_what_they_say_alone() {
+    let mut parameters = Parameters::fresh(7, &Device::Cpu);
+    let model = Precision::Int8.load(model().config(), &mut parameters, &Device::Cpu).unwrap();
+    let model = Arc::new(model);
+    let requests: Vec<GroupRequest> =
+        (1..=8_u32).map(|id| request(u64::from(id), 3 + id * 5, u64::from(1 + id % 4))).collect();
+    let mut together = Batch::new(Arc::clone(&model));
+    for request in &requests {
+        together.admit(request.clone()).unwrap();
+    }
+    let rows = drain(&mut together);
+    for request in &requests {
+        for row_idx in 0..request.seeds.len() {
+            let (got, expected) = (&rows[&(request.id, row_idx)], alone(&model, request, row_idx));
+            assert_eq!((&got.ids, &got.logprobs), (&expected.ids, &expected.logprobs));
+        }
+    }
+}
