@@ -191,6 +191,6 @@ fn the_reward_head_has_the_gradient_of_finite_differences() {
         (of_lists.sin().unwrap().sum_all().unwrap() + of_queries.sin().unwrap().sum_all().unwrap()).unwrap()
     };
     let gradients = loss().backward().unwrap();
-    let fixed = ["list.input_mean", "list.input_scale", "query.input_mean", "query.input_scale"];
+    let fixed = ["foresight", "list.input_mean", "list.input_scale", "query.input_mean", "query.input_scale"];
     check_gradients(&parameters, &gradients, &fixed, || f64::from(loss().to_scalar::<f32>().unwrap()));
 }

@@ -12,6 +12,7 @@ use crate::model::{
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 use thiserror::Error;
+use tracing::warn;
 
 /// Names a group within a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,7 +167,8 @@ pub struct Admitted {
 
 /// Rows of many groups that take each step together.
 ///
-/// What a row says depends on its prompt, seed and settings, never on its neighbours.
+/// What a row says depends on its prompt, seed and settings, never on its neighbours; with early stopping, how much of it is said depends
+/// on its group.
 #[derive(Debug)]
 pub struct Batch {
     model: Arc<Transformer>,
@@ -309,7 +311,7 @@ struct Group {
     forks: Forks,
     rows: Vec<Row>,
     pruning: Option<Pruning>,
-    /// Rows that have ended by themselves, where weak ones are measured by them.
+    /// Rows that have ended by themselves as lists, where weak ones are measured by them.
     ended: Vec<FinishedRow>,
     n_steps: usize,
 }
@@ -334,7 +336,8 @@ impl Group {
             self.forks.drop_row(at)?;
             let Row { row_idx, ids, logprobs, query_ends, .. } = self.rows.remove(at);
             let row = FinishedRow { group: self.id, row_idx, ids, logprobs, finish, query_ends };
-            if self.pruning.is_some() && finish != Finish::Pruned {
+            let is_list = |pruning: &Pruning| finish != Finish::Pruned && (pruning.is_list)(&row);
+            if self.pruning.as_ref().is_some_and(is_list) {
                 self.ended.push(row.clone());
             }
             finished.push(row);
@@ -350,8 +353,17 @@ impl Group {
         let Some(pruning) = self.pruning.as_ref().filter(|_| is_due) else { return Ok(()) };
         let live: Vec<FinishedRow> = self.rows.iter().map(|row| row.so_far(self.id)).collect();
         let rows: Vec<&FinishedRow> = self.ended.iter().chain(&live).collect();
-        for weak in pruning.weak(&rows, self.ended.len())? {
-            self.rows[weak - self.ended.len()].state = State::Finished(Finish::Pruned);
+        match pruning.weak(&rows, self.ended.len()) {
+            Ok(weak) => {
+                for place in weak {
+                    self.rows[place - self.ended.len()].state = State::Finished(Finish::Pruned);
+                }
+            }
+            // What only saves work must not cost anybody an answer.
+            Err(error) => {
+                warn!(%error, "early stopping failed and is off for this request");
+                self.pruning = None;
+            }
         }
         self.take_finished(finished)
     }

@@ -10,20 +10,31 @@ use crate::model::{
     reward_head::{RewardHead, Score},
     weights::ModelError,
 };
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// Steps between two looks at a group: a query has some eight tokens, and to look costs more than to decode a token of one row.
 const STEPS_BETWEEN_LOOKS: usize = 8;
 /// Lists that are never stopped, however weak: a list that looks best can still end malformed.
 const LISTS_MIN: usize = 2;
 
+/// Says whether a row that has ended is a list that could be chosen.
+pub type IsList = Arc<dyn Fn(&FinishedRow) -> bool + Send + Sync>;
+
 /// How weak lists of a group are found.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pruning {
     /// What scores lists; it has learned to foresee.
     pub head: Arc<RewardHead>,
     /// Standard deviations by which another list must be better: the more, the surer.
     pub confidence: f32,
+    /// A row that ended malformed stops no other.
+    pub is_list: IsList,
+}
+
+impl fmt::Debug for Pruning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Pruning").field("confidence", &self.confidence).finish_non_exhaustive()
+    }
 }
 
 impl Pruning {
@@ -49,6 +60,7 @@ impl Pruning {
             let going_on = |place: &usize| written[*place].finish != Finish::Pruned;
             let (ended, live): (Vec<usize>, Vec<usize>) =
                 (0..rows.len()).filter(going_on).partition(|&place| rows[place].ids.len() <= n_ids);
+            let ended: Vec<usize> = ended.into_iter().filter(|&place| (self.is_list)(&rows[place])).collect();
             let places = [ended.as_slice(), &live].concat();
             let seen: Vec<FinishedRow> = places.iter().map(|&place| so_far(&rows[place], n_ids)).collect();
             for weak in self.weak(&seen.iter().collect::<Vec<_>>(), ended.len())? {
@@ -58,7 +70,7 @@ impl Pruning {
         Ok(written)
     }
 
-    /// Places of rows that stop: among `rows` of one prompt, of which the first `n_ended` have ended.
+    /// Places of rows that stop: among `rows` of one prompt, of which the first `n_ended` have ended and are lists.
     ///
     /// # Errors
     /// If the head fails.

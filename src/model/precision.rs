@@ -18,7 +18,8 @@ pub enum Precision {
     Bf16,
     /// 16-bit floats throughout: for GPUs.
     F16,
-    /// Weights and inputs of linear layers and of the output head in 8 bits, all else in f32: for CPUs.
+    /// Weights and inputs of linear layers and of the output head in 8 bits, and the embedding, whose rows are the output head's in most
+    /// small models; all else in f32: for CPUs.
     Int8,
 }
 

@@ -131,8 +131,8 @@ fn nanoseconds(origin: Instant, at: Option<Instant>) -> u64 {
 /// One prompt to decode.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Whose prompt it is.
-    pub owner: Owner,
+    /// Whose prompt it is; none where nothing that is known may be used, and nothing is kept.
+    pub owner: Option<Owner>,
     /// Token ids.
     pub prompt: Vec<u32>,
     /// One per row.
@@ -213,7 +213,7 @@ pub enum EngineError {
 
 enum Command {
     Generate(Box<Queued>),
-    /// Wakes an idle thread so that it sees that it has to stop.
+    /// Wakes an idle thread so that it sees what has changed: that it has to stop, or what is too old.
     Wake,
 }
 
@@ -335,6 +335,12 @@ impl Engine {
             Err(mpsc::error::TrySendError::Full(_)) => Err(full()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(EngineError::Gone),
         }
+    }
+
+    /// Wakes the thread, so that it drops what it has kept for too long although nobody asks.
+    pub fn upkeep(&self) {
+        // A full channel means that the thread is awake.
+        let _ = self.commands.try_send(Command::Wake);
     }
 
     /// Tells the thread to end after its current step; what is queued or running fails with `Gone`.

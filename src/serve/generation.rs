@@ -147,7 +147,8 @@ impl Writer {
     fn job(&self, prompt: Vec<u32>, question: &Question, deadline: Arc<Deadline>) -> Job {
         let options = &question.options;
         Job {
-            owner: owner(&question.user),
+            // Whoever asks for a seed asks for the same rows again, and a known beginning may change the last bit of a number.
+            owner: options.seed.is_none().then(|| owner(&question.user)),
             prompt,
             seeds: row_seeds(options.seed.unwrap_or_else(rand::random), options.n_candidates),
             sampler: options.sampler,
@@ -168,7 +169,11 @@ impl Writer {
         };
         let head = self.head.as_ref().filter(|head| head.foresees());
         let head = head.filter(|_| options.method == Method::RewardHead)?;
-        Some(Pruning { head: Arc::clone(head), confidence })
+        let tokens = self.tokens.clone();
+        let is_list = move |row: &FinishedRow| {
+            row.finish == Finish::Stop && parse::parse(&tokens.decode(&row.ids)).is_ok()
+        };
+        Some(Pruning { head: Arc::clone(head), confidence, is_list: Arc::new(is_list) })
     }
 
     /// Parses rows, and scores them among those that ended before; not on an async thread, which the scores of many lists

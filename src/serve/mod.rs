@@ -230,7 +230,7 @@ pub async fn run_with<G: Generator>(
     };
     // First, so that nobody who asks is told that a server which starts is draining.
     health.ready().await;
-    let background = background(listeners.http, rooms, experiments.check_interval);
+    let background = background(listeners.http, rooms, engine.clone(), experiments.check_interval);
     if let Ok(grpc) = listeners.grpc.local_addr() {
         info!(%grpc, "ready");
     }
@@ -325,7 +325,7 @@ fn answerer(
 }
 
 /// The operators' port, the upkeep of metrics and the watch over the experiments file; all end when the set is dropped.
-fn background(listener: TcpListener, rooms: Rooms, check_interval: Duration) -> JoinSet<()> {
+fn background(listener: TcpListener, rooms: Rooms, engine: Engine, check_interval: Duration) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let Rooms { answerer, experiments, health, metrics, .. } = rooms;
     let (of_http, of_upkeep) = (Arc::clone(&metrics), metrics);
@@ -340,6 +340,7 @@ fn background(listener: TcpListener, rooms: Rooms, check_interval: Duration) -> 
         loop {
             interval.tick().await;
             answerer.upkeep().await;
+            engine.upkeep();
             of_upkeep.upkeep();
         }
     });

@@ -82,8 +82,7 @@ pub fn completion_ids(list: &QueryList, tokens: &Tokens) -> Vec<u32> {
     ids
 }
 
-/// The system turn, and the head of the user's turn.
-/// The ids with which every prompt begins.
+/// The ids with which every prompt begins: the system turn, and the head of the user's turn.
 pub fn opening(tokens: &Tokens) -> Vec<u32> {
     let mut ids = vec![tokens.im_start()];
     ids.extend(tokens.encode_text(&format!("system\n{INSTRUCTION}")));

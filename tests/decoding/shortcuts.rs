@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use newshound::{
     decode::{
         batch::{Batch, Finish, FinishedRow, GroupRequest, Known},
-        pruning::Pruning,
+        pruning::{IsList, Pruning},
     },
     model::{precision::Precision, reward_head::RewardHead, weights::Parameters},
 };
@@ -24,7 +24,7 @@ fn weak_rows_stop_early_and_change_no_other() {
     let model = model();
     // Two rows in five end a query by chance with each token, so that there is something to compare at the first look.
     let boundary_ids: Arc<[u32]> = (0..25).collect();
-    let request = GroupRequest { boundary_ids, stop_ids: Arc::new([]), ..request(4, 9, 8) };
+    let request = GroupRequest { boundary_ids, ..request(4, 9, 8) };
     let run = |pruning: Option<Pruning>| {
         let mut batch = Batch::new(model.clone());
         batch.admit(GroupRequest { pruning, ..request.clone() }).unwrap();
@@ -33,7 +33,9 @@ fn weak_rows_stop_early_and_change_no_other() {
         rows
     };
     let whole = run(None);
-    let pruning = |confidence| Some(Pruning { head: sure_head(), confidence });
+    // Some rows end by themselves, and of those not all are lists.
+    let is_list: IsList = Arc::new(|row| row.finish == Finish::Stop && row.row_idx % 2 == 0);
+    let pruning = |confidence| Some(Pruning { head: sure_head(), confidence, is_list: Arc::clone(&is_list) });
     let pruned = run(pruning(1.0));
     let n_stopped = pruned.values().filter(|row| row.finish == Finish::Pruned).count();
     assert!((1..=6).contains(&n_stopped), "{n_stopped} rows stopped; two are always left");
@@ -44,8 +46,12 @@ fn weak_rows_stop_early_and_change_no_other() {
     // As if it had been known at each look what the whole rows would say.
     let rows: Vec<FinishedRow> = whole.values().cloned().collect();
     let replayed = pruning(1.0).unwrap().replay(&rows).unwrap();
-    assert!(replayed.iter().eq(pruned.values()));
-    assert!(run(pruning(f32::MAX)).values().all(|row| row.finish == Finish::Length));
+    assert_eq!(replayed.len(), pruned.len());
+    replayed.iter().zip(pruned.values()).for_each(|(replayed, pruned)| assert_same(pruned, replayed));
+    for (place, row) in run(pruning(f32::MAX)) {
+        assert_same(&row, &whole[&place]);
+    }
+    assert!(whole.values().any(|row| row.finish == Finish::Stop && row.ids.len() < 20), "some end early");
 }
 
 #[test]

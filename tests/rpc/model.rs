@@ -93,3 +93,28 @@ async fn the_same_seed_samples_the_same_rows_in_company_as_alone() {
     let (in_company, _, _) = tokio::join!(lists(1), lists(2), lists(3));
     assert_eq!(in_company, alone);
 }
+
+/// A reader's kept prompt serves her alone; everybody shares the opening.
+#[tokio::test]
+async fn a_reader_who_comes_back_is_computed_anew_from_where_her_prompt_differs_and_others_from_the_opening()
+{
+    let server = start().await;
+    let spared = async |reader: &str, seed: Option<u64>| {
+        let known = async || server.metric("newshound_prefix_tokens_total").await.unwrap();
+        let before = known().await;
+        let mut request = request(reader);
+        options(&mut request).seed = seed;
+        within(server.client().await.generate_queries(request)).await.unwrap_err();
+        known().await - before
+    };
+    let opening = f64::from(u32::try_from(newshound::text::prompt::opening(&tokens()).len()).unwrap());
+    assert_eq!(spared("one", None).await, 0.0);
+    assert!(server.metric("newshound_prefix_bytes").await.unwrap() > 0.0);
+    assert_eq!(spared("another", None).await, opening, "the same signals, and nothing of the first reader's");
+    assert!(spared("one", None).await > opening);
+    assert_eq!(
+        spared("one", Some(1)).await,
+        0.0,
+        "whoever asks for a seed is answered as if nothing were known"
+    );
+}

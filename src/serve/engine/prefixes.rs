@@ -48,7 +48,6 @@ impl Prefixes {
     /// Returns the longest beginning of a reader's prompt that need not be computed. At least one id is left to compute: what is
     /// sampled first follows from it.
     pub fn find(&mut self, owner: Owner, ids: &[u32], now: Instant) -> Option<Known> {
-        self.forget_old(now);
         let computed_max = ids.len().saturating_sub(1);
         if let Some(kept) = self.kept.get_mut(&owner) {
             let n_positions = n_equal(&kept.ids, ids).min(computed_max);
@@ -84,7 +83,7 @@ impl Prefixes {
         self.kept.insert(owner, Kept { ids, prefix, used: now });
     }
 
-    /// Memory of readers' prompts, those included that rows are still reading.
+    /// Memory of readers' prompts. One that is dropped or replaced while rows read it stays until they end, and is counted with them.
     pub fn n_bytes(&self) -> usize {
         self.n_bytes
     }
@@ -96,7 +95,8 @@ impl Prefixes {
         }
     }
 
-    fn forget_old(&mut self, now: Instant) {
+    /// Drops what was used too long ago.
+    pub fn forget_old(&mut self, now: Instant) {
         let age_max = self.limits.age_max;
         let is_old = |kept: &Kept| now.saturating_duration_since(kept.used) > age_max;
         let old: Vec<Owner> =
@@ -186,6 +186,7 @@ mod tests {
         assert_eq!(known(&mut prefixes, READER, &[1, 2, 3, 5], used), 3);
         assert_eq!(known(&mut prefixes, READER, &[1, 2, 3, 5], used + AGE_MAX), 3);
         let late = used + 2 * AGE_MAX + Duration::from_millis(1);
+        prefixes.forget_old(late);
         assert_eq!(known(&mut prefixes, READER, &[1, 2, 3, 5], late), 2);
         assert_eq!(prefixes.n_bytes(), 0);
     }

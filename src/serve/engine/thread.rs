@@ -74,6 +74,7 @@ impl<G: Generator> Thread<'_, G> {
                 return;
             }
             self.forget_gone();
+            self.prefixes.forget_old(Instant::now());
             self.admit();
             self.show_state();
             if !self.running.is_empty() {
@@ -159,33 +160,33 @@ impl<G: Generator> Thread<'_, G> {
         while self.running.is_empty() || n_prefilled < PREFILL_TOKENS_PER_STEP_MAX {
             let idle = self.running.is_empty();
             let Some(picked) = self.waiting.pick(Instant::now(), self.free_room(), idle) else { return };
-            n_prefilled += picked.job.job.prompt.len();
-            self.admit_one(picked);
+            n_prefilled += self.admit_one(picked);
             // A prefill takes long enough for others to leave or to be late, and theirs would be for nobody.
             self.forget_gone();
         }
     }
 
-    fn admit_one(&mut self, picked: Picked<Box<Queued>>) {
+    /// Starts a job's rows; returns the prompt tokens that went through the model.
+    fn admit_one(&mut self, picked: Picked<Box<Queued>>) -> usize {
         let Picked { job: queued, need, waited } = picked;
         let Queued { job, reply, place, .. } = *queued;
         drop(place);
         // A client may have gone since `forget_gone`; a prefill for nobody would cost more than this look.
         if reply.is_closed() {
-            return;
+            return 0;
         }
         let group = GroupId(self.next_group);
         self.next_group += 1;
         let (rows_left, deadline) = (job.seeds.len(), Arc::clone(&job.deadline));
         let started = Instant::now();
         let (owner, ids) = (job.owner, job.prompt.clone());
-        let known = self.prefixes.find(owner, &ids, started);
+        let known = owner.and_then(|owner| self.prefixes.find(owner, &ids, started));
         match self.generator.admit(GroupRequest { known, ..request(group, job) }) {
             Ok(admitted) => {
                 let prefilled_at = Instant::now();
                 let n_known = ids.len() - admitted.prefill_tokens_computed.min(ids.len());
                 self.shared.metrics.known_tokens(n_known);
-                if let Some(prefix) = admitted.prefix {
+                if let (Some(owner), Some(prefix)) = (owner, admitted.prefix) {
                     self.prefixes.keep(owner, ids, prefix, prefilled_at);
                 }
                 let prefill = prefilled_at - started;
@@ -194,6 +195,7 @@ impl<G: Generator> Thread<'_, G> {
                 tell(&reply, Event::Admitted { queue: waited, prefill, prefill_tokens_computed });
                 let running = Running { reply, deadline, need, rows_left, n_tokens: 1, prefilled_at };
                 self.running.insert(group, running);
+                prefill_tokens_computed
             }
             Err(error) => {
                 // Only this job is at fault; the others know nothing of it.
@@ -201,6 +203,8 @@ impl<G: Generator> Thread<'_, G> {
                 error!(reason = %super::cause(&error), "prompt could not be decoded");
                 self.shared.metrics.engine_fault();
                 tell(&reply, Event::Failed(EngineError::Fault(Arc::new(error))));
+                // It may have been computed in vain.
+                ids.len()
             }
         }
     }

@@ -4,12 +4,12 @@ use crate::{
     decode::{
         batch::{Finish, FinishedRow},
         features::list_features,
-        pruning::Pruning,
+        pruning::{IsList, Pruning},
     },
     model::reward_head::RewardHead,
     train::{
         error::TrainError,
-        rollout::{Sample, Sampled},
+        rollout::{Sample, Sampled, list},
         statistics::{Estimate, bootstrap},
     },
 };
@@ -50,7 +50,9 @@ pub(super) fn cut(
 ) -> Result<Vec<(Way, Vec<Cut>)>, TrainError> {
     let Some(head) = head.filter(|head| head.foresees()) else { return Ok(Vec::new()) };
     let of_mode = |(way, confidence): (Way, f32)| {
-        let pruning = Pruning { head: Arc::clone(head), confidence };
+        let tokens = student.tokens.clone();
+        let is_list: IsList = Arc::new(move |row: &FinishedRow| list(row, &tokens).is_ok());
+        let pruning = Pruning { head: Arc::clone(head), confidence, is_list };
         let cuts = rows.par_iter().map(|rows| cut_rows(student, &pruning, rows));
         Ok((way, cuts.collect::<Result<_, TrainError>>()?))
     };
@@ -83,7 +85,7 @@ fn cut_rows(student: &Sampled, pruning: &Pruning, rows: &[FinishedRow]) -> Resul
     let of_place = |place: usize| all.iter().position(|&other| other == place).map(|at| among_all[at]);
     let score = match (best(&among_all), best(&among_kept)) {
         (Some(of_all), Some(of_kept)) => of_place(kept[of_kept]).map_or(0.0, |kept| kept - among_all[of_all]),
-        // Where no list is valid, none is lost; early stopping leaves two lists, which may be malformed both.
+        // Where no list is valid, none is lost; of the lists that early stopping leaves none need be valid.
         (None, _) => 0.0,
         (Some(of_all), None) => -among_all[of_all],
     };
