@@ -3,7 +3,7 @@ use super::CommandError;
 use crate::{
     bundle::load::{self, BundleSource, CONFIG_FILE},
     decode::{
-        batch::{Batch, FinishedRow, GroupId, GroupRequest},
+        batch::{Batch, FinishedRow, GroupId, GroupRequest, Known},
         sampler::SamplerSettings,
     },
     model::{
@@ -57,7 +57,7 @@ pub struct EngineArgs {
     /// How the network's numbers are held: f32, bf16, f16 or int8 (q8_0 is another word for it)
     #[arg(long, default_value = "f32", value_parser = precision)]
     pub dtype: Precision,
-    /// Tokens with which every prompt begins alike
+    /// Tokens with which every prompt begins alike; they are computed once
     #[arg(long, default_value_t = 0)]
     pub shared_prefix: usize,
     /// Likeliest tokens that are drawn from; 0: all that hold 0.95 together
@@ -106,7 +106,10 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     }
     let (model, boundary_ids) = subject(args)?;
     let device = device::name(model.device());
-    let requests = requests(args, model.config(), &boundary_ids);
+    let mut requests = requests(args, model.config(), &boundary_ids);
+    if let Some(known) = shared(args, &model, &requests)? {
+        requests.iter_mut().for_each(|request| request.known = Some(known.clone()));
+    }
     // It loads kernels, warms caches and starts thread pools.
     Load::default().run(&mut Batch::new(Arc::clone(&model)), requests.iter().take(1), 1)?;
     let mut load = Load::default();
@@ -128,6 +131,19 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
         writeln!(out, "  host memory  {:.1} MB at most", mega(bytes))?;
     }
     Ok(())
+}
+
+/// What all prompts begin with, computed once, as the server does with its instructions.
+fn shared(
+    args: &EngineArgs,
+    model: &Transformer,
+    requests: &[GroupRequest],
+) -> Result<Option<Known>, CommandError> {
+    // The last token of a prompt is always computed.
+    let n_positions = args.shared_prefix.min(args.prompt_tokens - 1);
+    let Some(first) = requests.first().filter(|_| n_positions > 0) else { return Ok(None) };
+    let (prefix, _) = model.prefill(&first.prompt[..n_positions])?;
+    Ok(Some(Known { prefix: Arc::new(prefix), n_positions }))
 }
 
 fn requests(args: &EngineArgs, config: &DecoderConfig, boundary_ids: &Arc<[u32]>) -> Vec<GroupRequest> {
