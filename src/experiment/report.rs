@@ -118,8 +118,8 @@ pub fn report(readers: &Readers, question: &Question) -> Report {
     for (row, corrected) in rows.iter_mut().zip(question.correction.of(&ps)) {
         row.p_corrected = corrected;
     }
-    let clicking = share_of_clickers(&control);
-    let base_rate = clicking.n as f64 / clicking.of.max(1) as f64;
+    let Share { n, of } = share_of_clickers(&control);
+    let base_rate = n as f64 / of.max(1) as f64;
     Report {
         experiment: question.experiment.clone(),
         phase: readers.phase.clone(),
@@ -134,10 +134,8 @@ pub fn report(readers: &Readers, question: &Question) -> Report {
     }
 }
 
-/// What is measured, and how large it usually is.
-///
-/// The always-valid p-value is made for the expected lift of the usual value, which must not be read from the log: a test that
-/// follows the data at each look promises nothing. A platform with other values loses power, never validity.
+/// What is measured, and how large it usually is. The always-valid p-value is made for the expected lift of that: a test that
+/// follows what the log shows at each look promises nothing. Where values are others it loses power, never validity.
 #[derive(Clone, Copy)]
 struct Metric {
     name: &'static str,
@@ -146,7 +144,6 @@ struct Metric {
 
 const CLICKERS: Metric = Metric { name: "readers who clicked", usual: 0.2 };
 const CLICKS_PER_ANSWER: Metric = Metric { name: "clicks per answer", usual: 0.1 };
-const CLICKS_ADJUSTED: Metric = Metric { name: "clicks per answer, CUPED", usual: 0.1 };
 const CLICKS: Metric = Metric { name: "clicks per reader", usual: 1.0 };
 const DISMISSALS: Metric = Metric { name: "dismissals per reader", usual: 0.1 };
 const DWELL: Metric = Metric { name: "dwell per reader, s", usual: 60.0 };
@@ -160,8 +157,10 @@ fn by_arm(readers: &Readers) -> BTreeMap<String, Arm<'_>> {
 }
 
 fn size(readers: &Arm<'_>) -> ArmSize {
-    let answers = readers.iter().map(|reader| u64::from(reader.n_answers)).sum();
-    ArmSize { readers: readers.len(), answers }
+    ArmSize {
+        readers: readers.len(),
+        answers: readers.iter().map(|reader| u64::from(reader.n_answers)).sum(),
+    }
 }
 
 /// Readers by arm against the weights that each of them was drawn by, whatever rule and day.
@@ -192,7 +191,7 @@ fn compare(arm: &str, control: &Arm<'_>, treatment: &Arm<'_>, expected_lift: f64
     if control.is_empty() || treatment.is_empty() {
         return Vec::new();
     }
-    let row = |metric, values: (f64, f64), comparison| row(arm, metric, values, comparison, expected_lift);
+    let row = |metric, values, comparison| row(arm, metric, values, comparison, expected_lift);
     let (of_control, of_treatment) = (share_of_clickers(control), share_of_clickers(treatment));
     let shares = two_proportions(of_control, of_treatment);
     let comparison = Comparison {
@@ -237,14 +236,14 @@ fn row(
     comparison: Comparison,
     expected_lift: f64,
 ) -> Row {
-    let variance = comparison.standard_error.powi(2);
+    let (variance, expected) = (comparison.standard_error.powi(2), expected_lift * metric.usual);
     Row {
         metric: metric.name,
         arm: arm.to_owned(),
         control,
         treatment,
         p_corrected: comparison.p,
-        p_always_valid: always_valid(comparison.difference, variance, expected_lift * metric.usual),
+        p_always_valid: always_valid(comparison.difference, variance, expected),
         comparison,
         p_ranks: None,
         resampled: None,
@@ -286,11 +285,12 @@ fn adjusted(by_arm: &BTreeMap<String, Arm<'_>>, question: &Question) -> Vec<Row>
     let moments = |(before, now): &(Vec<f64>, Vec<f64>)| Moments::of(&cuped(before, now, theta, mean_before));
     let Some(control) = arms.get(&question.control).map(moments) else { return Vec::new() };
     let treatments = arms.iter().filter(|(arm, _)| ***arm != question.control);
+    let adjusted = Metric { name: "clicks per answer, CUPED", ..CLICKS_PER_ANSWER };
     let rows = treatments.filter_map(|(arm, rates)| {
         let treatment = moments(rates);
         let test = welch(control, treatment)?;
         let values = (control.mean, treatment.mean);
-        Some(row(arm, CLICKS_ADJUSTED, values, test.comparison, question.expected_lift))
+        Some(row(arm, adjusted, values, test.comparison, question.expected_lift))
     });
     rows.collect()
 }
