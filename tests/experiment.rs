@@ -5,7 +5,7 @@ use crate::support::goldens::json;
 use newshound::experiment::{
     assign::{By, Decision, ForceError, Forced, assigned, decide, policy},
     flags::Experiments,
-    policy::Bounds,
+    policy::{Bounds, Head},
     targeting::Subject,
 };
 use proptest::{prop_assert, proptest};
@@ -21,7 +21,7 @@ fn bounds() -> Bounds {
         query_counts: 3..=8,
         temperatures: 0.0..=2.0,
         cache_ttls_ms: 1..=86_400_000,
-        has_reward_head: false,
+        head: Head::Absent,
     }
 }
 

@@ -12,7 +12,7 @@ use thiserror::Error;
 pub enum By {
     /// By her key: these readers can be compared.
     Hash,
-    /// A rule names the arm.
+    /// A rule names the arm, or draws it by something that readers share.
     Rule,
     /// No rule speaks of her.
     Default,

@@ -264,6 +264,7 @@ fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::policy::Head;
     use serde_json::json;
 
     fn bounds() -> Bounds {
@@ -272,7 +273,7 @@ mod tests {
             query_counts: 3..=8,
             temperatures: 0.0..=2.0,
             cache_ttls_ms: 1..=86_400_000,
-            has_reward_head: false,
+            head: Head::Absent,
         }
     }
 

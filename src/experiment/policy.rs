@@ -96,6 +96,17 @@ impl Field {
     }
 }
 
+/// What the bundle's reward head can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Head {
+    /// There is none.
+    Absent,
+    /// It scores lists that have ended.
+    Scores,
+    /// It also foresees what a list will be worth, as early stopping needs.
+    Foresees,
+}
+
 /// What an arm may ask for: what the server that reads the file can do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bounds {
@@ -107,8 +118,8 @@ pub struct Bounds {
     pub temperatures: RangeInclusive<f32>,
     /// How long answers may be kept, in milliseconds.
     pub cache_ttls_ms: RangeInclusive<u64>,
-    /// Whether lists can be scored.
-    pub has_reward_head: bool,
+    /// How far lists can be scored.
+    pub head: Head,
 }
 
 /// What an arm sets; what it leaves out stays as it is.
@@ -173,7 +184,17 @@ impl Policy {
             };
             policy.set(field, (value, &path), bounds, notes);
         }
+        // Without the head's choice nothing is stopped, and an arm that does nothing would be compared all the same.
+        let chooses = policy.rerank.is_none_or(|rerank| rerank == Rerank::RewardHead);
+        if policy.stops() && !chooses {
+            notes.add(&format!("{path}.early_stopping"), "works only where rerank is reward_head");
+        }
         policy
+    }
+
+    /// Whether it asks for candidates to be ended early.
+    fn stops(&self) -> bool {
+        matches!(self.early_stopping, Some(EarlyStopping::Safe | EarlyStopping::Aggressive))
     }
 
     fn set(&mut self, field: Field, (value, path): (&Value, &str), bounds: &Bounds, notes: &mut Notes) {
@@ -198,6 +219,9 @@ impl Policy {
                     let known = EarlyStopping::ALL.map(EarlyStopping::word).join(", ");
                     notes.add(path, &format!("should be one of {known}"));
                 }
+                if self.stops() && bounds.head < Head::Foresees {
+                    notes.add(path, "needs a reward head that foresees, and the bundle has none");
+                }
             }
             Field::Rerank => {
                 let word = value.as_str().unwrap_or_default();
@@ -207,7 +231,7 @@ impl Policy {
                         let known = Rerank::ALL.map(Rerank::word).join(", ");
                         notes.add(path, &format!("should be one of {known}"));
                     }
-                    Some(Rerank::RewardHead) if !bounds.has_reward_head => {
+                    Some(Rerank::RewardHead) if bounds.head == Head::Absent => {
                         notes.add(path, "asks for the reward head, and the bundle has none");
                     }
                     Some(_) => {}
@@ -240,13 +264,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn check(variant: Value, has_reward_head: bool) -> Result<Policy, Vec<String>> {
+    fn check(variant: Value, head: Head) -> Result<Policy, Vec<String>> {
         let bounds = Bounds {
             candidate_counts: 1..=32,
             query_counts: 3..=8,
             temperatures: 0.0..=2.0,
             cache_ttls_ms: 1..=1000,
-            has_reward_head,
+            head,
         };
         let mut notes = Notes::default();
         let policy = Policy::read(&variant, "arm", &bounds, &mut notes);
@@ -257,19 +281,19 @@ mod tests {
     #[test]
     fn every_field_is_read_and_listed() {
         let all = json!({"candidate_count": 16, "query_count": 5, "temperature": 0.5, "top_p": 0.9,
-            "rerank": "logprob", "cache_ttl_ms": 250, "early_stopping": "safe"});
+            "rerank": "reward_head", "cache_ttl_ms": 250, "early_stopping": "safe"});
         let expected = Policy {
             candidate_count: Some(16),
             query_count: Some(5),
             temperature: Some(0.5),
             top_p: Some(0.9),
-            rerank: Some(Rerank::LogProb),
+            rerank: Some(Rerank::RewardHead),
             cache_ttl: Some(Duration::from_millis(250)),
             early_stopping: Some(EarlyStopping::Safe),
         };
-        assert_eq!(check(all, false), Ok(expected));
+        assert_eq!(check(all, Head::Foresees), Ok(expected));
         assert_eq!(expected.fields().collect::<Vec<_>>(), Field::ALL);
-        assert_eq!(check(json!({}), false), Ok(Policy::default()));
+        assert_eq!(check(json!({}), Head::Absent), Ok(Policy::default()));
         assert_eq!(Policy::default().fields().count(), 0);
     }
 
@@ -281,14 +305,14 @@ mod tests {
             ("temperature", json!([0, 2.0]), json!([-0.1, 2.1, "hot"])),
             ("top_p", json!([0.01, 1]), json!([0, 1.1])),
             ("cache_ttl_ms", json!([1, 1000]), json!([0, 1001])),
-            ("early_stopping", json!(["off", "safe", "aggressive"]), json!(["on", true])),
+            ("early_stopping", json!(["off"]), json!(["on", true, "safe", "aggressive"])),
             ("rerank", json!(["consensus", "none"]), json!(["auto", 1, "reward_head"])),
         ] {
             for value in inside.as_array().unwrap() {
-                assert!(check(json!({field: value}), false).is_ok(), "{field} {value}");
+                assert!(check(json!({field: value}), Head::Absent).is_ok(), "{field} {value}");
             }
             for value in outside.as_array().unwrap() {
-                let mistakes = check(json!({field: value}), false).unwrap_err();
+                let mistakes = check(json!({field: value}), Head::Absent).unwrap_err();
                 assert!(mistakes[0].starts_with(&format!("arm.{field} ")), "{mistakes:?}");
             }
         }
@@ -296,13 +320,31 @@ mod tests {
 
     #[test]
     fn the_head_can_be_asked_for_where_there_is_one() {
-        assert!(check(json!({"rerank": "reward_head"}), true).is_ok());
+        assert!(check(json!({"rerank": "reward_head"}), Head::Scores).is_ok());
+    }
+
+    /// An arm that stopped nothing was once answered, logged and compared like one that does.
+    #[test]
+    fn lists_are_stopped_only_by_a_head_that_foresees_and_chooses() {
+        for mode in ["safe", "aggressive"] {
+            let arm = json!({"early_stopping": mode});
+            assert!(check(arm.clone(), Head::Scores).is_err());
+            assert!(check(arm, Head::Foresees).is_ok());
+            let with =
+                |rerank: &str| check(json!({"early_stopping": mode, "rerank": rerank}), Head::Foresees);
+            assert!(with("reward_head").is_ok());
+            for other in ["consensus", "logprob", "none"] {
+                let mistakes = with(other).unwrap_err();
+                assert_eq!(mistakes, ["arm.early_stopping works only where rerank is reward_head"]);
+            }
+        }
+        assert!(check(json!({"early_stopping": "off", "rerank": "none"}), Head::Absent).is_ok());
     }
 
     #[test]
     fn unknown_fields_and_other_kinds_of_variants_are_refused() {
-        assert_eq!(check(json!({"beam": 1, "bundle": "b"}), true).unwrap_err().len(), 2);
-        assert_eq!(check(json!(true), true).unwrap_err().len(), 1);
+        assert_eq!(check(json!({"beam": 1, "bundle": "b"}), Head::Foresees).unwrap_err().len(), 2);
+        assert_eq!(check(json!(true), Head::Foresees).unwrap_err().len(), 1);
     }
 
     #[test]

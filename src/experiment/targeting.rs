@@ -4,7 +4,8 @@
 //! - `{"if": [condition, rule, condition, rule, ..., rule]}`: the first condition that holds decides, else the last rule, if any;
 //! - `{"fractional": [bucketing, [variant, weight], ...]}`: readers are spread by weight, a whole number that is 1 where it is left
 //!   out. `bucketing` may be left out and is then flag key and reader's key, as in flagd; otherwise it is a text, a variable, or
-//!   `{"cat": [text or variable, ...]}`. It is only for `hash_version` 1.
+//!   `{"cat": [text or variable, ...]}`. It is only for `hash_version` 1. Where the reader's key is no part of it, readers go
+//!   together, all of a tenant or all there are: their arms are by rule, and nothing compares them.
 //!
 //! A condition is one of `{"==": [variable, text]}`, `{"!=": [variable, text]}`, `{"in": [variable, [text, ...]]}`,
 //! `{"!": condition}`, `{"and": [condition, ...]}`, `{"or": [condition, ...]}`. A variable is `{"var": "locale"}`, `"tier"`,
@@ -65,9 +66,9 @@ pub(super) enum Rule {
 pub(super) enum Verdict {
     /// Nothing.
     Absent,
-    /// This arm, by name.
+    /// This arm, by name or by a hash of something that readers share.
     Arm(usize),
-    /// This arm, by hash.
+    /// This arm, by a hash of the reader's key.
     Spread(usize, Split),
 }
 
@@ -151,10 +152,20 @@ impl Rule {
                         draw.arm(split.iter().map(|&(arm_idx, weight)| (names[arm_idx], weight)))
                     }
                 };
-                place.map_or(Verdict::Absent, |place| Verdict::Spread(split[place].0, Arc::clone(split)))
+                match place.map(|place| split[place].0) {
+                    None => Verdict::Absent,
+                    // Who shares what is hashed shares the arm: such readers are no independent draws of the weights.
+                    Some(arm_idx) if !reads_key(bucketing.as_deref()) => Verdict::Arm(arm_idx),
+                    Some(arm_idx) => Verdict::Spread(arm_idx, Arc::clone(split)),
+                }
             }
         }
     }
+}
+
+/// Whether each reader is hashed for herself.
+fn reads_key(bucketing: Option<&[Text]>) -> bool {
+    bucketing.is_none_or(|texts| texts.contains(&Text::Of(Variable::Key)))
 }
 
 /// The text that flagd hashes.
@@ -439,7 +450,24 @@ mod tests {
         let expected = || Verdict::Spread(place, Arc::clone(&split));
         check(json!({"fractional": shares}), &reader, expected());
         check(json!({"fractional": [explicit, shares[0], shares[1]]}), &reader, expected());
-        check(json!({"fractional": ["newshound.xu1", shares[0], shares[1]]}), &reader, expected());
+    }
+
+    /// Readers of one tenant once counted as independent draws, so that an experiment on two tenants looked like one on all of
+    /// their readers.
+    #[test]
+    fn a_hash_of_what_readers_share_is_a_rule() {
+        let reader = Subject { key: "u1", tenant: Some("daily"), locale: Some("fi"), tier: None };
+        let shares = [json!(["control", 1]), json!(["wide"])];
+        for (bucketing, hashed) in [
+            (json!("newshound.xu1"), "newshound.xu1"),
+            (json!({"var": "tenant"}), "daily"),
+            (json!({"var": "locale"}), "fi"),
+            (json!({"cat": [{"var": "$flagd.flagKey"}, {"var": "tenant"}]}), "newshound.xdaily"),
+        ] {
+            let place = hash::flagd(hashed.as_bytes(), &[1, 1]).unwrap();
+            let rule = json!({"fractional": [bucketing, shares[0], shares[1]]});
+            check(rule, &reader, Verdict::Arm(place));
+        }
     }
 
     #[test]

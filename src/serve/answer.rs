@@ -194,11 +194,6 @@ impl Answerer {
         Self { writer: Arc::new(writer), cache, flights: Flights::default(), bundle, ttl, metrics }
     }
 
-    /// Whether lists can be scored.
-    pub fn has_reward_head(&self) -> bool {
-        self.writer.head.is_some()
-    }
-
     /// What the cleaner says of each of these texts; nothing without a cleaner.
     ///
     /// # Errors
@@ -255,7 +250,7 @@ impl Answerer {
     /// Finds the answer, or somebody who generates it, or starts to.
     async fn start(self: &Arc<Self>, question: Question) -> Course {
         let (options, arms) = (question.options.canonical(), question.enrolment.canonical());
-        let key = CacheKey::new(&question.user, &question.signals, &self.bundle, &options, &arms);
+        let key = CacheKey::new(&question.whose(), &question.signals, &self.bundle, &options, &arms);
         let deadline = question.deadline;
         if question.cache == CacheMode::Default {
             if let Some((answer, age)) = self.cache.get(key, Instant::now()).await {

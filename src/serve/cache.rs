@@ -1,8 +1,5 @@
 //! Stored answers, by everything that can change them, for a while, within a bound of memory.
-use crate::{
-    bundle::manifest::BundleId,
-    signals::{UserKey, UserSignals},
-};
+use crate::{bundle::manifest::BundleId, signals::UserSignals};
 use moka::{Expiry, future::Cache};
 use sha2::{Digest, Sha256};
 use std::{
@@ -11,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// sha256 over the user's key, the canonical signals, the bundle, the options and the arms: two requests with equal keys have equal
+/// sha256 over tenant and key of the reader, the canonical signals, the bundle, the options and the arms: two requests with equal keys have equal
 /// answers.
 ///
 /// The whole digest is compared when a stored answer is read, so nobody gets an answer that was made from another's signals.
@@ -19,18 +16,12 @@ use std::{
 pub struct CacheKey([u8; 32]);
 
 impl CacheKey {
-    /// `options`: a canonical encoding of every option that can change the answer. `arms`: one of the arms of experiments, which
+    /// `whose`: bytes that are equal exactly when reader and tenant are. `options`: a canonical encoding of every option that can change the answer. `arms`: one of the arms of experiments, which
     /// share nothing even where their options are equal: what one arm's readers make of the cache is not another's.
-    pub fn new(
-        user: &UserKey,
-        signals: &UserSignals,
-        bundle: &BundleId,
-        options: &[u8],
-        arms: &[u8],
-    ) -> Self {
+    pub fn new(whose: &[u8], signals: &UserSignals, bundle: &BundleId, options: &[u8], arms: &[u8]) -> Self {
         let mut hash = Sha256::new();
         hash.update(b"newshound answer 1");
-        for part in [user.as_str().as_bytes(), &signals.digest(), bundle.0.as_bytes(), options, arms] {
+        for part in [whose, &signals.digest(), bundle.0.as_bytes(), options, arms] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -140,8 +131,8 @@ mod tests {
     }
 
     fn with_arms(user: &str, text: &str, bundle: &str, (options, arms): (&[u8], &[u8])) -> CacheKey {
-        let (user, bundle) = (UserKey::new(user).unwrap(), BundleId(bundle.to_owned()));
-        CacheKey::new(&user, &signals(text), &bundle, options, arms)
+        let bundle = BundleId(bundle.to_owned());
+        CacheKey::new(user.as_bytes(), &signals(text), &bundle, options, arms)
     }
 
     fn key(user: &str, text: &str, bundle: &str, options: &[u8]) -> CacheKey {

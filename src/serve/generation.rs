@@ -17,7 +17,7 @@ use crate::{
         question::{Options, Question},
         rerank::{self, Method},
     },
-    signals::{Stream, UserKey, UserSignals},
+    signals::{Stream, UserSignals},
     text::{
         parse,
         prompt::{self, Prompt},
@@ -32,8 +32,8 @@ use std::{
 };
 
 /// Whose prompt it is, without the key itself.
-fn owner(user: &UserKey) -> Owner {
-    let digest: [u8; 32] = Sha256::digest(user.as_str()).into();
+fn owner(whose: &[u8]) -> Owner {
+    let digest: [u8; 32] = Sha256::digest(whose).into();
     let (first, _) = digest.split_first_chunk().expect("16 of 32 bytes");
     Owner(*first)
 }
@@ -148,7 +148,7 @@ impl Writer {
         let options = &question.options;
         Job {
             // Whoever asks for a seed asks for the same rows again, and a known beginning may change the last bit of a number.
-            owner: options.seed.is_none().then(|| owner(&question.user)),
+            owner: options.seed.is_none().then(|| owner(&question.whose())),
             prompt,
             seeds: row_seeds(options.seed.unwrap_or_else(rand::random), options.n_candidates),
             sampler: options.sampler,

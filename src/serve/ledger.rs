@@ -96,14 +96,13 @@ impl Ledger {
         let log = self.log.as_ref().ok_or(LedgerError::Off)?;
         let enrolment = self.arms.get(&outcomes.response_id).await;
         let key = (outcomes.response_id.clone(), outcomes.request_id.clone());
-        // Of two that come at the same time one is fresh.
-        if !self.reports.entry_by_ref(&key).or_insert(()).await.is_fresh() {
-            return Ok(Reported { enrolment, is_duplicate: true });
-        }
         let events: Vec<_> = outcomes.events.iter().map(|event| event.what).collect();
-        if !log.offer(&Record::Outcomes(outcomes)) {
-            self.reports.invalidate(&key).await;
-            return Err(LedgerError::Full);
+        // Of two that come at the same time one is queued, and the other waits for it: nobody hears that a report is known that
+        // found no place after all.
+        let queued = async { log.offer(&Record::Outcomes(outcomes)).then_some(()) };
+        let entry = self.reports.entry_by_ref(&key).or_optionally_insert_with(queued).await;
+        if !entry.ok_or(LedgerError::Full)?.is_fresh() {
+            return Ok(Reported { enrolment, is_duplicate: true });
         }
         for assignment in enrolment.iter().flat_map(|enrolment| &enrolment.assignments) {
             let arm = (assignment.experiment.id.as_str(), assignment.arm().id.as_str());

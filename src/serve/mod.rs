@@ -28,7 +28,7 @@ use crate::{
     },
     cleaner::Cleaner,
     decode::batch::Batch,
-    experiment::policy::Bounds,
+    experiment::policy::{Bounds, Head},
     model::reward_head::RewardHead,
     serve::{
         answer::Answerer,
@@ -203,7 +203,7 @@ pub async fn run_with<G: Generator>(
     settings.generation = fitted(settings.generation, &parts)?;
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?);
     let experiments = settings.experiments.clone();
-    let in_force = InForce::open(experiments.file, bounds(parts.head.is_some()), Arc::clone(&metrics))?;
+    let in_force = InForce::open(experiments.file, bounds(head(parts.head.as_ref())), Arc::clone(&metrics))?;
     let log = experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let opening = prompt::opening(&parts.tokens).into();
     let (engine, mut thread) = Engine::start(limits(settings.engine), opening, Arc::clone(&metrics), make)
@@ -276,13 +276,22 @@ fn limits(settings: EngineSettings) -> Limits {
 }
 
 /// What arms may ask of a server.
-fn bounds(has_reward_head: bool) -> Bounds {
+fn bounds(head: Head) -> Bounds {
     Bounds {
         candidate_counts: 1..=CANDIDATES_MAX as u64,
         query_counts: QUERIES_MIN as u64..=QUERIES_MAX as u64,
         temperatures: 0.0..=TEMPERATURE_MAX,
         cache_ttls_ms: 1..=CACHE_TTL_MS_MAX,
-        has_reward_head,
+        head,
+    }
+}
+
+/// What arms may ask of a head.
+fn head(head: Option<&RewardHead>) -> Head {
+    match head {
+        None => Head::Absent,
+        Some(head) if head.foresees() => Head::Foresees,
+        Some(_) => Head::Scores,
     }
 }
 

@@ -12,6 +12,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 pub struct Question {
     /// For whom.
     pub user: UserKey,
+    /// Of which tenant they are a reader, if it is told.
+    pub tenant: Option<String>,
     /// What is known of them.
     pub signals: UserSignals,
     /// How to sample and choose.
@@ -22,6 +24,17 @@ pub struct Question {
     pub deadline: Option<Instant>,
     /// What experiments do to it.
     pub enrolment: Arc<Enrolment>,
+}
+
+impl Question {
+    /// Bytes that are equal exactly when reader and tenant are: two tenants may call different people by the same key.
+    pub fn whose(&self) -> Vec<u8> {
+        let tenant = self.tenant.as_deref().unwrap_or_default();
+        let mut bytes = (tenant.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(tenant.as_bytes());
+        bytes.extend_from_slice(self.user.as_str().as_bytes());
+        bytes
+    }
 }
 
 /// How a request uses the cache.

@@ -106,7 +106,10 @@ fn what_cannot_be_reported_is_told() {
 #[test]
 fn a_file_can_be_checked_before_a_server_reads_it() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/experiments.json");
-    let check = |file| said(ExperimentCommand::Check(CheckArgs { file, no_reward_head: false }));
+    let checked = |file, no_reward_head, no_foresight| {
+        said(ExperimentCommand::Check(CheckArgs { file, no_reward_head, no_foresight }))
+    };
+    let check = |file| checked(file, false, false);
     let text = check(sample).unwrap();
     for told in ["best-of is on", "temperature is off", "sets candidate_count, cache_ttl_ms", "sets nothing"]
     {
@@ -117,6 +120,15 @@ fn a_file_can_be_checked_before_a_server_reads_it() {
     std::fs::write(&wrong, "{\"flags\": 7, \"more\": 1}").unwrap();
     let error = check(wrong).unwrap_err();
     assert!(error.contains("has 3 mistake(s)"), "{error}");
+    let stops = dir.path().join("stops.json");
+    let flag = json!({"state": "ENABLED", "variants": {"a": {}, "b": {"early_stopping": "safe"}}});
+    let file = json!({"$schema": "https://flagd.dev/schema/v0/flags.json", "flags": {"newshound.x": flag}});
+    std::fs::write(&stops, file.to_string()).unwrap();
+    assert!(check(stops.clone()).unwrap().contains("sets early_stopping"));
+    for no_reward_head in [false, true] {
+        let error = checked(stops.clone(), no_reward_head, true).unwrap_err();
+        assert!(error.contains("has 1 mistake(s)"), "{error}");
+    }
 }
 
 /// Clicks of an arm of this many readers.

@@ -41,6 +41,27 @@ async fn another_reader_signal_or_option_is_a_miss() {
     assert_eq!(server.log.prefills(), 4);
 }
 
+/// Two tenants once shared the answers and kept prompts of readers whom both call by the same key.
+#[tokio::test]
+async fn the_same_key_under_another_tenant_is_another_reader() {
+    let server = Plan::new().start().await;
+    let mut client = server.client().await;
+    let mut asked = async |tenant: Option<&'static str>| {
+        let mut request = tonic::Request::new(request("42"));
+        if let Some(tenant) = tenant {
+            request.metadata_mut().insert("x-newshound-tenant", tenant.parse().unwrap());
+        }
+        cache_status(&client.generate_queries(request).await.unwrap().into_inner())
+    };
+    for tenant in [None, Some("daily"), Some("weekly")] {
+        assert_eq!(asked(tenant).await, CacheStatus::Miss, "{tenant:?}");
+    }
+    for tenant in [None, Some("daily"), Some("weekly")] {
+        assert_eq!(asked(tenant).await, CacheStatus::Hit, "{tenant:?}");
+    }
+    assert_eq!(server.log.prefills(), 3);
+}
+
 #[tokio::test]
 async fn bypass_neither_reads_nor_stores() {
     let server = Plan::new().start().await;

@@ -152,6 +152,36 @@ async fn an_arm_is_chosen_by_request_or_metadata_where_it_may_be() {
     assert_eq!(server.metric("newshound_outcomes_total{outcome=\"rejected\"}").await, Some(3.0));
 }
 
+/// Field and metadata were once counted apart, so that twice as many arms as there may be passed.
+#[tokio::test]
+async fn arms_of_request_and_metadata_are_counted_together() {
+    let server = Plan::new().start().await;
+    let mut client = server.client().await;
+    let mut asked = async |n_by_field: usize| {
+        let arm = |id| proto::ForcedArm { experiment_id: format!("f{id}"), arm_id: "a".to_owned() };
+        let forced_arms = (0..n_by_field).map(arm).collect();
+        let experiment = Some(proto::ExperimentContext { forced_arms, ..Default::default() });
+        let mut request = Request::new(proto::GenerateQueriesRequest { experiment, ..open("reader") });
+        request.metadata_mut().insert("x-newshound-arm", "m=a".parse().unwrap());
+        within(client.generate_queries(request)).await.unwrap_err()
+    };
+    refusal(&asked(7).await, Code::NotFound, "ARM_UNKNOWN");
+    refusal(&asked(8).await, Code::InvalidArgument, "FIELD_INVALID");
+}
+
+/// Whoever reads the first of two would believe a client that put one there before the proxy did.
+#[tokio::test]
+async fn two_tenants_of_one_request_are_refused() {
+    let server = Plan::new().start().await;
+    let mut request = Request::new(open("reader"));
+    for tenant in ["daily", "weekly"] {
+        request.metadata_mut().append("x-newshound-tenant", tenant.parse().unwrap());
+    }
+    let status = within(server.client().await.generate_queries(request)).await.unwrap_err();
+    let details = refusal(&status, Code::InvalidArgument, "FIELD_INVALID");
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "x-newshound-tenant");
+}
+
 #[tokio::test]
 async fn an_arm_that_nobody_may_choose_is_refused() {
     let mut closed = flags();

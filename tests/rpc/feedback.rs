@@ -152,11 +152,11 @@ async fn a_report_is_joined_and_written_once() {
     let response = ask(&mut client, open("one")).await;
     let mut feedback = feedback(&server).await;
     let mut send = async |report| within(feedback.report_outcome(report)).await.unwrap().into_inner();
-    let first = send(report(&response.response_id, "r1")).await;
+    let first = send(report(&response.response_id, "a1")).await;
     assert_eq!((&first.arms, first.duplicate), (&response.arms, false));
-    let again = send(report(&response.response_id, "r1")).await;
+    let again = send(report(&response.response_id, "a1")).await;
     assert_eq!((&again.arms, again.duplicate), (&response.arms, true));
-    let unknown = send(report("0123456789abcdef-7", "r1")).await;
+    let unknown = send(report("0123456789abcdef-7", "a1")).await;
     assert!(unknown.arms.is_empty() && !unknown.duplicate, "another server made it");
     let arm = response.arms[0].arm_id();
     let series = format!("newshound_arm_events_total{{experiment=\"x\",arm=\"{arm}\",event=\"clicked\"}}");
@@ -169,7 +169,7 @@ async fn a_report_is_joined_and_written_once() {
     assert_eq!(outcomes.len(), 2);
     assert_eq!(
         (outcomes[0].response_id.as_str(), outcomes[0].request_id.as_str()),
-        (&*response.response_id, "r1")
+        (&*response.response_id, "a1")
     );
     let events: Vec<_> = outcomes[0].events.iter().map(|event| (event.what, event.value)).collect();
     assert_eq!(events, [(EventKind::Clicked, None), (EventKind::Dwell, Some(12.5))]);
@@ -182,7 +182,7 @@ async fn each_broken_field_of_a_report_is_named() {
     let server = logging(&dir).await;
     let mut feedback = feedback(&server).await;
     let mut refused = async |change: &dyn Fn(&mut proto::ReportOutcomeRequest), field: &str| {
-        let mut report = report("0-1", "r");
+        let mut report = report("0-1", "a");
         change(&mut report);
         let status = within(feedback.report_outcome(report)).await.unwrap_err();
         let details = refusal(&status, Code::InvalidArgument, "FIELD_INVALID");
@@ -191,7 +191,9 @@ async fn each_broken_field_of_a_report_is_named() {
     refused(&|report| report.response_id = "no id".to_owned(), "response_id").await;
     refused(&|report| report.response_id = "a".repeat(65), "response_id").await;
     refused(&|report| report.request_id.clear(), "request_id").await;
-    refused(&|report| report.request_id = "r\n".to_owned(), "request_id").await;
+    refused(&|report| report.request_id = "a\n".to_owned(), "request_id").await;
+    refused(&|report| report.request_id = "solar eclipse".to_owned(), "request_id").await;
+    refused(&|report| report.request_id = "a".repeat(65), "request_id").await;
     refused(&|report| report.outcomes.clear(), "outcomes").await;
     refused(&|report| report.outcomes = vec![report.outcomes[0]; 65], "outcomes").await;
     refused(&|report| report.outcomes[1].event = 0, "outcomes[1].event").await;
@@ -210,7 +212,7 @@ async fn each_broken_field_of_a_report_is_named() {
 #[tokio::test]
 async fn a_server_without_a_log_takes_no_reports_and_answers_all_the_same() {
     let server = Plan::new().start().await;
-    let status = feedback(&server).await.report_outcome(report("0-1", "r")).await.unwrap_err();
+    let status = feedback(&server).await.report_outcome(report("0-1", "a")).await.unwrap_err();
     refusal(&status, Code::FailedPrecondition, "FEEDBACK_OFF");
     ask(&mut server.client().await, request("reader")).await;
 }
@@ -237,7 +239,7 @@ async fn the_log_holds_nothing_that_readers_wrote_or_the_model_said() {
     let mut server = logging(&dir).await;
     let mut client = server.client().await;
     let response = ask(&mut client, open("zanzibarquux-reader")).await;
-    within(feedback(&server).await.report_outcome(report(&response.response_id, "r1"))).await.unwrap();
+    within(feedback(&server).await.report_outcome(report(&response.response_id, "a1"))).await.unwrap();
     drop(client);
     let records = records(&mut server, dir.path()).await;
     let text = serde_json::to_string(&records).unwrap();

@@ -3,6 +3,7 @@ use super::CommandError;
 use crate::{
     experiment::{
         flags::Experiments,
+        policy::Head,
         readers::Collector,
         report::{Question, report},
         statistics::many::Correction,
@@ -33,6 +34,9 @@ pub struct CheckArgs {
     /// Refuses arms that ask for a reward head, as a server does whose bundle has none
     #[arg(long)]
     pub no_reward_head: bool,
+    /// Refuses arms that stop lists early, as a server does whose reward head does not foresee
+    #[arg(long)]
+    pub no_foresight: bool,
 }
 
 /// Which logs, and what to compare.
@@ -53,7 +57,7 @@ pub struct ReportArgs {
     /// How p-values are corrected for the number of arms and metrics
     #[arg(long, default_value = "holm")]
     pub correction: CorrectionWord,
-    /// Relative lift that the experiment was made to find
+    /// Relative lift that the experiment was made to find; the same at every look
     #[arg(long, default_value_t = 0.05)]
     pub expected_lift: f64,
     /// Writes one JSON object
@@ -96,7 +100,12 @@ pub fn experiment(command: &ExperimentCommand, out: &mut dyn Write) -> Result<()
 fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let text = std::fs::read(&args.file).map_err(unreadable(&args.file))?;
     let name = args.file.display().to_string();
-    let experiments = Experiments::read(&text, &name, &bounds(!args.no_reward_head))?;
+    let head = match (args.no_reward_head, args.no_foresight) {
+        (true, _) => Head::Absent,
+        (false, true) => Head::Scores,
+        (false, false) => Head::Foresees,
+    };
+    let experiments = Experiments::read(&text, &name, &bounds(head))?;
     let version = experiments.version.as_deref().unwrap_or("none");
     let (digest, n_ignored) = (&experiments.digest, experiments.n_ignored);
     writeln!(out, "{name}: version {version}, digest {digest}, {n_ignored} flags of others")?;

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, SyncSender, TrySendError},
+        mpsc::{self, Receiver, SyncSender},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -25,8 +25,9 @@ use tracing::{info, warn};
 const BATCH_LINES_MAX: usize = 256;
 /// How long a disk that failed is left alone; lines that come meanwhile are counted as failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Names of our files: `records-`, when the file was begun in milliseconds since 1970, and the number of the process and the file,
-/// so that names sort by age and processes that share a folder do not meet.
+/// Names of our files: `records-`, when the file was begun in milliseconds since 1970, and the numbers of the writer and the file,
+/// so that names sort by age. Whoever begins a file takes away the oldest of the folder, whoever wrote it: a server that starts
+/// again bounds what it left before, and a folder is for one server at a time.
 const PREFIX: &str = "records-";
 const SUFFIX: &str = ".jsonl";
 
@@ -73,15 +74,13 @@ impl RecordLog {
 
     /// Queues a record; says whether there was place for it.
     pub fn offer(&self, record: &Record) -> bool {
-        // Our own records have no keys or numbers that JSON cannot hold.
-        let Ok(line) = serde_json::to_string(record) else { return false };
-        match self.entries.try_send(Entry::Line(line)) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.metrics.records("dropped", 1);
-                false
-            }
+        // Our own records have no keys or numbers that JSON cannot hold; one that had would be counted like others that are lost.
+        let line = serde_json::to_string(record);
+        let is_queued = line.is_ok_and(|line| self.entries.try_send(Entry::Line(line)).is_ok());
+        if !is_queued {
+            self.metrics.records("dropped", 1);
         }
+        is_queued
     }
 
     /// What stands in the log for a reader: 128 bits of sha256 over the salt and the key, in hex.
@@ -146,7 +145,8 @@ struct Files {
     dir: PathBuf,
     bytes_max: u64,
     files_max: usize,
-    process: u32,
+    /// Drawn at random: containers share the numbers of their processes.
+    writer: u32,
     n_begun: u64,
     open: Option<(File, u64)>,
     /// When the disk failed last.
@@ -159,7 +159,7 @@ impl Files {
             dir: settings.dir.clone(),
             bytes_max: settings.file_bytes_max,
             files_max: settings.files_max,
-            process: std::process::id(),
+            writer: rand::random(),
             n_begun: 0,
             open: None,
             failed_at: None,
@@ -169,7 +169,7 @@ impl Files {
     /// Finds out whether files can be written. Records' own files begin with their first line: a server that starts again and
     /// again must not push those with something in them out.
     fn probe(&self) -> io::Result<()> {
-        let path = self.dir.join(format!(".probe-{}", self.process));
+        let path = self.dir.join(format!(".probe-{}", self.writer));
         fs::write(&path, b"a line")?;
         fs::remove_file(path)
     }
@@ -214,13 +214,18 @@ impl Files {
 
     /// Begins a file, and takes away the oldest where there are too many.
     fn begin(&mut self) -> io::Result<()> {
-        let name = format!("{PREFIX}{:013}-{}-{:06}{SUFFIX}", now_unix_ms(), self.process, self.n_begun);
+        let name = format!("{PREFIX}{:013}-{}-{:06}{SUFFIX}", now_unix_ms(), self.writer, self.n_begun);
         let file = OpenOptions::new().create_new(true).append(true).open(self.dir.join(name))?;
         self.n_begun += 1;
         self.open = Some((file, 0));
         let files = files(&self.dir)?;
         for oldest in files.iter().take(files.len().saturating_sub(self.files_max)) {
-            fs::remove_file(oldest)?;
+            match fs::remove_file(oldest) {
+                // Whoever looks after the disk was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => warn!(path = %oldest.display(), %error, "old records cannot be taken away"),
+                Ok(()) => {}
+            }
         }
         Ok(())
     }
@@ -306,6 +311,18 @@ mod tests {
         for expected in [1, 1, 2, 2, 2] {
             assert!(files_of.append(&line));
             assert_eq!(files(dir.path()).unwrap().len(), expected);
+        }
+    }
+
+    /// An old file that could not be taken away once cost every batch that began a new one.
+    #[test]
+    fn an_old_file_that_stays_costs_no_records() {
+        let dir = tempfile::tempdir().unwrap();
+        // A folder by that name is no file that could be removed.
+        fs::create_dir(dir.path().join("records-0000000000001-1-000000.jsonl")).unwrap();
+        let mut files_of = Files::new(&settings(dir.path()));
+        for _ in 0..3 {
+            assert!(files_of.append(&[b'x'; 100]));
         }
     }
 

@@ -42,6 +42,8 @@ pub const ARM_HEADER: &str = "x-newshound-arm";
 pub struct Headers<'a> {
     /// `x-newshound-tenant`.
     pub tenant: Option<&'a [u8]>,
+    /// How often it is there: a second one may be the client's own, past the proxy that authenticates.
+    pub n_tenants: usize,
     /// `x-newshound-arm`.
     pub arms: Option<&'a [u8]>,
 }
@@ -300,10 +302,20 @@ impl Checks {
             tenant: self.label(TENANT_HEADER, tenant.unwrap_or_default(), TENANT_BYTES_MAX),
             forced: self.forced(context.forced_arms),
         };
+        if headers.n_tenants > 1 {
+            self.refuse(TENANT_HEADER, "must be there once".to_owned());
+        }
         let of_header = headers.arms.map(|pairs| self.forced_by_header(pairs)).unwrap_or_default();
         let named = |id: &str| entrant.forced.iter().any(|(experiment, _)| experiment == id);
         let others: Vec<_> = of_header.into_iter().filter(|(experiment, _)| !named(experiment)).collect();
-        Entrant { forced: entrant.forced.into_iter().chain(others).collect(), ..entrant }
+        let forced: Vec<_> = entrant.forced.into_iter().chain(others).collect();
+        if forced.len() > EXPERIMENTS_MAX {
+            self.refuse(
+                ARM_HEADER,
+                format!("must make at most {EXPERIMENTS_MAX} arms with experiment.forced_arms"),
+            );
+        }
+        Entrant { forced, ..entrant }
     }
 
     /// A short printable text; none where it is empty.

@@ -125,7 +125,8 @@ impl Shared {
             return Err(ServeError::NoRewardHead);
         }
         let Asked { user, signals, cache, deadline, return_candidates, judged, correlation_id, .. } = asked;
-        let question = Question { user, signals, options, cache, deadline, enrolment };
+        let tenant = asked.entrant.tenant;
+        let question = Question { user, tenant, signals, options, cache, deadline, enrolment };
         Ok(Ask { question, return_candidates, judged, correlation_id })
     }
 
@@ -188,7 +189,8 @@ impl Shared {
 /// What of a request's metadata experiments read.
 fn headers(metadata: &MetadataMap) -> Headers<'_> {
     let header = |name| metadata.get(name).map(|value| value.as_bytes());
-    Headers { tenant: header(TENANT_HEADER), arms: header(ARM_HEADER) }
+    let n_tenants = metadata.get_all(TENANT_HEADER).iter().count();
+    Headers { tenant: header(TENANT_HEADER), n_tenants, arms: header(ARM_HEADER) }
 }
 
 /// A request that can be answered.
