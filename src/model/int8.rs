@@ -176,14 +176,10 @@ fn rounded(input: &[f32], n_in: usize) -> Rows {
     let mut rows = Rows::new(input.len() / n_in, n_in);
     let parts = rows.words.par_chunks_mut(rows.n_blocks).zip(rows.scales.par_iter_mut().zip(&mut rows.sums));
     let parts = parts.zip(input.par_chunks(n_in));
-    let round = |((words, (scale, sum)), values): ((&mut [[i8; INPUTS]], (&mut f32, &mut i32)), &[f32])| {
+    let together_min = if input.len() < PARALLEL_ROUNDING_MIN { usize::MAX } else { 1 };
+    parts.with_min_len(together_min).for_each(|((words, (scale, sum)), values)| {
         (*scale, *sum) = kernels::round(values, words);
-    };
-    if input.len() < PARALLEL_ROUNDING_MIN {
-        parts.with_min_len(usize::MAX).for_each(round);
-    } else {
-        parts.for_each(round);
-    }
+    });
     rows
 }
 
