@@ -1,5 +1,7 @@
 //! What an experiment shows: every arm against control, metric by metric, and whether the experiment is sound at all.
 #![allow(clippy::cast_precision_loss, reason = "counts of readers and events are far below 2^52")]
+mod metrics;
+
 use super::{
     readers::{LeftOut, Reader, Readers},
     record::EventKind,
@@ -13,6 +15,7 @@ use super::{
         sequential::always_valid,
     },
 };
+use metrics::{CLICKERS, CLICKS, CLICKS_PER_ANSWER, DISMISSALS, DWELL, Metric};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -133,20 +136,6 @@ pub fn report(readers: &Readers, question: &Question) -> Report {
         left_out: readers.left_out,
     }
 }
-
-/// What is measured, and how large it usually is. The always-valid p-value is made for the expected lift of that: a test that
-/// follows what the log shows at each look promises nothing. Where values are others it loses power, never validity.
-#[derive(Clone, Copy)]
-struct Metric {
-    name: &'static str,
-    usual: f64,
-}
-
-const CLICKERS: Metric = Metric { name: "readers who clicked", usual: 0.2 };
-const CLICKS_PER_ANSWER: Metric = Metric { name: "clicks per answer", usual: 0.1 };
-const CLICKS: Metric = Metric { name: "clicks per reader", usual: 1.0 };
-const DISMISSALS: Metric = Metric { name: "dismissals per reader", usual: 0.1 };
-const DWELL: Metric = Metric { name: "dwell per reader, s", usual: 60.0 };
 
 type Arm<'a> = Vec<&'a Reader>;
 

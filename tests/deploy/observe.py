@@ -57,7 +57,7 @@ def experimenting(work):
     """The environment of a server with an experiment that every reader takes part in, and a log."""
     arms = {"eight": {}, "four": {"candidate_count": 4}}
     experiment = {"state": "ENABLED", "variants": arms, "targeting": {"fractional": [["eight", 50], ["four", 50]]}}
-    (work / "experiments.json").write_text(json.dumps({"flags": {"newshound.best-of": experiment}}))
+    (work / "experiments.json").write_text(json.dumps({"$schema": "https://flagd.dev/schema/v0/flags.json", "flags": {"newshound.best-of": experiment}}))
     settings = {"FILE": work / "experiments.json", "LOG_DIR": work / "log", "READER_SALT": "a salt of the test"}
     return os.environ | {f"NEWSHOUND__EXPERIMENTS__{key}": str(value) for key, value in settings.items()}
 
