@@ -47,23 +47,13 @@ pub(super) fn figures(
         figures.add(format!("rewards/{name}/seconds"), seconds / n_rewarded);
     }
     if credit.judge_weight.is_some() {
-        // A text that is no list was not asked about.
-        let lists = worths.iter().filter(|worth| worth.is_list);
-        let judged: Vec<Option<f64>> = lists.map(|worth| worth.judged).collect();
-        let Spread { mean, std } = spread(&judged);
-        figures.add("rewards/http_judge/mean", mean);
-        figures.add("rewards/http_judge/std", std);
+        add_judged(&mut figures, &worths);
         figures.add("rewards/http_judge/seconds", rollout.seconds.judge / n_rewarded);
-        let n_missing = judged.iter().filter(|rating| rating.is_none()).count();
-        figures.add("rewards/http_judge/missing_ratio", n_missing as f64 / judged.len().max(1) as f64);
     }
     if credit.grpo.refills > 0 {
         // Groups that teach something, of all that were drawn.
-        let mut n_passed = 0;
-        for group in &rollout.groups {
-            n_passed += usize::from(!credit.is_flat(group)?);
-        }
-        figures.add("dynamic_filtering_pass_rate", n_passed as f64 / rollout.n_drawn as f64);
+        figures
+            .add("dynamic_filtering_pass_rate", n_teaching(rollout, credit)? as f64 / rollout.n_drawn as f64);
     }
     if let Some(policy) = &updated.metrics {
         let clipped = policy.clip_ratios();
@@ -85,4 +75,25 @@ pub(super) fn figures(
         }
     }
     Ok(figures)
+}
+
+/// What the judge elsewhere said of the lists; of a text that is none it was not asked.
+#[allow(clippy::cast_precision_loss, reason = "counts of lists")]
+fn add_judged(figures: &mut Figures, worths: &[&Worth]) {
+    let lists = worths.iter().filter(|worth| worth.is_list);
+    let judged: Vec<Option<f64>> = lists.map(|worth| worth.judged).collect();
+    let Spread { mean, std } = spread(&judged);
+    figures.add("rewards/http_judge/mean", mean);
+    figures.add("rewards/http_judge/std", std);
+    let n_missing = judged.iter().filter(|rating| rating.is_none()).count();
+    figures.add("rewards/http_judge/missing_ratio", n_missing as f64 / judged.len().max(1) as f64);
+}
+
+/// Groups of a step that teach something.
+fn n_teaching(rollout: &Rollout, credit: Credit<'_>) -> Result<usize, TrainError> {
+    let mut n_teaching = 0;
+    for group in &rollout.groups {
+        n_teaching += usize::from(!credit.is_flat(group)?);
+    }
+    Ok(n_teaching)
 }
