@@ -61,7 +61,12 @@ fn a_run_with_adapters_leaves_a_whole_model_that_says_what_the_adapted_one_says(
     let lora = LORA.of_seed(0).unwrap().unwrap();
     let (config, mut adapted) = checkpoint::open_adapted(&init, lora, &Device::Cpu).unwrap();
     let before = logits(&Transformer::load(&config, &mut adapted, Numerics::Train).unwrap());
-    let bytes = fs::read(folder.join("adapter_model.safetensors")).unwrap();
+    let bytes = fs::read(folder.join("adapter/adapter_model.safetensors")).unwrap();
+    // PEFT finds the model that it adapts, and transformers no adapter beside the merged weights, which it would add once more.
+    let json = fs::read(folder.join("adapter/adapter_config.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["base_model_name_or_path"], init.display().to_string());
+    assert!(!folder.join("adapter_config.json").exists());
     let file =
         Checkpoint::from_files(vec![("a".to_owned(), bytes.into())], DType::F32, &Device::Cpu).unwrap();
     adapted.set_adapters(file).unwrap();
@@ -100,7 +105,7 @@ fn adapters_are_all_that_is_trained_and_a_run_goes_on_bit_for_bit() {
     let last = tuned(&cut, LORA).unwrap();
     fs::remove_dir_all(last).unwrap();
     let resumed = tuned(&cut, LORA).unwrap();
-    for file in [WEIGHTS_FILE, "adapter_model.safetensors", "optimizer.safetensors", "state.json"] {
+    for file in [WEIGHTS_FILE, "adapter/adapter_model.safetensors", "optimizer.safetensors", "state.json"] {
         assert!(fs::read(finished.join(file)).unwrap() == fs::read(resumed.join(file)).unwrap(), "{file}");
     }
     let (_, before) = checkpoint::open_model(&checkpoint::resolve(&SMALL).unwrap(), &Device::Cpu).unwrap();
@@ -135,6 +140,8 @@ fn teacher_and_student_learn_through_adapters_too() {
     let student =
         student::run(&STAGES.watched, pair, &settings, &DIR.path().join("student"), &Device::Cpu).unwrap();
     for folder in [teacher, student] {
-        assert!(folder.join("adapter_model.safetensors").is_file() && folder.join(WEIGHTS_FILE).is_file());
+        assert!(
+            folder.join("adapter/adapter_model.safetensors").is_file() && folder.join(WEIGHTS_FILE).is_file()
+        );
     }
 }

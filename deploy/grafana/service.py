@@ -78,7 +78,7 @@ PROMISES = Row("Promises", (
           tuple(Query(f"job:newshound_slow:ratio_rate{window}{{{OF_THE_JOB}}} / 0.05", f"{{{{job}}}} {window}")
                 for window in ("5m", "1h", "6h"))),
     Panel("Within a second", "Share of generation calls that took at most one second.", "percentunit",
-          (Query(ratio(rate("newshound_rpc_duration_seconds_bucket", f'{CALLS}, le="1"'),
+          (Query(ratio(rate("newshound_rpc_duration_seconds_bucket", f'{CALLS}, le=~"1(\\\\.0)?"'),
                        rate("newshound_rpc_duration_seconds_count", CALLS)), "within 1 s"),), highest=1),
 ))
 
@@ -110,14 +110,15 @@ CACHE = Row("Cache", (
 
 ARM = "experiment, arm"
 OF_ARM = "{{experiment}} {{arm}}"
+BY_HASH = 'by="hash"'
 
 EXPERIMENTS = Row("Experiments", (
     Panel("Requests by arm", "Generation requests of readers whose arm came by the hash of their key: these can be compared.", "reqps",
-          (Query(rate("newshound_arm_assignments_total", 'by="hash"', ARM), OF_ARM),), "stack"),
-    Panel("Share of each arm", "Of the requests of its experiment. One that strays from the file's weights for long is a sample ratio "
+          (Query(rate("newshound_arm_assignments_total", BY_HASH, ARM), OF_ARM),), "stack"),
+    Panel("Share of each arm", "Of the requests of its experiment that came by the hash. One that strays from the file's weights for long is a sample ratio "
           "mismatch: `newshound-server experiment report` tests it on readers.", "percentunit",
-          (Query(f"{rate('newshound_arm_assignments_total', by=ARM)} / on (experiment) group_left "
-                 f"{rate('newshound_arm_assignments_total', by='experiment')}", OF_ARM),), highest=1),
+          (Query(f"{rate('newshound_arm_assignments_total', BY_HASH, ARM)} / on (experiment) group_left "
+                 f"{rate('newshound_arm_assignments_total', BY_HASH, 'experiment')}", OF_ARM),), highest=1),
     Panel("Answered by arm", "Share of requests that got queries, without those that were malformed or whose client left.", "percentunit",
           (Query(ratio(rate("newshound_arm_outcomes_total", ANSWERED, ARM), rate("newshound_arm_outcomes_total", OWED, ARM)), OF_ARM),),
           highest=1),
@@ -129,7 +130,7 @@ EXPERIMENTS = Row("Experiments", (
           (Query(ratio(rate("newshound_arm_output_tokens_total", by=ARM), rate("newshound_arm_assignments_total", by=ARM)), OF_ARM),)),
     Panel("Reported events by arm", "What platforms reported of answers, such as clicks. Zero where nobody reports.", "cps",
           (Query(f"{rate('newshound_arm_events_total', by=f'{ARM}, event')} or vector(0)", OF_ARM + " {{event}}"),)),
-    Panel("Reports of outcomes", "recorded, repeated, or refused because the log's queue is full or there is no log.", "cps",
+    Panel("Reports of outcomes", "recorded, duplicate, or refused because the log's queue is full or there is no log.", "cps",
           (Query(rate("newshound_feedback_reports_total", by="result"), "{{result}}"),), "stack"),
     Panel("Lines of the log", "written; dropped where the queue is full; failed where the disk refuses.", "cps",
           (Query(rate("newshound_records_total", by="result"), "{{result}}"),), "stack"),

@@ -7,6 +7,7 @@ trl:        GRPOTrainer(reward_funcs=reward_func, train_dataset=load_dataset("js
 verl:       custom_reward_function.path=reward_client.py custom_reward_function.name=compute_score, with the label as ground truth
 OpenRLHF:   --reward.remote_url http://127.0.0.1:5000/get_reward, with --data.label_key label; this file is not needed
 """
+import http.client
 import json
 import os
 import time
@@ -30,7 +31,7 @@ def ask(lists, labels):
             # A request that is wrong does not become right.
             if error.code != 429 and error.code < 500:
                 raise RuntimeError(f"{URL}: {error.code}: {error.read().decode()}") from error
-        except OSError:
+        except (OSError, http.client.HTTPException, ValueError):
             pass
         if attempt + 1 < TRIES:
             time.sleep(2**attempt)

@@ -67,7 +67,7 @@ impl Adapter {
 /// Rows (n, in) times a frozen matrix (out, in): (n, out), differentiable in the rows alone.
 ///
 /// The library computes and keeps a gradient of both sides of a product, and the one of the matrix is as large as the matrix: what
-/// adapters save would be lost.
+/// adapters save would be lost. On the CPU alone: on a GPU the library's own product is used, and frozen matrices still get gradients.
 ///
 /// # Errors
 /// If shapes differ.

@@ -20,9 +20,14 @@ use crate::{
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
-/// Adapters of a run that trains some, in PEFT's layout; the weights beside them hold them merged.
+/// Adapters of a run that trains some, in PEFT's layout. In a folder of their own: the weights of the checkpoint hold them merged, and
+/// who finds an adapter's configuration beside a model adds the adapter once more.
+const ADAPTER_FOLDER: &str = "adapter";
 const ADAPTER_FILE: &str = "adapter_model.safetensors";
 const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 const STATE_FILE: &str = "state.json";
@@ -63,6 +68,8 @@ pub struct Run {
     pub optimizer: AdamW,
     /// Where the run stands.
     pub state: RunState,
+    /// The model folder that adapters are trained on; None where every parameter is trained.
+    pub adapted: Option<PathBuf>,
 }
 
 /// Writes a checkpoint below `out`, then deletes all but the newest `n_kept`; returns its folder.
@@ -72,18 +79,20 @@ pub fn save(out: &Path, run: &Run, tokenizer_json: &[u8], n_kept: usize) -> Resu
     std::fs::create_dir_all(out).map_err(TrainError::disk(out, "create"))?;
     let folder = out.join(format!("{PREFIX}{:08}", run.state.step));
     let state = serde_json::to_vec_pretty(&run.state).map_err(|error| TrainError::file(&folder, error))?;
-    let mut files = vec![
+    let files = vec![
         (CONFIG_FILE.to_owned(), run.config.to_json().into_bytes()),
         (WEIGHTS_FILE.to_owned(), run.parameters.to_safetensors(DType::F32)?),
         (TOKENIZER_FILE.to_owned(), tokenizer_json.to_vec()),
         (OPTIMIZER_FILE.to_owned(), run.optimizer.to_safetensors()?),
         (STATE_FILE.to_owned(), state),
     ];
-    if let Some(lora) = run.parameters.lora() {
-        files.push((ADAPTER_FILE.to_owned(), run.parameters.adapters_to_safetensors()?));
-        files.push((ADAPTER_CONFIG_FILE.to_owned(), adapter_config(lora)));
+    let staged = Staged::write(&folder, &files, STATE_FILE)?;
+    if let (Some(lora), Some(base)) = (run.parameters.lora(), &run.adapted) {
+        let folder = staged.path().join(ADAPTER_FOLDER);
+        write_file(&folder.join(ADAPTER_FILE), &run.parameters.adapters_to_safetensors()?)?;
+        write_file(&folder.join(ADAPTER_CONFIG_FILE), &adapter_config(lora, base))?;
     }
-    Staged::write(&folder, &files, STATE_FILE)?.publish()?;
+    staged.publish()?;
     let all = list(out)?;
     for old in all.iter().rev().skip(n_kept.max(1)) {
         std::fs::remove_dir_all(old).map_err(TrainError::disk(old, "delete"))?;
@@ -136,22 +145,25 @@ pub fn resume_or_begin(
             None => {
                 let (config, parameters) = open_model(init, device)?;
                 let optimizer = AdamW::new(adamw, parameters.vars());
-                Ok(Run { config, parameters, optimizer, state: RunState::start(settings_sha256) })
+                let state = RunState::start(settings_sha256);
+                Ok(Run { config, parameters, optimizer, state, adapted: None })
             }
         };
     };
     let (config, parameters) = open_adapted(init, lora, device)?;
+    let adapted = Some(init.to_owned());
     let Some(folder) = newest else {
         let optimizer = AdamW::new(adamw, parameters.vars());
-        return Ok(Run { config, parameters, optimizer, state: RunState::start(settings_sha256) });
+        let state = RunState::start(settings_sha256);
+        return Ok(Run { config, parameters, optimizer, state, adapted });
     };
     let state = same_run(&folder, &settings_sha256)?;
-    let path = folder.join(ADAPTER_FILE);
+    let path = folder.join(ADAPTER_FOLDER).join(ADAPTER_FILE);
     let bytes = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
     let file = Checkpoint::from_files(vec![(ADAPTER_FILE.to_owned(), bytes.into())], DType::F32, device)?;
     parameters.set_adapters(file)?;
     let optimizer = moments(&folder, adamw, &parameters, state.step)?;
-    Ok(Run { config, parameters, optimizer, state })
+    Ok(Run { config, parameters, optimizer, state, adapted })
 }
 
 /// Reads the weights of a model folder, frozen, with fresh adapters.
@@ -169,10 +181,11 @@ pub fn open_adapted(
     Ok((config, parameters))
 }
 
-fn adapter_config(lora: Lora) -> Vec<u8> {
+fn adapter_config(lora: Lora, base: &Path) -> Vec<u8> {
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base.display().to_string(),
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
@@ -223,7 +236,7 @@ pub fn open(
     let state = same_run(folder, settings_sha256)?;
     let (config, parameters) = open_model(folder, device)?;
     let optimizer = moments(folder, adamw, &parameters, state.step)?;
-    Ok(Run { config, parameters, optimizer, state })
+    Ok(Run { config, parameters, optimizer, state, adapted: None })
 }
 
 /// The state of a checkpoint that the settings made.
@@ -266,7 +279,12 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(TrainError::disk(parent, "create"))?;
     }
-    std::fs::write(&staging, bytes).map_err(TrainError::disk(&staging, "write"))?;
+    // On the disk before it has its name, or a machine that loses power may keep the name of an empty file.
+    let written = std::fs::File::create(&staging).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(TrainError::disk(&staging, "write"))?;
     std::fs::rename(&staging, path).map_err(TrainError::disk(path, "write"))
 }
 

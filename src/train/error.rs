@@ -80,6 +80,8 @@ pub enum TrainError {
         n_tries: usize,
         /// What the last try said.
         reason: String,
+        /// The status by which it refused the call for good; None where another try may succeed, or its answer cannot be read.
+        refused: Option<u16>,
     },
     /// There is no such device.
     #[error(transparent)]

@@ -82,16 +82,30 @@ pub struct Diary<L> {
 impl<L: Line> Diary<L> {
     /// Opens a diary; lines of steps from `first_step` on are dropped, as those steps will be done again.
     /// # Errors
-    /// If the disk refuses.
+    /// If the disk refuses, or a line is none of this diary: what stands behind it is not thrown away.
     pub fn open(path: &Path, first_step: u64) -> Result<Self, TrainError> {
         let text = if path.is_file() {
             std::fs::read_to_string(path).map_err(TrainError::disk(path, "read"))?
         } else {
             String::new()
         };
-        // A line cut short by a crash is dropped with the rest.
-        let parsed = text.lines().map_while(|line| Some((line, serde_json::from_str::<L>(line).ok()?)));
-        let (texts, kept): (Vec<&str>, Vec<L>) = parsed.filter(|(_, line)| line.step() < first_step).unzip();
+        let (mut texts, mut kept) = (Vec::new(), Vec::new());
+        for (idx, whole) in text.split_inclusive('\n').enumerate() {
+            let line = whole.trim_end();
+            match serde_json::from_str::<L>(line) {
+                Ok(read) if read.step() < first_step => {
+                    texts.push(line);
+                    kept.push(read);
+                }
+                Ok(_) => {}
+                // The last line, cut short by a crash.
+                Err(_) if !whole.ends_with('\n') => {}
+                Err(error) => {
+                    let (file, reason) = (path.display().to_string(), error.to_string());
+                    return Err(TrainError::Line { file, line: idx + 1, reason });
+                }
+            }
+        }
         // As they stand, since a number that is read and written anew may end in another digit; and whole or not at all, since a run
         // that is killed here must not lose what it had noted.
         let texts: String = texts.iter().map(|line| format!("{line}\n")).collect();
@@ -222,5 +236,18 @@ mod tests {
         assert_eq!(diary.lines().len(), 2);
         let kept: String = written.split_inclusive('\n').take(2).collect();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), kept);
+    }
+
+    /// The file was written anew without all that stood behind the line.
+    #[test]
+    fn a_line_that_is_broken_and_not_the_last_is_an_error_and_nothing_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let whole = serde_json::to_string(&StepMetrics::default()).unwrap();
+        let text = format!("{whole}\n{{\"step\":1,\n{whole}\n");
+        std::fs::write(&path, &text).unwrap();
+        let error = Diary::<StepMetrics>::open(&path, 9).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }
 }

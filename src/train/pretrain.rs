@@ -74,7 +74,8 @@ fn fresh(
         start_embeddings(&parameters, documents, settings.fit.seed)?;
     }
     let optimizer = AdamW::new(settings.fit.adamw(), parameters.vars());
-    Ok(Run { config, parameters, optimizer, state: RunState::start(settings_sha256) })
+    let state = RunState::start(settings_sha256);
+    Ok(Run { config, parameters, optimizer, state, adapted: None })
 }
 
 /// Replaces the fresh embeddings by word vectors, of length 1; a token without a vector keeps its fresh one.

@@ -5,6 +5,7 @@ pub mod teacher;
 use super::{error::TrainError, settings::remote::CallSettings};
 use serde_json::Value;
 use std::{
+    fmt,
     path::Path,
     sync::{
         Mutex,
@@ -28,18 +29,41 @@ pub struct Service {
     agent: ureq::Agent,
     url: String,
     /// `Bearer` and the key, where there is one.
-    authorization: Option<String>,
+    authorization: Option<Key>,
     calls: CallSettings,
     /// When the next call may begin.
     next: Mutex<Instant>,
 }
 
+/// A secret that is never shown.
+struct Key(String);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
 /// Why one call gave nothing.
-enum Failure {
+struct Failure {
+    reason: String,
     /// Another try may succeed: nobody answered, or the service was busy.
-    Passing(String),
-    /// The service does not want this call.
-    Final(String),
+    is_passing: bool,
+    /// The status by which the service refused the call for good.
+    refused: Option<u16>,
+}
+
+impl Failure {
+    fn passing(reason: impl ToString) -> Self {
+        Self { reason: reason.to_string(), is_passing: true, refused: None }
+    }
+}
+
+/// Whether an error may quote what a service said: it may say again what it was sent, and that must not reach a log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quoted {
+    Yes,
+    No,
 }
 
 impl Service {
@@ -55,13 +79,15 @@ impl Service {
         let authorization = match key_file {
             Some(path) => {
                 let key = std::fs::read_to_string(path).map_err(TrainError::disk(path, "read"))?;
-                Some(format!("Bearer {}", key.trim()))
+                Some(Key(format!("Bearer {}", key.trim())))
             }
             None => None,
         };
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_millis(calls.timeout_ms)))
             .http_status_as_error(false)
+            // What the environment says of proxies is not for services that get readers' signals.
+            .proxy(None)
             .build()
             .into();
         let url = url.trim_end_matches('/').to_owned();
@@ -72,10 +98,10 @@ impl Service {
     /// # Errors
     /// What the last try said.
     pub fn get(&self, path: &str) -> Result<Value, TrainError> {
-        self.called(path, || {
+        self.called(path, Quoted::Yes, || {
             let mut request = self.agent.get(format!("{}{path}", self.url));
             if let Some(authorization) = &self.authorization {
-                request = request.header("authorization", authorization);
+                request = request.header("authorization", &authorization.0);
             }
             request.call()
         })
@@ -85,10 +111,10 @@ impl Service {
     /// # Errors
     /// What the last try said.
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, TrainError> {
-        self.called(path, || {
+        self.called(path, Quoted::No, || {
             let mut request = self.agent.post(format!("{}{path}", self.url));
             if let Some(authorization) = &self.authorization {
-                request = request.header("authorization", authorization);
+                request = request.header("authorization", &authorization.0);
             }
             request.send_json(body)
         })
@@ -118,19 +144,24 @@ impl Service {
     fn called(
         &self,
         path: &str,
+        quoted: Quoted,
         call: impl Fn() -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<Value, TrainError> {
         let mut pause = FIRST_PAUSE;
         let mut n_tries = 1;
         loop {
             self.wait_for_turn();
-            let (reason, is_final) = match answer(call()) {
+            let Failure { reason, is_passing, refused } = match answer(call(), quoted) {
                 Ok(value) => return Ok(value),
-                Err(Failure::Passing(reason)) => (reason, n_tries >= self.calls.tries),
-                Err(Failure::Final(reason)) => (reason, true),
+                Err(failure) => failure,
             };
-            if is_final {
-                return Err(TrainError::Remote { url: format!("{}{path}", self.url), n_tries, reason });
+            if !is_passing || n_tries >= self.calls.tries {
+                return Err(TrainError::Remote {
+                    url: format!("{}{path}", self.url),
+                    n_tries,
+                    reason,
+                    refused,
+                });
             }
             std::thread::sleep(pause);
             (pause, n_tries) = ((pause * 2).min(PAUSE_MAX), n_tries + 1);
@@ -151,16 +182,41 @@ impl Service {
 }
 
 /// The JSON of an answer.
-fn answer(got: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
-    let mut response = got.map_err(|error| Failure::Passing(error.to_string()))?;
+fn answer(
+    got: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    quoted: Quoted,
+) -> Result<Value, Failure> {
+    let mut response = got.map_err(Failure::passing)?;
     let status = response.status();
     let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
-    let text = text.map_err(|error| Failure::Passing(error.to_string()))?;
+    let text = text.map_err(Failure::passing)?;
     if !status.is_success() {
-        let quoted: String = text.chars().take(QUOTED_CHARS).collect();
-        let reason = format!("{status}: {quoted}");
+        let reason = match quoted {
+            Quoted::Yes => format!("{status}: {}", text.chars().take(QUOTED_CHARS).collect::<String>()),
+            Quoted::No => status.to_string(),
+        };
         let is_passing = status.is_server_error() || status.as_u16() == 429 || status.as_u16() == 408;
-        return Err(if is_passing { Failure::Passing(reason) } else { Failure::Final(reason) });
+        let refused = (!is_passing).then_some(status.as_u16());
+        return Err(Failure { reason, is_passing, refused });
     }
-    serde_json::from_str(&text).map_err(|error| Failure::Final(format!("not JSON: {error}")))
+    serde_json::from_str(&text).map_err(|error| Failure {
+        reason: format!("not JSON: {error}"),
+        is_passing: false,
+        refused: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_does_not_show_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        std::fs::write(&file, "sesame\n").unwrap();
+        let service = Service::new("http://127.0.0.1:9", Some(&file), CallSettings::usual()).unwrap();
+        assert_eq!(service.authorization.as_ref().unwrap().0, "Bearer sesame");
+        assert!(!format!("{service:?}").contains("sesame"));
+    }
 }

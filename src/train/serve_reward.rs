@@ -30,10 +30,10 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::oneshot};
 
-/// Largest request: some thousand lists with their prompts.
-const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// Largest request: a thousand lists with their prompts; a larger one is refused.
+const REQUEST_BYTES_MAX: usize = 8 << 20;
 /// Requests that wait for the judge; more are refused, and every client of this wire tries again.
-const WAITING_MAX: usize = 64;
+const WAITING_MAX: usize = 8;
 
 /// Lists to be rewarded.
 #[derive(Debug, Deserialize)]
@@ -89,7 +89,10 @@ pub fn run(
     listening(at);
     // The channel closes when the server has answered its last request and dropped its sender.
     for Asked { request, reply } in receiver {
-        // Whoever has gone away gets no answer.
+        // Whoever has gone away costs nothing, or gets no answer.
+        if reply.is_closed() {
+            continue;
+        }
         let _ = reply.send(rewards(judge, &by_label, &request));
     }
     runtime
@@ -103,14 +106,21 @@ async fn get_reward(
     Json(request): Json<RewardRequest>,
 ) -> Result<Json<RewardAnswer>, (StatusCode, String)> {
     let (reply, answer) = oneshot::channel();
-    judge
-        .try_send(Asked { request, reply })
-        .map_err(|_| (StatusCode::TOO_MANY_REQUESTS, format!("{WAITING_MAX} requests wait already")))?;
+    judge.try_send(Asked { request, reply }).map_err(|refused| match refused {
+        mpsc::TrySendError::Full(_) => {
+            (StatusCode::TOO_MANY_REQUESTS, format!("{WAITING_MAX} requests wait already"))
+        }
+        mpsc::TrySendError::Disconnected(_) => gone(),
+    })?;
     match answer.await {
         Ok(Ok(answer)) => Ok(Json(answer)),
         Ok(Err(reason)) => Err((StatusCode::BAD_REQUEST, reason)),
-        Err(_) => Err((StatusCode::SERVICE_UNAVAILABLE, "the judge has gone".to_owned())),
+        Err(_) => Err(gone()),
     }
+}
+
+fn gone() -> (StatusCode, String) {
+    (StatusCode::SERVICE_UNAVAILABLE, "the judge has gone".to_owned())
 }
 
 fn rewards(
@@ -133,7 +143,8 @@ fn rewards(
             let asker = by_label.get(&labels[idx]).ok_or_else(|| {
                 format!("label {:?} at {idx} is of no prompt of this world and these settings", labels[idx])
             })?;
-            let text = completion(&query[idx], prompts.get(idx).map_or("", String::as_str));
+            let text = completion(&query[idx], prompts.get(idx).map_or("", String::as_str))
+                .ok_or_else(|| format!("query {idx} is neither a list alone nor begins with its prompt"))?;
             // What is no list is worth nothing; that is known, and no missing value.
             let list = parse::parse(text).ok();
             judge.rewards(list.as_ref(), &asker.view(judge)).map_err(|error| error.to_string())
@@ -147,15 +158,21 @@ fn rewards(
     Ok(RewardAnswer { rewards: composites.clone(), scores: composites, extra_logs })
 }
 
-/// The list within a whole text: without its prompt, and without the control tokens that end it.
-fn completion<'t>(text: &'t str, prompt: &str) -> &'t str {
-    let mut text = text.strip_prefix(prompt).unwrap_or(text).trim_start();
+/// The list within a whole text: without its prompt, and without the control tokens that end it. None of a text that does not begin
+/// with its prompt and is too long for a list alone: read with the prompt it would be no list, and every reward 0 for it.
+fn completion<'t>(text: &'t str, prompt: &str) -> Option<&'t str> {
+    let mut text = match text.strip_prefix(prompt) {
+        Some(rest) => rest,
+        None if text.len() < prompt.len() => text,
+        None => return None,
+    }
+    .trim_start();
     while let Some(rest) =
         [IM_END, END_OF_TEXT].iter().find_map(|control| text.trim_end().strip_suffix(control))
     {
         text = rest;
     }
-    text.trim_end()
+    Some(text.trim_end())
 }
 
 #[cfg(test)]
@@ -164,8 +181,9 @@ mod tests {
 
     #[test]
     fn the_list_of_a_whole_text_is_what_follows_its_prompt_without_control_tokens() {
-        assert_eq!(completion("ask\na b\nc d<|im_end|>\n<|endoftext|>", "ask\n"), "a b\nc d");
-        assert_eq!(completion("a b\nc d", "another prompt"), "a b\nc d");
-        assert_eq!(completion("", ""), "");
+        assert_eq!(completion("ask\na b\nc d<|im_end|>\n<|endoftext|>", "ask\n"), Some("a b\nc d"));
+        assert_eq!(completion("a b\nc d", "another prompt"), Some("a b\nc d"));
+        assert_eq!(completion("asked\na b", "ask\n"), None);
+        assert_eq!(completion("", ""), Some(""));
     }
 }

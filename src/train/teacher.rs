@@ -35,6 +35,7 @@ use crate::{
     text::tokens::Tokens,
 };
 use candle_core::Device;
+use credit::Credit;
 use elsewhere::Elsewhere;
 use groups::Source;
 use std::{
@@ -199,6 +200,11 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
+    fn credit(&self) -> Credit<'_> {
+        let judge_weight = self.http_judge.as_ref().map(|_| self.settings.http_judge.weight);
+        Credit { grpo: &self.settings.grpo, judge_weight }
+    }
+
     fn train(
         &self,
         run: &mut Run,
@@ -207,7 +213,7 @@ impl Stage<'_> {
     ) -> Result<PathBuf, TrainError> {
         let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Train)?;
         let sample_every = self.settings.fit.checkpoint_every;
-        let judge_weight = self.http_judge.as_ref().map(|_| self.settings.http_judge.weight);
+        let credit = self.credit();
         fit::descend(run, &self.settings.fit, place, |run| {
             let step = run.state.step;
             if watch.stops(run)? {
@@ -225,11 +231,11 @@ impl Stage<'_> {
             let sampled = Rows {
                 examples: rollout::examples(&rows),
                 rows: &rows,
-                advantages: &credit::of_tokens(&self.settings.grpo, judge_weight, &rollout.groups)?,
+                advantages: &credit::of_tokens(credit, &rollout.groups)?,
                 padding: self.tokens.end_of_text(),
             };
             let updated = update(&self.workers, (&model, &run.parameters), self.settings, &sampled)?;
-            let line = line::figures(step, &updated, &rollout, &rows)?;
+            let line = line::figures(step, &updated, &rollout, &rows, credit)?;
             let (loss, gradients) = (updated.loss, updated.gradients);
             Ok(Some(Computed { loss, gradients, target_tokens: figures::n_tokens(&rows), line }))
         })

@@ -2,6 +2,7 @@
 
     tests/deploy/client.py target/debug/newshound-server
 """
+import hashlib
 import sys
 import tempfile
 import time
@@ -90,7 +91,7 @@ def check_what_is_sent():
         against(service, candidate_count=7)
         trace_id = trace.format_trace_id(span.get_span_context().trace_id)
     request, metadata, _ = service.calls[0]
-    expect(metadata["x-user-key"] == "reader-1", "proxies do not learn the reader")
+    expect(metadata["x-user-key"] == hashlib.sha256(b"reader-1").hexdigest(), "proxies do not learn the reader")
     expect(metadata["traceparent"].split("-")[1] == trace_id, f"another trace: {metadata['traceparent']}")
     expect(request.user.key == "reader-1" and request.options.candidate_count == 7, f"sent {request}")
     times = [signal.event_time.ToNanoseconds() / 1e9 for signal in request.signals]

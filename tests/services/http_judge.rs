@@ -99,7 +99,6 @@ fn a_call_that_fails_gives_no_value_and_passing_failures_are_tried_again() {
             "busy twice" if n_tries < 3 => (503, json!("busy")),
             "busy twice" => (200, said("6")),
             "always busy" => (429, json!("slow down")),
-            "not wanted" => (400, json!("too long")),
             "slow" => {
                 thread::sleep(Duration::from_millis(900));
                 (200, said("9"))
@@ -110,14 +109,27 @@ fn a_call_that_fails_gives_no_value_and_passing_failures_are_tried_again() {
     });
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(&service, CallSettings { timeout_ms: 300, ..calls() });
-    let lists = ["busy twice", "always busy", "not wanted", "slow", "talks", "strange"];
+    let lists = ["busy twice", "always busy", "slow", "talks", "strange"];
     let ratings = rated(&settings, dir.path(), &lists);
-    assert_eq!(ratings, [Some(0.6), None, None, None, None, None]);
+    assert_eq!(ratings, [Some(0.6), None, None, None, None]);
     let seen = tries.lock().unwrap();
     let n_tries = lists.map(|list| seen.iter().filter(|other| *other == list).count());
-    assert_eq!(n_tries, [3, 3, 1, 3, 1, 1]);
+    assert_eq!(n_tries, [3, 3, 3, 1, 1]);
     // Nothing of it is remembered: it is asked again the next time.
     assert_eq!(fs::read_to_string(dir.path().join("judge.jsonl")).unwrap().lines().count(), 1);
+}
+
+/// A wrong key gave no rating, list after list, and a run without a judge passed for one with it.
+#[test]
+fn a_judge_that_refuses_a_call_is_an_error_that_does_not_say_what_it_was_sent() {
+    for status in [400, 401, 404] {
+        let service = Service::start(move |_, body| (status, body));
+        let dir = tempfile::tempdir().unwrap();
+        let mut judge = HttpJudge::open(&settings(&service, calls()), dir.path()).unwrap();
+        let error = judge.rate(&questions(&["a list"])).unwrap_err().to_string();
+        assert!(error.contains(&status.to_string()) && error.contains("/v1/chat/completions"), "{error}");
+        assert!(!error.contains("rain") && !error.contains("a list"), "{error}");
+    }
 }
 
 #[test]
@@ -156,7 +168,7 @@ fn settings_that_cannot_be_called_are_refused() {
     assert!(HttpJudge::open(&HttpJudgeSettings { key_file, ..plain }, dir.path()).is_err());
 }
 
-fn taught(http_judge: HttpJudgeSettings, out: PathBuf) -> (Vec<u8>, Value) {
+fn taught(http_judge: HttpJudgeSettings, out: PathBuf) -> (Vec<u8>, Vec<Value>) {
     let settings = TeacherSettings {
         prompt_tokens: 96,
         cuts_per_reader: 1,
@@ -170,7 +182,7 @@ fn taught(http_judge: HttpJudgeSettings, out: PathBuf) -> (Vec<u8>, Value) {
     let folder = teacher::run(&STAGES.watched, start, &settings, &out, &Device::Cpu).unwrap();
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let weights = fs::read(folder.join(WEIGHTS_FILE)).unwrap();
-    (weights, serde_json::from_str(metrics.lines().next().unwrap()).unwrap())
+    (weights, metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
 #[test]
@@ -183,11 +195,17 @@ fn a_teacher_learns_what_the_judge_says_and_one_that_says_nothing_changes_nothin
         (200, said(&n_queries.to_string()))
     });
     let (without, _) = taught(HttpJudgeSettings::none(), dir.path().join("none"));
-    let (with, line) = taught(settings(&service, calls()), dir.path().join("judged"));
-    assert!((0.0..=0.8).contains(&line["rewards/http_judge/mean"].as_f64().unwrap()));
-    assert_eq!(line["rewards/http_judge/missing_ratio"], 0.0);
+    let (with, lines) = taught(settings(&service, calls()), dir.path().join("judged"));
+    for line in lines {
+        assert!((0.0..=0.8).contains(&line["rewards/http_judge/mean"].as_f64().unwrap()));
+        assert_eq!(line["rewards/http_judge/missing_ratio"], 0.0);
+    }
     assert!(with != without);
-    let silent = Service::start(|_, _| (400, json!("no")));
-    let (unheard, _) = taught(settings(&silent, calls()), dir.path().join("silent"));
+    let silent = Service::start(|_, _| (200, said("I cannot rate this.")));
+    let (unheard, lines) = taught(settings(&silent, calls()), dir.path().join("silent"));
     assert!(unheard == without);
+    // Of the lists alone: a step may have none.
+    let missing: Vec<f64> =
+        lines.iter().map(|line| line["rewards/http_judge/missing_ratio"].as_f64().unwrap()).collect();
+    assert!(missing.contains(&1.0), "{missing:?}");
 }

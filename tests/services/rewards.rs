@@ -60,7 +60,7 @@ fn lists_are_worth_over_http_what_the_judge_says() {
     served(|addr| {
         let body = json!({
             "query": [LIST, format!("{prompt}{LIST}<|im_end|>"), "one line only"],
-            "prompts": ["unlike", prompt, ""],
+            "prompts": [prompt, prompt, ""],
             "labels": labels,
         });
         let (status, text) = ask(addr, &body);
@@ -82,6 +82,8 @@ fn lists_are_worth_over_http_what_the_judge_says() {
             assert!(status == 400 && text.contains(said), "{status}: {text}");
         };
         refused(json!({"query": [LIST], "prompts": [], "labels": ["nobody@0"]}), "nobody@0");
+        let other = format!("other {prompt}{LIST}");
+        refused(json!({"query": [other], "prompts": [prompt], "labels": [labels[1]]}), "its prompt");
         refused(
             json!({"query": [LIST], "prompts": [], "labels": []}),
             "1 queries came with 0 prompts and 0 labels",

@@ -139,6 +139,9 @@ fn both_servers_say_of_a_students_tokens_what_the_network_says() {
     let trl = Service::start(|path, body| trl(path, &body));
     for (protocol, service) in [(Protocol::Vllm, &vllm), (Protocol::TrlServer, &trl)] {
         let teacher = RemoteTeacher::open(protocol, &service.url(), &tokens, calls).unwrap();
+        // Two teachers must not be one run.
+        let known = if protocol == Protocol::Vllm { "the-teacher".to_owned() } else { service.url() };
+        assert_eq!(teacher.name(), format!("{protocol:?} {known}"));
         let got = teacher.logprobs(&rows).unwrap();
         for ((prompt, completion), got) in rows.iter().zip(&got) {
             let expected = logprobs(&[*prompt, completion].concat())[prompt.len() - 1..].to_vec();
@@ -178,6 +181,24 @@ fn servers_that_read_other_tokens_or_answer_something_else_are_refused() {
     let teacher = RemoteTeacher::open(Protocol::Vllm, &silent.url(), &tokens, calls).unwrap();
     let error = teacher.logprobs(&[(&[1, 2], &[3])]).unwrap_err();
     assert!(error.to_string().contains("no log-probability of id 3"), "{error}");
+    // Whether its tokens are others is not known.
+    let busy = Service::start(|path, body| match path {
+        "/tokenize" => (500, json!("out of memory")),
+        _ => vllm(path, &body),
+    });
+    let error = RemoteTeacher::open(Protocol::Vllm, &busy.url(), &tokens, calls).unwrap_err().to_string();
+    assert!(error.contains("500") && !error.contains("out of memory"), "{error}");
+    for shape in [json!([1, u64::MAX, 1]), json!([2, 1, 1])] {
+        let wide = Service::start(move |_, _| {
+            let none = BASE64_STANDARD.encode([0_u8; 4]);
+            let answer =
+                json!({"actual_logprobs_b64": none, "actual_token_ids_b64": none, "shape": shape.clone()});
+            (200, answer)
+        });
+        let teacher = RemoteTeacher::open(Protocol::TrlServer, &wide.url(), &tokens, calls).unwrap();
+        let error = teacher.logprobs(&[(&[1, 2], &[0])]).unwrap_err();
+        assert!(error.to_string().contains("do not fit their shape"), "{error}");
+    }
     let gone = Service::start(|_, _| (500, json!("out of memory")));
     let error = RemoteTeacher::open(Protocol::Vllm, &gone.url(), &tokens, calls).unwrap_err();
     assert!(error.to_string().contains("out of memory"), "{error}");

@@ -1,7 +1,8 @@
 //! A judge elsewhere: a language model that rates lists, as an optional reward beside the five.
 //!
-//! It is asked through OpenAI's format, which most servers of language models speak. A call that fails gives no value: the list is
-//! then judged by what else is known, and never worse for it. What was answered once is kept in a file and not asked again.
+//! It is asked through OpenAI's format, which most servers of language models speak. A call that fails in passing gives no
+//! value: the list is then judged by what else is known, and never worse for it. A call that the judge refuses ends the run: a wrong
+//! key or name would otherwise make a run without a judge that nobody asked for. What was answered once is kept in a file and not asked again.
 use super::Service;
 use crate::{
     bundle::manifest::sha256_hex,
@@ -87,7 +88,7 @@ impl HttpJudge {
 
     /// Rates lists, each from 0 to 1; None where no answer came or it held no rating.
     /// # Errors
-    /// If an answer cannot be kept.
+    /// If the judge refuses a call, or an answer cannot be kept.
     pub fn rate(&mut self, questions: &[Question]) -> Result<Vec<Option<f64>>, TrainError> {
         let bodies: Vec<Value> = questions.iter().map(|question| self.body(question)).collect();
         let keys: Vec<String> = bodies.iter().map(|body| sha256_hex(body.to_string().as_bytes())).collect();
@@ -100,8 +101,12 @@ impl HttpJudge {
             self.service.of_all(&asked, |&idx| self.service.post("/v1/chat/completions", &bodies[idx]));
         let mut n_failed = 0;
         for (idx, answer) in asked.into_iter().zip(answers) {
-            let rating = answer.map_err(|error| error.to_string()).and_then(|answer| rating(&answer));
-            match rating {
+            let rated = match answer {
+                Err(error @ TrainError::Remote { refused: Some(_), .. }) => return Err(error),
+                Err(error) => Err(error.to_string()),
+                Ok(answer) => rating(&answer),
+            };
+            match rated {
                 Ok(rating) => self.keep(CacheLine { key: keys[idx].clone(), rating })?,
                 Err(reason) => {
                     if n_failed == 0 {
@@ -133,16 +138,30 @@ impl HttpJudge {
     }
 }
 
-/// The first number of the answer's text, as a share of the highest rating.
+/// The number that the answer's text begins with, as a share of the highest rating.
 fn rating(answer: &Value) -> Result<f64, String> {
     let text = answer["choices"][0]["message"]["content"].as_str().ok_or("the answer holds no message")?;
-    let mut numbers = text
-        .split(|c: char| !(c.is_ascii_digit() || c == '.'))
-        .filter_map(|word| word.trim_end_matches('.').parse::<f64>().ok());
-    match numbers.next() {
-        Some(rating) if (0.0..=RATING_MAX).contains(&rating) => Ok(rating / RATING_MAX),
-        Some(_) | None => Err("the answer is no number from 0 to 10".to_owned()),
+    number(text)
+        .filter(|rating| (0.0..=RATING_MAX).contains(rating))
+        .map(|rating| rating / RATING_MAX)
+        .ok_or_else(|| "the answer is no number from 0 to 10".to_owned())
+}
+
+/// A number at the beginning, perhaps after "Rating:", and no other number but "/10" behind it: of several it is not known which is
+/// meant, and a rating is kept for good.
+fn number(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let text = text.strip_prefix("Rating:").unwrap_or(text).trim_start();
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, rest) = text.split_at(end);
+    let rest = match rest.trim_start().strip_prefix('/') {
+        Some(whole) => whole.trim_start().strip_prefix("10")?,
+        None => rest,
+    };
+    if rest.contains(char::is_numeric) {
+        return None;
     }
+    number.trim_end_matches('.').parse().ok()
 }
 
 #[cfg(test)]
@@ -157,6 +176,12 @@ mod tests {
         assert_eq!(rated("10."), Some(1.0));
         assert_eq!(rated("11"), None);
         assert_eq!(rated("none"), None);
+        assert_eq!(rated("8 / 10, for it is telling"), Some(0.8));
+        // The first of these had been read as 0, the second as 3, and both were kept for good.
+        assert_eq!(rated("On a scale of 0 to 10, I'd say 8"), None);
+        assert_eq!(rated("-3"), None);
+        assert_eq!(rated("8/100"), None);
+        assert_eq!(rated("8, or 9"), None);
         assert!(rating(&json!({"choices": []})).is_err());
     }
 }

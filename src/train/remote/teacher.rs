@@ -61,7 +61,9 @@ impl RemoteTeacher {
 
     /// What a run of this teacher's student is known by.
     pub fn name(&self) -> String {
-        format!("{:?} {}", self.protocol, self.model)
+        // A server that does not say what it serves is known by where it is.
+        let known = if self.model.is_empty() { &self.service.url } else { &self.model };
+        format!("{:?} {known}", self.protocol)
     }
 
     /// Log-probabilities of every token of every completion, nats, temperature 1.
@@ -125,7 +127,8 @@ impl RemoteTeacher {
         let logprobs = values("actual_logprobs_b64").ok_or_else(missing)?;
         let ids = values("actual_token_ids_b64").ok_or_else(missing)?;
         let width = answer["shape"][1].as_u64().and_then(|width| usize::try_from(width).ok()).unwrap_or(0);
-        if width == 0 || logprobs.len() != rows.len() * width || ids.len() != logprobs.len() {
+        let n_values = rows.len().checked_mul(width).filter(|_| answer["shape"][0] == rows.len());
+        if width == 0 || n_values != Some(logprobs.len()) || ids.len() != logprobs.len() {
             return Err(self.strange("its arrays do not fit their shape"));
         }
         // Rows are padded to the longest.
@@ -147,7 +150,7 @@ impl RemoteTeacher {
             .collect()
     }
 
-    /// Refuses a server that says that it cuts text into other tokens; one that does not say is believed.
+    /// Refuses a server that says that it cuts text into other tokens; one that has no such call is believed.
     fn check_tokenizer(&self, tokens: &Tokens) -> Result<(), TrainError> {
         let body = json!({"model": self.model, "prompt": PROBE, "add_special_tokens": false});
         match self.service.post("/tokenize", &body) {
@@ -158,14 +161,16 @@ impl RemoteTeacher {
                     Some(_) | None => Err(self.strange("another tokenizer than the student's")),
                 }
             }
-            Err(error) => {
+            Err(error @ TrainError::Remote { refused: Some(404 | 405), .. }) => {
                 warn!(%error, "the teacher does not tell its tokens; they are taken to be the student's");
                 Ok(())
             }
+            Err(error) => Err(error),
         }
     }
 
     fn strange(&self, reason: &str) -> TrainError {
-        TrainError::Remote { url: self.service.url.clone(), n_tries: 1, reason: reason.to_owned() }
+        let (url, reason) = (self.service.url.clone(), reason.to_owned());
+        TrainError::Remote { url, n_tries: 1, reason, refused: None }
     }
 }

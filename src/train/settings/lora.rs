@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct LoraSettings {
     /// Rank of the adapters. 0: every parameter is trained, as a small model needs it. 16 to 128 are usual, with a learning rate ten
     /// times that of full training.
+    ///
+    /// On a GPU the frozen matrices still get gradients as large as they are, which are thrown away: only the CPU spares
+    /// them.
     pub rank: usize,
     /// Adapters count alpha / rank. 32: the usual twice of rank 16.
     pub alpha: f64,

@@ -7,16 +7,54 @@ use crate::train::{
     settings::grpo::{Advantage, GrpoSettings},
 };
 
-/// Returns the advantage of every token of every row, groups after one another. `judge_weight`: how much the judge elsewhere counts,
-/// where there is one.
+/// How lists are told apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Credit<'a> {
+    pub(super) grpo: &'a GrpoSettings,
+    /// How much the judge elsewhere counts, where there is one.
+    pub(super) judge_weight: Option<f64>,
+}
+
+impl Credit<'_> {
+    /// What each row of [`Self::rows`] counts.
+    pub(super) fn weights(self) -> Vec<f64> {
+        let own: &[f64] = match self.grpo.advantage {
+            Advantage::Sum | Advantage::Decoupled => &WEIGHTS,
+            Advantage::Gated => &[1.0],
+        };
+        own.iter().copied().chain(self.judge_weight).collect()
+    }
+
+    /// The rewards of each list of a group, as advantages are made of them.
+    pub(super) fn rows(self, group: &Group) -> Vec<Vec<Option<f32>>> {
+        let judged = self.judge_weight.is_some().then(|| judged(group));
+        let row = |(row_idx, worth): (usize, &Worth)| {
+            let mut row = match self.grpo.advantage {
+                Advantage::Sum | Advantage::Decoupled => components(worth),
+                Advantage::Gated => gated(worth),
+            };
+            row.extend(judged.as_ref().map(|judged| judged[row_idx]));
+            row
+        };
+        group.worths.iter().enumerate().map(row).collect()
+    }
+
+    /// Whether no token of a group would earn anything: it teaches nothing.
+    /// # Errors
+    /// If a reward is not finite.
+    pub(super) fn is_flat(self, group: &Group) -> Result<bool, TrainError> {
+        let tokens = of_tokens(self, std::slice::from_ref(group))?;
+        // A smaller advantage is the rounding of f32 rewards and of their mean.
+        Ok(tokens.iter().flatten().all(|advantage| advantage.abs() < 1e-6))
+    }
+}
+
+/// Returns the advantage of every token of every row, groups after one another.
 /// # Errors
 /// If groups are not of one size.
-pub(super) fn of_tokens(
-    grpo: &GrpoSettings,
-    judge_weight: Option<f64>,
-    groups: &[Group],
-) -> Result<Vec<Vec<f32>>, TrainError> {
-    let lists = of_lists(grpo.advantage, judge_weight, groups)?;
+pub(super) fn of_tokens(credit: Credit<'_>, groups: &[Group]) -> Result<Vec<Vec<f32>>, TrainError> {
+    let Credit { grpo, .. } = credit;
+    let lists = of_lists(credit, groups)?;
     let mut lists = lists.into_iter();
     let mut tokens = Vec::new();
     for group in groups {
@@ -31,34 +69,24 @@ pub(super) fn of_tokens(
 }
 
 /// Returns the advantage of every list.
-fn of_lists(how: Advantage, judge_weight: Option<f64>, groups: &[Group]) -> Result<Vec<f32>, TrainError> {
+fn of_lists(credit: Credit<'_>, groups: &[Group]) -> Result<Vec<f32>, TrainError> {
     let group_size = groups.first().map_or(1, |group| group.rows.len());
-    let (scale, mut weights) = match how {
-        Advantage::Sum => (Scale::None, WEIGHTS.to_vec()),
-        Advantage::Decoupled => (Scale::Components, WEIGHTS.to_vec()),
-        Advantage::Gated => (Scale::None, vec![1.0]),
+    let scale = match credit.grpo.advantage {
+        Advantage::Sum | Advantage::Gated => Scale::None,
+        Advantage::Decoupled => Scale::Components,
     };
-    weights.extend(judge_weight);
-    let mut rewards = Vec::new();
-    for group in groups {
-        let judged = judge_weight.is_some().then(|| judged(group));
-        for (row_idx, worth) in group.worths.iter().enumerate() {
-            let mut row = match how {
-                Advantage::Sum | Advantage::Decoupled => components(worth),
-                Advantage::Gated => gated(worth),
-            };
-            row.extend(judged.as_ref().map(|judged| judged[row_idx]));
-            rewards.push(row);
-        }
-    }
+    let weights = credit.weights();
+    let rewards: Vec<_> = groups.iter().flat_map(|group| credit.rows(group)).collect();
     group_advantages(&AdvantageSettings { group_size, weights: &weights, scale }, &rewards)
 }
 
 /// What the judge elsewhere said of each list of a group. In a sum, a list without its word would be worth less than the others by all
-/// that the judge may say: it gets their mean, and is told from them by what else is known.
+/// that the judge may say: it gets the mean of the lists that have one, and is told from them by what else is known. Texts that are no
+/// lists do not count: their 0 is no word of the judge.
 #[allow(clippy::cast_possible_truncation, reason = "rewards are from 0 to 1")]
 fn judged(group: &Group) -> Vec<Option<f32>> {
-    let said = || group.worths.iter().filter_map(|worth| worth.judged);
+    let lists = || group.worths.iter().filter(|worth| worth.is_list);
+    let said = || lists().filter_map(|worth| worth.judged);
     let mean = said().next().map(|_| rewards::mean(said()));
     group.worths.iter().map(|worth| worth.judged.or(mean).map(|reward| reward as f32)).collect()
 }
@@ -128,9 +156,13 @@ mod tests {
         Rewards { alignment: 0.5, coverage, specificity: 0.5, diversity: 0.5, structure: 1.0 }
     }
 
+    fn of(grpo: &GrpoSettings) -> Credit<'_> {
+        Credit { grpo, judge_weight: None }
+    }
+
     #[track_caller]
     fn check(grpo: GrpoSettings, group: &Group, expected: [[f32; 6]; 2]) {
-        let got = of_tokens(&grpo, None, std::slice::from_ref(group)).unwrap();
+        let got = of_tokens(of(&grpo), std::slice::from_ref(group)).unwrap();
         for (got, expected) in got.iter().zip(expected) {
             let close = got.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-5);
             assert!(close, "{got:?}, expected {expected:?}");
@@ -169,7 +201,7 @@ mod tests {
         check(GrpoSettings::plain(), &group, [[0.0; 6], [0.0; 6]]);
         // Standardised, coverage counts six times as much as alignment however little it varies.
         let decoupled = GrpoSettings { advantage: Advantage::Decoupled, ..GrpoSettings::plain() };
-        let got = of_tokens(&decoupled, None, std::slice::from_ref(&group)).unwrap();
+        let got = of_tokens(of(&decoupled), std::slice::from_ref(&group)).unwrap();
         assert!(got[0][0] < -0.6 && got[1][0] > 0.6, "{got:?}");
     }
 
@@ -185,7 +217,8 @@ mod tests {
     fn a_list_that_the_judge_did_not_rate_is_worth_what_else_is_known() {
         let mut group = group([good(0.5), good(0.5)], [vec![], vec![]]);
         let advantages = |group: &Group| {
-            let tokens = of_tokens(&GrpoSettings::plain(), Some(0.5), std::slice::from_ref(group)).unwrap();
+            let credit = Credit { grpo: &GrpoSettings::plain(), judge_weight: Some(0.5) };
+            let tokens = of_tokens(credit, std::slice::from_ref(group)).unwrap();
             [tokens[0][0], tokens[1][0]]
         };
         assert_eq!(advantages(&group), [0.0, 0.0], "nobody was rated");
@@ -194,5 +227,35 @@ mod tests {
         group.worths[1].judged = Some(0.5);
         let [first, second] = advantages(&group);
         assert!((first - 0.1).abs() < 1e-6 && (second + 0.1).abs() < 1e-6, "{first} {second}");
+    }
+
+    /// The mean held the 0 of the text that is no list, and the list without a rating got 0.45 for it.
+    #[test]
+    fn a_missing_rating_is_the_mean_of_lists_and_not_of_texts_that_are_none() {
+        let mut group = group([good(0.5), good(0.5)], [vec![], vec![]]);
+        group.worths[0].judged = Some(0.9);
+        group.worths.push(Worth { judged: Some(0.0), ..Worth::default() });
+        assert_eq!(judged(&group), [Some(0.9), Some(0.9), Some(0.0)]);
+    }
+
+    #[test]
+    fn a_group_is_flat_where_no_token_earns_anything_in_the_way_that_is_asked() {
+        let is_flat = |advantage: Advantage, query_credit: f64, group: &Group| {
+            let grpo = GrpoSettings { advantage, query_credit, ..GrpoSettings::plain() };
+            of(&grpo).is_flat(group).unwrap()
+        };
+        // One sum, other parts.
+        let traded = group(
+            [Rewards { alignment: 0.9, ..good(0.5) }, Rewards { alignment: 0.3, ..good(0.6) }],
+            [vec![], vec![]],
+        );
+        assert!(is_flat(Advantage::Sum, 0.0, &traded));
+        assert!(!is_flat(Advantage::Decoupled, 0.0, &traded));
+        // Both below a floor.
+        let below = |coverage| Rewards { diversity: 0.1, ..good(coverage) };
+        let gated = group([below(0.9), below(0.2)], [vec![], vec![]]);
+        assert!(is_flat(Advantage::Gated, 0.0, &gated) && !is_flat(Advantage::Sum, 0.0, &gated));
+        let queries = group([good(0.5), good(0.5)], [vec![0.9, 0.2], vec![0.3, 0.2]]);
+        assert!(is_flat(Advantage::Sum, 0.0, &queries) && !is_flat(Advantage::Sum, 0.5, &queries));
     }
 }

@@ -66,13 +66,6 @@ pub(super) enum Source {
     Elsewhere(Elsewhere),
 }
 
-impl Group {
-    /// Whether its lists are all worth the same, in every part: they teach nothing. Equal means equal; a small difference teaches.
-    fn is_flat(&self) -> bool {
-        self.worths.iter().all(|worth| *worth == self.worths[0])
-    }
-}
-
 impl RewardSeconds {
     fn add(&mut self, other: &Self) {
         self.lookup += other.lookup;
@@ -97,7 +90,12 @@ impl Stage<'_> {
         let mut rollout = Rollout { n_drawn: groups.len(), seconds: RewardSeconds::default(), groups };
         rollout.groups.iter().for_each(|group| rollout.seconds.add(&group.seconds));
         for refill in 0..refills {
-            let flat: Vec<usize> = (0..n_groups).filter(|&idx| rollout.groups[idx].is_flat()).collect();
+            let mut flat = Vec::new();
+            for (idx, group) in rollout.groups.iter().enumerate() {
+                if self.credit().is_flat(group)? {
+                    flat.push(idx);
+                }
+            }
             if flat.is_empty() {
                 break;
             }

@@ -1,6 +1,6 @@
 //! What a step of the teacher notes, under the names that users of TRL know.
 use super::{
-    credit,
+    credit::{self, Credit},
     groups::{Rollout, Worth},
     update::Updated,
 };
@@ -21,6 +21,7 @@ pub(super) fn figures(
     updated: &Updated,
     rollout: &Rollout,
     rows: &[(Vec<u32>, FinishedRow)],
+    credit: Credit<'_>,
 ) -> Result<Figures, TrainError> {
     let worths: Vec<&Worth> = rollout.groups.iter().flat_map(|group| &group.worths).collect();
     let n_valid = worths.iter().filter(|worth| worth.is_list).count();
@@ -28,31 +29,31 @@ pub(super) fn figures(
     let group_size = rollout.groups.first().map_or(1, |group| group.rows.len());
     let settings = AdvantageSettings { group_size, weights: &WEIGHTS, scale: Scale::None };
     let components: Vec<_> = worths.iter().map(|worth| credit::components(worth)).collect();
-    let rewards = reward_metrics(&settings, &components)?;
+    let parts = reward_metrics(&settings, &components)?.components;
+    // The reward is what the network learns from, gates and the judge elsewhere included.
+    let settings = AdvantageSettings { weights: &credit.weights(), ..settings };
+    let learned: Vec<_> = rollout.groups.iter().flat_map(|group| credit.rows(group)).collect();
+    let rewards = reward_metrics(&settings, &learned)?;
     figures.add(REWARD, rewards.reward.mean);
     figures.add("reward_std", rewards.reward.std);
     figures.add("frac_reward_zero_std", rewards.frac_zero_std);
-    for (name, Spread { mean, std }) in Rewards::NAMES.iter().zip(&rewards.components) {
+    for (name, Spread { mean, std }) in Rewards::NAMES.iter().zip(&parts) {
         figures.add(format!("rewards/{name}/mean"), *mean);
         figures.add(format!("rewards/{name}/std"), *std);
     }
-    let judged: Vec<Option<f64>> = worths.iter().map(|worth| worth.judged).collect();
     let n_rewarded = (rollout.n_drawn * group_size).max(1) as f64;
     figures.add("rewards/lookup/seconds", rollout.seconds.lookup / n_rewarded);
     for (name, seconds) in Rewards::NAMES.iter().zip(rollout.seconds.parts) {
         figures.add(format!("rewards/{name}/seconds"), seconds / n_rewarded);
     }
-    if judged.iter().any(Option::is_some) {
-        let Spread { mean, std } = spread(&judged);
-        figures.add("rewards/http_judge/mean", mean);
-        figures.add("rewards/http_judge/std", std);
+    if credit.judge_weight.is_some() {
+        add_judged(&mut figures, &worths);
         figures.add("rewards/http_judge/seconds", rollout.seconds.judge / n_rewarded);
-        let n_missing = judged.iter().filter(|rating| rating.is_none()).count();
-        figures.add("rewards/http_judge/missing_ratio", n_missing as f64 / judged.len() as f64);
     }
-    if rollout.n_drawn > rollout.groups.len() {
-        // Groups that were kept, of all that were drawn.
-        figures.add("dynamic_filtering_pass_rate", rollout.groups.len() as f64 / rollout.n_drawn as f64);
+    if credit.grpo.refills > 0 {
+        // Groups that teach something, of all that were drawn.
+        figures
+            .add("dynamic_filtering_pass_rate", n_teaching(rollout, credit)? as f64 / rollout.n_drawn as f64);
     }
     if let Some(policy) = &updated.metrics {
         let clipped = policy.clip_ratios();
@@ -74,4 +75,25 @@ pub(super) fn figures(
         }
     }
     Ok(figures)
+}
+
+/// What the judge elsewhere said of the lists; of a text that is none it was not asked.
+#[allow(clippy::cast_precision_loss, reason = "counts of lists")]
+fn add_judged(figures: &mut Figures, worths: &[&Worth]) {
+    let lists = worths.iter().filter(|worth| worth.is_list);
+    let judged: Vec<Option<f64>> = lists.map(|worth| worth.judged).collect();
+    let Spread { mean, std } = spread(&judged);
+    figures.add("rewards/http_judge/mean", mean);
+    figures.add("rewards/http_judge/std", std);
+    let n_missing = judged.iter().filter(|rating| rating.is_none()).count();
+    figures.add("rewards/http_judge/missing_ratio", n_missing as f64 / judged.len().max(1) as f64);
+}
+
+/// Groups of a step that teach something.
+fn n_teaching(rollout: &Rollout, credit: Credit<'_>) -> Result<usize, TrainError> {
+    let mut n_teaching = 0;
+    for group in &rollout.groups {
+        n_teaching += usize::from(!credit.is_flat(group)?);
+    }
+    Ok(n_teaching)
 }

@@ -5,9 +5,10 @@
         for query in response.best.queries:
             print(query.text)
 
-Calls change nothing, so those that reached no server, or lost it, are repeated up to three times (retry.json) within their
+Calls for queries change nothing, so those that reached no server, or lost it, are repeated up to three times (retry.json) within their
 deadline. Where the package opentelemetry-api is installed, calls carry the trace of the caller.
 """
+import hashlib
 from dataclasses import dataclass
 from importlib import resources
 
@@ -60,10 +61,11 @@ class Client:
         return self.stub.StreamGenerateQueries(request(user_key, signals, options), **self.call(user_key, timeout_s))
 
     def call(self, user_key, timeout_s):
-        carrier = {USER_KEY: user_key}
+        # Headers hold ASCII alone, keys anything; and proxies need no more than a stable digest.
+        carrier = {USER_KEY: hashlib.sha256(user_key.encode()).hexdigest()}
         if propagate:
             propagate.inject(carrier)
-        return {"timeout": timeout_s or self.timeout_s, "metadata": list(carrier.items())}
+        return {"timeout": self.timeout_s if timeout_s is None else timeout_s, "metadata": list(carrier.items())}
 
     def close(self):
         self.channel.close()
