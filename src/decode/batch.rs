@@ -6,10 +6,11 @@ use super::{
 };
 use crate::model::{
     kv_cache::{Forks, Prefix},
+    ops::with_floats,
     transformer::Transformer,
     weights::ModelError,
 };
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use std::sync::Arc;
 use thiserror::Error;
 use tracing::warn;
@@ -174,12 +175,14 @@ pub struct Batch {
     model: Arc<Transformer>,
     groups: Vec<Group>,
     finished: Vec<FinishedRow>,
+    /// Where logits are written.
+    room: Vec<f32>,
 }
 
 impl Batch {
     /// An empty batch.
     pub fn new(model: Arc<Transformer>) -> Self {
-        Self { model, groups: Vec::new(), finished: Vec::new() }
+        Self { model, groups: Vec::new(), finished: Vec::new(), room: Vec::new() }
     }
 
     /// Prefills the prompt once and forks it into N rows; the first token of each row is sampled here. Rows can already finish here.
@@ -199,11 +202,11 @@ impl Batch {
         let n_known = request.known.as_ref().map_or(0, |known| known.n_positions);
         let prefill_tokens_computed = prefix.n_positions() - n_known;
         let prefix = Arc::new(prefix);
-        let logits = floats(&self.model.logits(&hidden)?)?;
-        let hidden = floats(&hidden)?;
         let mut group = Group::new(request, Forks::new(Arc::clone(&prefix), n_rows));
         let Group { rows, rules, .. } = &mut group;
-        sample(rows.iter_mut().map(|row| Turn { row, rules, hidden: &hidden, logits: &logits }).collect());
+        read_outputs(&self.model, &hidden, &mut self.room, |hidden, logits| {
+            sample(rows.iter_mut().map(|row| Turn { row, rules, hidden, logits }).collect());
+        })?;
         if group.rows.iter().any(|row| row.state == State::Broken) {
             return Err(DecodeError::NotFinite { id: group.id });
         }
@@ -227,16 +230,16 @@ impl Batch {
             self.groups.iter().flat_map(|group| group.rows.iter().map(Row::last_id)).collect();
         let mut forks: Vec<&mut Forks> = self.groups.iter_mut().map(|group| &mut group.forks).collect();
         let hidden = self.model.step(&mut forks, &ids)?;
-        let logits = floats(&self.model.logits(&hidden)?)?;
-        let hidden = floats(&hidden)?;
-        let (hidden_size, vocab_size) = (hidden.len() / ids.len(), logits.len() / ids.len());
-        let mut outputs = hidden.chunks(hidden_size.max(1)).zip(logits.chunks(vocab_size.max(1)));
-        let mut turns = Vec::with_capacity(ids.len());
-        for Group { rows, rules, .. } in &mut self.groups {
-            let outputs = rows.iter_mut().zip(&mut outputs);
-            turns.extend(outputs.map(|(row, (hidden, logits))| Turn { row, rules, hidden, logits }));
-        }
-        sample(turns);
+        read_outputs(&self.model, &hidden, &mut self.room, |hidden, logits| {
+            let (hidden_size, vocab_size) = (hidden.len() / ids.len(), logits.len() / ids.len());
+            let mut outputs = hidden.chunks(hidden_size.max(1)).zip(logits.chunks(vocab_size.max(1)));
+            let mut turns = Vec::with_capacity(ids.len());
+            for Group { rows, rules, .. } in &mut self.groups {
+                let outputs = rows.iter_mut().zip(&mut outputs);
+                turns.extend(outputs.map(|(row, (hidden, logits))| Turn { row, rules, hidden, logits }));
+            }
+            sample(turns);
+        })?;
         let broken = self.drop_broken();
         for group in &mut self.groups {
             group.take_finished(&mut self.finished)?;
@@ -369,7 +372,17 @@ impl Group {
     }
 }
 
-/// Numbers of a tensor on the CPU, row after row.
-fn floats(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
-    tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+/// Calls `take` with hidden states and their logits, each row after row.
+fn read_outputs(
+    model: &Transformer,
+    hidden: &Tensor,
+    room: &mut Vec<f32>,
+    take: impl FnOnce(&[f32], &[f32]),
+) -> Result<(), ModelError> {
+    model.read_logits(hidden, room, |logits| {
+        with_floats(hidden, |hidden| {
+            take(hidden, logits);
+            Ok(())
+        })
+    })
 }

@@ -4,11 +4,12 @@
     clippy::cast_precision_loss,
     reason = "ids and ranks are far below 2^32"
 )]
+use super::logits::{Logits, Sums};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore, SeedableRng},
 };
-use std::borrow::Cow;
+use std::{borrow::Cow, cmp::Ordering};
 
 /// How a token is drawn. Neutral values switch a stage off.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,102 +81,126 @@ impl Sampler {
     ///
     /// A NaN counts as a token that cannot be drawn. None: no logit is finite, or one is plus infinity, so the model is broken.
     pub fn sample(&mut self, logits: &[f32], history: &[u32], forbidden: &[u32]) -> Option<Sampled> {
-        let allowed = without(logits, forbidden);
-        let kept = Kept::new(&self.settings, &allowed, history)?;
+        let plain = Logits::new(logits)?;
+        let sums = plain.sums(1.0);
         // 53 random bits make a number in [0, 1); one draw per token keeps streams comparable between settings.
         let uniform = (self.stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let id = kept.at(uniform);
-        Some(Sampled { id, logprob: log_probability(logits, id)? })
+        let allowed = penalised(logits, history, self.settings.repetition_penalty);
+        let id = match without(allowed, forbidden) {
+            Cow::Borrowed(_) => Kept::new(&self.settings, &plain).at(uniform),
+            Cow::Owned(allowed) => Kept::new(&self.settings, &Logits::new(&allowed)?).at(uniform),
+        };
+        let logprob = f64::from(plain.at(id)? - plain.max) - sums.total().ln();
+        Some(Sampled { id, logprob: logprob as f32 })
     }
 }
 
 /// Probabilities (V) with which `Sampler::sample` draws the first token; None where it would draw none.
 pub fn probabilities(settings: &SamplerSettings, logits: &[f32], history: &[u32]) -> Option<Vec<f32>> {
-    let kept = Kept::new(settings, logits, history)?;
-    let total = kept.total();
     let mut probabilities = vec![0.0; logits.len()];
-    for &(id, weight) in &kept.entries {
+    let penalised = penalised(logits, history, settings.repetition_penalty);
+    let logits = Logits::new(&penalised)?;
+    let entries = match Kept::new(settings, &logits) {
+        Kept::All(_) => weighed(logits.from(f32::NEG_INFINITY), logits.max, settings.temperature),
+        Kept::Some(entries) => entries,
+    };
+    let total = total(&entries);
+    for (id, weight) in entries {
         probabilities[id as usize] = (f64::from(weight) / total) as f32;
     }
     Some(probabilities)
 }
 
 /// Tokens that can be drawn, with weights relative to the likeliest one's.
-struct Kept {
-    entries: Vec<(u32, f32)>,
+enum Kept<'a> {
+    All(Sums<'a>),
+    Some(Vec<(u32, f32)>),
 }
 
-impl Kept {
-    fn new(settings: &SamplerSettings, logits: &[f32], history: &[u32]) -> Option<Self> {
-        let logits = penalised(logits, history, settings.repetition_penalty);
-        let max = finite_max(&logits)?;
-        // Also where the temperature is negative or not a number: the settings are checked long before, here nothing may panic.
-        if settings.temperature.partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
-            let id = logits.iter().position(|&logit| logit == max)?;
-            return Some(Self { entries: vec![(id as u32, 1.0)] });
+impl<'a> Kept<'a> {
+    fn new(settings: &SamplerSettings, logits: &'a Logits<'a>) -> Self {
+        let &SamplerSettings { temperature, top_k, top_p, min_p, .. } = settings;
+        let max = logits.max;
+        // Also where the temperature is negative, has no reciprocal or is no number: the settings are checked long before.
+        if matches!(temperature.partial_cmp(&f32::MIN_POSITIVE), None | Some(Ordering::Less)) {
+            return Self::Some(logits.from(max).into_iter().take(1).map(|(id, _)| (id, 1.0)).collect());
         }
-        let threshold = kth_largest(&logits, settings.top_k);
-        let weight = |logit: f32| ((logit - max) / settings.temperature).exp();
-        let entries = (0u32..)
-            .zip(logits.iter())
-            .filter(|&(_, &logit)| logit >= threshold && logit > f32::NEG_INFINITY)
-            .map(|(id, &logit)| (id, weight(logit)));
-        let mut kept = Self { entries: entries.collect() };
-        if settings.top_p < 1.0 {
-            kept.cut_top_p(settings.top_p);
-        }
-        if settings.min_p > 0.0 {
-            // The likeliest weight is 1, so a weight is its share of the likeliest probability, whatever the sum.
-            kept.entries.retain(|&(_, weight)| weight >= settings.min_p.min(1.0));
-        }
-        Some(kept)
-    }
-
-    fn total(&self) -> f64 {
-        self.entries.iter().map(|&(_, weight)| f64::from(weight)).sum()
-    }
-
-    /// Keeps each token while the likelier ones hold less than the share `top_p`; at least the likeliest.
-    ///
-    /// Only the head of the distribution is sorted: tokens within a factor of the likeliest, a factor that grows until
-    /// the head holds the share.
-    fn cut_top_p(&mut self, top_p: f32) {
-        let wanted = f64::from(top_p) * self.total();
-        let mut floor = 1e-3;
-        let mut head: Vec<(u32, f32)>;
-        loop {
-            head = self.entries.iter().copied().filter(|&(_, weight)| weight >= floor).collect();
-            let mass: f64 = head.iter().map(|&(_, weight)| f64::from(weight)).sum();
-            if mass >= wanted || head.len() == self.entries.len() {
-                break;
-            }
-            floor = if floor > 1e-30 { floor * 1e-3 } else { 0.0 };
-        }
-        head.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let mut above = 0.0;
-        let n_kept = head
-            .iter()
-            .take_while(|&&(_, weight)| {
-                let is_kept = above < wanted;
-                above += f64::from(weight);
-                is_kept
-            })
-            .count();
-        head.truncate(n_kept.max(1));
-        self.entries = head;
+        let mut entries = if top_k > 0 {
+            let entries = weighed(logits.from(logits.kth_largest(top_k)), max, temperature);
+            if top_p < 1.0 { likeliest(&entries, f64::from(top_p) * total(&entries)) } else { entries }
+        } else if top_p < 1.0 {
+            head(logits, temperature, top_p)
+        } else if min_p > 0.0 {
+            weighed(logits.from(max + temperature * min_p.min(1.0).ln()), max, temperature)
+        } else {
+            return Self::All(logits.sums(temperature.recip()));
+        };
+        // The likeliest weight is 1, so a weight is its share of the likeliest probability, whatever the sum.
+        entries.retain(|&(_, weight)| weight >= min_p.min(1.0));
+        Self::Some(entries)
     }
 
     /// The token at a point in [0, 1) of the cumulated weights.
-    fn at(&self, uniform: f64) -> u32 {
-        let target = uniform * self.total();
+    fn at(&self, point: f64) -> u32 {
+        let entries = match self {
+            Self::All(sums) => return sums.token_at(point),
+            Self::Some(entries) => entries,
+        };
+        let target = point * total(entries);
         let mut below = 0.0;
-        let found = self.entries.iter().find(|&&(_, weight)| {
+        let found = entries.iter().find(|&&(_, weight)| {
             below += f64::from(weight);
             target < below
         });
         // Rounding can put the target at the very end, where the last token stands.
-        found.or(self.entries.last()).map_or(0, |&(id, _)| id)
+        found.or(entries.last()).map_or(0, |&(id, _)| id)
     }
+}
+
+/// Weights of logits, relative to that of the largest.
+fn weighed(mut entries: Vec<(u32, f32)>, max: f32, temperature: f32) -> Vec<(u32, f32)> {
+    for (_, value) in &mut entries {
+        *value = ((*value - max) / temperature).exp();
+    }
+    entries
+}
+
+fn total(entries: &[(u32, f32)]) -> f64 {
+    entries.iter().map(|&(_, weight)| f64::from(weight)).sum()
+}
+
+/// The likeliest tokens that hold the share `top_p` of all weights.
+///
+/// Only the head of the distribution is looked at: tokens within a factor of the likeliest, a factor that grows until the head
+/// holds the share.
+fn head(logits: &Logits<'_>, temperature: f32, top_p: f32) -> Vec<(u32, f32)> {
+    let wanted = f64::from(top_p) * logits.sums(temperature.recip()).total();
+    let mut floor = 1e-3_f32;
+    loop {
+        let least = logits.max + temperature * floor.ln();
+        let entries = weighed(logits.from(least), logits.max, temperature);
+        if total(&entries) >= wanted || least == f32::NEG_INFINITY {
+            return likeliest(&entries, wanted);
+        }
+        floor = if floor > 1e-30 { floor * 1e-3 } else { 0.0 };
+    }
+}
+
+/// Each token while the likelier ones hold less than `wanted`, the likeliest first; at least that one.
+fn likeliest(entries: &[(u32, f32)], wanted: f64) -> Vec<(u32, f32)> {
+    let mut entries = entries.to_vec();
+    entries.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let mut above = 0.0;
+    let n_kept = entries
+        .iter()
+        .take_while(|&&(_, weight)| {
+            let is_kept = above < wanted;
+            above += f64::from(weight);
+            is_kept
+        })
+        .count();
+    entries.truncate(n_kept.max(1));
+    entries
 }
 
 /// Logits with the repetition penalty on every id of the history, once each.
@@ -196,9 +221,9 @@ fn penalised<'a>(logits: &'a [f32], history: &[u32], penalty: f32) -> Cow<'a, [f
 }
 
 /// Logits with some ids made impossible; as they are where nothing would be left.
-fn without<'a>(logits: &'a [f32], ids: &[u32]) -> Cow<'a, [f32]> {
+fn without<'a>(logits: Cow<'a, [f32]>, ids: &[u32]) -> Cow<'a, [f32]> {
     if ids.is_empty() {
-        return Cow::Borrowed(logits);
+        return logits;
     }
     let mut left = logits.to_vec();
     for &id in ids {
@@ -206,33 +231,7 @@ fn without<'a>(logits: &'a [f32], ids: &[u32]) -> Cow<'a, [f32]> {
             *logit = f32::NEG_INFINITY;
         }
     }
-    if finite_max(&left).is_some() { Cow::Owned(left) } else { Cow::Borrowed(logits) }
-}
-
-/// The largest logit, where it is a finite number. NaN is passed over.
-fn finite_max(logits: &[f32]) -> Option<f32> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    max.is_finite().then_some(max)
-}
-
-/// The k-th largest logit, below which top-k cuts; minus infinity where top-k cuts nothing.
-fn kth_largest(logits: &[f32], k: usize) -> f32 {
-    if k == 0 || k >= logits.len() {
-        return f32::NEG_INFINITY;
-    }
-    let mut ranked: Vec<f32> =
-        logits.iter().map(|&logit| if logit.is_nan() { f32::NEG_INFINITY } else { logit }).collect();
-    let (_, kth, _) = ranked.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-    *kth
-}
-
-/// Log-probability of a token at temperature 1, nothing cut.
-fn log_probability(logits: &[f32], id: u32) -> Option<f32> {
-    let max = finite_max(logits)?;
-    let finite = logits.iter().filter(|logit| !logit.is_nan());
-    let sum: f64 = finite.map(|&logit| f64::from((logit - max).exp())).sum();
-    let logit = *logits.get(id as usize)?;
-    Some((f64::from(logit - max) - sum.ln()) as f32)
+    if Logits::new(&left).is_some() { Cow::Owned(left) } else { logits }
 }
 
 #[cfg(test)]
@@ -317,7 +316,8 @@ mod tests {
             |logits: &[f32], forbidden: &[u32]| Sampler::new(greedy, 1).sample(logits, &[], forbidden);
         let sampled = drawn(&logits, &[2, 99]).unwrap();
         assert_eq!(sampled.id, 3);
-        assert_eq!(Some(sampled.logprob), log_probability(&logits, 3), "as if nothing were cut");
+        let plain: f32 = logits.iter().map(|logit| (logit - 2.0_f32).exp()).sum();
+        assert!((sampled.logprob + plain.ln()).abs() < 1e-6, "as if nothing were cut");
         assert_eq!(drawn(&[1.0, 2.0], &[0, 1]).map(|sampled| sampled.id), Some(1));
     }
 }

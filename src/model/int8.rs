@@ -99,10 +99,10 @@ impl Matrix {
         Tensor::from_vec(values, (ids.len(), self.n_in), &candle_core::Device::Cpu)
     }
 
-    fn multiply(&self, input: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    /// Writes what `project` returns, row after row. `input`: rows (n, in), `output`: room for (n, out).
+    pub(super) fn multiply(&self, input: &[f32], bias: Option<&[f32]>, output: &mut [f32]) {
         let rows = rounded(input, self.n_in);
         let n_rows = rows.scales.len();
-        let mut output = vec![0.0; n_rows * self.n_out];
         let n_panels = self.scales.len() / OUTPUTS;
         let n_parts = match n_rows * self.n_in * self.n_out {
             work if work < PARALLEL_WORK_MIN => 1,
@@ -133,7 +133,6 @@ impl Matrix {
         } else {
             parts.into_par_iter().enumerate().for_each(compute);
         }
-        output
     }
 }
 
@@ -208,7 +207,8 @@ impl CustomOp1 for Project<'_> {
         let Some((start, end)) = layout.contiguous_offsets() else {
             bail!("a layer in 8 bits was given values that are not contiguous")
         };
-        let output = self.matrix.multiply(&storage.as_slice::<f32>()?[start..end], self.bias.as_deref());
+        let mut output = vec![0.0; n_rows * n_out];
+        self.matrix.multiply(&storage.as_slice::<f32>()?[start..end], self.bias.as_deref(), &mut output);
         Ok((CpuStorage::F32(output), Shape::from((n_rows, n_out))))
     }
 }
@@ -226,6 +226,12 @@ mod tests {
 
     fn matrix(values: &[f32], n_out: usize, n_in: usize) -> Matrix {
         Matrix::round(&Tensor::from_slice(values, (n_out, n_in), &Device::Cpu).unwrap()).unwrap()
+    }
+
+    fn product(matrix: &Matrix, input: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let mut output = vec![f32::NAN; input.len() / matrix.n_in * matrix.n_out];
+        matrix.multiply(input, bias, &mut output);
+        output
     }
 
     /// Whole numbers of steps, and the step.
@@ -256,7 +262,7 @@ mod tests {
             let (input, weight) = (random(n_rows, n_in, 1), random(n_out, n_in, 2));
             let bias = random(1, n_out, 3);
             for bias in [None, Some(bias.as_slice())] {
-                let got = matrix(&weight, n_out, n_in).multiply(&input, bias);
+                let got = product(&matrix(&weight, n_out, n_in), &input, bias);
                 assert_eq!(got, expected(&input, &weight, bias, n_in), "{n_rows} rows, {n_in} to {n_out}");
             }
         }
@@ -266,7 +272,7 @@ mod tests {
     fn the_error_is_below_a_hundredth_of_the_result() {
         let (n_rows, n_in, n_out) = (9, 512, 300);
         let (input, weight) = (random(n_rows, n_in, 4), random(n_out, n_in, 5));
-        let got = matrix(&weight, n_out, n_in).multiply(&input, None);
+        let got = product(&matrix(&weight, n_out, n_in), &input, None);
         let (mut error, mut size) = (0.0, 0.0);
         for (row_idx, row) in input.chunks(n_in).enumerate() {
             for (output_idx, output) in weight.chunks(n_in).enumerate() {
@@ -283,9 +289,9 @@ mod tests {
         let (n_in, n_out) = (120, 90);
         let (input, weight) = (random(32, n_in, 6), random(n_out, n_in, 7));
         let matrix = matrix(&weight, n_out, n_in);
-        let together = matrix.multiply(&input, None);
+        let together = product(&matrix, &input, None);
         for (row, expected) in input.chunks(n_in).zip(together.chunks(n_out)) {
-            assert_eq!(matrix.multiply(row, None), expected);
+            assert_eq!(product(&matrix, row, None), expected);
         }
     }
 
@@ -296,7 +302,7 @@ mod tests {
         for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut input = random(3, n_in, 9);
             input[n_in + 5] = broken;
-            let output = matrix(&weight, n_out, n_in).multiply(&input, None);
+            let output = product(&matrix(&weight, n_out, n_in), &input, None);
             let finite: Vec<bool> =
                 output.chunks(n_out).map(|row| row.iter().all(|value| value.is_finite())).collect();
             assert_eq!(finite, [true, false, true]);
@@ -306,9 +312,9 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros_and_the_smallest_numbers_break_nothing() {
-        let output = matrix(&[0.0; 8], 2, 4).multiply(&[1.0, 2.0, 3.0, 4.0], None);
+        let output = product(&matrix(&[0.0; 8], 2, 4), &[1.0, 2.0, 3.0, 4.0], None);
         assert_eq!(output, [0.0, 0.0]);
-        let output = matrix(&[1.0; 8], 2, 4).multiply(&[0.0, 1e-45, -1e-40, 0.0], Some(&[1.0, 2.0]));
+        let output = product(&matrix(&[1.0; 8], 2, 4), &[0.0, 1e-45, -1e-40, 0.0], Some(&[1.0, 2.0]));
         assert_eq!(output, [1.0, 2.0]);
     }
 

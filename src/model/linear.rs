@@ -3,6 +3,7 @@ use super::{
     fused,
     int8::Matrix,
     lora::{self, Adapter},
+    ops,
     weights::{ModelError, TensorSource},
 };
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -153,6 +154,33 @@ impl Linear {
     #[must_use]
     pub fn weight(&self) -> &Weight {
         &self.weight
+    }
+
+    /// Calls `read` with what rows (n, in) are mapped to: (n, out), row after row. `room` is kept from call to call, so that large
+    /// outputs need no fresh memory each time.
+    ///
+    /// # Errors
+    /// If the width is not `in`, or `read` fails.
+    pub fn read<R>(
+        &self,
+        rows: &Tensor,
+        room: &mut Vec<f32>,
+        read: impl FnOnce(&[f32]) -> Result<R>,
+    ) -> Result<R> {
+        let Weight::Int8(matrix) = &self.weight else { return ops::with_floats(&self.forward(rows)?, read) };
+        let (n_rows, width) = rows.dims2()?;
+        let (n_out, n_in) = matrix.shape();
+        if width != n_in {
+            bail!("a layer of {n_in} inputs was given rows of {width}")
+        }
+        let bias = self.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()?;
+        room.resize(room.len().max(n_rows * n_out), 0.0);
+        let output = &mut room[..n_rows * n_out];
+        ops::with_floats(rows, |rows| {
+            matrix.multiply(rows, bias.as_deref(), output);
+            Ok(())
+        })?;
+        read(output)
     }
 
     /// Maps (.., in) to (.., out).

@@ -1,6 +1,7 @@
 //! Norm, softmax, rope and gated activation in two numerics; log-probabilities of tokens.
+pub(crate) use super::fused::exp;
 use super::{fused, rotary::Rotation};
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 /// Which kernels a network uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,14 @@ pub fn rms_norm(input: &Tensor, weight: &Tensor, eps: f64, numerics: Numerics) -
         Numerics::Train if fused::takes(input) => fused::rms_norm(input, weight, eps as f32),
         Numerics::Train => composed::rms_norm(input, weight, eps),
     }
+}
+
+/// Calls `read` with the numbers of a tensor in order, as f32; they are copied only where they are held in another way, or elsewhere.
+///
+/// # Errors
+/// If the device fails, or `read` does.
+pub(crate) fn with_floats<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    fused::with_values(&tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?, read)
 }
 
 /// Exponentials over the last dimension, normalised to sum 1.

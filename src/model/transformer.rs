@@ -189,8 +189,20 @@ impl Transformer {
     /// # Errors
     /// If the width is not D, or the network was built without an output head.
     pub fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, ModelError> {
-        let head = self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))?;
-        Ok(head.forward(hidden)?.to_dtype(DType::F32)?)
+        Ok(self.head()?.forward(hidden)?.to_dtype(DType::F32)?)
+    }
+
+    /// Calls `read` with the logits (n, V) of hidden states (n, D), row after row; `room` is kept from call to call.
+    ///
+    /// # Errors
+    /// If the width is not D, the network was built without an output head, or `read` fails.
+    pub fn read_logits<R>(
+        &self,
+        hidden: &Tensor,
+        room: &mut Vec<f32>,
+        read: impl FnOnce(&[f32]) -> Result<R>,
+    ) -> std::result::Result<R, ModelError> {
+        Ok(self.head()?.read(hidden, room, read)?)
     }
 
     /// The weight (V, D) of the output head, for losses that compute logits of a few positions at a time.
@@ -198,8 +210,7 @@ impl Transformer {
     /// # Errors
     /// If the network was built without an output head, or in 8 bits.
     pub fn head_weight(&self) -> std::result::Result<&Tensor, ModelError> {
-        let head = self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))?;
-        Ok(head.weight().plain()?)
+        Ok(self.head()?.weight().plain()?)
     }
 
     /// Sums, over positions, each weight times the negative log-probability of its token, in nats: a scalar.
@@ -214,11 +225,15 @@ impl Transformer {
         ids: &Tensor,
         weights: &Tensor,
     ) -> std::result::Result<Tensor, ModelError> {
-        let head = self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))?;
+        let head = self.head()?;
         let ids = ids.flatten_all()?.to_vec1::<u32>()?;
         let weights = weights.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let rows = hidden.reshape(((), self.config.hidden_size))?;
         Ok(ops::linear_cross_entropy(&rows, head.weight().plain()?, &ids, &weights)?)
+    }
+
+    fn head(&self) -> std::result::Result<&Linear, ModelError> {
+        self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))
     }
 
     fn run(&self, ids: &Tensor, rotation: &Rotation, attend: &mut dyn Attend) -> Result<Tensor> {

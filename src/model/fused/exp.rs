@@ -5,7 +5,7 @@
 /// Source: the range reduction and polynomial of Cephes `expf` (Moshier, 1992). The library's own function is a call
 /// per value, which costs more than the rest of a softmax.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding it leaves the nearest integer in the low bits
     const LN_2_HIGH: f32 = 355.0 / 512.0; // few digits, so that its multiples are exact
     const LN_2_LOW: f32 = -2.121_944_4e-4;

@@ -14,6 +14,7 @@ mod swiglu;
 pub(super) use attention::attention;
 pub(super) use bias::add_bias;
 pub(super) use cross_entropy::linear_cross_entropy;
+pub(crate) use exp::exp;
 pub(super) use exp::exponentiate;
 pub(super) use logprobs::token_logprobs;
 pub(super) use norm::rms_norm;

@@ -12,6 +12,26 @@ pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 struct SwiGlu;
 
+/// One chunk, compiled for several kinds of vector registers: the widest that the processor has are used. Without a fused
+/// multiplication, they all give the same bits.
+struct Forward<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl pulp::NullaryFnOnce for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
+            *out = gate * sigmoid(*gate) * up;
+        }
+    }
+}
+
+#[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
@@ -33,13 +53,10 @@ impl CustomOp2 for SwiGlu {
             bail!("gate {:?} and up {:?} differ in shape", l1.dims(), l2.dims())
         }
         let mut output = vec![0.0; gate.len()];
-        output.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK))).for_each(
-            |(out, (gate, up))| {
-                for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                    *out = gate * sigmoid(*gate) * up;
-                }
-            },
-        );
+        output
+            .par_chunks_mut(CHUNK)
+            .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
+            .for_each(|(out, (gate, up))| pulp::Arch::new().dispatch(Forward { gate, up, out }));
         Ok((CpuStorage::F32(output), l1.shape().clone()))
     }
 
