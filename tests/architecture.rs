@@ -26,8 +26,12 @@ const DAG: &[(&str, &[&str])] = &[
     ("world", &["signals", "queries", "news::article", "news::catalogue"]),
     ("serve::cache", &["signals", "queries", "bundle::manifest"]),
     ("serve::batcher", &["signals", "queries"]),
+    ("serve::cost", &[]),
     ("serve::rerank", &["signals", "queries"]),
-    ("serve::engine", &["model", "decode", "bundle", "serve::batcher", "serve::metrics"]),
+    (
+        "serve::engine",
+        &["model", "decode", "bundle", "serve::batcher", "serve::bill", "serve::cost", "serve::metrics"],
+    ),
     (
         "serve",
         &[
@@ -77,6 +81,7 @@ const ABSENT: &[(&str, &str, &str)] = &[
     ("src/serve/batcher.rs", "tonic", "policy is pure"),
     ("src/serve/rerank.rs", "tonic", "policy is pure"),
     ("src/serve/rerank.rs", "candle", "policy is pure"),
+    ("src/serve/cost.rs", "Instant", "costs take times as arguments"),
     ("src/signals.rs", "serde", "files and wire have their own counterparts of signals"),
     ("src/signals", "serde", "files and wire have their own counterparts of signals"),
     ("src/queries.rs", "serde", "files and wire have their own counterparts of queries"),

@@ -7,6 +7,8 @@ use crate::{
     },
     serve::{
         batcher::{Batcher, Picked, Room},
+        bill::Bill,
+        cost::{PrefillRate, Saving, Spending, split},
         engine::{
             pace::Pace,
             prefixes::{Owner, PrefixLimits, Prefixes},
@@ -129,7 +131,7 @@ fn nanoseconds(origin: Instant, at: Option<Instant>) -> u64 {
 }
 
 /// One prompt to decode.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Job {
     /// Whose prompt it is; none where nothing that is known may be used, and nothing is kept.
     pub owner: Option<Owner>,
@@ -149,6 +151,8 @@ pub struct Job {
     pub pruning: Option<Pruning>,
     /// Until when the job is worth anything.
     pub deadline: Arc<Deadline>,
+    /// What is used for it; it comes back with `Done`, and is settled here if the job is not decoded to its end.
+    pub bill: Bill,
 }
 
 impl Job {
@@ -176,6 +180,8 @@ pub enum Event {
     Done {
         /// Time since the prefill.
         decode: Duration,
+        /// What was used, to be settled.
+        bill: Bill,
     },
     /// There will be no more.
     Failed(EngineError),
@@ -209,6 +215,17 @@ pub enum EngineError {
     /// The model or its input is at fault.
     #[error("model failed")]
     Fault(#[source] Arc<DecodeError>),
+}
+
+impl EngineError {
+    /// What the time of a job was spent on that ended like this.
+    fn spending(&self) -> Spending {
+        match self {
+            Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Gone => Spending::Cancelled,
+            Self::DeadlineHit => Spending::Deadline,
+            Self::Fault(_) => Spending::Failed,
+        }
+    }
 }
 
 enum Command {

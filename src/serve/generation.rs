@@ -11,7 +11,9 @@ use crate::{
     queries::QueryList,
     serve::{
         answer::ServeError,
+        bill::Bill,
         candidate::{Answer, Candidate, Invalid, Phases, Scores},
+        cost::Spending,
         engine::{Deadline, Engine, Event, Job, prefixes::Owner},
         metrics::Metrics,
         question::{Options, Question},
@@ -91,7 +93,7 @@ impl Writer {
                         course.prefill_tokens_computed = prefill_tokens_computed;
                     }
                     Event::Row(row) => rows.push(row),
-                    Event::Done { decode } => ended = Some(Ok(decode)),
+                    Event::Done { decode, bill } => ended = Some(Ok((decode, bill))),
                     Event::Failed(error) => ended = Some(Err(error)),
                 }
             }
@@ -102,9 +104,10 @@ impl Writer {
                     .iter()
                     .for_each(|candidate| publish(&Arc::new(candidate.clone())));
             }
-            if let Some(decode) = ended {
-                course.phases.decode = decode?;
-                return self.finish(course, question, n_truncated_signals);
+            if let Some(ended) = ended {
+                let (decode, bill) = ended?;
+                course.phases.decode = decode;
+                return self.finish(course, question, n_truncated_signals, bill);
             }
         }
     }
@@ -157,6 +160,7 @@ impl Writer {
             boundary_ids: self.tokens.boundary_ids(),
             pruning: self.pruning(options),
             deadline,
+            bill: Bill::open(&self.metrics, &question.enrolment),
         }
     }
 
@@ -264,6 +268,7 @@ impl Writer {
         course: Course,
         question: &Question,
         n_truncated_signals: usize,
+        bill: Bill,
     ) -> Result<Answer, ServeError> {
         let phases = course.phases;
         for (name, took) in [
@@ -280,6 +285,7 @@ impl Writer {
         // The last leader beats every other list.
         let best_idx = course.candidates.iter().rposition(|candidate| candidate.best_so_far);
         let (Some(best_idx), Some(first)) = (best_idx, course.time_to_first_candidate) else {
+            bill.settle(Spending::Failed);
             return Err(ServeError::NoValidList { n_candidates });
         };
         self.metrics.first_candidate(first);
@@ -294,6 +300,7 @@ impl Writer {
             prefill_tokens_computed: course.prefill_tokens_computed,
             n_truncated_signals,
             n_cleaned_signals: course.n_cleaned_signals,
+            cost: bill.settle(Spending::Useful),
             phases: Phases { time_to_first_candidate: first, ..phases },
             candidates: course.candidates.into_iter().map(Arc::new).collect(),
         })

@@ -3,10 +3,12 @@
 //! Names start with `newshound_`, units are base units, labels are closed sets of words: never a user, a text or a request.
 //! Each server has its own registry, so several servers in one process count apart.
 mod arms;
+mod money;
 pub mod outcome;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+use money::Books;
 use outcome::Outcome;
 use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
@@ -89,6 +91,17 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
+    (
+        "newshound_cost_nanos_total",
+        C,
+        "Cost of the device's time since the start, in billionths of the currency's unit, by what it was spent on.",
+    ),
+    (
+        "newshound_cost_saved_nanos_total",
+        C,
+        "Cost of time that the device did not need, in billionths of the currency's unit, by why not.",
+    ),
+    ("newshound_device_hour_price", G, "Price of an hour of the device; its label is the currency."),
     ("newshound_experiments_enabled", G, "Experiments that are in force and not off."),
     (
         "newshound_experiments_file_refused",
@@ -105,6 +118,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
         "Predicted reward of the answered list, by experiment and arm.",
     ),
     ("newshound_arm_output_tokens_total", C, "Tokens sampled for answers, by experiment and arm."),
+    (
+        "newshound_arm_cost_nanos_total",
+        C,
+        "Cost of generations, in billionths of the currency's unit, by experiment and arm.",
+    ),
     ("newshound_arm_events_total", C, "Reported events of answers, by experiment, arm and event."),
     ("newshound_feedback_reports_total", C, "Reports of outcomes, by what became of them."),
     ("newshound_records_total", C, "Lines for the log of exposures and outcomes, by what became of them."),
@@ -124,12 +142,17 @@ const LABELLED_HISTOGRAMS: [&str; 5] = [
     "newshound_arm_best_list_score",
 ];
 
+/// Gauges that are nothing without a label.
+const LABELLED_GAUGES: [&str; 3] =
+    ["newshound_rpc_in_flight", "newshound_build_info", "newshound_device_hour_price"];
+
 /// The registry of one server.
 #[derive(Debug)]
 pub struct Metrics {
     recorder: PrometheusRecorder,
     /// Experiments and arms that have series.
     arms: Mutex<BTreeSet<(String, String)>>,
+    books: Books,
 }
 
 impl Metrics {
@@ -144,7 +167,8 @@ impl Metrics {
                 builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
             }
         }
-        let metrics = Self { recorder: builder.build_recorder(), arms: Mutex::default() };
+        let metrics =
+            Self { recorder: builder.build_recorder(), arms: Mutex::default(), books: Books::new() };
         for &(name, kind, help) in METRICS {
             match kind {
                 C => metrics.recorder.describe_counter(name.into(), None, help.into()),
@@ -182,11 +206,12 @@ impl Metrics {
             self.deadline_missed(phase, 0);
         }
         self.show_experiments_from_the_start();
+        self.show_costs_from_the_start();
         for reason in ["total", "per_peer", "handshake"] {
             self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(0);
         }
         for (name, kind, _) in METRICS {
-            if matches!(kind, G) && !name.contains("rpc") && !name.contains("build_info") {
+            if matches!(kind, G) && !LABELLED_GAUGES.contains(name) {
                 self.set(name, 0.0);
             }
         }
@@ -394,10 +419,11 @@ fn whole(n: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::cost::Price;
 
     /// A registry in which everything happened once.
     fn busy() -> Metrics {
-        let metrics = Metrics::new(128).unwrap();
+        let metrics = Metrics::new(128).unwrap().priced(Price::none());
         let second = Duration::from_secs(1);
         metrics.rpc_ended("GenerateQueries", "OK", second);
         metrics.rpc_in_flight("GenerateQueries").increment(1);

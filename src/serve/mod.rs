@@ -4,9 +4,11 @@
 //! thread's in `engine`, the wire in `rpc`.
 pub mod answer;
 pub mod batcher;
+pub mod bill;
 pub mod cache;
 pub mod candidate;
 pub mod commands;
+pub mod cost;
 pub mod demo;
 pub mod engine;
 pub mod experiments;
@@ -201,7 +203,7 @@ pub async fn run_with<G: Generator>(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     settings.generation = fitted(settings.generation, &parts)?;
-    let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?);
+    let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
     let experiments = settings.experiments.clone();
     let in_force = InForce::open(experiments.file, bounds(head(parts.head.as_ref())), Arc::clone(&metrics))?;
     let log = experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;

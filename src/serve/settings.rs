@@ -7,6 +7,7 @@ use crate::{
         device::{CHOICES, DeviceChoice},
         precision::{PRECISIONS, Precision},
     },
+    serve::cost::Price,
     settings::{Mistakes, Override, Reader},
 };
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -15,6 +16,12 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 pub const CANDIDATES_MAX: usize = 32;
 /// Longest time for which an answer may be kept: older ones are no news.
 pub const CACHE_TTL_MS_MAX: u64 = 86_400_000;
+/// Most that an hour of a device may cost: far more than any does, and in billionths within what numbers hold exactly.
+const DEVICE_HOUR_PRICE_MAX: f64 = 1_000_000.0;
+/// Prices and costs are whole billionths of the currency's unit.
+const NANOS_PER_UNIT: u64 = 1_000_000_000;
+/// Longest name of a price: it comes back with every answer.
+const PRICE_VERSION_BYTES_MAX: usize = 64;
 /// Shortest salt of readers' digests: below it, the digests could be undone by trying salts.
 const SALT_BYTES_MIN: usize = 16;
 
@@ -37,6 +44,8 @@ pub struct ServeSettings {
     pub generation: GenerationSettings,
     /// Stored answers.
     pub cache: CacheSettings,
+    /// What the device costs.
+    pub cost: CostSettings,
     /// Experiments, and the log of what came of them.
     pub experiments: ExperimentSettings,
     /// Connections and messages.
@@ -86,6 +95,17 @@ pub struct CacheSettings {
     pub bytes_max: u64,
     /// `ttl_ms`: how long an answer is used. Default 300,000: news of five minutes ago are still news.
     pub ttl: Duration,
+}
+
+/// `[cost]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CostSettings {
+    /// `device_hour_price`, `currency` and `price_version`.
+    ///
+    /// The price is that of an hour of the device on which the network computes, a GPU or the CPU's machine, in units of the currency, a
+    /// code of ISO 4217. Default 1 of XXX, which ISO 4217 gives to what is no currency: costs are then hours of the device, and arms can
+    /// be compared before anybody knows a price. 0: costs are not told. The version says which price a cost was told at; default empty.
+    pub price: Price,
 }
 
 /// `[experiments]`
@@ -172,6 +192,13 @@ impl ServeSettings {
             },
             generation: GenerationSettings { prompt_tokens_max: 768, output_tokens_max: 96 },
             cache: CacheSettings { bytes_max: 64 << 20, ttl: Duration::from_secs(300) },
+            cost: CostSettings {
+                price: Price {
+                    nanos_per_hour: NANOS_PER_UNIT,
+                    currency: "XXX".to_owned(),
+                    version: String::new(),
+                },
+            },
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
             connections: ConnectionSettings {
                 total_max: 4096,
@@ -213,6 +240,7 @@ impl ServeSettings {
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
+            cost: cost(&mut reader, defaults.cost),
             experiments: experiments(&mut reader, defaults.experiments),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown(&mut reader, defaults.shutdown),
@@ -261,6 +289,43 @@ fn cache(reader: &mut Reader, default: CacheSettings) -> CacheSettings {
     CacheSettings {
         bytes_max: reader.whole("cache.bytes_max", 0..=1 << 40, default.bytes_max),
         ttl: milliseconds(reader, "cache.ttl_ms", CACHE_TTL_MS_MAX, default.ttl),
+    }
+}
+
+fn cost(reader: &mut Reader, default: CostSettings) -> CostSettings {
+    let is_code = |text: &&str| text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+    let currency = |text: &str| Some(text).filter(is_code).map(str::to_owned);
+    let is_name = |text: &&str| {
+        text.len() <= PRICE_VERSION_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let version = |text: &str| Some(text).filter(is_name).map(str::to_owned);
+    let Price { nanos_per_hour, currency: known_currency, version: known_version } = default.price;
+    #[allow(clippy::cast_precision_loss, reason = "a price has fewer than 52 bits that matter")]
+    let per_hour = nanos_per_hour as f64 / NANOS_PER_UNIT as f64;
+    let price = reader.number("cost.device_hour_price", 0.0..=DEVICE_HOUR_PRICE_MAX, per_hour);
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the range of the setting"
+    )]
+    let nanos_per_hour = (price * NANOS_PER_UNIT as f64).round() as u64;
+    CostSettings {
+        price: Price {
+            nanos_per_hour,
+            currency: reader.text(
+                "cost.currency",
+                "three capital letters of ISO 4217",
+                currency,
+                known_currency,
+            ),
+            version: reader.text(
+                "cost.price_version",
+                &format!("at most {PRICE_VERSION_BYTES_MAX} visible ASCII characters"),
+                version,
+                known_version,
+            ),
+        },
     }
 }
 
@@ -335,7 +400,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 29, "the sample shows every setting");
+        assert_eq!(keys, 32, "the sample shows every setting");
     }
 
     #[test]
@@ -359,6 +424,20 @@ mod tests {
             "{error}"
         );
         assert_eq!(ServeSettings::read(&text(""), "a", &[]).unwrap_err().mistakes.len(), 1);
+    }
+
+    #[test]
+    fn a_price_is_kept_in_billionths_and_a_wrong_one_is_named() {
+        let text = "[cost]\ndevice_hour_price = 2.49\ncurrency = \"EUR\"\nprice_version = \"2026-11\"";
+        let price = ServeSettings::read(text, "a", &[]).unwrap().cost.price;
+        assert_eq!(
+            (price.nanos_per_hour, &*price.currency, &*price.version),
+            (2_490_000_000, "EUR", "2026-11")
+        );
+        let free = ServeSettings::read("[cost]\ndevice_hour_price = 0", "a", &[]).unwrap();
+        assert!(!free.cost.price.is_told());
+        let wrong = "[cost]\ndevice_hour_price = -1\ncurrency = \"euro\"\nprice_version = \"a b\"";
+        assert_eq!(ServeSettings::read(wrong, "a", &[]).unwrap_err().mistakes.len(), 3);
     }
 
     #[test]
