@@ -9,8 +9,9 @@ use crate::{
     serve::{
         cache::{AnswerCache, CacheKey},
         candidate::{Answer, Candidate},
+        cost::Cost,
         engine::{Deadline, EngineError},
-        flights::{Flight, Flights, Progress, Seat},
+        flights::{Flight, Flights, Landed, Progress, Seat},
         generation::Writer,
         metrics::{Metrics, outcome::Outcome},
         question::{CacheMode, Question},
@@ -138,6 +139,14 @@ impl Origin {
             Self::Bypass => ("bypass", None),
         }
     }
+
+    /// What a request pays of what a generation cost, in billionths of the currency's unit: whoever started it pays.
+    pub fn pays(self, cost: Cost) -> u64 {
+        match self {
+            Self::Miss | Self::Bypass => cost.nanos,
+            Self::Hit(_) | Self::Coalesced => 0,
+        }
+    }
 }
 
 /// Answers questions: everything that requests share.
@@ -175,14 +184,16 @@ impl Course {
         watch: impl FnMut(&Arc<Candidate>),
     ) -> (Origin, Result<Arc<Answer>, ServeError>) {
         let origin = self.origin();
-        let answer = match self {
+        match self {
             Self::Stored(answer, _) => {
                 answer.candidates.iter().for_each(watch);
-                Ok(answer)
+                (origin, Ok(answer))
             }
-            Self::Flying(watcher, _) => follow(watcher, deadline, watch).await,
-        };
-        (origin, answer)
+            Self::Flying(watcher, _) => match follow(watcher, deadline, watch).await {
+                Ok(Landed { answer, age }) => (age.map_or(origin, Origin::Hit), Ok(answer)),
+                Err(error) => (origin, Err(error)),
+            },
+        }
     }
 }
 
@@ -295,13 +306,13 @@ impl Answerer {
         question: Arc<Question>,
         flight: &Flight,
         key: CacheKey,
-    ) -> Result<Arc<Answer>, ServeError> {
+    ) -> Result<Landed, ServeError> {
         // Between this request's look into the cache and its take-off, an earlier flight may have landed.
         if question.cache == CacheMode::Default
-            && let Some((answer, _)) = self.cache.get(key, Instant::now()).await
+            && let Some((answer, age)) = self.cache.get(key, Instant::now()).await
         {
             flight.progress.send_modify(|progress| progress.candidates.clone_from(&answer.candidates));
-            return Ok(answer);
+            return Ok(Landed { answer, age: Some(age) });
         }
         let publish = |candidate: &Arc<Candidate>| {
             flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
@@ -329,7 +340,7 @@ impl Answerer {
             let weighed = (Arc::clone(&answer), answer.n_bytes());
             self.cache.put(key, weighed, ttl, Instant::now()).await;
         }
-        Ok(answer)
+        Ok(Landed { answer, age: None })
     }
 
     /// Resolves when nobody watches a flight and nobody can join it any more.
@@ -348,7 +359,7 @@ async fn follow(
     mut watcher: watch::Receiver<Progress>,
     deadline: Option<Instant>,
     mut watch: impl FnMut(&Arc<Candidate>),
-) -> Result<Arc<Answer>, ServeError> {
+) -> Result<Landed, ServeError> {
     let mut n_seen = 0;
     loop {
         let (fresh, outcome) = {

@@ -11,6 +11,7 @@ use crate::serve::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -20,7 +21,16 @@ pub struct Progress {
     /// Candidates in the order in which they ended.
     pub candidates: Vec<Arc<Candidate>>,
     /// How it ended.
-    pub outcome: Option<Result<Arc<Answer>, ServeError>>,
+    pub outcome: Option<Result<Landed, ServeError>>,
+}
+
+/// What a generation that ended well gives.
+#[derive(Clone, Debug)]
+pub struct Landed {
+    /// The answer.
+    pub answer: Arc<Answer>,
+    /// Its age, where an earlier one had just stored it and nothing was generated.
+    pub age: Option<Duration>,
 }
 
 /// One generation under way.
