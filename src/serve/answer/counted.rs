@@ -33,7 +33,13 @@ impl Drop for Counted<'_> {
         let saving = match self.outcome {
             Outcome::Cached => Some(Saving::Cache),
             Outcome::Coalesced => Some(Saving::Coalesce),
-            _ => None,
+            Outcome::Ok
+            | Outcome::Shed
+            | Outcome::Rejected
+            | Outcome::Cancelled
+            | Outcome::Deadline
+            | Outcome::NoList
+            | Outcome::Failed => None,
         };
         if let (Some(by), Some(answer)) = (saving, &self.answer) {
             self.metrics.saved(by, answer.cost.device_time);
