@@ -3,6 +3,8 @@
 //! Names start with `newshound_`, units are base units, labels are closed sets of words: never a user, a text or a request.
 //! Each server has its own registry, so several servers in one process count apart.
 mod arms;
+mod cache;
+mod engine;
 mod money;
 pub mod outcome;
 
@@ -251,54 +253,6 @@ impl Metrics {
         self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(1);
     }
 
-    /// Counts a request that the queue refused (`full` or `age`), and the delay its client was told.
-    pub fn refused(&self, reason: &'static str, retry_after: Duration) {
-        self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(1);
-        self.histogram("newshound_retry_after_seconds", &[]).record(retry_after.as_secs_f64());
-    }
-
-    /// Counts requests whose deadline passed in a phase (`queue` or `running`).
-    pub fn deadline_missed(&self, phase: &'static str, n: u64) {
-        self.counter("newshound_deadline_missed_total", &[("phase", phase)]).increment(n);
-    }
-
-    /// Records the state of the model thread.
-    pub fn engine_state(&self, queued: usize, rows: usize, kv_bytes: usize) {
-        self.set("newshound_queue_depth", size(queued));
-        self.set("newshound_running_rows", size(rows));
-        self.set("newshound_kv_bytes", size(kv_bytes));
-    }
-
-    /// Records a prefill of `tokens` tokens for a request that waited.
-    pub fn prefilled(&self, tokens: usize, took: Duration, waited: Duration) {
-        self.counter("newshound_prefill_tokens_total", &[]).increment(tokens as u64);
-        let histogram = self.histogram("newshound_step_duration_seconds", &[("phase", "prefill")]);
-        histogram.record(took.as_secs_f64());
-        self.histogram("newshound_queue_wait_seconds", &[]).record(waited.as_secs_f64());
-    }
-
-    /// Counts prompt tokens that were known, and need not be prefilled.
-    pub fn known_tokens(&self, n: usize) {
-        self.counter("newshound_prefix_tokens_total", &[]).increment(n as u64);
-    }
-
-    /// Records the memory of kept prompts.
-    pub fn prefix_bytes(&self, n: usize) {
-        self.set("newshound_prefix_bytes", size(n));
-    }
-
-    /// Records a decode step over `rows` rows.
-    pub fn stepped(&self, rows: usize, took: Duration) {
-        self.histogram("newshound_batch_rows", &[]).record(size(rows));
-        let histogram = self.histogram("newshound_step_duration_seconds", &[("phase", "decode")]);
-        histogram.record(took.as_secs_f64());
-    }
-
-    /// Counts a failure of the model thread.
-    pub fn engine_fault(&self) {
-        self.counter("newshound_engine_faults_total", &[]).increment(1);
-    }
-
     /// Counts sampled tokens by fate: `valid`, `invalid`, `pruned` or `cancelled`.
     pub fn output_tokens(&self, fate: &'static str, n: usize) {
         self.counter("newshound_output_tokens_total", &[("fate", fate)]).increment(n as u64);
@@ -347,20 +301,6 @@ impl Metrics {
     /// Records the predicted reward of a chosen list.
     pub fn best_list_score(&self, score: f32) {
         self.histogram("newshound_best_list_score", &[]).record(f64::from(score));
-    }
-
-    /// Counts what a look into the cache found (`hit`, `miss`, `coalesced` or `bypass`), with its age for a hit.
-    pub fn cache_request(&self, status: &'static str, age: Option<Duration>) {
-        self.counter("newshound_cache_requests_total", &[("status", status)]).increment(1);
-        if let Some(age) = age {
-            self.histogram("newshound_cache_age_at_hit_seconds", &[]).record(age.as_secs_f64());
-        }
-    }
-
-    /// Records how much is stored.
-    pub fn cache_size(&self, entries: u64, bytes: u64) {
-        self.set("newshound_cache_entries", whole(entries));
-        self.set("newshound_cache_weight_bytes", whole(bytes));
     }
 
     /// Open connections.
