@@ -28,7 +28,7 @@ pub struct Exposure {
     pub reader: String,
     /// Digest of the experiments file.
     pub config: String,
-    /// Where the answer came from: `hit`, `miss`, `coalesced` or `bypass`.
+    /// Where the answer came from: `hit`, `stale`, `miss`, `coalesced` or `bypass`.
     pub served: String,
     /// What the reader's request cost; absent where the server had no price, or was of a version that told none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -78,6 +78,17 @@ impl Flights {
         Seat::Leader(flight, watcher)
     }
 
+    /// Starts a flight that has no deadline, unless there is one of the same key.
+    pub fn lead(&self, key: CacheKey) -> Option<(Arc<Flight>, watch::Receiver<Progress>)> {
+        let mut by_key = self.lock();
+        if by_key.contains_key(&key) {
+            return None;
+        }
+        let (flight, watcher) = Flight::alone(Deadline::new(None));
+        by_key.insert(key, Arc::clone(&flight));
+        Some((flight, watcher))
+    }
+
     /// Takes a flight off the board, whatever becomes of it: who comes later starts another.
     pub fn land(&self, key: CacheKey, flight: &Arc<Flight>) {
         let mut by_key = self.lock();

@@ -14,8 +14,9 @@ use crate::{
         bill::Bill,
         candidate::{Answer, Candidate, Invalid, Phases, Scores},
         cost::Spending,
-        engine::{Deadline, Engine, Event, Job, prefixes::Owner},
+        engine::{Deadline, Engine, Event, Job},
         metrics::Metrics,
+        owner::Leave,
         question::{Options, Question},
         rerank::{self, Method},
     },
@@ -32,13 +33,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-
-/// Whose prompt it is, without the key itself.
-fn owner(whose: &[u8]) -> Owner {
-    let digest: [u8; 32] = Sha256::digest(whose).into();
-    let (first, _) = digest.split_first_chunk().expect("16 of 32 bytes");
-    Owner(*first)
-}
 
 /// What a generation needs of the bundle.
 #[derive(Debug)]
@@ -58,13 +52,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Generates, publishing each candidate as it ends. Dropping the future frees the rows within one step.
+    /// Generates, publishing each candidate as it ends; the prompt is kept as long as `leave` stands. Dropping the future frees the rows within one step.
     ///
     /// # Errors
     /// If the engine refuses or fails, the deadline passes, or no candidate is a valid list.
     pub async fn generate(
         self: &Arc<Self>,
         question: &Arc<Question>,
+        leave: Leave,
         deadline: Arc<Deadline>,
         publish: impl Fn(&Arc<Candidate>),
     ) -> Result<Answer, ServeError> {
@@ -78,7 +73,7 @@ impl Writer {
         (course.prompt_tokens, course.n_cleaned_signals) = (prompt.ids.len(), n_cleaned);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
-        let mut events = self.engine.submit(self.job(prompt.ids, question, deadline))?;
+        let mut events = self.engine.submit(self.job(prompt.ids, question, leave, deadline))?;
         loop {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
             events.recv_many(&mut ready, usize::MAX).await;
@@ -147,11 +142,11 @@ impl Writer {
         judged.await.map_err(|_| ServeError::Panicked)?
     }
 
-    fn job(&self, prompt: Vec<u32>, question: &Question, deadline: Arc<Deadline>) -> Job {
+    fn job(&self, prompt: Vec<u32>, question: &Question, leave: Leave, deadline: Arc<Deadline>) -> Job {
         let options = &question.options;
         Job {
             // Whoever asks for a seed asks for the same rows again, and a known beginning may change the last bit of a number.
-            owner: options.seed.is_none().then(|| owner(&question.whose())),
+            leave: options.seed.is_none().then_some(leave),
             prompt,
             seeds: row_seeds(options.seed.unwrap_or_else(rand::random), options.n_candidates),
             sampler: options.sampler,

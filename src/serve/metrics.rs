@@ -90,6 +90,12 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_queries_per_list", H(QUERIES), "Queries of a valid list."),
     ("newshound_best_list_score", H(REWARD), "Predicted reward of the chosen list."),
     ("newshound_cache_requests_total", C, "Generation requests, by what their look into the cache found."),
+    (
+        "newshound_cache_renewals_total",
+        C,
+        "Stored answers that were to be made anew when they were used, by whether they were.",
+    ),
+    ("newshound_cache_invalidations_total", C, "Readers whose stored answers are used no more, by scope."),
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
@@ -198,9 +204,7 @@ impl Metrics {
         for outcome in Outcome::ALL {
             self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(0);
         }
-        for status in ["hit", "miss", "coalesced", "bypass"] {
-            self.counter("newshound_cache_requests_total", &[("status", status)]).increment(0);
-        }
+        self.show_cache_from_the_start();
         for reason in ["full", "age"] {
             self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(0);
         }

@@ -18,6 +18,7 @@ pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
+pub mod owner;
 pub mod question;
 pub mod rerank;
 pub mod rpc;
@@ -45,6 +46,7 @@ use crate::{
             decode::TEMPERATURE_MAX,
             encode::ModelFacts,
             feedback::Feedback,
+            reader::Reader,
             server::{Rpc, RpcError, SERVICE_NAMES},
             service::{Rooms, Service},
         },
@@ -224,6 +226,7 @@ pub async fn run_with<G: Generator>(
     let rpc = Rpc {
         service: Service::new(rooms.clone(), model, &settings),
         feedback: Feedback::new(rooms.clone()),
+        reader: Reader::new(rooms.clone()),
         health_service,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
@@ -284,6 +287,7 @@ fn bounds(head: Head) -> Bounds {
         query_counts: QUERIES_MIN as u64..=QUERIES_MAX as u64,
         temperatures: 0.0..=TEMPERATURE_MAX,
         cache_ttls_ms: 1..=CACHE_TTL_MS_MAX,
+        cache_stales_ms: 0..=CACHE_TTL_MS_MAX,
         head,
     }
 }

@@ -2,26 +2,24 @@
 //!
 //! Each can also be given by the environment, as `NEWSHOUND__GRPC_ADDR` or `NEWSHOUND__ENGINE__ROWS_MAX`: two underscores after
 //! the prefix and between section and key.
+mod cost;
+
 use crate::{
     model::{
         device::{CHOICES, DeviceChoice},
         precision::{PRECISIONS, Precision},
     },
-    serve::cost::Price,
     settings::{Mistakes, Override, Reader},
 };
+pub use cost::CostSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Most candidates a request may ask for; the proto promises this number.
 pub const CANDIDATES_MAX: usize = 32;
 /// Longest time for which an answer may be kept: older ones are no news.
 pub const CACHE_TTL_MS_MAX: u64 = 86_400_000;
-/// Most that an hour of a device may cost: far more than any does, and in billionths within what numbers hold exactly.
-const DEVICE_HOUR_PRICE_MAX: f64 = 1_000_000.0;
-/// Prices and costs are whole billionths of the currency's unit.
-const NANOS_PER_UNIT: u64 = 1_000_000_000;
-/// Longest name of a price: it comes back with every answer.
-const PRICE_VERSION_BYTES_MAX: usize = 64;
+/// Longest time for which a failure may be remembered: whoever waits longer has lost a reader to it.
+const FAILURE_TTL_MS_MAX: u64 = 60_000;
 /// Shortest salt of readers' digests: below it, the digests could be undone by trying salts.
 const SALT_BYTES_MIN: usize = 16;
 
@@ -95,17 +93,14 @@ pub struct CacheSettings {
     pub bytes_max: u64,
     /// `ttl_ms`: how long an answer is used. Default 300,000: news of five minutes ago are still news.
     pub ttl: Duration,
-}
-
-/// `[cost]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CostSettings {
-    /// `device_hour_price`, `currency` and `price_version`.
-    ///
-    /// The price is that of an hour of the device on which the network computes, a GPU or the CPU's machine, in units of the currency, a
-    /// code of ISO 4217. Default 1 of XXX, which ISO 4217 gives to what is no currency: costs are then hours of the device, and arms can
-    /// be compared before anybody knows a price. 0: costs are not told. The version says which price a cost was told at; default empty.
-    pub price: Price,
+    /// `stale_ms`: how long an answer is used after that, while a newer one is generated. Default 0: none is used that is too old.
+    pub stale: Duration,
+    /// `renew_ahead_ms`: within the last so much of its time, at most the last half and at a moment of its own, the use of an answer has a
+    /// newer one generated, so that readers who come back do not wait. Default 30,000, a tenth. 0: none is.
+    pub renew_ahead: Duration,
+    /// `failure_ttl_ms`: how long, up to twice this, a question that had no answer gets the same error without being tried again.
+    /// Default 1,000: a client that repeats in a loop costs a generation in a second or two. 0: it is tried each time.
+    pub failure_ttl: Duration,
 }
 
 /// `[experiments]`
@@ -191,14 +186,14 @@ impl ServeSettings {
                 prefix_age_max: Duration::from_secs(600),
             },
             generation: GenerationSettings { prompt_tokens_max: 768, output_tokens_max: 96 },
-            cache: CacheSettings { bytes_max: 64 << 20, ttl: Duration::from_secs(300) },
-            cost: CostSettings {
-                price: Price {
-                    nanos_per_hour: NANOS_PER_UNIT,
-                    currency: "XXX".to_owned(),
-                    version: String::new(),
-                },
+            cache: CacheSettings {
+                bytes_max: 64 << 20,
+                ttl: Duration::from_secs(300),
+                stale: Duration::ZERO,
+                renew_ahead: Duration::from_secs(30),
+                failure_ttl: Duration::from_secs(1),
             },
+            cost: CostSettings::demo(),
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
             connections: ConnectionSettings {
                 total_max: 4096,
@@ -240,7 +235,7 @@ impl ServeSettings {
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
-            cost: cost(&mut reader, defaults.cost),
+            cost: cost::read(&mut reader, defaults.cost),
             experiments: experiments(&mut reader, defaults.experiments),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown(&mut reader, defaults.shutdown),
@@ -260,6 +255,12 @@ impl ServeSettings {
 fn milliseconds(reader: &mut Reader, key: &str, most: u64, default: Duration) -> Duration {
     let default = u64::try_from(default.as_millis()).unwrap_or(most);
     Duration::from_millis(reader.whole(key, 1..=most, default))
+}
+
+/// As `milliseconds`, for what can be switched off by 0.
+fn from_zero(reader: &mut Reader, key: &str, most: u64, default: Duration) -> Duration {
+    let default = u64::try_from(default.as_millis()).unwrap_or(most);
+    Duration::from_millis(reader.whole(key, 0..=most, default))
 }
 
 fn engine(reader: &mut Reader, default: EngineSettings) -> EngineSettings {
@@ -289,43 +290,9 @@ fn cache(reader: &mut Reader, default: CacheSettings) -> CacheSettings {
     CacheSettings {
         bytes_max: reader.whole("cache.bytes_max", 0..=1 << 40, default.bytes_max),
         ttl: milliseconds(reader, "cache.ttl_ms", CACHE_TTL_MS_MAX, default.ttl),
-    }
-}
-
-fn cost(reader: &mut Reader, default: CostSettings) -> CostSettings {
-    let is_code = |text: &&str| text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
-    let currency = |text: &str| Some(text).filter(is_code).map(str::to_owned);
-    let is_name = |text: &&str| {
-        text.len() <= PRICE_VERSION_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    let version = |text: &str| Some(text).filter(is_name).map(str::to_owned);
-    let Price { nanos_per_hour, currency: known_currency, version: known_version } = default.price;
-    #[allow(clippy::cast_precision_loss, reason = "a price has fewer than 52 bits that matter")]
-    let per_hour = nanos_per_hour as f64 / NANOS_PER_UNIT as f64;
-    let price = reader.number("cost.device_hour_price", 0.0..=DEVICE_HOUR_PRICE_MAX, per_hour);
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the range of the setting"
-    )]
-    let nanos_per_hour = (price * NANOS_PER_UNIT as f64).round() as u64;
-    CostSettings {
-        price: Price {
-            nanos_per_hour,
-            currency: reader.text(
-                "cost.currency",
-                "three capital letters of ISO 4217",
-                currency,
-                known_currency,
-            ),
-            version: reader.text(
-                "cost.price_version",
-                &format!("at most {PRICE_VERSION_BYTES_MAX} visible ASCII characters"),
-                version,
-                known_version,
-            ),
-        },
+        stale: from_zero(reader, "cache.stale_ms", CACHE_TTL_MS_MAX, default.stale),
+        renew_ahead: from_zero(reader, "cache.renew_ahead_ms", CACHE_TTL_MS_MAX, default.renew_ahead),
+        failure_ttl: from_zero(reader, "cache.failure_ttl_ms", FAILURE_TTL_MS_MAX, default.failure_ttl),
     }
 }
 
@@ -400,7 +367,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 32, "the sample shows every setting");
+        assert_eq!(keys, 35, "the sample shows every setting");
     }
 
     #[test]

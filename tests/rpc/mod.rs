@@ -11,6 +11,7 @@ mod health;
 mod logs;
 mod model;
 mod queue;
+mod readers;
 mod reload;
 mod rerank;
 mod scrape;

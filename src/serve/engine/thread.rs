@@ -1,8 +1,8 @@
 //! The loop of the model thread: receive, forget who is gone, admit, step.
 use super::{
     Arc, Batcher, Bill, Command, DecodeError, Duration, EngineError, Event, FinishedRow, Generator, GroupId,
-    GroupRequest, HashMap, Instant, Job, Ordering, Picked, PrefillRate, Prefixes, Queued, Room, Saving,
-    Shared, Spending, debug, error, mpsc, split,
+    GroupRequest, HashMap, Instant, Job, Leave, Ordering, Picked, PrefillRate, Prefixes, Queued, Room,
+    Saving, Shared, Spending, debug, error, mpsc, split,
 };
 use crate::decode::batch::Finish;
 
@@ -106,6 +106,11 @@ impl<G: Generator> Thread<'_, G> {
                 let (need, since) = (queued.job.need(), queued.since);
                 self.waiting.push(queued, need, since);
             }
+            Command::Forget { owner, done } => {
+                self.prefixes.forget(owner);
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
             Command::Wake => {}
         }
     }
@@ -196,9 +201,9 @@ impl<G: Generator> Thread<'_, G> {
         let group = GroupId(self.next_group);
         self.next_group += 1;
         let (rows_left, deadline) = (job.seeds.len(), Arc::clone(&job.deadline));
-        let (owner, ids) = (job.owner, job.prompt.clone());
+        let (leave, ids) = (job.leave.clone(), job.prompt.clone());
         let started = self.was_idle();
-        let known = owner.and_then(|owner| self.prefixes.find(owner, &ids, started));
+        let known = leave.as_ref().and_then(|leave| self.prefixes.find(leave.epoch.owner, &ids, started));
         let (mut bill, request) = request(group, job);
         let admitted = self.generator.admit(GroupRequest { known, ..request });
         let prefilled_at = Instant::now();
@@ -209,8 +214,10 @@ impl<G: Generator> Thread<'_, G> {
             Ok(admitted) => {
                 let n_known = ids.len() - admitted.prefill_tokens_computed.min(ids.len());
                 self.shared.metrics.known_tokens(n_known);
-                if let (Some(owner), Some(prefix)) = (owner, admitted.prefix) {
-                    self.prefixes.keep(owner, ids, prefix, prefilled_at);
+                // A `Forget` that ends the leave after this look is still to come, and drops what is kept here.
+                let leave = leave.filter(Leave::stands);
+                if let (Some(leave), Some(prefix)) = (leave, admitted.prefix) {
+                    self.prefixes.keep(leave.epoch.owner, ids, prefix, prefilled_at);
                 }
                 let prefill_tokens_computed = admitted.prefill_tokens_computed;
                 self.shared.metrics.prefilled(prefill_tokens_computed, prefill, waited);

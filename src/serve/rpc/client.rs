@@ -98,7 +98,7 @@ pub struct Reply {
     pub best: ReplyList,
     /// Every candidate.
     pub candidates: Vec<ReplyList>,
-    /// HIT, MISS, COALESCED or BYPASS.
+    /// HIT, STALE, MISS, COALESCED or BYPASS.
     pub cache: &'static str,
     /// How the best list was found.
     pub rerank: &'static str,

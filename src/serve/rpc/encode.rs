@@ -79,7 +79,7 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
 pub fn cost(answer: &Answer, origin: Origin, price: &Price) -> Option<proto::Cost> {
     let basis = match origin {
         Origin::Miss | Origin::Bypass => proto::CostBasis::DeviceTime,
-        Origin::Hit(_) => proto::CostBasis::Cached,
+        Origin::Hit(_) | Origin::Stale(_) => proto::CostBasis::Cached,
         Origin::Coalesced => proto::CostBasis::Coalesced,
     };
     price.is_told().then(|| proto::Cost {
@@ -161,7 +161,8 @@ pub fn policy(policy: &Policy) -> proto::ArmPolicy {
         temperature: policy.temperature,
         top_p: policy.top_p,
         rerank: rerank.into(),
-        cache_ttl_ms: policy.cache_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        cache_ttl_ms: policy.cache_ttl.map(milliseconds),
+        cache_stale_ms: policy.cache_stale.map(milliseconds),
         early_stopping: match policy.early_stopping {
             None => proto::EarlyStopping::Unspecified,
             Some(EarlyStopping::Off) => proto::EarlyStopping::Off,
@@ -170,6 +171,10 @@ pub fn policy(policy: &Policy) -> proto::ArmPolicy {
         }
         .into(),
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Every candidate, whole, by number.
@@ -251,6 +256,7 @@ fn timing(answer: &Answer, total: Duration) -> proto::Timing {
 fn cache(origin: Origin) -> proto::CacheInfo {
     let (status, age) = match origin {
         Origin::Hit(age) => (proto::CacheStatus::Hit, duration(age)),
+        Origin::Stale(age) => (proto::CacheStatus::Stale, duration(age)),
         Origin::Miss => (proto::CacheStatus::Miss, None),
         Origin::Coalesced => (proto::CacheStatus::Coalesced, None),
         Origin::Bypass => (proto::CacheStatus::Bypass, None),

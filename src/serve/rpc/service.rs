@@ -189,7 +189,7 @@ impl Shared {
 }
 
 /// What of a request's metadata experiments read.
-fn headers(metadata: &MetadataMap) -> Headers<'_> {
+pub(super) fn headers(metadata: &MetadataMap) -> Headers<'_> {
     let header = |name| metadata.get(name).map(|value| value.as_bytes());
     let n_tenants = metadata.get_all(TENANT_HEADER).iter().count();
     Headers { tenant: header(TENANT_HEADER), n_tenants, arms: header(ARM_HEADER) }
