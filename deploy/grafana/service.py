@@ -4,7 +4,7 @@ from panels import OF_THE_JOB, Dashboard, Panel, Query, Row, mean, metric, quant
 ANSWERED = 'outcome=~"ok|cached|coalesced"'
 # What a reader's platform got wrong, or stopped waiting for without a deadline, says nothing of the service.
 OWED = 'outcome!~"rejected|cancelled"'
-HIT = 'status="hit"'
+HIT = 'status=~"hit|stale"'
 CALLS = 'method=~"GenerateQueries|StreamGenerateQueries"'
 
 NOW = Row("Now", (
@@ -94,13 +94,19 @@ QUEUE = Row("Queue and connections", (
 ))
 
 CACHE = Row("Cache", (
-    Panel("Looks into the cache", "hit: answered at once. coalesced: shares a generation under way. bypass: asked not to look.",
+    Panel("Looks into the cache", "hit: answered at once. stale: answered at once, while a newer answer is generated. coalesced: shares a generation under way. "
+          "bypass: asked not to look. failed: the same had no answer a moment ago.",
           "reqps", (Query(rate("newshound_cache_requests_total", by="status"), "{{status}}"),), "stack"),
     Panel("Hit ratio by server", "Falls where readers stop reaching the same server: see the proxies in deploy/.", "percentunit",
           (Query(ratio(rate("newshound_cache_requests_total", HIT, "instance"),
                        rate("newshound_cache_requests_total", by="instance")), "{{instance}}"),), highest=1),
-    Panel("Age of hits", "How old stored answers are when they are used; the setting cache.ttl_ms bounds it.", "s",
+    Panel("Age of hits", "How old stored answers are when they are used; the settings cache.ttl_ms and cache.stale_ms bound it.", "s",
           quantiles("newshound_cache_age_at_hit_seconds")),
+    Panel("Renewed answers", "Generations that nobody waits for. early: the time of a used answer was nearly over. stale: it was over. "
+          "skipped: too many requests wait for the model.", "cps", (Query(rate("newshound_cache_renewals_total", by="result"), "{{result}}"),),
+          "stack", width=12),
+    Panel("Invalidated readers", "Readers whose stored answers are used no more, by a call of InvalidateUser or ForgetUser.", "cps",
+          (Query(rate("newshound_cache_invalidations_total", by="scope"), "{{scope}}"),), width=12),
     Panel("Stored answers", "Answers in the cache of each server.", "short",
           (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),), width=12),
     Panel("Memory of stored answers", "Approximate; the setting cache.bytes_max bounds it.", "bytes",
