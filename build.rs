@@ -15,10 +15,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn protos() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler
-        .include_imports(true)
-        .include_source_info(true)
-        .open_files(["newshound/v1/query_generation.proto", "newshound/v1/feedback.proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_files([
+        "newshound/v1/query_generation.proto",
+        "newshound/v1/feedback.proto",
+        "newshound/v1/reader.proto",
+    ])?;
     std::fs::write(out_dir()?.join("newshound_descriptors.bin"), compiler.encode_file_descriptor_set())?;
     // Our codec says INVALID_ARGUMENT where the library's says INTERNAL.
     tonic_prost_build::configure()

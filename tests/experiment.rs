@@ -21,6 +21,7 @@ fn bounds() -> Bounds {
         query_counts: 3..=8,
         temperatures: 0.0..=2.0,
         cache_ttls_ms: 1..=86_400_000,
+        cache_stales_ms: 0..=86_400_000,
         head: Head::Absent,
     }
 }

@@ -1,10 +1,10 @@
-"""Dashboard for who answers: requests, latency, promises, queue, cache, experiments, processes."""
+"""Dashboard for who answers: requests, latency, promises, queue, cache, cost, experiments, processes."""
 from panels import OF_THE_JOB, Dashboard, Panel, Query, Row, mean, metric, quantile, quantiles, rate, ratio
 
 ANSWERED = 'outcome=~"ok|cached|coalesced"'
 # What a reader's platform got wrong, or stopped waiting for without a deadline, says nothing of the service.
 OWED = 'outcome!~"rejected|cancelled"'
-HIT = 'status="hit"'
+HIT = 'status=~"hit|stale"'
 CALLS = 'method=~"GenerateQueries|StreamGenerateQueries"'
 
 NOW = Row("Now", (
@@ -27,8 +27,7 @@ NOW = Row("Now", (
 FLEET = Row("Fleet", (
     Panel("Goodput", "Requests per second that got queries, by job.", "reqps",
           (Query(f"job:newshound_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6),
-    Panel("Compute per 1,000 answers, by job", "Seconds of model threads for a thousand answers, those from the cache among them. "
-          "Times the price of a machine's second: what a thousand answers cost.", "s",
+    Panel("Compute per 1,000 answers, by job", "Seconds of model threads for a thousand answers, those from the cache among them.", "s",
           (Query(f"job:newshound_compute_seconds_per_1k_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6),
     Panel("Model threads busy", "Share of their time, over all servers of a job. The autoscaler adds a server above 0.6.", "percentunit",
           (Query(f"job:newshound_engine_busy:ratio_rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6, highest=1),
@@ -95,17 +94,50 @@ QUEUE = Row("Queue and connections", (
 ))
 
 CACHE = Row("Cache", (
-    Panel("Looks into the cache", "hit: answered at once. coalesced: shares a generation under way. bypass: asked not to look.",
+    Panel("Looks into the cache", "hit: answered at once. stale: answered at once, while a newer answer is generated. coalesced: shares a generation under way. "
+          "bypass: asked not to look. failed: the same had no answer a moment ago.",
           "reqps", (Query(rate("newshound_cache_requests_total", by="status"), "{{status}}"),), "stack"),
     Panel("Hit ratio by server", "Falls where readers stop reaching the same server: see the proxies in deploy/.", "percentunit",
           (Query(ratio(rate("newshound_cache_requests_total", HIT, "instance"),
                        rate("newshound_cache_requests_total", by="instance")), "{{instance}}"),), highest=1),
-    Panel("Age of hits", "How old stored answers are when they are used; the setting cache.ttl_ms bounds it.", "s",
+    Panel("Age of hits", "How old stored answers are when they are used; the settings cache.ttl_ms and cache.stale_ms bound it.", "s",
           quantiles("newshound_cache_age_at_hit_seconds")),
+    Panel("Renewed answers", "Generations that nobody waits for. early: the time of a used answer was nearly over. stale: it was over. "
+          "skipped: too many requests wait for the model.", "cps", (Query(rate("newshound_cache_renewals_total", by="result"), "{{result}}"),),
+          "stack", width=12),
+    Panel("Invalidated readers", "Readers whose stored answers are used no more, by a call of InvalidateUser or ForgetUser.", "cps",
+          (Query(rate("newshound_cache_invalidations_total", by="scope"), "{{scope}}"),), width=12),
     Panel("Stored answers", "Answers in the cache of each server.", "short",
           (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),), width=12),
     Panel("Memory of stored answers", "Approximate; the setting cache.bytes_max bounds it.", "bytes",
           (Query(f"sum by (instance) ({metric('newshound_cache_weight_bytes')})", "{{instance}}"),), width=12),
+))
+
+SPENT, SAVED = "newshound_cost_nanos_total", "newshound_cost_saved_nanos_total"
+IN_VAIN = 'kind=~"cancelled|deadline|failed"'
+
+
+def per_hour(counter, where="", by=""):
+    """Units of the currency per hour, of a counter of billionths of it."""
+    return f"{rate(counter, where, by)} * 3600 / 1e9"
+
+
+COST = Row("Cost", (
+    Panel("Spend per hour", "Units of the settings' currency per hour, by what the devices' time was spent on. The stack is the price of the servers "
+          "that run, whatever they do.", "short", (Query(per_hour(SPENT, by="kind"), "{{kind}}"),), "stack"),
+    Panel("Cost of 1,000 answers", "Units of the currency, by job: everything that is spent, idle time too, over all answers, those from the cache too.",
+          "short", (Query(f"job:newshound_cost_per_1k_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),)),
+    Panel("Cost of 1,000 answers by arm", "Of the last hour, without idle time. Arms share no answers, so what the cache saves an arm is in it.", "short",
+          (Query(f"job_experiment_arm:newshound_cost_per_1k_answers:rate1h{{{OF_THE_JOB}}}", "{{experiment}} {{arm}}"),)),
+    Panel("Spent in vain", "Units of the currency per hour for generations that gave nobody an answer: clients left, deadlines passed, the model "
+          "failed or wrote no valid list.", "short", (Query(per_hour(SPENT, IN_VAIN, "kind"), "{{kind}}"),), "stack"),
+    Panel("In vain, share of computing", "Above a quarter for half an hour a ticket is written.", "percentunit",
+          (Query(f"job:newshound_cost_in_vain:ratio_rate5m{{{OF_THE_JOB}}}", "{{job}}"),), highest=1),
+    Panel("Saved per hour", "Units of the currency per hour that were not spent. cache and coalesce: what the used answer had cost. prefix: prompt tokens "
+          "that were known, at what others took. pruning: what stopped lists would have written, had they become as long as the others.", "short",
+          (Query(per_hour(SAVED, by="by"), "{{by}}"),), "stack"),
+    Panel("Price of a device-hour", "Of the settings, by currency. Servers with different prices are a release that got stuck, or machines of two kinds.",
+          "short", (Query(f"max by (currency, instance) ({metric('newshound_device_hour_price')})", "{{instance}} {{currency}}"),), width=24),
 ))
 
 ARM = "experiment, arm"
@@ -126,7 +158,7 @@ EXPERIMENTS = Row("Experiments", (
           (Query(quantile(0.95, "newshound_arm_duration_seconds", by=ARM), OF_ARM),)),
     Panel("Score of the chosen list by arm", "What the reward head predicts, mean. No verdict: an arm can please the head and no reader.",
           "short", (Query(mean("newshound_arm_best_list_score", by=ARM), OF_ARM),)),
-    Panel("Written tokens per request by arm", "What an arm costs: tokens that were sampled, over its requests.", "short",
+    Panel("Written tokens per request by arm", "Tokens that were sampled for answers, over the arm's requests. Their cost is in the row Cost.", "short",
           (Query(ratio(rate("newshound_arm_output_tokens_total", by=ARM), rate("newshound_arm_assignments_total", by=ARM)), OF_ARM),)),
     Panel("Reported events by arm", "What platforms reported of answers, such as clicks. Zero where nobody reports.", "cps",
           (Query(f"{rate('newshound_arm_events_total', by=f'{ARM}, event')} or vector(0)", OF_ARM + " {{event}}"),)),
@@ -156,6 +188,6 @@ PROCESSES = Row("Processes", (
 SERVICE = Dashboard(
     "newshound-service",
     "newshound / service",
-    "Requests, latency, promises, queue, cache, experiments and processes of newshound-server.",
-    (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, EXPERIMENTS, PROCESSES),
+    "Requests, latency, promises, queue, cache, cost, experiments and processes of newshound-server.",
+    (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, COST, EXPERIMENTS, PROCESSES),
 )

@@ -273,6 +273,7 @@ mod tests {
             query_counts: 3..=8,
             temperatures: 0.0..=2.0,
             cache_ttls_ms: 1..=86_400_000,
+            cache_stales_ms: 0..=86_400_000,
             head: Head::Absent,
         }
     }

@@ -67,18 +67,21 @@ pub enum Field {
     Rerank,
     /// How long an answer is used.
     CacheTtl,
+    /// How long after that, while a newer one is generated.
+    CacheStale,
     /// Whether weak candidates are ended early.
     EarlyStopping,
 }
 
 impl Field {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::CandidateCount,
         Self::QueryCount,
         Self::Temperature,
         Self::TopP,
         Self::Rerank,
         Self::CacheTtl,
+        Self::CacheStale,
         Self::EarlyStopping,
     ];
 
@@ -91,6 +94,7 @@ impl Field {
             Self::TopP => "top_p",
             Self::Rerank => "rerank",
             Self::CacheTtl => "cache_ttl_ms",
+            Self::CacheStale => "cache_stale_ms",
             Self::EarlyStopping => "early_stopping",
         }
     }
@@ -118,6 +122,8 @@ pub struct Bounds {
     pub temperatures: RangeInclusive<f32>,
     /// How long answers may be kept, in milliseconds.
     pub cache_ttls_ms: RangeInclusive<u64>,
+    /// How long they may be used after that, in milliseconds.
+    pub cache_stales_ms: RangeInclusive<u64>,
     /// How far lists can be scored.
     pub head: Head,
 }
@@ -137,6 +143,8 @@ pub struct Policy {
     pub rerank: Option<Rerank>,
     /// How long an answer is used.
     pub cache_ttl: Option<Duration>,
+    /// How long it is used after that, while a newer one is generated.
+    pub cache_stale: Option<Duration>,
     /// Whether weak candidates are ended early.
     pub early_stopping: Option<EarlyStopping>,
 }
@@ -151,6 +159,7 @@ impl Policy {
             Field::TopP => self.top_p.is_some(),
             Field::Rerank => self.rerank.is_some(),
             Field::CacheTtl => self.cache_ttl.is_some(),
+            Field::CacheStale => self.cache_stale.is_some(),
             Field::EarlyStopping => self.early_stopping.is_some(),
         })
     }
@@ -164,6 +173,7 @@ impl Policy {
             top_p: self.top_p.or(other.top_p),
             rerank: self.rerank.or(other.rerank),
             cache_ttl: self.cache_ttl.or(other.cache_ttl),
+            cache_stale: self.cache_stale.or(other.cache_stale),
             early_stopping: self.early_stopping.or(other.early_stopping),
         }
     }
@@ -211,6 +221,10 @@ impl Policy {
             Field::TopP => self.top_p = number(value, path, &(f32::MIN_POSITIVE..=1.0), notes),
             Field::CacheTtl => {
                 self.cache_ttl = whole(value, path, &bounds.cache_ttls_ms, notes).map(Duration::from_millis);
+            }
+            Field::CacheStale => {
+                self.cache_stale =
+                    whole(value, path, &bounds.cache_stales_ms, notes).map(Duration::from_millis);
             }
             Field::EarlyStopping => {
                 let word = value.as_str().unwrap_or_default();
@@ -270,6 +284,7 @@ mod tests {
             query_counts: 3..=8,
             temperatures: 0.0..=2.0,
             cache_ttls_ms: 1..=1000,
+            cache_stales_ms: 0..=1000,
             head,
         };
         let mut notes = Notes::default();
@@ -281,7 +296,7 @@ mod tests {
     #[test]
     fn every_field_is_read_and_listed() {
         let all = json!({"candidate_count": 16, "query_count": 5, "temperature": 0.5, "top_p": 0.9,
-            "rerank": "reward_head", "cache_ttl_ms": 250, "early_stopping": "safe"});
+            "rerank": "reward_head", "cache_ttl_ms": 250, "cache_stale_ms": 0, "early_stopping": "safe"});
         let expected = Policy {
             candidate_count: Some(16),
             query_count: Some(5),
@@ -289,6 +304,7 @@ mod tests {
             top_p: Some(0.9),
             rerank: Some(Rerank::RewardHead),
             cache_ttl: Some(Duration::from_millis(250)),
+            cache_stale: Some(Duration::ZERO),
             early_stopping: Some(EarlyStopping::Safe),
         };
         assert_eq!(check(all, Head::Foresees), Ok(expected));
@@ -305,6 +321,7 @@ mod tests {
             ("temperature", json!([0, 2.0]), json!([-0.1, 2.1, "hot"])),
             ("top_p", json!([0.01, 1]), json!([0, 1.1])),
             ("cache_ttl_ms", json!([1, 1000]), json!([0, 1001])),
+            ("cache_stale_ms", json!([0, 1000]), json!([-1, 1001])),
             ("early_stopping", json!(["off"]), json!(["on", true, "safe", "aggressive"])),
             ("rerank", json!(["consensus", "none"]), json!(["auto", 1, "reward_head"])),
         ] {

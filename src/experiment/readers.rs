@@ -1,7 +1,7 @@
 //! What the log says of the readers of one experiment: lines in any order, from any number of servers.
 use super::{
     assign::By,
-    record::{ArmRecord, EventKind, Exposure, Outcomes, Record},
+    record::{ArmRecord, CostRecord, EventKind, Exposure, Outcomes, Record},
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -17,6 +17,9 @@ pub struct LeftOut {
     pub answers_overridden: usize,
     /// Readers who were seen in two arms, as they are after a change of weights: what they did belongs to neither.
     pub readers_of_two_arms: usize,
+    /// Answers whose cost is not told, or told in another currency than that of the latest: costs leave out their readers, nothing
+    /// else does.
+    pub answers_without_cost: usize,
     /// Reports that came again.
     pub reports_repeated: usize,
     /// Reports of answers that are not in the log.
@@ -36,6 +39,8 @@ pub struct Reader {
     pub events: BTreeMap<EventKind, u32>,
     /// Seconds that she stayed, all together.
     pub dwell_s: f64,
+    /// What her answers cost, in billionths of the currency's unit; none where the cost of one of them is not known.
+    pub cost_nanos: Option<u64>,
     /// Answers before her first one in this experiment, under arms of others or of an earlier phase.
     pub n_answers_before: u32,
     /// Clicks of those.
@@ -54,6 +59,8 @@ impl Reader {
 pub struct Readers {
     /// The phase that was read.
     pub phase: String,
+    /// The currency of costs, where any is told.
+    pub currency: Option<String>,
     /// In the order of their digests.
     pub readers: Vec<Reader>,
     /// What is not among them.
@@ -73,6 +80,7 @@ pub struct Collector {
 struct Answer {
     time_unix_ms: u64,
     reader: String,
+    cost: Option<CostRecord>,
     /// What this experiment has to do with it.
     arm: Option<ArmRecord>,
 }
@@ -87,9 +95,9 @@ impl Collector {
     /// Takes a line.
     pub fn add(&mut self, line: &str) {
         match serde_json::from_str(line) {
-            Ok(Record::Exposure(Exposure { time_unix_ms, response_id, reader, arms, .. })) => {
+            Ok(Record::Exposure(Exposure { time_unix_ms, response_id, reader, cost, arms, .. })) => {
                 let arm = arms.into_iter().find(|arm| arm.experiment == self.experiment);
-                self.answers.insert(response_id, Answer { time_unix_ms, reader, arm });
+                self.answers.insert(response_id, Answer { time_unix_ms, reader, cost, arm });
             }
             Ok(Record::Outcomes(outcomes)) => {
                 let key = (outcomes.response_id.clone(), outcomes.request_id.clone());
@@ -109,6 +117,7 @@ impl Collector {
         let phase = phase.map(str::to_owned).or(latest)?;
         let counted = self.counted(&phase);
         let (mut readers, begun) = self.begin(&counted);
+        let currency = self.add_costs(&counted, &mut readers);
         for outcomes in self.reports.values() {
             let Some(answer) = self.answers.get(&outcomes.response_id) else {
                 self.left_out.reports_of_unknown_answers += 1;
@@ -131,7 +140,7 @@ impl Collector {
         let mut sorted: Vec<_> = readers.into_iter().collect();
         sorted.sort_by(|one, other| one.0.cmp(&other.0));
         let readers = sorted.into_iter().map(|(_, reader)| reader).collect();
-        Some(Readers { phase, readers, left_out: self.left_out })
+        Some(Readers { phase, currency, readers, left_out: self.left_out })
     }
 
     /// Ids of the answers that belong to the experiment's phase and can be compared.
@@ -150,6 +159,29 @@ impl Collector {
         counted
     }
 
+    /// Adds what answers cost; returns the currency, which is that of the latest answer that has one.
+    fn add_costs(
+        &mut self,
+        counted: &HashSet<String>,
+        readers: &mut HashMap<String, Reader>,
+    ) -> Option<String> {
+        let answers = || counted.iter().map(|response_id| (response_id, &self.answers[response_id]));
+        let costs =
+            answers().filter_map(|(id, answer)| Some((answer.time_unix_ms, id, answer.cost.as_ref()?)));
+        let currency =
+            costs.max_by_key(|&(time_unix_ms, id, _)| (time_unix_ms, id)).map(|(.., cost)| &cost.currency);
+        let mut n_without = 0;
+        for (_, answer) in answers() {
+            let Some(reader) = readers.get_mut(&answer.reader) else { continue };
+            let cost = answer.cost.as_ref().filter(|cost| Some(&cost.currency) == currency);
+            n_without += usize::from(cost.is_none());
+            reader.cost_nanos = reader.cost_nanos.zip(cost).map(|(sum, cost)| sum.saturating_add(cost.nanos));
+        }
+        let currency = currency.cloned();
+        self.left_out.answers_without_cost = n_without;
+        currency
+    }
+
     /// Readers with their arms and answers, and when each had her first.
     fn begin(&mut self, counted: &HashSet<String>) -> (HashMap<String, Reader>, HashMap<String, u64>) {
         let mut answers: Vec<(&String, &Answer)> = self.answers.iter().collect();
@@ -162,6 +194,7 @@ impl Collector {
             let reader = readers.entry(answer.reader.clone()).or_insert_with(|| Reader {
                 arm: arm.arm.clone(),
                 split: arm.split.clone(),
+                cost_nanos: Some(0),
                 ..Reader::default()
             });
             reader.n_answers += 1;
@@ -202,6 +235,11 @@ mod tests {
             reader: reader.to_owned(),
             config: "c".to_owned(),
             served: "miss".to_owned(),
+            cost: Some(CostRecord {
+                nanos: time_unix_ms * 10,
+                currency: "EUR".to_owned(),
+                price_version: String::new(),
+            }),
             arms: vec![arm],
         }
     }
@@ -249,6 +287,30 @@ mod tests {
         assert_eq!(read.readers[1].count(EventKind::Clicked), 0);
         assert_eq!(read.left_out.reports_repeated, 1);
         assert_eq!(read.left_out.reports_of_unknown_answers, 1);
+    }
+
+    #[test]
+    fn costs_are_summed_unless_one_is_not_known_or_of_another_currency() {
+        let change = |time, reader: &str, cost: Option<&str>| {
+            let known = exposure(time, reader, "a");
+            let cost = cost
+                .map(|currency| CostRecord { currency: currency.to_owned(), ..known.cost.clone().unwrap() });
+            Exposure { cost, ..known }
+        };
+        let lines = vec![
+            change(1, "one", Some("EUR")),
+            change(2, "one", Some("EUR")),
+            change(3, "two", Some("EUR")),
+            change(4, "two", None),
+            change(5, "three", Some("USD")),
+            change(6, "four", Some("EUR")),
+        ];
+        let read = read(lines, Vec::new()).unwrap();
+        assert_eq!(read.currency.as_deref(), Some("EUR"));
+        let mut all: Vec<_> = read.readers.iter().map(|reader| reader.cost_nanos).collect();
+        all.sort_unstable();
+        assert_eq!(all, [None, None, Some(30), Some(60)]);
+        assert_eq!(read.left_out.answers_without_cost, 2);
     }
 
     #[test]

@@ -28,10 +28,25 @@ pub struct Exposure {
     pub reader: String,
     /// Digest of the experiments file.
     pub config: String,
-    /// Where the answer came from: `hit`, `miss`, `coalesced` or `bypass`.
+    /// Where the answer came from: `hit`, `stale`, `miss`, `coalesced` or `bypass`.
     pub served: String,
+    /// What the reader's request cost; absent where the server had no price, or was of a version that told none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostRecord>,
     /// One per experiment that the reader takes part in.
     pub arms: Vec<ArmRecord>,
+}
+
+/// The cost of an answer: nothing for one that was stored, or generated for another request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostRecord {
+    /// Billionths of the currency's unit.
+    pub nanos: u64,
+    /// Code of ISO 4217.
+    pub currency: String,
+    /// What the operator calls the price.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub price_version: String,
 }
 
 /// One arm of an exposure.
@@ -154,6 +169,7 @@ mod tests {
             reader: "ab".to_owned(),
             config: "cd".to_owned(),
             served: "hit".to_owned(),
+            cost: Some(CostRecord { nanos: 7, currency: "EUR".to_owned(), price_version: String::new() }),
             arms: vec![arm],
         });
         let events = EventKind::ALL.map(|what| {

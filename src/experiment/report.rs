@@ -1,6 +1,7 @@
 //! What an experiment shows: every arm against control, metric by metric, and whether the experiment is sound at all.
 #![allow(clippy::cast_precision_loss, reason = "counts of readers and events are far below 2^52")]
 mod metrics;
+mod words;
 
 use super::{
     readers::{LeftOut, Reader, Readers},
@@ -15,11 +16,11 @@ use super::{
         sequential::always_valid,
     },
 };
-use metrics::{CLICKERS, CLICKS, CLICKS_PER_ANSWER, DISMISSALS, DWELL, Metric};
+use metrics::{CLICKERS, CLICKS, CLICKS_PER_ANSWER, COST, DISMISSALS, DWELL, Metric};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 /// Resamples of a bootstrap interval, and the most readers that are resampled: with more, the t-test's interval is as good.
 const N_RESAMPLES: usize = 1_000;
@@ -49,8 +50,10 @@ pub struct Report {
     pub phase: String,
     /// The arm that others are compared with.
     pub control: String,
-    /// Readers and answers by arm.
+    /// Readers and answers by arm, and what they cost.
     pub arms: BTreeMap<String, ArmSize>,
+    /// The currency of costs, where any is told.
+    pub currency: Option<String>,
     /// Whether arms have the readers that their weights say; none with a single arm.
     pub mismatch: Option<Mismatch>,
     /// Readers per arm that find the expected lift in the share of readers who click, with a power of 80 %.
@@ -66,12 +69,14 @@ pub struct Report {
 }
 
 /// How large an arm is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct ArmSize {
     /// Readers.
     pub readers: usize,
     /// Answers that they got.
     pub answers: u64,
+    /// What the answers of a thousand readers cost, in units of the currency, over those whose costs are known.
+    pub cost_per_1k_readers: Option<f64>,
 }
 
 /// One metric of one arm against control.
@@ -126,6 +131,7 @@ pub fn report(readers: &Readers, question: &Question) -> Report {
     Report {
         experiment: question.experiment.clone(),
         phase: readers.phase.clone(),
+        currency: readers.currency.clone(),
         control: question.control.clone(),
         arms: by_arm.iter().map(|(arm, readers)| (arm.clone(), size(readers))).collect(),
         mismatch: mismatch(readers),
@@ -148,8 +154,19 @@ fn by_arm(readers: &Readers) -> BTreeMap<String, Arm<'_>> {
 fn size(readers: &Arm<'_>) -> ArmSize {
     ArmSize {
         readers: readers.len(),
+        cost_per_1k_readers: cost_per_1k_readers(readers),
         answers: readers.iter().map(|reader| u64::from(reader.n_answers)).sum(),
     }
+}
+
+/// What each reader's answers cost, of those whose costs are known.
+fn costs(readers: &Arm<'_>) -> Vec<f64> {
+    readers.iter().filter_map(|reader| reader.cost_nanos).map(|nanos| nanos as f64).collect()
+}
+
+fn cost_per_1k_readers(readers: &Arm<'_>) -> Option<f64> {
+    let costs = costs(readers);
+    (!costs.is_empty()).then(|| Moments::of(&costs).mean * 1000.0 / 1e9)
 }
 
 /// Readers by arm against the weights that each of them was drawn by, whatever rule and day.
@@ -206,6 +223,7 @@ fn compare(arm: &str, control: &Arm<'_>, treatment: &Arm<'_>, expected_lift: f64
         (CLICKS, (values(control, clicks), values(treatment, clicks))),
         (DISMISSALS, (values(control, dismissals), values(treatment, dismissals))),
         (DWELL, (values(control, |reader| reader.dwell_s), values(treatment, |reader| reader.dwell_s))),
+        (COST, (costs(control), costs(treatment))),
     ] {
         let moments = (Moments::of(&of_control), Moments::of(&of_treatment));
         let Some(test) = welch(moments.0, moments.1) else { continue };
@@ -297,97 +315,6 @@ impl Row {
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "experiment {}, phase {}, against {}", self.experiment, self.phase, self.control)?;
-        for (arm, size) in &self.arms {
-            writeln!(out, "  {arm:<20} {:>9} readers {:>10} answers", size.readers, size.answers)?;
-        }
-        match &self.mismatch {
-            Some(mismatch) if mismatch.is_alarming() => writeln!(
-                out,
-                "BROKEN: arms have not the readers that their weights say (p = {:.1e}); believe nothing below",
-                mismatch.p
-            )?,
-            Some(mismatch) => {
-                writeln!(out, "  arms have the readers that their weights say (p = {:.3})", mismatch.p)?
-            }
-            None => writeln!(out, "  there is nothing to compare the numbers of readers with")?,
-        }
-        if let Some(needed) = self.readers_needed {
-            let lift = 100.0 * self.expected_lift;
-            writeln!(
-                out,
-                "  {needed:.0} readers per arm find {lift} % more readers who click, in 4 of 5 experiments"
-            )?;
-        }
-        writeln!(
-            out,
-            "\n  {:<26} {:<16} {:>9} {:>9} {:>10} {:>23} {:>8} {:>9} {:>8} {:>8}",
-            "metric",
-            "arm",
-            "control",
-            "arm",
-            "difference",
-            "95 % interval",
-            "p",
-            "corrected",
-            "any day",
-            "ranks"
-        )?;
-        self.rows.iter().try_for_each(|row| write_row(out, row))?;
-        for before in &self.before {
-            let Comparison { difference, interval, p, .. } = before.comparison;
-            writeln!(
-                out,
-                "  {} readers of {} against themselves before: {difference:+.4} clicks per answer [{:.4}, {:.4}], p = {p:.3}",
-                before.readers, before.arm, interval.low, interval.high
-            )?;
-        }
-        writeln!(out, "\n{}", self.verdict())?;
-        let left_out = serde_json::to_string(&self.left_out).unwrap_or_default();
-        write!(out, "left out: {left_out}")
-    }
-}
-
-fn write_row(out: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
-    let Comparison { difference, interval, p, .. } = row.comparison;
-    let ranks = row.p_ranks.map_or_else(|| "-".to_owned(), |p| format!("{p:.4}"));
-    writeln!(
-        out,
-        "  {:<26} {:<16} {:>9.4} {:>9.4} {difference:>+10.4} {:>23} {p:>8.4} {:>9.4} {:>8.4} {ranks:>8}",
-        row.metric,
-        row.arm,
-        row.control,
-        row.treatment,
-        format!("[{:.4}, {:.4}]", interval.low, interval.high),
-        row.p_corrected,
-        row.p_always_valid,
-    )
-}
-
-impl Report {
-    /// What can be said in a sentence or two.
-    fn verdict(&self) -> String {
-        if self.mismatch.as_ref().is_some_and(Mismatch::is_alarming) {
-            return "verdict: none, the experiment is broken".to_owned();
-        }
-        let found: Vec<String> = self
-            .rows
-            .iter()
-            .filter(|row| row.is_found())
-            .map(|row| {
-                let word = if row.comparison.difference > 0.0 { "more" } else { "fewer" };
-                format!("{} has {word} {}", row.arm, row.metric)
-            })
-            .collect();
-        match found.is_empty() {
-            true => "verdict: no difference was found".to_owned(),
-            false => format!("verdict: {}", found.join("; ")),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,6 +326,7 @@ mod tests {
                 arm: arm.to_owned(),
                 split: split.clone(),
                 n_answers: 4,
+                cost_nanos: Some(250_000),
                 events: BTreeMap::from([(EventKind::Clicked, clicks(number))]),
                 n_answers_before: 4,
                 n_clicks_before: u32::try_from(number / 2 % 3).unwrap(),
@@ -409,7 +337,8 @@ mod tests {
 
     fn reported(control: Vec<Reader>, treatment: Vec<Reader>) -> Report {
         let readers = [control, treatment].concat();
-        let readers = Readers { phase: "1".to_owned(), readers, left_out: LeftOut::default() };
+        let (phase, currency) = ("1".to_owned(), Some("EUR".to_owned()));
+        let readers = Readers { phase, currency, readers, left_out: LeftOut::default() };
         let question = Question {
             experiment: "x".to_owned(),
             control: "a".to_owned(),
@@ -464,6 +393,31 @@ mod tests {
         // From two thirds by a tenth: Cohen's h is 0.1457, and 2 (2.8016 / 0.1457)^2 readers find it.
         assert!((report.readers_needed.unwrap() - 739.5).abs() < 1.0, "{:?}", report.readers_needed);
         assert_eq!(report.before.len(), 2, "both arms' readers were seen before");
+    }
+
+    #[test]
+    fn an_arm_that_costs_more_is_found_and_told_for_a_thousand_readers() {
+        let mut dear = readers("b", 900, clicks);
+        dear.iter_mut().enumerate().for_each(|(number, reader)| {
+            reader.cost_nanos = (number > 0).then_some(500_000 + 1_000 * (number as u64 % 2));
+        });
+        let report = reported(readers("a", 900, clicks), dear);
+        assert_eq!(found(&report), [COST.name]);
+        assert_eq!(report.arms["a"].cost_per_1k_readers, Some(0.25));
+        let text = report.to_string();
+        assert!(text.contains("0.250000 EUR per 1,000 readers"), "{text}");
+        assert!(text.contains("b has more cost per reader"), "{text}");
+    }
+
+    #[test]
+    fn where_no_cost_is_known_none_is_told() {
+        let free = |arm: &str| {
+            let free = |reader: Reader| Reader { cost_nanos: None, ..reader };
+            readers(arm, 90, clicks).into_iter().map(free).collect::<Vec<_>>()
+        };
+        let report = reported(free("a"), free("b"));
+        assert!(report.rows.iter().all(|row| row.metric != COST.name));
+        assert!(!report.to_string().contains("per 1,000 readers"));
     }
 
     #[test]

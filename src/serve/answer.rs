@@ -1,125 +1,43 @@
 //! One request, read top to bottom: cache, or a flight that others share, or a generation of its own.
 mod counted;
+mod error;
 
 use crate::{
     bundle::manifest::BundleId,
-    cleaner::{CleanerError, Verdict},
-    experiment::assign::ForceError,
-    model::weights::ModelError,
+    cleaner::Verdict,
     serve::{
-        cache::{AnswerCache, CacheKey},
+        cache::{AnswerCache, CacheKey, Found, Freshness, Keep},
         candidate::{Answer, Candidate},
-        engine::{Deadline, EngineError},
-        flights::{Flight, Flights, Progress, Seat},
+        cost::Cost,
+        engine::Deadline,
+        flights::{Flight, Flights, Landed, Progress, Seat},
         generation::Writer,
         metrics::{Metrics, outcome::Outcome},
+        owner::{Epochs, Leave, Owner},
         question::{CacheMode, Question},
         settings::CacheSettings,
     },
     signals::Stream,
 };
 use counted::Counted;
+pub use error::ServeError;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use thiserror::Error;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::debug;
 
-/// Why a request has no answer. One variant per thing its sender can do about it.
-#[derive(Clone, Debug, Error)]
-pub enum ServeError {
-    /// Come back later.
-    #[error("{queued} requests may wait, and that many do")]
-    QueueFull {
-        /// Places in the queue.
-        queued: usize,
-        /// When to come back.
-        retry_after: Duration,
-    },
-    /// Come back later.
-    #[error("waited {waited_ms} ms for the model")]
-    QueueAge {
-        /// How long it waited.
-        waited_ms: u64,
-        /// When to come back.
-        retry_after: Duration,
-    },
-    /// Allow more time.
-    #[error("deadline passed")]
-    DeadlineHit,
-    /// Ask another server: this one is going to stop.
-    #[error("server is draining")]
-    Draining,
-    /// Ask another server: this one lost its model.
-    #[error("model thread has ended")]
-    EngineGone,
-    /// Ask for another way of reranking.
-    #[error("bundle has no reward head")]
-    NoRewardHead,
-    /// Try another seed or a lower temperature.
-    #[error("none of {n_candidates} candidates is a valid list")]
-    NoValidList {
-        /// How many there were.
-        n_candidates: usize,
-    },
-    /// Report it: the model failed.
-    #[error("model failed")]
-    Engine(#[source] Arc<crate::decode::batch::DecodeError>),
-    /// Report it: the reward head failed.
-    #[error("reward head failed")]
-    Head(#[source] Arc<ModelError>),
-    /// Report it: the signal cleaner failed.
-    #[error("signal cleaner failed")]
-    Cleaner(#[source] Arc<CleanerError>),
-    /// Send other signals: nothing is left that a model may read.
-    #[error("all signals are personal data")]
-    OnlyPersonalData,
-    /// Ask for another arm, or for none.
-    #[error(transparent)]
-    Arm(#[from] ForceError),
-    /// Report it: a task of the server panicked.
-    #[error("a task of the server panicked")]
-    Panicked,
-}
-
-impl ServeError {
-    /// Whether a limit of time was reached, which may be that of another request that asked the same.
-    fn is_limit(&self) -> bool {
-        matches!(self, Self::QueueAge { .. } | Self::DeadlineHit)
-    }
-
-    fn outcome(&self) -> Outcome {
-        match self {
-            Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Draining => Outcome::Shed,
-            Self::DeadlineHit => Outcome::Deadline,
-            Self::NoRewardHead | Self::OnlyPersonalData | Self::Arm(_) => Outcome::Rejected,
-            Self::NoValidList { .. } => Outcome::NoList,
-            Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked => {
-                Outcome::Failed
-            }
-        }
-    }
-}
-
-impl From<EngineError> for ServeError {
-    fn from(error: EngineError) -> Self {
-        match error {
-            EngineError::QueueFull { queued, retry_after } => Self::QueueFull { queued, retry_after },
-            EngineError::QueueAge { waited_ms, retry_after } => Self::QueueAge { waited_ms, retry_after },
-            EngineError::DeadlineHit => Self::DeadlineHit,
-            EngineError::Gone => Self::EngineGone,
-            EngineError::Fault(error) => Self::Engine(error),
-        }
-    }
-}
+/// Questions without an answer that are remembered: each for a second or two, so that these are the failures of a bad minute.
+const FAILURES_MAX: u64 = 10_000;
 
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// It was stored that long.
     Hit(Duration),
+    /// It was stored that long, which is too long, and a newer one is being generated.
+    Stale(Duration),
     /// It was generated for this request.
     Miss,
     /// Another request had started to generate it.
@@ -133,9 +51,18 @@ impl Origin {
     pub fn status(self) -> (&'static str, Option<Duration>) {
         match self {
             Self::Hit(age) => ("hit", Some(age)),
+            Self::Stale(age) => ("stale", Some(age)),
             Self::Miss => ("miss", None),
             Self::Coalesced => ("coalesced", None),
             Self::Bypass => ("bypass", None),
+        }
+    }
+
+    /// What a request pays of what a generation cost, in billionths of the currency's unit: whoever started it pays.
+    pub fn pays(self, cost: Cost) -> u64 {
+        match self {
+            Self::Miss | Self::Bypass => cost.nanos,
+            Self::Hit(_) | Self::Stale(_) | Self::Coalesced => 0,
         }
     }
 }
@@ -145,9 +72,12 @@ impl Origin {
 pub struct Answerer {
     writer: Arc<Writer>,
     cache: AnswerCache<Answer>,
+    /// Questions that had no answer a moment ago.
+    failures: AnswerCache<ServeError>,
     flights: Flights,
+    epochs: Arc<Epochs>,
     bundle: BundleId,
-    ttl: Duration,
+    settings: CacheSettings,
     metrics: Arc<Metrics>,
 }
 
@@ -155,16 +85,19 @@ pub struct Answerer {
 #[derive(Debug)]
 pub enum Course {
     /// Stored.
-    Stored(Arc<Answer>, Duration),
+    Stored(Arc<Answer>, Origin),
     /// Being generated.
     Flying(watch::Receiver<Progress>, Origin),
+    /// It had no answer a moment ago, and is not tried again yet.
+    Failed(ServeError),
 }
 
 impl Course {
-    fn origin(&self) -> Origin {
+    /// What the look into the cache found, as its word, and the age of what it found.
+    fn status(&self) -> (&'static str, Option<Duration>) {
         match self {
-            Self::Stored(_, age) => Origin::Hit(*age),
-            Self::Flying(_, origin) => *origin,
+            Self::Stored(_, origin) | Self::Flying(_, origin) => origin.status(),
+            Self::Failed(_) => ("failed", None),
         }
     }
 
@@ -174,24 +107,33 @@ impl Course {
         deadline: Option<Instant>,
         watch: impl FnMut(&Arc<Candidate>),
     ) -> (Origin, Result<Arc<Answer>, ServeError>) {
-        let origin = self.origin();
-        let answer = match self {
-            Self::Stored(answer, _) => {
+        match self {
+            Self::Stored(answer, origin) => {
                 answer.candidates.iter().for_each(watch);
-                Ok(answer)
+                (origin, Ok(answer))
             }
-            Self::Flying(watcher, _) => follow(watcher, deadline, watch).await,
-        };
-        (origin, answer)
+            Self::Flying(watcher, origin) => match follow(watcher, deadline, watch).await {
+                Ok(Landed { answer, age }) => (age.map_or(origin, Origin::Hit), Ok(answer)),
+                Err(error) => (origin, Err(error)),
+            },
+            Self::Failed(error) => (Origin::Miss, Err(error)),
+        }
     }
 }
 
 impl Answerer {
     /// An answerer with an empty cache.
-    pub fn new(writer: Writer, bundle: BundleId, cache: CacheSettings) -> Self {
-        let metrics = Arc::clone(&writer.metrics);
-        let (cache, ttl) = (AnswerCache::new(cache.bytes_max), cache.ttl);
-        Self { writer: Arc::new(writer), cache, flights: Flights::default(), bundle, ttl, metrics }
+    pub fn new(writer: Writer, bundle: BundleId, settings: CacheSettings) -> Self {
+        Self {
+            metrics: Arc::clone(&writer.metrics),
+            writer: Arc::new(writer),
+            cache: AnswerCache::new(settings.bytes_max),
+            failures: AnswerCache::new(FAILURES_MAX),
+            flights: Flights::default(),
+            epochs: Arc::default(),
+            bundle,
+            settings,
+        }
     }
 
     /// What the cleaner says of each of these texts; nothing without a cleaner.
@@ -226,7 +168,7 @@ impl Answerer {
             watch(candidate);
         };
         let course = self.start(question.clone()).await;
-        let (status, age) = course.origin().status();
+        let (status, age) = course.status();
         self.metrics.cache_request(status, age);
         let (mut origin, mut result) = course.run(question.deadline, count).await;
         // Another's limit ended what this request had joined. Candidates that were seen cannot be taken back, so only a flight
@@ -238,7 +180,7 @@ impl Answerer {
             (origin, result) = self.start(question).await.run(deadline, watch).await;
         }
         counted.outcome = match (&result, origin) {
-            (Ok(_), Origin::Hit(_)) => Outcome::Cached,
+            (Ok(_), Origin::Hit(_) | Origin::Stale(_)) => Outcome::Cached,
             (Ok(_), Origin::Coalesced) => Outcome::Coalesced,
             (Ok(_), Origin::Miss | Origin::Bypass) => Outcome::Ok,
             (Err(error), _) => error.outcome(),
@@ -249,12 +191,17 @@ impl Answerer {
 
     /// Finds the answer, or somebody who generates it, or starts to.
     async fn start(self: &Arc<Self>, question: Question) -> Course {
-        let (options, arms) = (question.options.canonical(), question.enrolment.canonical());
-        let key = CacheKey::new(&question.whose(), &question.signals, &self.bundle, &options, &arms);
-        let deadline = question.deadline;
+        let (key, deadline, now) = (self.key(&question), question.deadline, Instant::now());
         if question.cache == CacheMode::Default {
-            if let Some((answer, age)) = self.cache.get(key, Instant::now()).await {
-                return Course::Stored(answer, age);
+            if let Some(Found { answer, age, freshness }) = self.cache.get(key, now).await {
+                if freshness != Freshness::Fresh {
+                    self.renew(question, key, freshness);
+                }
+                let is_stale = freshness == Freshness::Stale;
+                return Course::Stored(answer, if is_stale { Origin::Stale(age) } else { Origin::Hit(age) });
+            }
+            if let Some(failed) = self.failures.get(key, now).await {
+                return Course::Failed(ServeError::clone(&failed.answer));
             }
             return match self.flights.join(key, deadline) {
                 Seat::Follower(watcher) => Course::Flying(watcher, Origin::Coalesced),
@@ -268,6 +215,27 @@ impl Answerer {
         let (flight, watcher) = Flight::alone(Deadline::new(deadline));
         self.fly(question, flight, key);
         Course::Flying(watcher, origin)
+    }
+
+    fn key(&self, question: &Question) -> CacheKey {
+        let (options, arms) = (question.options.canonical(), question.enrolment.canonical());
+        let whose = question.whose();
+        let epoch = self.epochs.now(Owner::of(&whose));
+        CacheKey::new((&whose, epoch), &question.signals, &self.bundle, &options, &arms)
+    }
+
+    /// Generates anew what is stored, for nobody who waits: unless somebody does so already, or many wait for the model.
+    fn renew(self: &Arc<Self>, question: Question, key: CacheKey, freshness: Freshness) {
+        if self.writer.engine.is_pressed() {
+            return self.metrics.cache_renewal("skipped");
+        }
+        let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
+        self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
+        self.fly(question, flight, key);
+        // A flight that nobody watches is given up.
+        tokio::spawn(async move {
+            let _ = watcher.wait_for(|progress| progress.outcome.is_some()).await;
+        });
     }
 
     /// Generates in a task of its own, so that whoever asked first may leave.
@@ -295,41 +263,77 @@ impl Answerer {
         question: Arc<Question>,
         flight: &Flight,
         key: CacheKey,
-    ) -> Result<Arc<Answer>, ServeError> {
+    ) -> Result<Landed, ServeError> {
         // Between this request's look into the cache and its take-off, an earlier flight may have landed.
         if question.cache == CacheMode::Default
-            && let Some((answer, _)) = self.cache.get(key, Instant::now()).await
+            && let Some(Found { answer, age, freshness: Freshness::Fresh }) =
+                self.cache.get(key, Instant::now()).await
         {
             flight.progress.send_modify(|progress| progress.candidates.clone_from(&answer.candidates));
-            return Ok(answer);
+            return Ok(Landed { answer, age: Some(age) });
         }
         let publish = |candidate: &Arc<Candidate>| {
             flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
         };
-        let answer = self.writer.generate(&question, Arc::clone(&flight.deadline), publish).await;
-        let answer = Arc::new(answer.inspect_err(|error| match error {
-            ServeError::Engine(_)
-            | ServeError::Head(_)
-            | ServeError::Cleaner(_)
-            | ServeError::Panicked
-            | ServeError::EngineGone => {
-                warn!(error = %crate::telemetry::Chain(error), "request has no answer");
+        let leave = Leave { epoch: key.epoch(), epochs: Arc::clone(&self.epochs) };
+        let deadline = Arc::clone(&flight.deadline);
+        let answer = match self.writer.generate(&question, leave, deadline, publish).await {
+            Ok(answer) => Arc::new(answer),
+            Err(error) => {
+                error.tell();
+                self.remember(&question, key, &error).await;
+                return Err(error);
             }
-            ServeError::QueueFull { .. }
-            | ServeError::QueueAge { .. }
-            | ServeError::DeadlineHit
-            | ServeError::Draining
-            | ServeError::NoRewardHead
-            | ServeError::OnlyPersonalData
-            | ServeError::Arm(_)
-            | ServeError::NoValidList { .. } => debug!(%error, "request has no answer"),
-        })?);
-        if question.cache != CacheMode::Bypass {
-            let ttl = question.enrolment.policy().cache_ttl.unwrap_or(self.ttl);
-            let weighed = (Arc::clone(&answer), answer.n_bytes());
-            self.cache.put(key, weighed, ttl, Instant::now()).await;
+        };
+        self.store(&question, key, &answer).await;
+        Ok(Landed { answer, age: None })
+    }
+
+    /// Stores an answer, unless the reader's epoch has ended since it was asked for.
+    async fn store(&self, question: &Question, key: CacheKey, answer: &Arc<Answer>) {
+        if question.cache == CacheMode::Bypass {
+            return;
         }
-        Ok(answer)
+        let (policy, settings) = (question.enrolment.policy(), &self.settings);
+        let (fresh, stale) =
+            (policy.cache_ttl.unwrap_or(settings.ttl), policy.cache_stale.unwrap_or(settings.stale));
+        let keep = Keep::until(fresh, settings.renew_ahead, stale, rand::random());
+        self.cache.put(key, (Arc::clone(answer), answer.n_bytes()), keep, Instant::now()).await;
+        // Nobody can find it any more then; and whoever ended the epoch may have looked before it was stored.
+        if !self.epochs.holds(key.epoch()) {
+            self.cache.remove(key).await;
+        }
+    }
+
+    /// Remembers for a moment that a question had no answer, so that whoever asks again and again gets the same error for nothing.
+    async fn remember(&self, question: &Question, key: CacheKey, error: &ServeError) {
+        let ttl = self.settings.failure_ttl;
+        if question.cache != CacheMode::Default || ttl.is_zero() || !error.is_repeatable() {
+            return;
+        }
+        // Clients that failed together do not come back together.
+        let fresh = ttl.mul_f64(1.0 + rand::random::<f64>());
+        let keep = Keep { fresh, due: fresh, stale: Duration::ZERO };
+        self.failures.put(key, (Arc::new(error.clone()), 1), keep, Instant::now()).await;
+    }
+
+    /// Lets nothing be used any more that was made for a reader, or begun, until now.
+    pub fn invalidate(&self, whose: &[u8]) {
+        self.epochs.end(Owner::of(whose));
+        self.metrics.cache_invalidation("invalidate");
+    }
+
+    /// Invalidates, and returns when nothing of it is in memory but what is being generated for requests that still wait.
+    pub async fn forget(self: &Arc<Self>, whose: &[u8]) {
+        let owner = Owner::of(whose);
+        self.epochs.end(owner);
+        let answerer = Arc::clone(self);
+        let stored = tokio::task::spawn_blocking(move || answerer.cache.keys_of(owner));
+        for key in stored.await.unwrap_or_default() {
+            self.cache.remove(key).await;
+        }
+        self.writer.engine.forget(owner).await;
+        self.metrics.cache_invalidation("forget");
     }
 
     /// Resolves when nobody watches a flight and nobody can join it any more.
@@ -348,7 +352,7 @@ async fn follow(
     mut watcher: watch::Receiver<Progress>,
     deadline: Option<Instant>,
     mut watch: impl FnMut(&Arc<Candidate>),
-) -> Result<Arc<Answer>, ServeError> {
+) -> Result<Landed, ServeError> {
     let mut n_seen = 0;
     loop {
         let (fresh, outcome) = {

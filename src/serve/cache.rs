@@ -1,5 +1,9 @@
 //! Stored answers, by everything that can change them, for a while, within a bound of memory.
-use crate::{bundle::manifest::BundleId, signals::UserSignals};
+use crate::{
+    bundle::manifest::BundleId,
+    serve::owner::{Epoch, Owner},
+    signals::UserSignals,
+};
 use moka::{Expiry, future::Cache};
 use sha2::{Digest, Sha256};
 use std::{
@@ -8,38 +12,105 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// sha256 over tenant and key of the reader, the canonical signals, the bundle, the options and the arms: two requests with equal keys have equal
-/// answers.
+/// The reader and her epoch, and sha256 over tenant and key of the reader, the canonical signals, the bundle, the options and the arms: two
+/// requests with equal keys have equal answers.
 ///
-/// The whole digest is compared when a stored answer is read, so nobody gets an answer that was made from another's signals.
+/// All of it is compared when a stored answer is read. So nobody gets an answer that was made from another's signals, not even where
+/// the digests of two readers' questions are equal, nor one from before her epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CacheKey([u8; 32]);
+pub struct CacheKey {
+    epoch: Epoch,
+    digest: [u8; 32],
+}
 
 impl CacheKey {
-    /// `whose`: bytes that are equal exactly when reader and tenant are. `options`: a canonical encoding of every option that can change the answer. `arms`: one of the arms of experiments, which
+    /// `whose`: bytes that are equal exactly when reader and tenant are, and her epoch. `options`: a canonical encoding of every option that can change the answer. `arms`: one of the arms of experiments, which
     /// share nothing even where their options are equal: what one arm's readers make of the cache is not another's.
-    pub fn new(whose: &[u8], signals: &UserSignals, bundle: &BundleId, options: &[u8], arms: &[u8]) -> Self {
+    pub fn new(
+        (whose, epoch): (&[u8], Epoch),
+        signals: &UserSignals,
+        bundle: &BundleId,
+        options: &[u8],
+        arms: &[u8],
+    ) -> Self {
         let mut hash = Sha256::new();
         hash.update(b"newshound answer 1");
         for part in [whose, &signals.digest(), bundle.0.as_bytes(), options, arms] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        Self(hash.finalize().into())
+        Self { epoch, digest: hash.finalize().into() }
+    }
+
+    /// The epoch of the reader in which the question was asked.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 }
 
 impl fmt::Debug for CacheKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().take(4).try_for_each(|byte| write!(out, "{byte:02x}"))
+        self.digest.iter().take(4).try_for_each(|byte| write!(out, "{byte:02x}"))
     }
+}
+
+/// How long an answer is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Until this age it is fresh.
+    pub fresh: Duration,
+    /// From this age on, before it is stale, a use of it should have it made anew.
+    pub due: Duration,
+    /// For so long after it was fresh it is used all the same, while it is made anew.
+    pub stale: Duration,
+}
+
+impl Keep {
+    /// Lets an answer be due within the last `ahead` of its fresh time, at most the last half, at a `moment` of it from 0 to 1: answers that
+    /// were made together are not made anew together.
+    pub fn until(fresh: Duration, ahead: Duration, stale: Duration, moment: f64) -> Self {
+        let ahead = ahead.min(fresh / 2).mul_f64(moment.clamp(0.0, 1.0));
+        Self { fresh, due: fresh - ahead, stale }
+    }
+
+    fn freshness(&self, age: Duration) -> Freshness {
+        if age >= self.fresh {
+            Freshness::Stale
+        } else if age >= self.due {
+            Freshness::Due
+        } else {
+            Freshness::Fresh
+        }
+    }
+}
+
+/// Whether a stored answer is to be made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Not yet.
+    Fresh,
+    /// Soon, for its time is nearly over.
+    Due,
+    /// Its time is over.
+    Stale,
+}
+
+/// A stored answer that may be used.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found<A> {
+    /// The answer.
+    pub answer: Arc<A>,
+    /// How long it was stored.
+    pub age: Duration,
+    /// Whether it is to be made anew.
+    pub freshness: Freshness,
 }
 
 #[derive(Debug)]
 struct Stored<A> {
     answer: Arc<A>,
     since: Instant,
-    ttl: Duration,
+    keep: Keep,
     n_bytes: u32,
 }
 
@@ -54,7 +125,7 @@ struct OwnTtl;
 
 impl<A> Expiry<CacheKey, Stored<A>> for OwnTtl {
     fn expire_after_create(&self, _: &CacheKey, stored: &Stored<A>, _: Instant) -> Option<Duration> {
-        Some(stored.ttl)
+        Some(stored.keep.fresh + stored.keep.stale)
     }
 
     fn expire_after_update(
@@ -64,11 +135,11 @@ impl<A> Expiry<CacheKey, Stored<A>> for OwnTtl {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(stored.ttl)
+        Some(stored.keep.fresh + stored.keep.stale)
     }
 }
 
-/// Answers of type `A` by key. Errors are never stored.
+/// Answers of type `A` by key.
 pub struct AnswerCache<A> {
     stored: Cache<CacheKey, Stored<A>>,
 }
@@ -90,16 +161,27 @@ impl<A: Send + Sync + 'static> AnswerCache<A> {
         Self { stored }
     }
 
-    /// The answer stored under a key, and its age at `now`.
-    pub async fn get(&self, key: CacheKey, now: Instant) -> Option<(Arc<A>, Duration)> {
-        let stored = self.stored.get(&key).await?;
-        Some((stored.answer, now.saturating_duration_since(stored.since)))
+    /// The answer stored under a key, as it is at `now`.
+    pub async fn get(&self, key: CacheKey, now: Instant) -> Option<Found<A>> {
+        let Stored { answer, since, keep, .. } = self.stored.get(&key).await?;
+        let age = now.saturating_duration_since(since);
+        Some(Found { answer, age, freshness: keep.freshness(age) })
     }
 
-    /// Stores an answer of about `n_bytes` for as long as `ttl`.
-    pub async fn put(&self, key: CacheKey, (answer, n_bytes): (Arc<A>, usize), ttl: Duration, now: Instant) {
+    /// Stores an answer of about `n_bytes`.
+    pub async fn put(&self, key: CacheKey, (answer, n_bytes): (Arc<A>, usize), keep: Keep, now: Instant) {
         let n_bytes = u32::try_from(n_bytes).unwrap_or(u32::MAX);
-        self.stored.insert(key, Stored { answer, since: now, ttl, n_bytes }).await;
+        self.stored.insert(key, Stored { answer, since: now, keep, n_bytes }).await;
+    }
+
+    /// Drops what is stored under a key.
+    pub async fn remove(&self, key: CacheKey) {
+        self.stored.invalidate(&key).await;
+    }
+
+    /// Every key of a reader, of whatever epoch. Looks at all that is stored, so not for an async thread.
+    pub fn keys_of(&self, owner: Owner) -> Vec<CacheKey> {
+        self.stored.iter().filter(|(key, _)| key.epoch.owner == owner).map(|(key, _)| *key).collect()
     }
 
     /// Number of entries and their weight in bytes, without those that are too old or too many.
@@ -113,7 +195,10 @@ impl<A: Send + Sync + 'static> AnswerCache<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signals::{SignalDraft, Stream};
+    use crate::{
+        serve::owner::Epochs,
+        signals::{SignalDraft, Stream},
+    };
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -130,9 +215,18 @@ mod tests {
         UserSignals::new(vec![draft]).unwrap()
     }
 
+    /// Kept for so long, and neither renewed nor used for longer.
+    fn only(fresh: Duration) -> Keep {
+        Keep { fresh, due: fresh, stale: Duration::ZERO }
+    }
+
+    fn epoch(user: &str) -> Epoch {
+        Epochs::default().now(Owner::of(user.as_bytes()))
+    }
+
     fn with_arms(user: &str, text: &str, bundle: &str, (options, arms): (&[u8], &[u8])) -> CacheKey {
         let bundle = BundleId(bundle.to_owned());
-        CacheKey::new(user.as_bytes(), &signals(text), &bundle, options, arms)
+        CacheKey::new((user.as_bytes(), epoch(user)), &signals(text), &bundle, options, arms)
     }
 
     fn key(user: &str, text: &str, bundle: &str, options: &[u8]) -> CacheKey {
@@ -160,18 +254,59 @@ mod tests {
         let cache = AnswerCache::new(1000);
         let now = Instant::now();
         let (one, other) = (key("user", "a", "b", b""), key("other", "a", "b", b""));
-        cache.put(one, (Arc::new(7), 10), MINUTE, now).await;
+        cache.put(one, (Arc::new(7), 10), only(MINUTE), now).await;
         let later = now + Duration::from_secs(3);
-        assert_eq!(cache.get(one, later).await, Some((Arc::new(7), Duration::from_secs(3))));
+        let (answer, age, freshness) = (Arc::new(7), Duration::from_secs(3), Freshness::Fresh);
+        assert_eq!(cache.get(one, later).await, Some(Found { answer, age, freshness }));
         assert_eq!(cache.get(other, later).await, None);
+    }
+
+    #[tokio::test]
+    async fn not_even_equal_digests_give_a_reader_the_answer_of_another() {
+        let cache = AnswerCache::new(1000);
+        let now = Instant::now();
+        let one = key("user", "a", "b", b"");
+        let collision = CacheKey { epoch: epoch("other"), ..one };
+        cache.put(one, (Arc::new(7), 10), only(MINUTE), now).await;
+        assert!(cache.get(collision, now).await.is_none() && cache.get(one, now).await.is_some());
+        assert_eq!(cache.keys_of(Owner::of(b"user")), [one]);
+        cache.remove(one).await;
+        assert!(cache.keys_of(Owner::of(b"user")).is_empty() && cache.get(one, now).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_fresh_then_due_then_stale() {
+        let cache = AnswerCache::new(1000);
+        let (now, key) = (Instant::now(), key("user", "a", "b", b""));
+        let keep = Keep::until(MINUTE, MINUTE / 4, MINUTE, 1.0);
+        cache.put(key, (Arc::new(7), 10), keep, now).await;
+        let moment = Duration::from_nanos(1);
+        for (age, expected) in [
+            (Duration::ZERO, Freshness::Fresh),
+            (MINUTE * 3 / 4 - moment, Freshness::Fresh),
+            (MINUTE * 3 / 4, Freshness::Due),
+            (MINUTE - moment, Freshness::Due),
+            (MINUTE, Freshness::Stale),
+        ] {
+            assert_eq!(cache.get(key, now + age).await.unwrap().freshness, expected, "{age:?}");
+        }
+    }
+
+    #[test]
+    fn answers_are_due_at_different_moments_and_never_in_their_first_half() {
+        let due = |ahead: Duration, moment| Keep::until(MINUTE, ahead, Duration::ZERO, moment).due;
+        assert_eq!(due(MINUTE / 4, 0.0), MINUTE);
+        assert_eq!(due(MINUTE / 4, 0.5), MINUTE * 7 / 8);
+        assert_eq!(due(10 * MINUTE, 1.0), MINUTE / 2);
+        assert_eq!(due(Duration::ZERO, 1.0), MINUTE);
     }
 
     #[tokio::test]
     async fn what_weighs_more_than_the_bound_is_not_kept() {
         let cache = AnswerCache::new(100);
         let now = Instant::now();
-        cache.put(key("fits", "a", "b", b""), (Arc::new(1), 100), MINUTE, now).await;
-        cache.put(key("too heavy", "a", "b", b""), (Arc::new(2), 101), MINUTE, now).await;
+        cache.put(key("fits", "a", "b", b""), (Arc::new(1), 100), only(MINUTE), now).await;
+        cache.put(key("too heavy", "a", "b", b""), (Arc::new(2), 101), only(MINUTE), now).await;
         assert_eq!(cache.size().await, (1, 100));
         assert!(cache.get(key("fits", "a", "b", b""), now).await.is_some());
         assert!(cache.get(key("too heavy", "a", "b", b""), now).await.is_none());
@@ -183,8 +318,8 @@ mod tests {
         let cache = AnswerCache::new(100);
         let now = Instant::now();
         let (short, long) = (key("short", "a", "b", b""), key("long", "a", "b", b""));
-        cache.put(short, (Arc::new(1), 10), ttl, now).await;
-        cache.put(long, (Arc::new(2), 20), MINUTE, now).await;
+        cache.put(short, (Arc::new(1), 10), only(ttl), now).await;
+        cache.put(long, (Arc::new(2), 20), only(MINUTE), now).await;
         // The cache reads the system's clock, so the millisecond really has to pass.
         while now.elapsed() < 4 * ttl {
             tokio::task::yield_now().await;

@@ -2,7 +2,10 @@
 use crate::{
     decode::batch::Finish,
     queries::QueryList,
-    serve::rerank::{Method, Standing},
+    serve::{
+        cost::Cost,
+        rerank::{Method, Standing},
+    },
     text::parse::Malformed,
 };
 use std::{sync::Arc, time::Duration};
@@ -106,6 +109,8 @@ pub struct Answer {
     pub n_truncated_signals: usize,
     /// Signals left out as noise.
     pub n_cleaned_signals: usize,
+    /// What it cost.
+    pub cost: Cost,
     /// Where the time went.
     pub phases: Phases,
 }

@@ -7,11 +7,14 @@ use crate::{
     },
     serve::{
         batcher::{Batcher, Picked, Room},
+        bill::Bill,
+        cost::{PrefillRate, Saving, Spending, split},
         engine::{
             pace::Pace,
-            prefixes::{Owner, PrefixLimits, Prefixes},
+            prefixes::{PrefixLimits, Prefixes},
         },
         metrics::Metrics,
+        owner::{Leave, Owner},
     },
 };
 use std::{
@@ -19,7 +22,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -28,10 +31,12 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, error, info};
 
+mod deadline;
 mod pace;
 pub mod prefixes;
 mod thread;
 
+pub use deadline::Deadline;
 pub use thread::PREFILL_TOKENS_PER_STEP_MAX;
 
 /// What decodes. `decode::batch::Batch` does; tests put a script in its place.
@@ -97,42 +102,11 @@ pub struct Limits {
     pub prefixes: PrefixLimits,
 }
 
-/// Until when an answer is of use to anybody who waits for it. Shared by all who do: the latest wins.
-#[derive(Debug)]
-pub struct Deadline {
-    origin: Instant,
-    /// Nanoseconds after the origin; the largest number means never.
-    passes_at: AtomicU64,
-}
-
-impl Deadline {
-    /// A deadline, or none.
-    pub fn new(at: Option<Instant>) -> Self {
-        let origin = Instant::now();
-        Self { origin, passes_at: AtomicU64::new(nanoseconds(origin, at)) }
-    }
-
-    /// Moves the deadline to a later time; an earlier one changes nothing.
-    pub fn extend(&self, at: Option<Instant>) {
-        self.passes_at.fetch_max(nanoseconds(self.origin, at), Ordering::Relaxed);
-    }
-
-    /// Whether nobody can use an answer any more.
-    pub fn passed(&self, now: Instant) -> bool {
-        nanoseconds(self.origin, Some(now)) >= self.passes_at.load(Ordering::Relaxed)
-    }
-}
-
-fn nanoseconds(origin: Instant, at: Option<Instant>) -> u64 {
-    let Some(at) = at else { return u64::MAX };
-    u64::try_from(at.saturating_duration_since(origin).as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// One prompt to decode.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Job {
-    /// Whose prompt it is; none where nothing that is known may be used, and nothing is kept.
-    pub owner: Option<Owner>,
+    /// Whose prompt it is, who lets it be kept; none where nothing that is known may be used, and nothing is kept.
+    pub leave: Option<Leave>,
     /// Token ids.
     pub prompt: Vec<u32>,
     /// One per row.
@@ -149,6 +123,8 @@ pub struct Job {
     pub pruning: Option<Pruning>,
     /// Until when the job is worth anything.
     pub deadline: Arc<Deadline>,
+    /// What is used for it; it comes back with `Done`, and is settled here if the job is not decoded to its end.
+    pub bill: Bill,
 }
 
 impl Job {
@@ -176,6 +152,8 @@ pub enum Event {
     Done {
         /// Time since the prefill.
         decode: Duration,
+        /// What was used, to be settled.
+        bill: Bill,
     },
     /// There will be no more.
     Failed(EngineError),
@@ -211,8 +189,26 @@ pub enum EngineError {
     Fault(#[source] Arc<DecodeError>),
 }
 
+impl EngineError {
+    /// What the time of a job was spent on that ended like this.
+    fn spending(&self) -> Spending {
+        match self {
+            Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Gone => Spending::Cancelled,
+            Self::DeadlineHit => Spending::Deadline,
+            Self::Fault(_) => Spending::Failed,
+        }
+    }
+}
+
 enum Command {
     Generate(Box<Queued>),
+    /// Drops what is kept of a reader's prompts.
+    Forget {
+        /// The reader.
+        owner: Owner,
+        /// Hears when it is gone.
+        done: oneshot::Sender<()>,
+    },
     /// Wakes an idle thread so that it sees what has changed: that it has to stop, or what is too old.
     Wake,
 }
@@ -239,6 +235,8 @@ pub enum Ending {
 pub struct Engine {
     commands: mpsc::Sender<Command>,
     places: Arc<Semaphore>,
+    /// The one place in the channel for `Forget`: a queue of them would take the jobs' places.
+    forgetting: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
 
@@ -255,6 +253,7 @@ impl std::fmt::Debug for Command {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(match self {
             Self::Generate(_) => "Generate",
+            Self::Forget { .. } => "Forget",
             Self::Wake => "Wake",
         })
     }
@@ -289,8 +288,8 @@ impl Engine {
         metrics: Arc<Metrics>,
         make: impl FnOnce() -> G + Send + 'static,
     ) -> std::io::Result<(Self, EngineThread)> {
-        // One more than the places: a wake-up must not be lost behind a full queue.
-        let (commands, inbox) = mpsc::channel(limits.queue_max + 1);
+        // Two more than the places: neither a wake-up nor a reader who wants to be forgotten waits behind a full queue.
+        let (commands, inbox) = mpsc::channel(limits.queue_max + 2);
         let shared =
             Arc::new(Shared { limits, stopping: AtomicBool::new(false), pace: Pace::default(), metrics });
         let (ending, ended) = oneshot::channel();
@@ -309,8 +308,8 @@ impl Engine {
             // Nobody may be listening any more, and then nobody needs to know.
             let _ = ending.send(how);
         })?;
-        let places = Arc::new(Semaphore::new(limits.queue_max));
-        Ok((Self { commands, places, shared }, EngineThread { handle, ended }))
+        let (places, forgetting) = (Arc::new(Semaphore::new(limits.queue_max)), Arc::new(Semaphore::new(1)));
+        Ok((Self { commands, places, forgetting, shared }, EngineThread { handle, ended }))
     }
 
     /// Queues a job. Dropping the receiver gives the job up: its rows are freed within one step.
@@ -334,6 +333,22 @@ impl Engine {
             Ok(()) => Ok(events),
             Err(mpsc::error::TrySendError::Full(_)) => Err(full()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(EngineError::Gone),
+        }
+    }
+
+    /// Whether more than half of the queue is taken, so that what can wait should not be asked for.
+    pub fn is_pressed(&self) -> bool {
+        2 * self.places.available_permits() < self.shared.limits.queue_max
+    }
+
+    /// Drops what is kept of a reader's prompts, and returns when it is gone. Jobs that are queued or running keep theirs only if
+    /// their leave stands.
+    pub async fn forget(&self, owner: Owner) {
+        let Ok(_turn) = self.forgetting.acquire().await else { return };
+        let (done, gone) = oneshot::channel();
+        // With the thread, everything that it kept has gone.
+        if self.commands.send(Command::Forget { owner, done }).await.is_ok() {
+            let _ = gone.await;
         }
     }
 

@@ -11,6 +11,7 @@ use crate::serve::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -20,7 +21,16 @@ pub struct Progress {
     /// Candidates in the order in which they ended.
     pub candidates: Vec<Arc<Candidate>>,
     /// How it ended.
-    pub outcome: Option<Result<Arc<Answer>, ServeError>>,
+    pub outcome: Option<Result<Landed, ServeError>>,
+}
+
+/// What a generation that ended well gives.
+#[derive(Clone, Debug)]
+pub struct Landed {
+    /// The answer.
+    pub answer: Arc<Answer>,
+    /// Its age, where an earlier one had just stored it and nothing was generated.
+    pub age: Option<Duration>,
 }
 
 /// One generation under way.
@@ -66,6 +76,17 @@ impl Flights {
         let (flight, watcher) = Flight::alone(Deadline::new(deadline));
         by_key.insert(key, Arc::clone(&flight));
         Seat::Leader(flight, watcher)
+    }
+
+    /// Starts a flight that has no deadline, unless there is one of the same key.
+    pub fn lead(&self, key: CacheKey) -> Option<(Arc<Flight>, watch::Receiver<Progress>)> {
+        let mut by_key = self.lock();
+        if by_key.contains_key(&key) {
+            return None;
+        }
+        let (flight, watcher) = Flight::alone(Deadline::new(None));
+        by_key.insert(key, Arc::clone(&flight));
+        Some((flight, watcher))
     }
 
     /// Takes a flight off the board, whatever becomes of it: who comes later starts another.

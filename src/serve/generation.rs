@@ -11,9 +11,12 @@ use crate::{
     queries::QueryList,
     serve::{
         answer::ServeError,
+        bill::Bill,
         candidate::{Answer, Candidate, Invalid, Phases, Scores},
-        engine::{Deadline, Engine, Event, Job, prefixes::Owner},
+        cost::Spending,
+        engine::{Deadline, Engine, Event, Job},
         metrics::Metrics,
+        owner::Leave,
         question::{Options, Question},
         rerank::{self, Method},
     },
@@ -30,13 +33,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-
-/// Whose prompt it is, without the key itself.
-fn owner(whose: &[u8]) -> Owner {
-    let digest: [u8; 32] = Sha256::digest(whose).into();
-    let (first, _) = digest.split_first_chunk().expect("16 of 32 bytes");
-    Owner(*first)
-}
 
 /// What a generation needs of the bundle.
 #[derive(Debug)]
@@ -56,13 +52,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Generates, publishing each candidate as it ends. Dropping the future frees the rows within one step.
+    /// Generates, publishing each candidate as it ends; the prompt is kept as long as `leave` stands. Dropping the future frees the rows within one step.
     ///
     /// # Errors
     /// If the engine refuses or fails, the deadline passes, or no candidate is a valid list.
     pub async fn generate(
         self: &Arc<Self>,
         question: &Arc<Question>,
+        leave: Leave,
         deadline: Arc<Deadline>,
         publish: impl Fn(&Arc<Candidate>),
     ) -> Result<Answer, ServeError> {
@@ -76,7 +73,7 @@ impl Writer {
         (course.prompt_tokens, course.n_cleaned_signals) = (prompt.ids.len(), n_cleaned);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
-        let mut events = self.engine.submit(self.job(prompt.ids, question, deadline))?;
+        let mut events = self.engine.submit(self.job(prompt.ids, question, leave, deadline))?;
         loop {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
             events.recv_many(&mut ready, usize::MAX).await;
@@ -91,7 +88,7 @@ impl Writer {
                         course.prefill_tokens_computed = prefill_tokens_computed;
                     }
                     Event::Row(row) => rows.push(row),
-                    Event::Done { decode } => ended = Some(Ok(decode)),
+                    Event::Done { decode, bill } => ended = Some(Ok((decode, bill))),
                     Event::Failed(error) => ended = Some(Err(error)),
                 }
             }
@@ -102,9 +99,10 @@ impl Writer {
                     .iter()
                     .for_each(|candidate| publish(&Arc::new(candidate.clone())));
             }
-            if let Some(decode) = ended {
-                course.phases.decode = decode?;
-                return self.finish(course, question, n_truncated_signals);
+            if let Some(ended) = ended {
+                let (decode, bill) = ended?;
+                course.phases.decode = decode;
+                return self.finish(course, question, n_truncated_signals, bill);
             }
         }
     }
@@ -144,11 +142,11 @@ impl Writer {
         judged.await.map_err(|_| ServeError::Panicked)?
     }
 
-    fn job(&self, prompt: Vec<u32>, question: &Question, deadline: Arc<Deadline>) -> Job {
+    fn job(&self, prompt: Vec<u32>, question: &Question, leave: Leave, deadline: Arc<Deadline>) -> Job {
         let options = &question.options;
         Job {
             // Whoever asks for a seed asks for the same rows again, and a known beginning may change the last bit of a number.
-            owner: options.seed.is_none().then(|| owner(&question.whose())),
+            leave: options.seed.is_none().then_some(leave),
             prompt,
             seeds: row_seeds(options.seed.unwrap_or_else(rand::random), options.n_candidates),
             sampler: options.sampler,
@@ -157,6 +155,7 @@ impl Writer {
             boundary_ids: self.tokens.boundary_ids(),
             pruning: self.pruning(options),
             deadline,
+            bill: Bill::open(&self.metrics, &question.enrolment),
         }
     }
 
@@ -264,6 +263,7 @@ impl Writer {
         course: Course,
         question: &Question,
         n_truncated_signals: usize,
+        bill: Bill,
     ) -> Result<Answer, ServeError> {
         let phases = course.phases;
         for (name, took) in [
@@ -280,6 +280,7 @@ impl Writer {
         // The last leader beats every other list.
         let best_idx = course.candidates.iter().rposition(|candidate| candidate.best_so_far);
         let (Some(best_idx), Some(first)) = (best_idx, course.time_to_first_candidate) else {
+            bill.settle(Spending::Failed);
             return Err(ServeError::NoValidList { n_candidates });
         };
         self.metrics.first_candidate(first);
@@ -294,6 +295,7 @@ impl Writer {
             prefill_tokens_computed: course.prefill_tokens_computed,
             n_truncated_signals,
             n_cleaned_signals: course.n_cleaned_signals,
+            cost: bill.settle(Spending::Useful),
             phases: Phases { time_to_first_candidate: first, ..phases },
             candidates: course.candidates.into_iter().map(Arc::new).collect(),
         })

@@ -1,8 +1,9 @@
 //! Who was answered under which arms, and what came of it: written to the log, and remembered for a while.
 use crate::{
-    experiment::record::{Exposure, Outcomes, Record},
+    experiment::record::{CostRecord, Exposure, Outcomes, Record},
     serve::{
         answer::Origin,
+        cost::Cost,
         experiments::{
             enrolment::Enrolment,
             log::{RecordLog, now_unix_ms},
@@ -56,22 +57,28 @@ impl Ledger {
         Self { log, arms: Cache::new(REMEMBERED_MAX), reports: Cache::new(REMEMBERED_MAX), metrics }
     }
 
-    /// Notes that a reader was answered; a reader without arms is nobody's business.
+    /// Notes that a reader was answered, where the answer came from and what the generation had cost; a reader without arms is
+    /// nobody's business.
     pub async fn expose(
         &self,
         user: &UserKey,
         response_id: &str,
         enrolment: &Arc<Enrolment>,
-        origin: Origin,
+        (origin, cost): (Origin, Cost),
     ) {
         let Some(log) = self.log.as_ref().filter(|_| !enrolment.assignments.is_empty()) else { return };
-        let (served, _) = origin.status();
+        let ((served, _), price) = (origin.status(), self.metrics.price());
         log.offer(&Record::Exposure(Exposure {
             time_unix_ms: now_unix_ms(),
             response_id: response_id.to_owned(),
             reader: log.reader(user),
             config: enrolment.config.clone(),
             served: served.to_owned(),
+            cost: price.is_told().then(|| CostRecord {
+                nanos: origin.pays(cost),
+                currency: price.currency.clone(),
+                price_version: price.version.clone(),
+            }),
             arms: enrolment.records(),
         }));
         self.arms.insert(response_id.to_owned(), Arc::clone(enrolment)).await;

@@ -3,10 +3,14 @@
 //! Names start with `newshound_`, units are base units, labels are closed sets of words: never a user, a text or a request.
 //! Each server has its own registry, so several servers in one process count apart.
 mod arms;
+mod cache;
+mod engine;
+mod money;
 pub mod outcome;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+use money::Books;
 use outcome::Outcome;
 use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
@@ -86,9 +90,26 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_queries_per_list", H(QUERIES), "Queries of a valid list."),
     ("newshound_best_list_score", H(REWARD), "Predicted reward of the chosen list."),
     ("newshound_cache_requests_total", C, "Generation requests, by what their look into the cache found."),
+    (
+        "newshound_cache_renewals_total",
+        C,
+        "Stored answers that were to be made anew when they were used, by whether they were.",
+    ),
+    ("newshound_cache_invalidations_total", C, "Readers whose stored answers are used no more, by scope."),
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
+    (
+        "newshound_cost_nanos_total",
+        C,
+        "Cost of the device's time since the start, in billionths of the currency's unit, by what it was spent on.",
+    ),
+    (
+        "newshound_cost_saved_nanos_total",
+        C,
+        "Cost of time that the device did not need, in billionths of the currency's unit, by why not.",
+    ),
+    ("newshound_device_hour_price", G, "Price of an hour of the device; its label is the currency."),
     ("newshound_experiments_enabled", G, "Experiments that are in force and not off."),
     (
         "newshound_experiments_file_refused",
@@ -105,6 +126,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
         "Predicted reward of the answered list, by experiment and arm.",
     ),
     ("newshound_arm_output_tokens_total", C, "Tokens sampled for answers, by experiment and arm."),
+    (
+        "newshound_arm_cost_nanos_total",
+        C,
+        "Cost of generations, in billionths of the currency's unit, by experiment and arm.",
+    ),
     ("newshound_arm_events_total", C, "Reported events of answers, by experiment, arm and event."),
     ("newshound_feedback_reports_total", C, "Reports of outcomes, by what became of them."),
     ("newshound_records_total", C, "Lines for the log of exposures and outcomes, by what became of them."),
@@ -124,12 +150,17 @@ const LABELLED_HISTOGRAMS: [&str; 5] = [
     "newshound_arm_best_list_score",
 ];
 
+/// Gauges that are nothing without a label.
+const LABELLED_GAUGES: [&str; 3] =
+    ["newshound_rpc_in_flight", "newshound_build_info", "newshound_device_hour_price"];
+
 /// The registry of one server.
 #[derive(Debug)]
 pub struct Metrics {
     recorder: PrometheusRecorder,
     /// Experiments and arms that have series.
     arms: Mutex<BTreeSet<(String, String)>>,
+    books: Books,
 }
 
 impl Metrics {
@@ -144,7 +175,8 @@ impl Metrics {
                 builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
             }
         }
-        let metrics = Self { recorder: builder.build_recorder(), arms: Mutex::default() };
+        let metrics =
+            Self { recorder: builder.build_recorder(), arms: Mutex::default(), books: Books::new() };
         for &(name, kind, help) in METRICS {
             match kind {
                 C => metrics.recorder.describe_counter(name.into(), None, help.into()),
@@ -172,9 +204,7 @@ impl Metrics {
         for outcome in Outcome::ALL {
             self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(0);
         }
-        for status in ["hit", "miss", "coalesced", "bypass"] {
-            self.counter("newshound_cache_requests_total", &[("status", status)]).increment(0);
-        }
+        self.show_cache_from_the_start();
         for reason in ["full", "age"] {
             self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(0);
         }
@@ -182,11 +212,12 @@ impl Metrics {
             self.deadline_missed(phase, 0);
         }
         self.show_experiments_from_the_start();
+        self.show_costs_from_the_start();
         for reason in ["total", "per_peer", "handshake"] {
             self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(0);
         }
         for (name, kind, _) in METRICS {
-            if matches!(kind, G) && !name.contains("rpc") && !name.contains("build_info") {
+            if matches!(kind, G) && !LABELLED_GAUGES.contains(name) {
                 self.set(name, 0.0);
             }
         }
@@ -224,54 +255,6 @@ impl Metrics {
     /// Counts how a generation request ended.
     pub fn outcome(&self, outcome: Outcome) {
         self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(1);
-    }
-
-    /// Counts a request that the queue refused (`full` or `age`), and the delay its client was told.
-    pub fn refused(&self, reason: &'static str, retry_after: Duration) {
-        self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(1);
-        self.histogram("newshound_retry_after_seconds", &[]).record(retry_after.as_secs_f64());
-    }
-
-    /// Counts requests whose deadline passed in a phase (`queue` or `running`).
-    pub fn deadline_missed(&self, phase: &'static str, n: u64) {
-        self.counter("newshound_deadline_missed_total", &[("phase", phase)]).increment(n);
-    }
-
-    /// Records the state of the model thread.
-    pub fn engine_state(&self, queued: usize, rows: usize, kv_bytes: usize) {
-        self.set("newshound_queue_depth", size(queued));
-        self.set("newshound_running_rows", size(rows));
-        self.set("newshound_kv_bytes", size(kv_bytes));
-    }
-
-    /// Records a prefill of `tokens` tokens for a request that waited.
-    pub fn prefilled(&self, tokens: usize, took: Duration, waited: Duration) {
-        self.counter("newshound_prefill_tokens_total", &[]).increment(tokens as u64);
-        let histogram = self.histogram("newshound_step_duration_seconds", &[("phase", "prefill")]);
-        histogram.record(took.as_secs_f64());
-        self.histogram("newshound_queue_wait_seconds", &[]).record(waited.as_secs_f64());
-    }
-
-    /// Counts prompt tokens that were known, and need not be prefilled.
-    pub fn known_tokens(&self, n: usize) {
-        self.counter("newshound_prefix_tokens_total", &[]).increment(n as u64);
-    }
-
-    /// Records the memory of kept prompts.
-    pub fn prefix_bytes(&self, n: usize) {
-        self.set("newshound_prefix_bytes", size(n));
-    }
-
-    /// Records a decode step over `rows` rows.
-    pub fn stepped(&self, rows: usize, took: Duration) {
-        self.histogram("newshound_batch_rows", &[]).record(size(rows));
-        let histogram = self.histogram("newshound_step_duration_seconds", &[("phase", "decode")]);
-        histogram.record(took.as_secs_f64());
-    }
-
-    /// Counts a failure of the model thread.
-    pub fn engine_fault(&self) {
-        self.counter("newshound_engine_faults_total", &[]).increment(1);
     }
 
     /// Counts sampled tokens by fate: `valid`, `invalid`, `pruned` or `cancelled`.
@@ -322,20 +305,6 @@ impl Metrics {
     /// Records the predicted reward of a chosen list.
     pub fn best_list_score(&self, score: f32) {
         self.histogram("newshound_best_list_score", &[]).record(f64::from(score));
-    }
-
-    /// Counts what a look into the cache found (`hit`, `miss`, `coalesced` or `bypass`), with its age for a hit.
-    pub fn cache_request(&self, status: &'static str, age: Option<Duration>) {
-        self.counter("newshound_cache_requests_total", &[("status", status)]).increment(1);
-        if let Some(age) = age {
-            self.histogram("newshound_cache_age_at_hit_seconds", &[]).record(age.as_secs_f64());
-        }
-    }
-
-    /// Records how much is stored.
-    pub fn cache_size(&self, entries: u64, bytes: u64) {
-        self.set("newshound_cache_entries", whole(entries));
-        self.set("newshound_cache_weight_bytes", whole(bytes));
     }
 
     /// Open connections.
@@ -394,10 +363,11 @@ fn whole(n: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::cost::Price;
 
     /// A registry in which everything happened once.
     fn busy() -> Metrics {
-        let metrics = Metrics::new(128).unwrap();
+        let metrics = Metrics::new(128).unwrap().priced(Price::none());
         let second = Duration::from_secs(1);
         metrics.rpc_ended("GenerateQueries", "OK", second);
         metrics.rpc_in_flight("GenerateQueries").increment(1);

@@ -4,9 +4,11 @@
 //! thread's in `engine`, the wire in `rpc`.
 pub mod answer;
 pub mod batcher;
+pub mod bill;
 pub mod cache;
 pub mod candidate;
 pub mod commands;
+pub mod cost;
 pub mod demo;
 pub mod engine;
 pub mod experiments;
@@ -16,6 +18,7 @@ pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
+pub mod owner;
 pub mod question;
 pub mod rerank;
 pub mod rpc;
@@ -43,6 +46,7 @@ use crate::{
             decode::TEMPERATURE_MAX,
             encode::ModelFacts,
             feedback::Feedback,
+            reader::Reader,
             server::{Rpc, RpcError, SERVICE_NAMES},
             service::{Rooms, Service},
         },
@@ -201,7 +205,7 @@ pub async fn run_with<G: Generator>(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     settings.generation = fitted(settings.generation, &parts)?;
-    let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?);
+    let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
     let experiments = settings.experiments.clone();
     let in_force = InForce::open(experiments.file, bounds(head(parts.head.as_ref())), Arc::clone(&metrics))?;
     let log = experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
@@ -222,6 +226,7 @@ pub async fn run_with<G: Generator>(
     let rpc = Rpc {
         service: Service::new(rooms.clone(), model, &settings),
         feedback: Feedback::new(rooms.clone()),
+        reader: Reader::new(rooms.clone()),
         health_service,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
@@ -282,6 +287,7 @@ fn bounds(head: Head) -> Bounds {
         query_counts: QUERIES_MIN as u64..=QUERIES_MAX as u64,
         temperatures: 0.0..=TEMPERATURE_MAX,
         cache_ttls_ms: 1..=CACHE_TTL_MS_MAX,
+        cache_stales_ms: 0..=CACHE_TTL_MS_MAX,
         head,
     }
 }

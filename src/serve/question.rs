@@ -27,14 +27,19 @@ pub struct Question {
 }
 
 impl Question {
-    /// Bytes that are equal exactly when reader and tenant are: two tenants may call different people by the same key.
+    /// Bytes that are equal exactly when reader and tenant are.
     pub fn whose(&self) -> Vec<u8> {
-        let tenant = self.tenant.as_deref().unwrap_or_default();
-        let mut bytes = (tenant.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(tenant.as_bytes());
-        bytes.extend_from_slice(self.user.as_str().as_bytes());
-        bytes
+        whose(self.tenant.as_deref(), &self.user)
     }
+}
+
+/// Bytes that are equal exactly when reader and tenant are: two tenants may call different people by the same key.
+pub fn whose(tenant: Option<&str>, user: &UserKey) -> Vec<u8> {
+    let tenant = tenant.unwrap_or_default();
+    let mut bytes = (tenant.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(tenant.as_bytes());
+    bytes.extend_from_slice(user.as_str().as_bytes());
+    bytes
 }
 
 /// How a request uses the cache.
@@ -239,6 +244,7 @@ mod tests {
             top_p: Some(0.7),
             rerank: Some(Rerank::None),
             cache_ttl: None,
+            cache_stale: None,
             early_stopping: Some(EarlyStopping::Aggressive),
         }
     }

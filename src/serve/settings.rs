@@ -2,6 +2,8 @@
 //!
 //! Each can also be given by the environment, as `NEWSHOUND__GRPC_ADDR` or `NEWSHOUND__ENGINE__ROWS_MAX`: two underscores after
 //! the prefix and between section and key.
+mod cost;
+
 use crate::{
     model::{
         device::{CHOICES, DeviceChoice},
@@ -9,12 +11,15 @@ use crate::{
     },
     settings::{Mistakes, Override, Reader},
 };
+pub use cost::CostSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Most candidates a request may ask for; the proto promises this number.
 pub const CANDIDATES_MAX: usize = 32;
 /// Longest time for which an answer may be kept: older ones are no news.
 pub const CACHE_TTL_MS_MAX: u64 = 86_400_000;
+/// Longest time for which a failure may be remembered: whoever waits longer has lost a reader to it.
+const FAILURE_TTL_MS_MAX: u64 = 60_000;
 /// Shortest salt of readers' digests: below it, the digests could be undone by trying salts.
 const SALT_BYTES_MIN: usize = 16;
 
@@ -37,6 +42,8 @@ pub struct ServeSettings {
     pub generation: GenerationSettings,
     /// Stored answers.
     pub cache: CacheSettings,
+    /// What the device costs.
+    pub cost: CostSettings,
     /// Experiments, and the log of what came of them.
     pub experiments: ExperimentSettings,
     /// Connections and messages.
@@ -86,6 +93,14 @@ pub struct CacheSettings {
     pub bytes_max: u64,
     /// `ttl_ms`: how long an answer is used. Default 300,000: news of five minutes ago are still news.
     pub ttl: Duration,
+    /// `stale_ms`: how long an answer is used after that, while a newer one is generated. Default 0: none is used that is too old.
+    pub stale: Duration,
+    /// `renew_ahead_ms`: within the last so much of its time, at most the last half and at a moment of its own, the use of an answer has a
+    /// newer one generated, so that readers who come back do not wait. Default 30,000, a tenth. 0: none is.
+    pub renew_ahead: Duration,
+    /// `failure_ttl_ms`: how long, up to twice this, a question that had no answer gets the same error without being tried again.
+    /// Default 1,000: a client that repeats in a loop costs a generation in a second or two. 0: it is tried each time.
+    pub failure_ttl: Duration,
 }
 
 /// `[experiments]`
@@ -171,7 +186,14 @@ impl ServeSettings {
                 prefix_age_max: Duration::from_secs(600),
             },
             generation: GenerationSettings { prompt_tokens_max: 768, output_tokens_max: 96 },
-            cache: CacheSettings { bytes_max: 64 << 20, ttl: Duration::from_secs(300) },
+            cache: CacheSettings {
+                bytes_max: 64 << 20,
+                ttl: Duration::from_secs(300),
+                stale: Duration::ZERO,
+                renew_ahead: Duration::from_secs(30),
+                failure_ttl: Duration::from_secs(1),
+            },
+            cost: CostSettings::demo(),
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
             connections: ConnectionSettings {
                 total_max: 4096,
@@ -213,6 +235,7 @@ impl ServeSettings {
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
+            cost: cost::read(&mut reader, defaults.cost),
             experiments: experiments(&mut reader, defaults.experiments),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown(&mut reader, defaults.shutdown),
@@ -232,6 +255,12 @@ impl ServeSettings {
 fn milliseconds(reader: &mut Reader, key: &str, most: u64, default: Duration) -> Duration {
     let default = u64::try_from(default.as_millis()).unwrap_or(most);
     Duration::from_millis(reader.whole(key, 1..=most, default))
+}
+
+/// As `milliseconds`, for what can be switched off by 0.
+fn from_zero(reader: &mut Reader, key: &str, most: u64, default: Duration) -> Duration {
+    let default = u64::try_from(default.as_millis()).unwrap_or(most);
+    Duration::from_millis(reader.whole(key, 0..=most, default))
 }
 
 fn engine(reader: &mut Reader, default: EngineSettings) -> EngineSettings {
@@ -261,6 +290,9 @@ fn cache(reader: &mut Reader, default: CacheSettings) -> CacheSettings {
     CacheSettings {
         bytes_max: reader.whole("cache.bytes_max", 0..=1 << 40, default.bytes_max),
         ttl: milliseconds(reader, "cache.ttl_ms", CACHE_TTL_MS_MAX, default.ttl),
+        stale: from_zero(reader, "cache.stale_ms", CACHE_TTL_MS_MAX, default.stale),
+        renew_ahead: from_zero(reader, "cache.renew_ahead_ms", CACHE_TTL_MS_MAX, default.renew_ahead),
+        failure_ttl: from_zero(reader, "cache.failure_ttl_ms", FAILURE_TTL_MS_MAX, default.failure_ttl),
     }
 }
 
@@ -335,7 +367,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 29, "the sample shows every setting");
+        assert_eq!(keys, 35, "the sample shows every setting");
     }
 
     #[test]
@@ -359,6 +391,20 @@ mod tests {
             "{error}"
         );
         assert_eq!(ServeSettings::read(&text(""), "a", &[]).unwrap_err().mistakes.len(), 1);
+    }
+
+    #[test]
+    fn a_price_is_kept_in_billionths_and_a_wrong_one_is_named() {
+        let text = "[cost]\ndevice_hour_price = 2.49\ncurrency = \"EUR\"\nprice_version = \"2026-11\"";
+        let price = ServeSettings::read(text, "a", &[]).unwrap().cost.price;
+        assert_eq!(
+            (price.nanos_per_hour, &*price.currency, &*price.version),
+            (2_490_000_000, "EUR", "2026-11")
+        );
+        let free = ServeSettings::read("[cost]\ndevice_hour_price = 0", "a", &[]).unwrap();
+        assert!(!free.cost.price.is_told());
+        let wrong = "[cost]\ndevice_hour_price = -1\ncurrency = \"euro\"\nprice_version = \"a b\"";
+        assert_eq!(ServeSettings::read(wrong, "a", &[]).unwrap_err().mistakes.len(), 3);
     }
 
     #[test]

@@ -126,7 +126,8 @@ fn of_target(target: &Json) -> Vec<(&'static str, String)> {
     }
     for (rule, selector) in ["target-job-rule", "target-instance-rule"].into_iter().zip(SELECTORS) {
         // Rules record for a job what its servers did together.
-        let recorded = expression.starts_with("job:") && rule == "target-instance-rule";
+        let recorded = (expression.starts_with("job:") || expression.starts_with("job_"))
+            && rule == "target-instance-rule";
         let selected = expression.matches('{').count() == expression.matches(selector).count();
         if !recorded && (!selected || !expression.contains('{')) {
             found.push((rule, expression.to_owned()));

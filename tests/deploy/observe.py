@@ -28,7 +28,7 @@ SETTLE_S = 60
 # How long a preview shows.
 PREVIEW_S = 120
 # Prometheus' own series aside, names in rules are ours or recorded from ours.
-SELECTOR = re.compile(r"\b((?:newshound_|job:newshound_|up\b)[\w:]*)\s*(\{[^}]*\})?")
+SELECTOR = re.compile(r"\b((?:newshound_|job\w*:newshound_|up\b)[\w:]*)\s*(\{[^}]*\})?")
 
 
 def main():

@@ -1,7 +1,16 @@
 //! Stored answers: used, left alone, renewed, forgotten.
-use super::server::{Plan, ask, cache_status, options, request, with_mode};
-use newshound::serve::rpc::proto::{CacheMode, CacheStatus};
-use std::time::Duration;
+use super::{
+    script::LIST,
+    server::{Plan, Server, ask, cache_status, options, refusal, request, with_mode, within},
+};
+use newshound::serve::{
+    rpc::proto::{CacheMode, CacheStatus, GenerateQueriesRequest},
+    settings::ServeSettings,
+};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 #[tokio::test]
 async fn the_second_request_is_a_hit_with_an_age_and_a_response_id_of_its_own() {
@@ -98,20 +107,141 @@ async fn an_answer_older_than_the_ttl_is_not_used() {
     assert_eq!(cache_status(&ask(&mut client, request("reader")).await), CacheStatus::Miss);
 }
 
-#[tokio::test]
-async fn errors_are_not_stored() {
-    // The first generation writes no list, the others do.
-    let n_asked = std::sync::atomic::AtomicUsize::new(0);
-    let text = move |row_idx: usize, _| {
-        let n = if row_idx == 0 { n_asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) } else { 1 };
-        if n == 0 { "nothing".to_owned() } else { super::script::LIST.to_owned() }
-    };
-    let server = Plan::new().writing(text).start().await;
-    let mut client = server.client().await;
-    let mut single = request("reader");
+/// A request for one candidate.
+fn single(user: &str) -> GenerateQueriesRequest {
+    let mut single = request(user);
     options(&mut single).candidate_count = Some(1);
-    assert!(client.generate_queries(single.clone()).await.is_err());
-    assert_eq!(cache_status(&ask(&mut client, single).await), CacheStatus::Miss);
+    single
+}
+
+/// What a generation writes, by how many there were before it; each has one row.
+fn in_turn(texts: &'static [&'static str]) -> impl Fn(usize, u64) -> String + Send + Sync {
+    let n_written = AtomicUsize::new(0);
+    move |_, _| texts[n_written.fetch_add(1, Ordering::SeqCst).min(texts.len() - 1)].to_owned()
+}
+
+async fn pass(server: &Server, time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() <= time {
+        server.get("/healthz").await;
+    }
+}
+
+#[tokio::test]
+async fn a_question_without_an_answer_is_not_tried_again_for_a_moment() {
+    let ttl = Duration::from_millis(500);
+    let plan = Plan::new().with(|settings| settings.cache.failure_ttl = ttl);
+    let server = plan.writing(in_turn(&["nothing", "nothing", "nothing", LIST])).start().await;
+    let mut client = server.client().await;
+    let mut other_seed = single("reader");
+    options(&mut other_seed).seed = Some(7);
+    let begun = Instant::now();
+    for request in [single("reader"), other_seed, with_mode(CacheMode::Bypass, single("reader"))] {
+        let status = client.generate_queries(request).await.unwrap_err();
+        refusal(&status, tonic::Code::NotFound, "NO_VALID_LIST");
+    }
+    assert_eq!(server.log.prefills(), 3, "only the same question, and only from the cache");
+    let status = client.generate_queries(single("reader")).await.unwrap_err();
+    refusal(&status, tonic::Code::NotFound, "NO_VALID_LIST");
+    assert!(begun.elapsed() >= ttl || server.log.prefills() == 3);
+    // Twice the time is the longest.
+    pass(&server, 2 * ttl).await;
+    assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Miss);
+    let failed = server.metric("newshound_cache_requests_total{status=\"failed\"}").await;
+    assert!(begun.elapsed() >= 3 * ttl || failed == Some(1.0));
+}
+
+#[tokio::test]
+async fn failures_are_tried_again_at_once_where_none_is_remembered() {
+    let plan = Plan::new().with(|settings| settings.cache.failure_ttl = Duration::ZERO);
+    let server = plan.writing(in_turn(&["nothing", LIST])).start().await;
+    let mut client = server.client().await;
+    assert!(client.generate_queries(single("reader")).await.is_err());
+    assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Miss);
+}
+
+const NEWER: &str = "harbour bridge closed\nferry strike ends\ncity marathon route";
+
+#[tokio::test]
+async fn a_stale_answer_is_used_while_one_newer_is_generated_for_nobody_who_waits() {
+    let settings = |settings: &mut ServeSettings| {
+        settings.cache.ttl = Duration::from_millis(1);
+        settings.cache.stale = Duration::from_secs(60);
+    };
+    let server = Plan::new().gated().with(settings).writing(in_turn(&[LIST, NEWER])).start().await;
+    let mut client = server.client().await;
+    server.gate.allow(100);
+    let first = ask(&mut client, single("reader")).await;
+    pass(&server, Duration::from_millis(1)).await;
+    server.gate.close();
+    for _ in 0..3 {
+        let stale = ask(&mut client, single("reader")).await;
+        assert_eq!((cache_status(&stale), &stale.best), (CacheStatus::Stale, &first.best));
+        assert!(stale.cache.unwrap().age.is_some());
+    }
+    server.until("newshound_running_rows", 1.0).await;
+    assert_eq!(server.log.prefills(), 2, "one generation renews it, however often it is used");
+    assert_eq!(server.metric("newshound_cache_renewals_total{result=\"stale\"}").await, Some(1.0));
+    server.gate.open();
+    server.until("newshound_running_rows", 0.0).await;
+    within(async {
+        while ask(&mut client, single("reader")).await.best == first.best {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(server.metric("newshound_cache_requests_total{status=\"miss\"}").await, Some(1.0));
+}
+
+#[tokio::test]
+async fn the_use_of_an_answer_whose_time_is_nearly_over_renews_it() {
+    let settings = |settings: &mut ServeSettings| {
+        settings.cache.ttl = Duration::from_secs(1);
+        settings.cache.renew_ahead = Duration::from_secs(1);
+    };
+    let server = Plan::new().with(settings).start().await;
+    let mut client = server.client().await;
+    within(async {
+        // Where the machine stands still for half a second the answer is too old, and another one's time begins.
+        while server.metric("newshound_cache_renewals_total{result=\"early\"}").await == Some(0.0) {
+            let status = cache_status(&ask(&mut client, single("reader")).await);
+            assert!(matches!(status, CacheStatus::Hit | CacheStatus::Miss), "{status:?}");
+        }
+    })
+    .await;
+    server.until("newshound_running_rows", 0.0).await;
+    let n_missed = server.metric("newshound_cache_requests_total{status=\"miss\"}").await.unwrap();
+    assert!(server.log.prefills() as f64 > n_missed);
+}
+
+#[tokio::test]
+async fn nothing_is_renewed_while_many_wait() {
+    let settings = |settings: &mut ServeSettings| {
+        settings.cache.ttl = Duration::from_millis(1);
+        settings.cache.stale = Duration::from_secs(60);
+        settings.engine.rows_max = 32;
+        settings.engine.queue_requests_max = 2;
+    };
+    let server = Plan::new().gated().with(settings).start().await;
+    let mut client = server.client().await;
+    server.gate.allow(100);
+    ask(&mut client, single("reader")).await;
+    pass(&server, Duration::from_millis(1)).await;
+    server.gate.close();
+    let mut calls = Vec::new();
+    for (user, waiting) in [("runs", 0.0), ("waits", 1.0), ("waits too", 2.0)] {
+        let mut client = client.clone();
+        let mut whole = request(user);
+        options(&mut whole).candidate_count = Some(32);
+        calls.push(tokio::spawn(async move { client.generate_queries(whole).await }));
+        server.until("newshound_prompt_tokens_count", 2.0 + waiting).await;
+    }
+    assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Stale);
+    assert_eq!(server.metric("newshound_cache_renewals_total{result=\"skipped\"}").await, Some(1.0));
+    server.gate.open();
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tonic::{Code, transport::Channel};
 
 /// A server with experiments, and a log in this folder.
-fn plan(dir: &TempDir) -> Plan {
+pub fn plan(dir: &TempDir) -> Plan {
     let path = dir.path().join("experiments.json");
     std::fs::write(&path, text(&flags())).unwrap();
     let log = LogSettings {
@@ -37,7 +37,7 @@ async fn logging(dir: &TempDir) -> Server {
 }
 
 /// Everything in the log, once the server has ended.
-async fn records(server: &mut Server, dir: &Path) -> Vec<Record> {
+pub async fn records(server: &mut Server, dir: &Path) -> Vec<Record> {
     server.signal();
     server.ended().await.unwrap();
     let texts = log::files(&dir.join("records"))
@@ -48,7 +48,7 @@ async fn records(server: &mut Server, dir: &Path) -> Vec<Record> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn exposures(records: &[Record]) -> Vec<&Exposure> {
+pub fn exposures(records: &[Record]) -> Vec<&Exposure> {
     let exposures = records.iter().filter_map(|record| match record {
         Record::Exposure(exposure) => Some(exposure),
         Record::Outcomes(_) => None,

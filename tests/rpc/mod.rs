@@ -1,6 +1,7 @@
 //! Wire behaviour, one file each: a real server on a port of its own, with a script in place of the network.
 mod cache;
 mod cancel;
+mod cost;
 mod deadline;
 mod drain;
 mod experiments;
@@ -10,6 +11,7 @@ mod health;
 mod logs;
 mod model;
 mod queue;
+mod readers;
 mod reload;
 mod rerank;
 mod scrape;

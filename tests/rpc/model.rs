@@ -12,11 +12,12 @@ use newshound::{
     },
     serve::{RunError, rpc::proto::generate_queries_event::Event},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-async fn start() -> Server {
+/// A tiny network for these tokens.
+pub fn config() -> DecoderConfig {
     let tokens = tokens();
-    let config = DecoderConfig {
+    DecoderConfig {
         family: Family::Qwen2,
         hidden_size: 32,
         intermediate_size: 64,
@@ -32,14 +33,19 @@ async fn start() -> Server {
         tied_head: true,
         eos_ids: vec![tokens.im_end()],
         biases: Biases::of(Family::Qwen2),
-    };
+    }
+}
+
+async fn start() -> Server {
+    let config = config();
     let make = move || {
         let mut parameters = Parameters::fresh(7, &Device::Cpu);
         Batch::new(Arc::new(Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap()))
     };
     let parts = newshound::serve::Parts { max_positions: 1024, ..parts(false) };
-    Server::start(Plan::new().settings, parts, make, Arc::new(Gate::default()), Arc::new(Log::default()))
-        .await
+    // Every generation of it fails, and these tests ask again.
+    let settings = Plan::new().with(|settings| settings.cache.failure_ttl = Duration::ZERO).settings;
+    Server::start(settings, parts, make, Arc::new(Gate::default()), Arc::new(Log::default())).await
 }
 
 #[tokio::test]

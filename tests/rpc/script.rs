@@ -56,6 +56,11 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Lets nothing more through.
+    pub fn close(&self) {
+        *self.permits.lock().unwrap() = 0;
+    }
+
     pub fn open(&self) {
         *self.permits.lock().unwrap() = usize::MAX;
         self.changed.notify_all();

@@ -1,6 +1,7 @@
 //! What is counted and said of every request.
 use crate::serve::{
     candidate::Answer,
+    cost::Saving,
     experiments::enrolment::Enrolment,
     metrics::{Metrics, outcome::Outcome},
 };
@@ -29,6 +30,20 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.metrics.outcome(self.outcome);
+        let saving = match self.outcome {
+            Outcome::Cached => Some(Saving::Cache),
+            Outcome::Coalesced => Some(Saving::Coalesce),
+            Outcome::Ok
+            | Outcome::Shed
+            | Outcome::Rejected
+            | Outcome::Cancelled
+            | Outcome::Deadline
+            | Outcome::NoList
+            | Outcome::Failed => None,
+        };
+        if let (Some(by), Some(answer)) = (saving, &self.answer) {
+            self.metrics.saved(by, answer.cost.device_time);
+        }
         for assignment in &self.enrolment.assignments {
             let arm = (assignment.experiment.id.as_str(), assignment.arm().id.as_str());
             self.metrics.arm_request(arm, assignment.by.word(), self.outcome);

@@ -5,11 +5,12 @@ use super::{
     cost::{self, CostArgs},
     engine::{self, EngineArgs},
     index::{self, IndexArgs},
+    tour,
 };
 use crate::{
     serve::{
         experiments::enrolment::Entrant,
-        rpc::client::{Ask, Client, ClientError},
+        rpc::client::{Ask, Client, ClientError, Reply, ReplyCost},
     },
     signals::{SignalDraft, Stream},
 };
@@ -110,7 +111,7 @@ pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandEr
         tokio::time::sleep_until(due.into()).await;
         let (client, ask) = (client.clone(), question(&args, number));
         calls.spawn(async move {
-            let outcome = client.ask(ask).await.map(|reply| reply.cache);
+            let outcome = client.ask(ask).await.map(|Reply { cache, cost, .. }| (cache, cost));
             (outcome, due.elapsed())
         });
         while let Some(ended) = calls.try_join_next() {
@@ -156,26 +157,35 @@ fn question(args: &BenchArgs, number: u64) -> Ask {
 /// How an answer is counted, beside the codes of refusals.
 const OK: &str = "OK";
 
+/// How an answer was found, and what it cost where the server has a price.
+type Answered = (&'static str, Option<ReplyCost>);
+
 struct Tally {
     latencies: Histogram<u64>,
     codes: BTreeMap<String, u64>,
     caches: BTreeMap<&'static str, u64>,
+    /// Billionths of each currency, which are one unless the servers behind a proxy differ.
+    costs: BTreeMap<String, u64>,
 }
 
 impl Tally {
     fn new() -> Result<Self, CommandError> {
         let latencies = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3);
         let latencies = latencies.map_err(|error| CommandError::Usage(error.to_string()))?;
-        Ok(Self { latencies, codes: BTreeMap::new(), caches: BTreeMap::new() })
+        let (codes, caches, costs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { latencies, codes, caches, costs })
     }
 
     /// Only answers have a latency; refusals are fast and would flatter it.
-    fn add(&mut self, (outcome, took): (Result<&'static str, ClientError>, Duration)) {
+    fn add(&mut self, (outcome, took): (Result<Answered, ClientError>, Duration)) {
         let code = match outcome {
-            Ok(cache) => {
+            Ok((cache, cost)) => {
                 let took_us = u64::try_from(took.as_micros()).unwrap_or(LATENCY_US_MAX);
                 self.latencies.saturating_record(took_us);
                 *self.caches.entry(cache).or_default() += 1;
+                if let Some(ReplyCost { nanos, currency, .. }) = cost {
+                    *self.costs.entry(currency).or_default() += nanos;
+                }
                 OK.to_owned()
             }
             Err(ClientError::Refused { code, .. }) => code.to_owned(),
@@ -213,6 +223,7 @@ impl Tally {
                 "codes": self.codes,
                 "cache": self.caches,
                 "latency_ms": percentiles,
+                "cost_nanos": self.costs,
             });
             return Ok(writeln!(out, "{report}")?);
         }
@@ -232,6 +243,10 @@ impl Tally {
         }
         for (cache, count) in &self.caches {
             writeln!(out, "  cache {cache:<14} {count}")?;
+        }
+        for (currency, &nanos) in &self.costs {
+            let per_answer = tour::amount(nanos / n_answered.max(1));
+            writeln!(out, "  cost per answer {per_answer} {currency}")?;
         }
         for (name, latency) in &percentiles {
             writeln!(out, "  {name:<6} {latency:9.1} ms")?;
@@ -268,7 +283,7 @@ mod tests {
             ClientError::Refused { code: "UNAVAILABLE", message: String::new(), details: String::new() };
         tally.add((Err(refused), Duration::ZERO));
         assert!(matches!(tally.verdict(), Err(CommandError::NoAnswer { n_requests: 1 })));
-        tally.add((Ok("MISS"), Duration::ZERO));
+        tally.add((Ok(("MISS", None)), Duration::ZERO));
         assert!(tally.verdict().is_ok());
     }
 }

@@ -7,7 +7,7 @@ use crate::{
         Listeners,
         demo::{self, DemoUser},
         experiments::enrolment::Entrant,
-        rpc::client::{Ask, Client, Reply, ReplyList},
+        rpc::client::{Ask, Client, Reply, ReplyCost, ReplyList},
         run,
         settings::ServeSettings,
     },
@@ -187,6 +187,11 @@ pub(super) fn lists(reply: &Reply) -> String {
         reply.cache,
         reply.total.as_secs_f64() * 1000.0
     );
+    if let Some(ReplyCost { nanos, currency, basis, device_time }) = &reply.cost {
+        let took_ms = device_time.as_secs_f64() * 1000.0;
+        let amount = amount(*nanos);
+        let _ = writeln!(text, "  costs {amount} {currency} by {basis}; {took_ms:.1} ms of the device");
+    }
     if !reply.arms.is_empty() {
         let _ = writeln!(text, "  arms {}", reply.arms.join(", "));
     }
@@ -206,6 +211,11 @@ pub(super) fn lists(reply: &Reply) -> String {
     }
     text.pop();
     text
+}
+
+/// An amount of money with all its digits.
+pub(super) fn amount(nanos: u64) -> String {
+    format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
 
 /// A score in three decimals, or a dash of the same width.

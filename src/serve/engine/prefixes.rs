@@ -2,16 +2,12 @@
 //!
 //! Two kinds: the opening that all prompts share, and each reader's last prompt. A reader's prompt serves that reader alone: were it
 //! shared, the time of an answer would tell what somebody else has read (CVE-2025-46570).
-use crate::{decode::batch::Known, model::kv_cache::Prefix};
+use crate::{decode::batch::Known, model::kv_cache::Prefix, serve::owner::Owner};
 use std::{
     collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
-
-/// Whose prompt it is: a digest of the reader's key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Owner(pub [u8; 16]);
 
 /// What may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

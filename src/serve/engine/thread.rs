@@ -1,9 +1,10 @@
 //! The loop of the model thread: receive, forget who is gone, admit, step.
 use super::{
-    Arc, Batcher, Command, DecodeError, Duration, EngineError, Event, FinishedRow, Generator, GroupId,
-    GroupRequest, HashMap, Instant, Job, Ordering, Picked, Prefixes, Queued, Room, Shared, debug, error,
-    mpsc,
+    Arc, Batcher, Bill, Command, DecodeError, Duration, EngineError, Event, FinishedRow, Generator, GroupId,
+    GroupRequest, HashMap, Instant, Job, Leave, Ordering, Picked, PrefillRate, Prefixes, Queued, Room,
+    Saving, Shared, Spending, debug, error, mpsc, split,
 };
+use crate::decode::batch::Finish;
 
 /// Prompt tokens after which nobody else is admitted before the next step, as long as rows run: a burst of requests would
 /// otherwise hold their next token up by the prefills of all of them. One prompt may go beyond it, because none is split.
@@ -26,10 +27,13 @@ pub(super) fn run<G: Generator>(
         next_group: 0,
         has_orphans: false,
         left_at: None,
+        accounted_until: Instant::now(),
+        prefill_rate: PrefillRate::default(),
         shared,
     };
     thread.serve(inbox);
     thread.give_up();
+    thread.was_idle();
 }
 
 struct Thread<'a, G> {
@@ -42,6 +46,9 @@ struct Thread<'a, G> {
     has_orphans: bool,
     /// When the last job left, if the thread has been busy since.
     left_at: Option<Instant>,
+    /// Until when all time is accounted for: spent on a job, or idle.
+    accounted_until: Instant,
+    prefill_rate: PrefillRate,
     shared: &'a Shared,
 }
 
@@ -54,6 +61,7 @@ struct Running {
     /// Tokens that each live row has.
     n_tokens: usize,
     prefilled_at: Instant,
+    bill: Bill,
 }
 
 impl<G: Generator> Thread<'_, G> {
@@ -70,6 +78,7 @@ impl<G: Generator> Thread<'_, G> {
             while let Ok(command) = inbox.try_recv() {
                 self.take(command);
             }
+            self.was_idle();
             if self.shared.stopping.load(Ordering::Relaxed) {
                 return;
             }
@@ -83,11 +92,24 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
+    /// Counts the time since the last step as idle; returns the time that it is.
+    fn was_idle(&mut self) -> Instant {
+        let now = Instant::now();
+        self.shared.metrics.spent(Spending::Idle, now - self.accounted_until);
+        self.accounted_until = now;
+        now
+    }
+
     fn take(&mut self, command: Command) {
         match command {
             Command::Generate(queued) => {
                 let (need, since) = (queued.job.need(), queued.since);
                 self.waiting.push(queued, need, since);
+            }
+            Command::Forget { owner, done } => {
+                self.prefixes.forget(owner);
+                // Whoever asked may have gone.
+                let _ = done.send(());
             }
             Command::Wake => {}
         }
@@ -145,6 +167,7 @@ impl<G: Generator> Thread<'_, G> {
     fn cancel(&mut self, group: GroupId, why: EngineError) {
         let n_rows = self.generator.cancel(group);
         let Some(running) = self.running.remove(&group) else { return };
+        running.bill.settle(why.spending());
         self.shared.metrics.candidates("cancelled", running.rows_left);
         self.shared.metrics.output_tokens("cancelled", n_rows * running.n_tokens);
         tell(&running.reply, Event::Failed(why));
@@ -178,22 +201,31 @@ impl<G: Generator> Thread<'_, G> {
         let group = GroupId(self.next_group);
         self.next_group += 1;
         let (rows_left, deadline) = (job.seeds.len(), Arc::clone(&job.deadline));
-        let started = Instant::now();
-        let (owner, ids) = (job.owner, job.prompt.clone());
-        let known = owner.and_then(|owner| self.prefixes.find(owner, &ids, started));
-        match self.generator.admit(GroupRequest { known, ..request(group, job) }) {
+        let (leave, ids) = (job.leave.clone(), job.prompt.clone());
+        let started = self.was_idle();
+        let known = leave.as_ref().and_then(|leave| self.prefixes.find(leave.epoch.owner, &ids, started));
+        let (mut bill, request) = request(group, job);
+        let admitted = self.generator.admit(GroupRequest { known, ..request });
+        let prefilled_at = Instant::now();
+        let prefill = prefilled_at - started;
+        bill.used.prefill(prefill);
+        self.accounted_until = prefilled_at;
+        match admitted {
             Ok(admitted) => {
-                let prefilled_at = Instant::now();
                 let n_known = ids.len() - admitted.prefill_tokens_computed.min(ids.len());
                 self.shared.metrics.known_tokens(n_known);
-                if let (Some(owner), Some(prefix)) = (owner, admitted.prefix) {
-                    self.prefixes.keep(owner, ids, prefix, prefilled_at);
+                // A `Forget` that ends the leave after this look is still to come, and drops what is kept here.
+                let leave = leave.filter(Leave::stands);
+                if let (Some(leave), Some(prefix)) = (leave, admitted.prefix) {
+                    self.prefixes.keep(leave.epoch.owner, ids, prefix, prefilled_at);
                 }
-                let prefill = prefilled_at - started;
                 let prefill_tokens_computed = admitted.prefill_tokens_computed;
                 self.shared.metrics.prefilled(prefill_tokens_computed, prefill, waited);
+                self.prefill_rate.note(prefill_tokens_computed, prefill);
+                self.shared.metrics.saved(Saving::Prefix, self.prefill_rate.of(n_known));
                 tell(&reply, Event::Admitted { queue: waited, prefill, prefill_tokens_computed });
-                let running = Running { reply, deadline, need, rows_left, n_tokens: 1, prefilled_at };
+                let n_tokens = 1;
+                let running = Running { reply, deadline, need, rows_left, n_tokens, prefilled_at, bill };
                 self.running.insert(group, running);
                 prefill_tokens_computed
             }
@@ -202,7 +234,9 @@ impl<G: Generator> Thread<'_, G> {
                 self.generator.cancel(group);
                 error!(reason = %super::cause(&error), "prompt could not be decoded");
                 self.shared.metrics.engine_fault();
-                tell(&reply, Event::Failed(EngineError::Fault(Arc::new(error))));
+                let error = EngineError::Fault(Arc::new(error));
+                bill.settle(error.spending());
+                tell(&reply, Event::Failed(error));
                 // It may have been computed in vain.
                 ids.len()
             }
@@ -210,12 +244,17 @@ impl<G: Generator> Thread<'_, G> {
     }
 
     fn step(&mut self) {
-        let rows = self.generator.n_rows();
-        let started = Instant::now();
-        match self.generator.step() {
+        let groups: Vec<(GroupId, usize)> =
+            self.running.keys().map(|&group| (group, self.generator.n_rows_of(group))).collect();
+        let started = self.was_idle();
+        let stepped = self.generator.step();
+        let took = started.elapsed();
+        self.split_step(&groups, took);
+        match stepped {
             Ok(finished) => {
+                let rows = groups.iter().map(|(_, n_rows)| n_rows).sum();
                 if rows > 0 {
-                    self.shared.metrics.stepped(rows, started.elapsed());
+                    self.shared.metrics.stepped(rows, took);
                 }
                 self.running.values_mut().for_each(|running| running.n_tokens += 1);
                 finished.into_iter().for_each(|row| self.hand_over(row));
@@ -228,17 +267,30 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
+    /// Writes a step on the bills of the groups that it computed a token for, by their rows; where there was none it stays idle time.
+    fn split_step(&mut self, groups: &[(GroupId, usize)], took: Duration) {
+        let weights: Vec<u64> = groups.iter().map(|&(_, n_rows)| n_rows as u64).collect();
+        for (&(group, n_rows), share) in groups.iter().zip(split(took, &weights)) {
+            if let Some(running) = self.running.get_mut(&group) {
+                running.bill.used.step(share, n_rows);
+                self.accounted_until += share;
+            }
+        }
+    }
+
     fn hand_over(&mut self, row: FinishedRow) {
         let group = row.group;
         let Some(running) = self.running.get_mut(&group) else { return };
+        running.bill.used.row_ended(row.ids.len(), row.finish == Finish::Pruned);
         running.rows_left = running.rows_left.saturating_sub(1);
         tell(&running.reply, Event::Row(row));
         if running.rows_left > 0 {
             return;
         }
-        tell(&running.reply, Event::Done { decode: running.prefilled_at.elapsed() });
-        self.running.remove(&group);
         let now = Instant::now();
+        if let Some(Running { reply, prefilled_at, bill, .. }) = self.running.remove(&group) {
+            tell(&reply, Event::Done { decode: now - prefilled_at, bill });
+        }
         if let Some(before) = self.left_at.replace(now) {
             self.shared.pace.note(now - before);
         }
@@ -293,8 +345,9 @@ fn tell(reply: &mpsc::Sender<Event>, event: Event) {
     let _ = reply.try_send(event);
 }
 
-fn request(id: GroupId, job: Job) -> GroupRequest {
-    GroupRequest {
+/// A job as the generator wants it, and its bill.
+fn request(id: GroupId, job: Job) -> (Bill, GroupRequest) {
+    let request = GroupRequest {
         id,
         prompt: job.prompt,
         known: None,
@@ -304,5 +357,6 @@ fn request(id: GroupId, job: Job) -> GroupRequest {
         max_new_tokens: job.max_new_tokens,
         stop_ids: job.stop_ids,
         boundary_ids: job.boundary_ids,
-    }
+    };
+    (job.bill, request)
 }

@@ -69,8 +69,11 @@ impl Enrolment {
                 bytes.extend_from_slice(part.as_bytes());
             }
             // Nobody gets an answer that is older than her arm allows, also when a new file has just said so.
-            let ttl_ms = assignment.arm().policy.cache_ttl.map_or(u128::MAX, |ttl| ttl.as_millis());
-            bytes.extend_from_slice(&ttl_ms.to_le_bytes());
+            let policy = &assignment.arm().policy;
+            for time in [policy.cache_ttl, policy.cache_stale] {
+                let time_ms = time.map_or(u128::MAX, |time| time.as_millis());
+                bytes.extend_from_slice(&time_ms.to_le_bytes());
+            }
         }
         bytes
     }

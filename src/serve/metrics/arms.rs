@@ -67,6 +67,11 @@ impl Metrics {
         self.arm_counter("newshound_arm_output_tokens_total", arm, None, n as u64);
     }
 
+    /// Counts what a generation under an arm cost, in billionths of the currency's unit.
+    pub fn arm_cost(&self, arm: (&str, &str), nanos: u64) {
+        self.arm_counter("newshound_arm_cost_nanos_total", arm, None, nanos);
+    }
+
     /// Counts a reported event of an answer under an arm.
     pub fn arm_event(&self, arm: (&str, &str), event: &'static str) {
         self.arm_counter("newshound_arm_events_total", arm, Some(("event", event)), 1);
@@ -111,6 +116,7 @@ pub(super) mod tests {
         metrics.arm_request(arm, "hash", Outcome::Ok);
         metrics.arm_answered(arm, Duration::from_secs(1), Some(0.5));
         metrics.arm_output_tokens(arm, 10);
+        metrics.arm_cost(arm, 10);
         metrics.arm_event(arm, "clicked");
     }
 
@@ -129,6 +135,7 @@ pub(super) mod tests {
             }
             metrics.arm_answered((experiment, arm), Duration::from_secs(1), Some(0.5));
             metrics.arm_output_tokens((experiment, arm), 1);
+            metrics.arm_cost((experiment, arm), 1);
         }
         let text = metrics.render();
         let n_series = text.lines().filter(|line| line.starts_with("newshound_arm_")).count();

@@ -98,7 +98,7 @@ pub struct Reply {
     pub best: ReplyList,
     /// Every candidate.
     pub candidates: Vec<ReplyList>,
-    /// HIT, MISS, COALESCED or BYPASS.
+    /// HIT, STALE, MISS, COALESCED or BYPASS.
     pub cache: &'static str,
     /// How the best list was found.
     pub rerank: &'static str,
@@ -110,6 +110,21 @@ pub struct Reply {
     pub output_tokens: u32,
     /// The server's own time.
     pub total: Duration,
+    /// What the request costs, where the server has a price.
+    pub cost: Option<ReplyCost>,
+}
+
+/// What a request costs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplyCost {
+    /// Billionths of the currency's unit.
+    pub nanos: u64,
+    /// Code of the currency.
+    pub currency: String,
+    /// DEVICE_TIME, CACHED or COALESCED.
+    pub basis: &'static str,
+    /// Time of the device that the generation took, whoever pays for it.
+    pub device_time: Duration,
 }
 
 /// A connection to a server.
@@ -223,6 +238,13 @@ fn reply(response: proto::GenerateQueriesResponse) -> Reply {
         format!("{}={} by {by}", arm.experiment_id, arm.arm_id())
     };
     let arms = response.arms.iter().map(arm).collect();
+    let device_time = usage.device_time.unwrap_or_default().try_into().unwrap_or_default();
+    let cost = response.cost.map(|cost| ReplyCost {
+        nanos: cost.amount_nanos,
+        basis: cost.basis().as_str_name().trim_start_matches("COST_BASIS_"),
+        currency: cost.currency_code,
+        device_time,
+    });
     let total = response.timing.and_then(|timing| timing.total).unwrap_or_default();
     Reply {
         best: list(response.best.unwrap_or_default()),
@@ -233,6 +255,7 @@ fn reply(response: proto::GenerateQueriesResponse) -> Reply {
         prompt_tokens: usage.prompt_tokens,
         output_tokens: usage.output_tokens,
         total: total.try_into().unwrap_or_default(),
+        cost,
     }
 }
 

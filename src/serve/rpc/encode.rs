@@ -12,6 +12,7 @@ use crate::{
     serve::{
         answer::Origin,
         candidate::{Answer, Candidate},
+        cost::Price,
         experiments::enrolment::Enrolment,
         rerank::{self, Method},
     },
@@ -49,7 +50,7 @@ impl ModelFacts {
     }
 }
 
-/// A response without what only the request knows: ids, model, candidates, arms.
+/// A response without what only the request and the server know: ids, model, candidates, arms, cost.
 pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::GenerateQueriesResponse {
     let best = answer.best();
     proto::GenerateQueriesResponse {
@@ -70,7 +71,23 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
         correlation_id: String::new(),
         signal_verdicts: Vec::new(),
         arms: Vec::new(),
+        cost: None,
     }
+}
+
+/// What a request pays of what its answer cost, where there is a price.
+pub fn cost(answer: &Answer, origin: Origin, price: &Price) -> Option<proto::Cost> {
+    let basis = match origin {
+        Origin::Miss | Origin::Bypass => proto::CostBasis::DeviceTime,
+        Origin::Hit(_) | Origin::Stale(_) => proto::CostBasis::Cached,
+        Origin::Coalesced => proto::CostBasis::Coalesced,
+    };
+    price.is_told().then(|| proto::Cost {
+        amount_nanos: origin.pays(answer.cost),
+        currency_code: price.currency.clone(),
+        basis: basis.into(),
+        price_version: price.version.clone(),
+    })
 }
 
 /// Verdicts on the wire.
@@ -144,7 +161,8 @@ pub fn policy(policy: &Policy) -> proto::ArmPolicy {
         temperature: policy.temperature,
         top_p: policy.top_p,
         rerank: rerank.into(),
-        cache_ttl_ms: policy.cache_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        cache_ttl_ms: policy.cache_ttl.map(milliseconds),
+        cache_stale_ms: policy.cache_stale.map(milliseconds),
         early_stopping: match policy.early_stopping {
             None => proto::EarlyStopping::Unspecified,
             Some(EarlyStopping::Off) => proto::EarlyStopping::Off,
@@ -153,6 +171,10 @@ pub fn policy(policy: &Policy) -> proto::ArmPolicy {
         }
         .into(),
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Every candidate, whole, by number.
@@ -213,6 +235,7 @@ fn usage(answer: &Answer) -> proto::Usage {
         candidates_pruned: count(n_pruned),
         truncated_signals: count(answer.n_truncated_signals),
         cleaned_signals: count(answer.n_cleaned_signals),
+        device_time: duration(answer.cost.device_time),
     }
 }
 
@@ -233,6 +256,7 @@ fn timing(answer: &Answer, total: Duration) -> proto::Timing {
 fn cache(origin: Origin) -> proto::CacheInfo {
     let (status, age) = match origin {
         Origin::Hit(age) => (proto::CacheStatus::Hit, duration(age)),
+        Origin::Stale(age) => (proto::CacheStatus::Stale, duration(age)),
         Origin::Miss => (proto::CacheStatus::Miss, None),
         Origin::Coalesced => (proto::CacheStatus::Coalesced, None),
         Origin::Bypass => (proto::CacheStatus::Bypass, None),

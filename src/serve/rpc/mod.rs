@@ -7,6 +7,7 @@ pub mod decode;
 pub mod encode;
 pub mod feedback;
 pub mod proto;
+pub mod reader;
 pub mod server;
 pub mod service;
 pub mod status;

@@ -5,7 +5,9 @@ use super::{
     proto::{
         self, feedback_service_server::FeedbackServiceServer,
         query_generation_service_server::QueryGenerationServiceServer,
+        reader_service_server::ReaderServiceServer,
     },
+    reader::Reader,
     service::Service,
 };
 use crate::serve::{
@@ -48,9 +50,10 @@ pub enum RpcError {
 }
 
 /// Names of the services in health checks.
-pub const SERVICE_NAMES: [&str; 2] = [
+pub const SERVICE_NAMES: [&str; 3] = [
     <QueryGenerationServiceServer<Service> as NamedService>::NAME,
     <FeedbackServiceServer<Feedback> as NamedService>::NAME,
+    <ReaderServiceServer<Reader> as NamedService>::NAME,
 ];
 
 /// Everything the server needs.
@@ -60,6 +63,8 @@ pub struct Rpc {
     pub service: Service,
     /// The service that takes reports of outcomes.
     pub feedback: Feedback,
+    /// The service that ends the use of what is kept of readers.
+    pub reader: Reader,
     /// Answers health checks.
     pub health_service: HealthService,
     /// Knows what is under way.
@@ -91,9 +96,12 @@ impl Rpc {
             .max_decoding_message_size(self.connections.message_bytes_max);
         let feedback = FeedbackServiceServer::new(self.feedback)
             .max_decoding_message_size(self.connections.message_bytes_max);
+        let reader = ReaderServiceServer::new(self.reader)
+            .max_decoding_message_size(self.connections.message_bytes_max);
         let routes = builder(self.connections)
             .add_service(service)
             .add_service(feedback)
+            .add_service(reader)
             .add_service(HealthServer::new(self.health_service))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);

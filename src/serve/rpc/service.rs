@@ -161,7 +161,7 @@ impl Shared {
         let (user, enrolment) = (question.user.clone(), Arc::clone(&question.enrolment));
         let answered = self.rooms.answerer.answer(question, watch).await;
         let (answer, origin) = answered.map_err(|error| status::status(&error))?;
-        self.rooms.ledger.expose(&user, &response_id, &enrolment, origin).await;
+        self.rooms.ledger.expose(&user, &response_id, &enrolment, (origin, answer.cost)).await;
         let verdicts = match asked.judged.is_empty() {
             true => Vec::new(),
             // They are extra: an answer that is there is not lost with them.
@@ -174,6 +174,7 @@ impl Shared {
         let response = encode::response(&answer, origin, started.elapsed());
         let candidates = if asked.return_candidates { encode::candidates(&answer) } else { Vec::new() };
         let (model, arms) = (Some(self.model.encode()), encode::arms(&enrolment));
+        let cost = encode::cost(&answer, origin, self.rooms.metrics.price());
         Ok(proto::GenerateQueriesResponse {
             response_id,
             model,
@@ -181,13 +182,14 @@ impl Shared {
             candidates,
             correlation_id,
             signal_verdicts,
+            cost,
             ..response
         })
     }
 }
 
 /// What of a request's metadata experiments read.
-fn headers(metadata: &MetadataMap) -> Headers<'_> {
+pub(super) fn headers(metadata: &MetadataMap) -> Headers<'_> {
     let header = |name| metadata.get(name).map(|value| value.as_bytes());
     let n_tenants = metadata.get_all(TENANT_HEADER).iter().count();
     Headers { tenant: header(TENANT_HEADER), n_tenants, arms: header(ARM_HEADER) }

@@ -95,9 +95,11 @@ def check_unary(stub, server):
     assert len(response.candidates) == 8, len(response.candidates)
     assert response.usage.prefill_tokens_computed == response.usage.prompt_tokens > 0
     assert response.cache.status == types.CACHE_STATUS_MISS
+    assert response.cost.basis == types.COST_BASIS_DEVICE_TIME and response.cost.amount_nanos > 0, response.cost
     again = stub.GenerateQueries(request(return_candidates=True), timeout=PATIENCE_S)
     assert again.cache.status == types.CACHE_STATUS_HIT and again.best == response.best
     assert again.response_id != response.response_id
+    assert again.cost.basis == types.COST_BASIS_CACHED and again.cost.amount_nanos == 0, again.cost
     info = stub.GetServerInfo(messages.GetServerInfoRequest(), timeout=PATIENCE_S)
     assert info.model == response.model and info.limits.candidate_count_max == 32
 

@@ -1,0 +1,134 @@
+//! Why a request has no answer, and what follows from it.
+use crate::{
+    cleaner::CleanerError,
+    experiment::assign::ForceError,
+    model::weights::ModelError,
+    serve::{engine::EngineError, metrics::outcome::Outcome},
+};
+use std::{sync::Arc, time::Duration};
+use thiserror::Error;
+use tracing::{debug, warn};
+
+/// Why a request has no answer. One variant per thing its sender can do about it.
+#[derive(Clone, Debug, Error)]
+pub enum ServeError {
+    /// Come back later.
+    #[error("{queued} requests may wait, and that many do")]
+    QueueFull {
+        /// Places in the queue.
+        queued: usize,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Come back later.
+    #[error("waited {waited_ms} ms for the model")]
+    QueueAge {
+        /// How long it waited.
+        waited_ms: u64,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Allow more time.
+    #[error("deadline passed")]
+    DeadlineHit,
+    /// Ask another server: this one is going to stop.
+    #[error("server is draining")]
+    Draining,
+    /// Ask another server: this one lost its model.
+    #[error("model thread has ended")]
+    EngineGone,
+    /// Ask for another way of reranking.
+    #[error("bundle has no reward head")]
+    NoRewardHead,
+    /// Try another seed or a lower temperature.
+    #[error("none of {n_candidates} candidates is a valid list")]
+    NoValidList {
+        /// How many there were.
+        n_candidates: usize,
+    },
+    /// Report it: the model failed.
+    #[error("model failed")]
+    Engine(#[source] Arc<crate::decode::batch::DecodeError>),
+    /// Report it: the reward head failed.
+    #[error("reward head failed")]
+    Head(#[source] Arc<ModelError>),
+    /// Report it: the signal cleaner failed.
+    #[error("signal cleaner failed")]
+    Cleaner(#[source] Arc<CleanerError>),
+    /// Send other signals: nothing is left that a model may read.
+    #[error("all signals are personal data")]
+    OnlyPersonalData,
+    /// Ask for another arm, or for none.
+    #[error(transparent)]
+    Arm(#[from] ForceError),
+    /// Report it: a task of the server panicked.
+    #[error("a task of the server panicked")]
+    Panicked,
+}
+
+impl ServeError {
+    /// Whether a limit of time was reached, which may be that of another request that asked the same.
+    pub(super) fn is_limit(&self) -> bool {
+        matches!(self, Self::QueueAge { .. } | Self::DeadlineHit)
+    }
+
+    /// Whether the question is at fault, or what it asks for: asked again at once it would most likely cost the same for nothing.
+    pub(super) fn is_repeatable(&self) -> bool {
+        match self {
+            Self::NoValidList { .. }
+            | Self::Engine(_)
+            | Self::Head(_)
+            | Self::Cleaner(_)
+            | Self::Panicked => true,
+            Self::QueueFull { .. }
+            | Self::QueueAge { .. }
+            | Self::DeadlineHit
+            | Self::Draining
+            | Self::EngineGone
+            | Self::NoRewardHead
+            | Self::OnlyPersonalData
+            | Self::Arm(_) => false,
+        }
+    }
+
+    /// Says in the log why there is no answer: loudly where a person must look.
+    pub(super) fn tell(&self) {
+        match self {
+            Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked | Self::EngineGone => {
+                warn!(error = %crate::telemetry::Chain(self), "request has no answer");
+            }
+            Self::QueueFull { .. }
+            | Self::QueueAge { .. }
+            | Self::DeadlineHit
+            | Self::Draining
+            | Self::NoRewardHead
+            | Self::OnlyPersonalData
+            | Self::Arm(_)
+            | Self::NoValidList { .. } => debug!(error = %self, "request has no answer"),
+        }
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Draining => Outcome::Shed,
+            Self::DeadlineHit => Outcome::Deadline,
+            Self::NoRewardHead | Self::OnlyPersonalData | Self::Arm(_) => Outcome::Rejected,
+            Self::NoValidList { .. } => Outcome::NoList,
+            Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked => {
+                Outcome::Failed
+            }
+        }
+    }
+}
+
+impl From<EngineError> for ServeError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::QueueFull { queued, retry_after } => Self::QueueFull { queued, retry_after },
+            EngineError::QueueAge { waited_ms, retry_after } => Self::QueueAge { waited_ms, retry_after },
+            EngineError::DeadlineHit => Self::DeadlineHit,
+            EngineError::Gone => Self::EngineGone,
+            EngineError::Fault(error) => Self::Engine(error),
+        }
+    }
+}
