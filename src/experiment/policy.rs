@@ -14,10 +14,12 @@ pub enum Rerank {
     LogProb,
     /// Not at all.
     None,
+    /// Not lists but queries: the best of all lists make one.
+    Stitch,
 }
 
 impl Rerank {
-    const ALL: [Self; 4] = [Self::RewardHead, Self::Consensus, Self::LogProb, Self::None];
+    const ALL: [Self; 5] = [Self::RewardHead, Self::Consensus, Self::LogProb, Self::None, Self::Stitch];
 
     fn word(self) -> &'static str {
         match self {
@@ -25,6 +27,7 @@ impl Rerank {
             Self::Consensus => "consensus",
             Self::LogProb => "logprob",
             Self::None => "none",
+            Self::Stitch => "stitch",
         }
     }
 }

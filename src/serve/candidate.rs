@@ -6,7 +6,10 @@ use crate::{
         cost::Cost,
         rerank::{Method, Standing},
     },
-    text::parse::Malformed,
+    text::{
+        parse::Malformed,
+        stitch::{Stitched, stitch},
+    },
 };
 use std::{sync::Arc, time::Duration};
 
@@ -52,6 +55,8 @@ pub struct Candidate {
     pub scores: Option<Scores>,
     /// How far the other valid lists agree with it, from 0 to 1; absent where there is no other, and for what is no list.
     pub consensus: Option<f32>,
+    /// How far they agree with each of its queries; empty where they do not, or the lines that were read are not the queries.
+    pub query_consensus: Vec<f32>,
     /// Mean log-probability per token, nats.
     pub mean_logprob: f32,
     /// How it ended.
@@ -68,6 +73,40 @@ impl Candidate {
         let list_score = self.scores.as_ref().map(|scores| scores.list);
         let consensus = self.consensus.unwrap_or(0.0);
         Standing { row_idx: self.row_idx, list_score, consensus, mean_logprob: self.mean_logprob }
+    }
+}
+
+/// The best queries of several candidates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StitchedList {
+    /// In the order in which they were chosen.
+    pub list: QueryList,
+    /// Predicted reward of each query; absent without a head.
+    pub scores: Option<Vec<f32>>,
+}
+
+impl StitchedList {
+    /// The best queries of all valid lists, by the head where there is one; a list that stands alone agrees with all there are.
+    pub(super) fn of(candidates: &[Candidate]) -> Option<Self> {
+        let lists: Vec<(&QueryList, &Candidate)> = candidates
+            .iter()
+            .filter_map(|candidate| Some((candidate.list.as_ref().ok()?, candidate)))
+            .collect();
+        let predicted =
+            |candidate: &Candidate| candidate.scores.as_ref().map(|scores| scores.queries.clone());
+        let worth = |(list, candidate): &(&QueryList, &Candidate)| match predicted(candidate) {
+            // The head predicts rewards, which are from 0 to 1, without being held to it.
+            Some(scores) => scores.unwrap_or_default().iter().map(|score| score.clamp(0.0, 1.0)).collect(),
+            None if candidate.consensus.is_none() => vec![1.0; list.as_slice().len()],
+            None => candidate.query_consensus.clone(),
+        };
+        let worths: Vec<Vec<f32>> = lists.iter().map(worth).collect();
+        let worths: Vec<&[f32]> = worths.iter().map(Vec::as_slice).collect();
+        let Stitched { list, from } =
+            stitch(&lists.iter().map(|(list, _)| *list).collect::<Vec<_>>(), &worths)?;
+        let score =
+            |&(list_idx, query_idx): &(usize, usize)| predicted(lists[list_idx].1)??.get(query_idx).copied();
+        Some(Self { list, scores: from.iter().map(score).collect() })
     }
 }
 
@@ -97,6 +136,8 @@ pub struct Answer {
     pub candidates: Vec<Arc<Candidate>>,
     /// Position of the best one, which is valid: the last that is marked as the best so far.
     pub best_idx: usize,
+    /// The list that is the answer in place of the best one, where queries are chosen instead of lists.
+    pub stitched: Option<StitchedList>,
     /// Most queries wanted of the best list.
     pub n_queries_max: usize,
     /// How it was found.
@@ -135,6 +176,70 @@ impl Answer {
                 .sum()
         };
         let candidates = self.candidates.iter().map(|candidate| candidate.list.as_ref().map_or(0, of_list));
-        size_of::<Self>() + candidates.map(|n_bytes| n_bytes + size_of::<Candidate>() + 16).sum::<usize>()
+        let stitched = self.stitched.as_ref().map_or(0, |stitched| of_list(&stitched.list));
+        size_of::<Self>()
+            + stitched
+            + candidates.map(|n_bytes| n_bytes + size_of::<Candidate>() + 16).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::parse;
+
+    /// A list, what the head says of its queries, and how far others agree with each.
+    fn candidate(row_idx: usize, text: &str, scores: Option<[f32; 3]>, agreed: [f32; 3]) -> Candidate {
+        let queries = |scores: [f32; 3]| Scores { list: 0.5, queries: Some(scores.to_vec()) };
+        Candidate {
+            row_idx,
+            list: parse::parse(text).map_err(Invalid::Malformed),
+            scores: scores.map(queries),
+            consensus: Some(0.0),
+            query_consensus: agreed.to_vec(),
+            mean_logprob: -1.0,
+            finish: Finish::Stop,
+            n_tokens: 9,
+            best_so_far: false,
+        }
+    }
+
+    const ONE: &str = "one two\nthree four\nfive six";
+    const OTHER: &str = "seven eight\nnine ten\neleven twelve";
+
+    #[track_caller]
+    fn check(candidates: &[Candidate], expected: Option<([&str; 3], Option<[f32; 3]>)>) {
+        let got = StitchedList::of(candidates);
+        let texts =
+            |list: &QueryList| list.as_slice().iter().map(|query| query.as_str().to_owned()).collect();
+        let got = got.map(|got| (texts(&got.list), got.scores));
+        let owned = |(texts, scores): ([&str; 3], Option<[f32; 3]>)| {
+            (texts.map(str::to_owned).to_vec(), scores.map(|scores| scores.to_vec()))
+        };
+        assert_eq!(got, expected.map(owned));
+    }
+
+    #[test]
+    fn queries_are_worth_what_the_head_says_and_without_it_how_far_lists_agree() {
+        let agreed = [[0.5, 0.0, 0.1], [0.0, 0.4, 0.3]];
+        let with = |scores: [Option<[f32; 3]>; 2]| {
+            [candidate(0, ONE, scores[0], agreed[0]), candidate(1, OTHER, scores[1], agreed[1])]
+        };
+        check(&with([None, None]), Some((["one two", "nine ten", "eleven twelve"], None)));
+        // A prediction of more than the most that there is counts as that, and is told as it is.
+        let scores = [Some([0.1, 1.5, 0.2]), Some([1.0, 0.3, 0.2])];
+        let expected = ["three four", "seven eight", "nine ten"];
+        check(&with(scores), Some((expected, Some([1.5, 1.0, 0.3]))));
+    }
+
+    #[test]
+    fn a_list_alone_is_itself_and_what_is_worth_nothing_makes_none() {
+        let alone = Candidate { consensus: None, ..candidate(0, ONE, None, [0.0; 3]) };
+        check(
+            &[alone, candidate(1, "no list", None, [0.9; 3])],
+            Some((["one two", "three four", "five six"], None)),
+        );
+        check(&[candidate(0, ONE, None, [0.0; 3]), candidate(1, OTHER, None, [0.0; 3])], None);
+        check(&[candidate(0, "no list", None, [0.9; 3])], None);
     }
 }

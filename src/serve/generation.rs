@@ -12,7 +12,7 @@ use crate::{
     serve::{
         answer::ServeError,
         bill::Bill,
-        candidate::{Answer, Candidate, Invalid, Phases, Scores},
+        candidate::{Answer, Candidate, Invalid, Phases, Scores, StitchedList},
         cost::Spending,
         engine::{Deadline, Engine, Event, Job},
         metrics::Metrics,
@@ -212,6 +212,7 @@ impl Writer {
             list,
             scores: None,
             consensus: None,
+            query_consensus: Vec::new(),
             mean_logprob: row.mean_logprob(),
             finish: row.finish,
             n_tokens: row.ids.len(),
@@ -230,6 +231,8 @@ impl Writer {
         let features = list_features(&rows);
         for (candidate, read) in valid.iter_mut().zip(&features) {
             candidate.consensus = read.consensus.as_ref().map(|consensus| consensus.list);
+            let of_queries = read.consensus.as_ref().map(|consensus| consensus.queries.clone());
+            candidate.query_consensus = of_queries.unwrap_or_default();
         }
         let Some(head) = &self.head else { return Ok(()) };
         let scored = head.score(&features).map_err(|error| ServeError::Head(Arc::new(error)))?;
@@ -287,8 +290,13 @@ impl Writer {
         if let Some(scores) = &course.candidates[best_idx].scores {
             self.metrics.best_list_score(scores.list);
         }
+        let stitched = match course.method {
+            Method::Stitch => StitchedList::of(&course.candidates),
+            Method::RewardHead | Method::Consensus | Method::LogProb | Method::None => None,
+        };
         Ok(Answer {
             best_idx,
+            stitched,
             n_queries_max: question.options.n_queries_max.unwrap_or(parse::QUERIES_MAX),
             method: question.options.method,
             prompt_tokens: course.prompt_tokens,

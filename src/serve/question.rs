@@ -103,6 +103,7 @@ impl Wanted {
             Rerank::Consensus => Method::Consensus,
             Rerank::LogProb => Method::LogProb,
             Rerank::None => Method::None,
+            Rerank::Stitch => Method::Stitch,
         });
         Options {
             n_candidates: self.n_candidates.or(policy.candidate_count).unwrap_or(CANDIDATES_DEFAULT),
@@ -164,6 +165,7 @@ impl Options {
             Method::LogProb => 2,
             Method::None => 3,
             Method::Consensus => 4,
+            Method::Stitch => 5,
         });
         put(match self.early_stopping {
             EarlyStopping::Off => 1,

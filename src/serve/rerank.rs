@@ -12,6 +12,8 @@ pub enum Method {
     LogProb,
     /// Not at all: the lowest index wins.
     None,
+    /// Not lists but queries are chosen, the best of all lists; lists are compared by the head, or where there is none by consensus.
+    Stitch,
 }
 
 /// What is compared of one valid list.
@@ -35,6 +37,7 @@ fn beats(method: Method, one: &Standing, other: &Standing) -> bool {
         Method::Consensus => standing.consensus,
         Method::LogProb => standing.mean_logprob,
         Method::None => 0.0,
+        Method::Stitch => standing.list_score.unwrap_or(standing.consensus),
     };
     let number = |score: f32| if score.is_nan() { f32::NEG_INFINITY } else { score };
     match number(score(one)).total_cmp(&number(score(other))) {

@@ -7,33 +7,49 @@ use super::parse;
 use crate::queries::{Query, QueryList};
 use std::collections::{BTreeSet, HashSet};
 
+/// A list made of queries of several lists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stitched {
+    /// The list, the query that was taken first at its head.
+    pub list: QueryList,
+    /// Where each query stood: the number of its list, and its place there.
+    pub from: Vec<(usize, usize)>,
+}
+
 /// Chooses as many queries as the lists have at the median, the best first. None without lists, or where no valid list can be
 /// made.
 ///
 /// `scores`: of each list, one for each of its queries, 0 or more; a list whose scores are of another number is passed over.
 /// Equal gains go to the earlier query.
-pub fn stitch(lists: &[&QueryList], scores: &[&[f32]]) -> Option<QueryList> {
+pub fn stitch(lists: &[&QueryList], scores: &[&[f32]]) -> Option<Stitched> {
     let mut lengths: Vec<usize> = lists.iter().map(|list| list.as_slice().len()).collect();
     lengths.sort_unstable();
     let n_wanted = *lengths.get(lengths.len() / 2)?;
-    let scored = lists.iter().zip(scores).filter(|(list, scores)| list.as_slice().len() == scores.len());
-    let mut rest: Vec<(f32, BTreeSet<String>, &Query)> = scored
-        .flat_map(|(list, scores)| scores.iter().zip(list.as_slice()))
-        .map(|(score, query)| (*score, words(query), query))
-        .collect();
+    let mut rest: Vec<(f32, BTreeSet<String>, &Query, (usize, usize))> = Vec::new();
+    for (list_idx, (list, scores)) in lists.iter().zip(scores).enumerate() {
+        let queries = list.as_slice();
+        if queries.len() == scores.len() {
+            let scored = scores.iter().zip(queries).enumerate();
+            rest.extend(
+                scored
+                    .map(|(query_idx, (score, query))| (*score, words(query), query, (list_idx, query_idx))),
+            );
+        }
+    }
     let (mut told, mut chosen) = (HashSet::new(), Vec::new());
     while chosen.len() < n_wanted {
-        let gains = rest.iter().map(|(score, words, _)| score * new_share(words, &told)).enumerate();
+        let gains = rest.iter().map(|(score, words, ..)| score * new_share(words, &told)).enumerate();
         let best = gains.reduce(|best, other| if other.1 > best.1 { other } else { best });
         let Some((place, gain)) = best else { break };
         if gain <= 0.0 {
             break;
         }
-        let (_, words, query) = rest.remove(place);
+        let (_, words, query, from) = rest.remove(place);
         told.extend(words);
-        chosen.push(query.as_str());
+        chosen.push((query.as_str(), from));
     }
-    parse::parse(&chosen.join("\n")).ok()
+    let (queries, from): (Vec<&str>, Vec<(usize, usize)>) = chosen.into_iter().unzip();
+    Some(Stitched { list: parse::parse(&queries.join("\n")).ok()?, from })
 }
 
 fn words(query: &Query) -> BTreeSet<String> {
@@ -60,7 +76,12 @@ mod tests {
         let parsed: Vec<QueryList> = lists.iter().map(|(queries, _)| list(queries)).collect();
         let scores: Vec<&[f32]> = lists.iter().map(|(_, scores)| *scores).collect();
         let got = stitch(&parsed.iter().collect::<Vec<_>>(), &scores);
-        let got = got.as_ref().map(|list| list.as_slice().iter().map(Query::as_str).collect::<Vec<_>>());
+        for (query, &(list_idx, query_idx)) in
+            got.iter().flat_map(|got| got.list.as_slice().iter().zip(&got.from))
+        {
+            assert_eq!(query, &parsed[list_idx].as_slice()[query_idx], "taken from where it stood");
+        }
+        let got = got.as_ref().map(|got| got.list.as_slice().iter().map(Query::as_str).collect::<Vec<_>>());
         assert_eq!(got.as_deref(), expected);
     }
 

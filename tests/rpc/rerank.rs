@@ -1,6 +1,6 @@
 //! Which list is chosen, and what is shown of it.
 use super::script::LIST;
-use super::server::{Plan, ask, options, request, texts};
+use super::server::{Plan, ask, cache_status, options, request, texts};
 use newshound::serve::rpc::proto::{self, RerankMethod};
 
 fn asking(method: RerankMethod) -> proto::GenerateQueriesRequest {
@@ -36,6 +36,47 @@ async fn auto_means_consensus_where_there_is_no_head() {
     assert_eq!(consensus[1..], [consensus[1]; 3]);
     let likeliest = ask(&mut client, asking(RerankMethod::Logprob)).await;
     assert_eq!((likeliest.rerank(), likeliest.best.unwrap().index), (RerankMethod::Logprob, 0));
+}
+
+/// Two rows know of one story, two of another, all of a third; the last one is no list.
+fn divided(row_idx: usize, _: u64) -> String {
+    let own = if row_idx < 2 { "city council vote" } else { "winter storm warning" };
+    let alone = ["zzz 1111", "yyy 2222", "xxx 3333", "www 4444", "https://no.list"][row_idx];
+    format!("{alone}\nharbour strike talks\n{own}")
+}
+
+#[tokio::test]
+async fn stitch_makes_one_list_of_the_best_queries_of_all() {
+    for (plan, has_head) in [(Plan::new(), false), (Plan::new().with_head(), true)] {
+        let server = plan.writing(divided).start().await;
+        let mut client = server.client().await;
+        let mut request = asking(RerankMethod::Stitch);
+        options(&mut request).candidate_count = Some(5);
+        let response = ask(&mut client, request.clone()).await;
+        assert_eq!(response.rerank(), RerankMethod::Stitch);
+        let best = response.best.clone().unwrap();
+        assert!(best.stitched && response.candidates.iter().all(|list| !list.stitched));
+        let whole = &response.candidates[best.index as usize];
+        assert_eq!((best.list_score, best.consensus), (whole.list_score, whole.consensus));
+        // Each query stands in a valid candidate with the same score, whatever the head says.
+        let stands = |list: &proto::QueryList, query: &proto::Query| {
+            list.queries.iter().any(|other| (&other.text, other.score) == (&query.text, query.score))
+        };
+        assert_eq!(best.queries.len(), 3);
+        assert!(best.queries.iter().all(|query| response.candidates.iter().any(|list| stands(list, query))));
+        let again = ask(&mut client, request).await;
+        assert_eq!((cache_status(&again), again.best), (proto::CacheStatus::Hit, response.best));
+        assert_eq!(best.queries.iter().all(|query| query.score.is_some()), has_head);
+        if !has_head {
+            assert!(
+                !response.candidates.iter().any(|list| best.queries.iter().all(|query| stands(list, query)))
+            );
+            let mut rest = texts(&best);
+            assert_eq!(rest.remove(0), "harbour strike talks", "what all agree with comes first");
+            rest.sort_unstable();
+            assert_eq!(rest, ["city council vote", "winter storm warning"]);
+        }
+    }
 }
 
 #[tokio::test]

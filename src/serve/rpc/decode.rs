@@ -260,6 +260,7 @@ impl Checks {
             Ok(proto::RerankMethod::Logprob) => Some(Method::LogProb),
             Ok(proto::RerankMethod::RewardHead) => Some(Method::RewardHead),
             Ok(proto::RerankMethod::None) => Some(Method::None),
+            Ok(proto::RerankMethod::Stitch) => Some(Method::Stitch),
             Err(_) => {
                 self.refuse("options.rerank", "must be a RerankMethod".to_owned());
                 None

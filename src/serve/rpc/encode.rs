@@ -9,6 +9,7 @@ use crate::{
         flags::Experiment,
         policy::{EarlyStopping, Policy, Rerank},
     },
+    queries::QueryList,
     serve::{
         answer::Origin,
         candidate::{Answer, Candidate},
@@ -55,7 +56,14 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
     let best = answer.best();
     proto::GenerateQueriesResponse {
         response_id: String::new(),
-        best: Some(list(best, answer.n_queries_max)),
+        best: Some(match &answer.stitched {
+            Some(stitched) => proto::QueryList {
+                queries: queries(&stitched.list, stitched.scores.as_deref(), answer.n_queries_max),
+                stitched: true,
+                ..list(best, answer.n_queries_max)
+            },
+            None => list(best, answer.n_queries_max),
+        }),
         candidates: Vec::new(),
         model: None,
         usage: Some(usage(answer)),
@@ -66,6 +74,7 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
             Method::Consensus => proto::RerankMethod::Consensus,
             Method::LogProb => proto::RerankMethod::Logprob,
             Method::None => proto::RerankMethod::None,
+            Method::Stitch => proto::RerankMethod::Stitch,
         }
         .into(),
         correlation_id: String::new(),
@@ -154,6 +163,7 @@ pub fn policy(policy: &Policy) -> proto::ArmPolicy {
         Some(Rerank::Consensus) => proto::RerankMethod::Consensus,
         Some(Rerank::LogProb) => proto::RerankMethod::Logprob,
         Some(Rerank::None) => proto::RerankMethod::None,
+        Some(Rerank::Stitch) => proto::RerankMethod::Stitch,
     };
     proto::ArmPolicy {
         candidate_count: policy.candidate_count.map(count),
@@ -187,25 +197,11 @@ pub fn candidates(answer: &Answer) -> Vec<proto::QueryList> {
 /// A candidate of which at most `n_queries_max` queries are shown.
 pub fn list(candidate: &Candidate, n_queries_max: usize) -> proto::QueryList {
     let scores = candidate.scores.as_ref();
-    let queries = candidate.list.as_ref().map_or_else(
-        |_| Vec::new(),
-        |list| {
-            let queries = list.as_slice();
-            let of_queries = scores.and_then(|scores| scores.queries.as_deref());
-            let ranks = rerank::ranks(queries.len(), of_queries);
-            rerank::keep(queries.len(), of_queries, n_queries_max)
-                .into_iter()
-                .map(|idx| proto::Query {
-                    text: queries[idx].as_str().to_owned(),
-                    score: of_queries.map(|scores| scores[idx]),
-                    rank: count(ranks[idx]),
-                })
-                .collect()
-        },
-    );
+    let of_queries = scores.and_then(|scores| scores.queries.as_deref());
+    let list = candidate.list.as_ref();
     proto::QueryList {
         index: count(candidate.row_idx),
-        queries,
+        queries: list.map_or_else(|_| Vec::new(), |list| queries(list, of_queries, n_queries_max)),
         list_score: scores.map(|scores| scores.list),
         mean_logprob: candidate.mean_logprob,
         finish_reason: match candidate.finish {
@@ -217,7 +213,20 @@ pub fn list(candidate: &Candidate, n_queries_max: usize) -> proto::QueryList {
         valid: candidate.list.is_ok(),
         output_tokens: count(candidate.n_tokens),
         consensus: candidate.consensus,
+        stitched: false,
     }
+}
+
+/// At most so many queries of a list.
+fn queries(list: &QueryList, scores: Option<&[f32]>, n_queries_max: usize) -> Vec<proto::Query> {
+    let queries = list.as_slice();
+    let ranks = rerank::ranks(queries.len(), scores);
+    let query = |idx: usize| proto::Query {
+        text: queries[idx].as_str().to_owned(),
+        score: scores.map(|scores| scores[idx]),
+        rank: count(ranks[idx]),
+    };
+    rerank::keep(queries.len(), scores, n_queries_max).into_iter().map(query).collect()
 }
 
 fn usage(answer: &Answer) -> proto::Usage {

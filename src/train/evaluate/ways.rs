@@ -315,7 +315,7 @@ impl<'a> Platform<'a> {
         let of =
             |scores: &[Vec<f32>]| match stitch(&lists, &scores.iter().map(Vec::as_slice).collect::<Vec<_>>())
             {
-                Some(list) => self.served_list(question, &list),
+                Some(stitched) => self.served_list(question, &stitched.list),
                 None => Ok(Served::default()),
             };
         // A list that stands alone agrees with all there are.
