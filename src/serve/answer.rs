@@ -2,8 +2,7 @@
 mod counted;
 
 use crate::{
-    bundle::manifest::BundleId,
-    cleaner::{CleanerError, Verdict},
+    cleaner::CleanerError,
     experiment::assign::ForceError,
     model::weights::ModelError,
     serve::{
@@ -11,12 +10,10 @@ use crate::{
         candidate::{Answer, Candidate},
         engine::{Deadline, EngineError},
         flights::{Flight, Flights, Progress, Seat},
-        generation::Writer,
         metrics::{Metrics, outcome::Outcome},
         question::{CacheMode, Question},
         settings::CacheSettings,
     },
-    signals::Stream,
 };
 use counted::Counted;
 use std::{
@@ -143,10 +140,8 @@ impl Origin {
 /// Answers questions: everything that requests share.
 #[derive(Debug)]
 pub struct Answerer {
-    writer: Arc<Writer>,
     cache: AnswerCache<Answer>,
     flights: Flights,
-    bundle: BundleId,
     ttl: Duration,
     metrics: Arc<Metrics>,
 }
@@ -188,18 +183,9 @@ impl Course {
 
 impl Answerer {
     /// An answerer with an empty cache.
-    pub fn new(writer: Writer, bundle: BundleId, cache: CacheSettings) -> Self {
-        let metrics = Arc::clone(&writer.metrics);
+    pub fn new(cache: CacheSettings, metrics: Arc<Metrics>) -> Self {
         let (cache, ttl) = (AnswerCache::new(cache.bytes_max), cache.ttl);
-        Self { writer: Arc::new(writer), cache, flights: Flights::default(), bundle, ttl, metrics }
-    }
-
-    /// What the cleaner says of each of these texts; nothing without a cleaner.
-    ///
-    /// # Errors
-    /// If the cleaner fails.
-    pub async fn verdicts(&self, texts: Vec<(Stream, String)>) -> Result<Vec<Verdict>, ServeError> {
-        self.writer.verdicts(texts).await
+        Self { cache, flights: Flights::default(), ttl, metrics }
     }
 
     /// Shows how much is stored; called now and then, as entries also leave by age.
@@ -250,7 +236,9 @@ impl Answerer {
     /// Finds the answer, or somebody who generates it, or starts to.
     async fn start(self: &Arc<Self>, question: Question) -> Course {
         let (options, arms) = (question.options.canonical(), question.enrolment.canonical());
-        let key = CacheKey::new(&question.whose(), &question.signals, &self.bundle, &options, &arms);
+        // By the bundle and not by the number of the model: the same bundle, loaded again, writes the same.
+        let bundle = &question.writer.facts.bundle;
+        let key = CacheKey::new(&question.whose(), &question.signals, bundle, &options, &arms);
         let deadline = question.deadline;
         if question.cache == CacheMode::Default {
             if let Some((answer, age)) = self.cache.get(key, Instant::now()).await {
@@ -306,7 +294,7 @@ impl Answerer {
         let publish = |candidate: &Arc<Candidate>| {
             flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
         };
-        let answer = self.writer.generate(&question, Arc::clone(&flight.deadline), publish).await;
+        let answer = question.writer.generate(&question, Arc::clone(&flight.deadline), publish).await;
         let answer = Arc::new(answer.inspect_err(|error| match error {
             ServeError::Engine(_)
             | ServeError::Head(_)

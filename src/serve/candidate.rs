@@ -2,7 +2,10 @@
 use crate::{
     decode::batch::Finish,
     queries::QueryList,
-    serve::rerank::{Method, Standing},
+    serve::{
+        models::facts::ModelFacts,
+        rerank::{Method, Standing},
+    },
     text::parse::Malformed,
 };
 use std::{sync::Arc, time::Duration};
@@ -90,6 +93,8 @@ pub struct Phases {
 /// What a generation gave and what it cost.
 #[derive(Clone, Debug)]
 pub struct Answer {
+    /// The model that wrote it.
+    pub model: Arc<ModelFacts>,
     /// Every candidate, in the order in which they ended.
     pub candidates: Vec<Arc<Candidate>>,
     /// Position of the best one, which is valid: the last that is marked as the best so far.

@@ -14,6 +14,7 @@ use crate::{
         candidate::{Answer, Candidate, Invalid, Phases, Scores},
         engine::{Deadline, Engine, Event, Job, prefixes::Owner},
         metrics::Metrics,
+        models::facts::ModelFacts,
         question::{Options, Question},
         rerank::{self, Method},
     },
@@ -38,9 +39,11 @@ fn owner(whose: &[u8]) -> Owner {
     Owner(*first)
 }
 
-/// What a generation needs of the bundle.
+/// What a generation needs of the bundle. The model lives as long as this does.
 #[derive(Debug)]
 pub struct Writer {
+    /// What is told of the model.
+    pub facts: Arc<ModelFacts>,
     /// The tokenizer.
     pub tokens: Tokens,
     /// The reward head, where there is one.
@@ -287,6 +290,7 @@ impl Writer {
             self.metrics.best_list_score(scores.list);
         }
         Ok(Answer {
+            model: Arc::clone(&self.facts),
             best_idx,
             n_queries_max: question.options.n_queries_max.unwrap_or(parse::QUERIES_MAX),
             method: question.options.method,

@@ -3,6 +3,8 @@
 //! Names start with `newshound_`, units are base units, labels are closed sets of words: never a user, a text or a request.
 //! Each server has its own registry, so several servers in one process count apart.
 mod arms;
+pub mod engine;
+pub mod models;
 pub mod outcome;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
@@ -24,6 +26,8 @@ const ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 const QUERIES: &[f64] = &[3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
 const TOKENS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
 const REWARD: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+/// Loading a model, seconds.
+const LOAD: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 const AGE: &[f64] = &[0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3600.0];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,6 +114,26 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_records_total", C, "Lines for the log of exposures and outcomes, by what became of them."),
     ("newshound_connections_open", G, "Open gRPC connections."),
     ("newshound_connections_refused_total", C, "Connections closed by the server before a call, by reason."),
+    (
+        "newshound_model_generation",
+        G,
+        "Number of the model that answers, among those that this server has loaded.",
+    ),
+    (
+        "newshound_models_in_memory",
+        G,
+        "Models in memory: the one that answers, and one that waits or ends its last requests.",
+    ),
+    (
+        "newshound_model_changes_total",
+        C,
+        "Changes of the model that were asked for, by what was asked and what became of it.",
+    ),
+    (
+        "newshound_model_load_seconds",
+        H(LOAD),
+        "Time to read, verify and warm up a model beside the one that answers.",
+    ),
     ("newshound_build_info", G, "Always 1; its label is the server's version."),
     ("newshound_ready", G, "Whether new work is accepted: 1 or 0."),
     ("newshound_draining", G, "Whether the server was told to stop: 1 or 0."),
@@ -182,6 +206,7 @@ impl Metrics {
             self.deadline_missed(phase, 0);
         }
         self.show_experiments_from_the_start();
+        self.show_models_from_the_start();
         for reason in ["total", "per_peer", "handshake"] {
             self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(0);
         }
@@ -224,54 +249,6 @@ impl Metrics {
     /// Counts how a generation request ended.
     pub fn outcome(&self, outcome: Outcome) {
         self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(1);
-    }
-
-    /// Counts a request that the queue refused (`full` or `age`), and the delay its client was told.
-    pub fn refused(&self, reason: &'static str, retry_after: Duration) {
-        self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(1);
-        self.histogram("newshound_retry_after_seconds", &[]).record(retry_after.as_secs_f64());
-    }
-
-    /// Counts requests whose deadline passed in a phase (`queue` or `running`).
-    pub fn deadline_missed(&self, phase: &'static str, n: u64) {
-        self.counter("newshound_deadline_missed_total", &[("phase", phase)]).increment(n);
-    }
-
-    /// Records the state of the model thread.
-    pub fn engine_state(&self, queued: usize, rows: usize, kv_bytes: usize) {
-        self.set("newshound_queue_depth", size(queued));
-        self.set("newshound_running_rows", size(rows));
-        self.set("newshound_kv_bytes", size(kv_bytes));
-    }
-
-    /// Records a prefill of `tokens` tokens for a request that waited.
-    pub fn prefilled(&self, tokens: usize, took: Duration, waited: Duration) {
-        self.counter("newshound_prefill_tokens_total", &[]).increment(tokens as u64);
-        let histogram = self.histogram("newshound_step_duration_seconds", &[("phase", "prefill")]);
-        histogram.record(took.as_secs_f64());
-        self.histogram("newshound_queue_wait_seconds", &[]).record(waited.as_secs_f64());
-    }
-
-    /// Counts prompt tokens that were known, and need not be prefilled.
-    pub fn known_tokens(&self, n: usize) {
-        self.counter("newshound_prefix_tokens_total", &[]).increment(n as u64);
-    }
-
-    /// Records the memory of kept prompts.
-    pub fn prefix_bytes(&self, n: usize) {
-        self.set("newshound_prefix_bytes", size(n));
-    }
-
-    /// Records a decode step over `rows` rows.
-    pub fn stepped(&self, rows: usize, took: Duration) {
-        self.histogram("newshound_batch_rows", &[]).record(size(rows));
-        let histogram = self.histogram("newshound_step_duration_seconds", &[("phase", "decode")]);
-        histogram.record(took.as_secs_f64());
-    }
-
-    /// Counts a failure of the model thread.
-    pub fn engine_fault(&self) {
-        self.counter("newshound_engine_faults_total", &[]).increment(1);
     }
 
     /// Counts sampled tokens by fate: `valid`, `invalid`, `pruned` or `cancelled`.

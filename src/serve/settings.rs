@@ -39,6 +39,8 @@ pub struct ServeSettings {
     pub cache: CacheSettings,
     /// Experiments, and the log of what came of them.
     pub experiments: ExperimentSettings,
+    /// How the model is changed while the server runs.
+    pub admin: AdminSettings,
     /// Connections and messages.
     pub connections: ConnectionSettings,
     /// The end.
@@ -116,6 +118,16 @@ pub struct LogSettings {
     pub reader_salt: Salt,
 }
 
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// `addr`: where models are changed, apart from users' traffic. Default empty: nowhere. Only an address of this machine, because
+    /// whoever reaches it decides what readers get.
+    pub addr: Option<SocketAddr>,
+    /// `models_dir`: the folder whose folders are bundles that may be loaded. Default empty: none may.
+    pub models_dir: Option<PathBuf>,
+}
+
 /// A secret that no log line shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Salt(pub String);
@@ -173,6 +185,7 @@ impl ServeSettings {
             generation: GenerationSettings { prompt_tokens_max: 768, output_tokens_max: 96 },
             cache: CacheSettings { bytes_max: 64 << 20, ttl: Duration::from_secs(300) },
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
+            admin: AdminSettings { addr: None, models_dir: None },
             connections: ConnectionSettings {
                 total_max: 4096,
                 per_peer_max: 256,
@@ -214,6 +227,7 @@ impl ServeSettings {
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
             experiments: experiments(&mut reader, defaults.experiments),
+            admin: admin(&mut reader),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown(&mut reader, defaults.shutdown),
         };
@@ -294,6 +308,17 @@ fn experiments(reader: &mut Reader, default: ExperimentSettings) -> ExperimentSe
     }
 }
 
+fn admin(reader: &mut Reader) -> AdminSettings {
+    let address = |text: &str| match text {
+        "" => Some(None),
+        text => text.parse::<SocketAddr>().ok().filter(|addr| addr.ip().is_loopback()).map(Some),
+    };
+    let addr =
+        reader.text("admin.addr", "an address of this machine, such as 127.0.0.1:50052", address, None);
+    let dir = reader.text("admin.models_dir", "a path", |text| Some(text.to_owned()), String::new());
+    AdminSettings { addr, models_dir: (!dir.is_empty()).then(|| PathBuf::from(dir)) }
+}
+
 fn connections(reader: &mut Reader, default: ConnectionSettings) -> ConnectionSettings {
     let age_s = reader.whole("connections.age_max_s", 1..=86_400, default.age_max.as_secs());
     ConnectionSettings {
@@ -335,7 +360,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 29, "the sample shows every setting");
+        assert_eq!(keys, 31, "the sample shows every setting");
     }
 
     #[test]
@@ -359,6 +384,20 @@ mod tests {
             "{error}"
         );
         assert_eq!(ServeSettings::read(&text(""), "a", &[]).unwrap_err().mistakes.len(), 1);
+    }
+
+    #[test]
+    fn models_are_changed_from_this_machine_alone() {
+        let read = |addr: &str| ServeSettings::read(&format!("[admin]\naddr = {addr:?}"), "a", &[]);
+        assert_eq!(
+            read("127.0.0.1:50052").unwrap().admin.addr,
+            Some(SocketAddr::from(([127, 0, 0, 1], 50052)))
+        );
+        assert_eq!(read("").unwrap().admin.addr, None);
+        for elsewhere in ["0.0.0.0:50052", "10.0.0.1:50052", "localhost"] {
+            let error = read(elsewhere).unwrap_err();
+            assert!(error.mistakes[0].starts_with("admin.addr"), "{error}");
+        }
     }
 
     #[test]

@@ -17,5 +17,7 @@ mod script;
 mod server;
 mod single_flight;
 mod stream;
+mod swap;
+mod swap_bundles;
 mod unary;
 mod validation;

@@ -1,8 +1,8 @@
 //! The loop of the model thread: receive, forget who is gone, admit, step.
 use super::{
-    Arc, Batcher, Command, DecodeError, Duration, EngineError, Event, FinishedRow, Generator, GroupId,
-    GroupRequest, HashMap, Instant, Job, Ordering, Picked, Prefixes, Queued, Room, Shared, debug, error,
-    mpsc,
+    Arc, Batcher, Command, DecodeError, Duration, EngineError, EngineGauges, EngineState, Event, FinishedRow,
+    Generator, GroupId, GroupRequest, HashMap, Instant, Job, Ordering, Picked, Prefixes, Queued, Room,
+    Shared, debug, error, mpsc,
 };
 
 /// Prompt tokens after which nobody else is admitted before the next step, as long as rows run: a burst of requests would
@@ -26,6 +26,7 @@ pub(super) fn run<G: Generator>(
         next_group: 0,
         has_orphans: false,
         left_at: None,
+        gauges: EngineGauges::new(Arc::clone(&shared.metrics)),
         shared,
     };
     thread.serve(inbox);
@@ -42,6 +43,7 @@ struct Thread<'a, G> {
     has_orphans: bool,
     /// When the last job left, if the thread has been busy since.
     left_at: Option<Instant>,
+    gauges: EngineGauges,
     shared: &'a Shared,
 }
 
@@ -93,10 +95,10 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
-    fn show_state(&self) {
+    fn show_state(&mut self) {
+        let (queued, prefix_bytes) = (self.waiting.len(), self.prefixes.n_bytes());
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
-        self.shared.metrics.engine_state(self.waiting.len(), rows, kv_bytes);
-        self.shared.metrics.prefix_bytes(self.prefixes.n_bytes());
+        self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes });
     }
 
     /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
