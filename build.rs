@@ -10,17 +10,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Generates the messages, the services, their clients, and the descriptor set that reflection serves.
+#[cfg(feature = "serve")]
+const PUBLIC_PROTOS: [&str; 3] =
+    ["newshound/v1/query_generation.proto", "newshound/v1/feedback.proto", "newshound/v1/reader.proto"];
+#[cfg(feature = "serve")]
+const ADMIN_PROTOS: [&str; 1] = ["newshound/admin/v1/admin.proto"];
+
+/// Generates the messages, the services, their clients, and the descriptor sets that reflection serves, one for each port.
 #[cfg(feature = "serve")]
 fn protos() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(true).open_files([
-        "newshound/v1/query_generation.proto",
-        "newshound/v1/feedback.proto",
-        "newshound/v1/reader.proto",
-    ])?;
-    std::fs::write(out_dir()?.join("newshound_descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    let compiled = |files: &[&str]| -> Result<protox::Compiler, protox::Error> {
+        let mut compiler = protox::Compiler::new(["proto"])?;
+        compiler.include_imports(true).include_source_info(true).open_files(files)?;
+        Ok(compiler)
+    };
+    for (files, descriptors) in [
+        (&PUBLIC_PROTOS[..], "newshound_descriptors.bin"),
+        (&ADMIN_PROTOS, "newshound_admin_descriptors.bin"),
+    ] {
+        std::fs::write(out_dir()?.join(descriptors), compiled(files)?.encode_file_descriptor_set())?;
+    }
+    let compiler = compiled(&[&PUBLIC_PROTOS[..], &ADMIN_PROTOS].concat())?;
     // Our codec says INVALID_ARGUMENT where the library's says INTERNAL.
     tonic_prost_build::configure()
         .codec_path("crate::serve::rpc::codec::Codec")

@@ -1,4 +1,4 @@
-"""Dashboard for what the model does and takes: engine, compute, candidates, signals."""
+"""Dashboard for what the model does and takes: engine, compute, candidates, signals, changes of the model."""
 from panels import Dashboard, Panel, Query, Row, mean, metric, quantile, quantiles, rate, ratio
 
 STEPS = "newshound_step_duration_seconds"
@@ -74,9 +74,20 @@ SIGNALS = Row("Signals", (
           width=12, highest=1),
 ))
 
+MODELS = Row("Models", (
+    Panel("Model that answers", "Its number among the models that the server has loaded since it started; 1 is the one that it started with.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_model_generation')})", "{{instance}}"),)),
+    Panel("Models in memory", "2 while another is loaded, waits to be swapped in, or ends its last requests.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_models_in_memory')})", "{{instance}}"),), highest=2),
+    Panel("Changes of the model", "What operators asked for and what became of it. refused: it was not to be done. failed: the bundle is wrong.", "cps",
+          (Query(rate("newshound_model_changes_total", by="change, result"), "{{change}} {{result}}"),), "stack"),
+    Panel("Time to load a model", "To read, verify and warm it up at low priority, mean. Zero where none was loaded.", "s",
+          (Query(f"({mean('newshound_model_load_seconds')}) > 0 or vector(0)", "mean"),)),
+))
+
 MODEL = Dashboard(
     "newshound-model",
     "newshound / model",
-    "Engine, compute, candidates and signals of newshound-server.",
-    (ENGINE, COMPUTE, CANDIDATES, SIGNALS),
+    "Engine, compute, candidates, signals and changes of the model of newshound-server.",
+    (ENGINE, COMPUTE, CANDIDATES, SIGNALS, MODELS),
 )

@@ -6,6 +6,7 @@ use newshound::{
         ask::{self, AskArgs},
         bench::{self, BenchArgs, Measure},
         experiment::{self, ExperimentCommand},
+        model::{self, ModelChange, Whom},
         probe::{self, ProbeArgs},
         serve::{self, Addresses, ServeArgs},
         tour,
@@ -51,6 +52,13 @@ enum Command {
     /// Checks an experiments file, or says what the logs of servers show
     #[command(subcommand)]
     Experiment(ExperimentCommand),
+    /// Changes the model of a running server, without a request being lost
+    Model {
+        #[command(flatten)]
+        whom: Whom,
+        #[command(subcommand)]
+        what: ModelChange,
+    },
 }
 
 /// Settings that the environment holds, such as `NEWSHOUND__ENGINE__ROWS_MAX`. Two underscores, because Kubernetes gives every pod
@@ -96,10 +104,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             None => tour::tour(&program, arguments.addresses, &environment()?, &mut out).await,
             Some(Command::Serve(args)) => serve::serve(args, &environment()?, &mut out).await,
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
-            Some(Command::Bench { what: Some(what), load }) => bench::measure(what, load.json, &mut out),
+            Some(Command::Bench { what: Some(what), load }) => bench::measure(what, load, &mut out).await,
             Some(Command::Bench { what: None, load }) => bench::bench(load, &mut out).await,
             Some(Command::Probe(args)) => probe::probe(args, &mut out).await,
             Some(Command::Experiment(what)) => experiment::experiment(&what, &mut out),
+            Some(Command::Model { whom, what }) => model::model(what, whom, &mut out).await,
         }
     });
     // A bundle that is still being loaded, or a model that is in the middle of a step, must not hold a process that was told to end.

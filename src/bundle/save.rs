@@ -109,7 +109,7 @@ pub fn save(target: &Path, mut manifest: Manifest, mut files: Files) -> Result<M
 }
 
 /// Whether a name stays inside its folder on every system.
-pub(super) fn is_plain_name(name: &str) -> bool {
+pub fn is_plain_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('.')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))

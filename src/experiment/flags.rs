@@ -2,7 +2,7 @@
 use super::{
     hash::HashVersion,
     notes::Notes,
-    policy::{Bounds, Field, Policy},
+    policy::{Bounds, Field, Head, Policy},
     targeting::{Rule, Spread, TargetingReader},
 };
 use crate::settings::Mistakes;
@@ -79,6 +79,12 @@ impl Experiments {
             let _ = write!(digits, "{byte:02x}");
             digits
         })
+    }
+
+    /// What the arms, those of experiments that are off among them, ask of a reward head.
+    pub fn head_needed(&self) -> Head {
+        let arms = self.experiments.iter().flat_map(|experiment| &experiment.arms);
+        arms.map(|arm| arm.policy.head_needed()).max().unwrap_or(Head::Absent)
     }
 
     /// Reads a file's text; `file` names it in mistakes.

@@ -205,6 +205,15 @@ impl Policy {
         policy
     }
 
+    /// What it asks of a reward head.
+    pub(super) fn head_needed(&self) -> Head {
+        match self.rerank {
+            _ if self.stops() => Head::Foresees,
+            Some(Rerank::RewardHead) => Head::Scores,
+            Some(Rerank::Consensus | Rerank::LogProb | Rerank::None | Rerank::Stitch) | None => Head::Absent,
+        }
+    }
+
     /// Whether it asks for candidates to be ended early.
     fn stops(&self) -> bool {
         matches!(self.early_stopping, Some(EarlyStopping::Safe | EarlyStopping::Aggressive))

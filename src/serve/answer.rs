@@ -2,22 +2,17 @@
 mod counted;
 mod error;
 
-use crate::{
-    bundle::manifest::BundleId,
-    cleaner::Verdict,
-    serve::{
-        cache::{AnswerCache, CacheKey, Found, Freshness, Keep},
-        candidate::{Answer, Candidate},
-        cost::Cost,
-        engine::Deadline,
-        flights::{Flight, Flights, Landed, Progress, Seat},
-        generation::Writer,
-        metrics::{Metrics, outcome::Outcome},
-        owner::{Epochs, Leave, Owner},
-        question::{CacheMode, Question},
-        settings::CacheSettings,
-    },
-    signals::Stream,
+use crate::serve::{
+    cache::{AnswerCache, CacheKey, Found, Freshness, Keep},
+    candidate::{Answer, Candidate},
+    cost::Cost,
+    engine::Deadline,
+    flights::{Flight, Flights, Landed, Progress, Seat},
+    metrics::{Metrics, outcome::Outcome},
+    models::Models,
+    owner::{Epochs, Leave, Owner},
+    question::{CacheMode, Question},
+    settings::CacheSettings,
 };
 use counted::Counted;
 pub use error::ServeError;
@@ -70,13 +65,11 @@ impl Origin {
 /// Answers questions: everything that requests share.
 #[derive(Debug)]
 pub struct Answerer {
-    writer: Arc<Writer>,
     cache: AnswerCache<Answer>,
     /// Questions that had no answer a moment ago.
     failures: AnswerCache<ServeError>,
     flights: Flights,
     epochs: Arc<Epochs>,
-    bundle: BundleId,
     settings: CacheSettings,
     metrics: Arc<Metrics>,
 }
@@ -123,25 +116,15 @@ impl Course {
 
 impl Answerer {
     /// An answerer with an empty cache.
-    pub fn new(writer: Writer, bundle: BundleId, settings: CacheSettings) -> Self {
+    pub fn new(settings: CacheSettings, metrics: Arc<Metrics>) -> Self {
         Self {
-            metrics: Arc::clone(&writer.metrics),
-            writer: Arc::new(writer),
             cache: AnswerCache::new(settings.bytes_max),
             failures: AnswerCache::new(FAILURES_MAX),
             flights: Flights::default(),
             epochs: Arc::default(),
-            bundle,
             settings,
+            metrics,
         }
-    }
-
-    /// What the cleaner says of each of these texts; nothing without a cleaner.
-    ///
-    /// # Errors
-    /// If the cleaner fails.
-    pub async fn verdicts(&self, texts: Vec<(Stream, String)>) -> Result<Vec<Verdict>, ServeError> {
-        self.writer.verdicts(texts).await
     }
 
     /// Shows how much is stored; called now and then, as entries also leave by age.
@@ -221,12 +204,14 @@ impl Answerer {
         let (options, arms) = (question.options.canonical(), question.enrolment.canonical());
         let whose = question.whose();
         let epoch = self.epochs.now(Owner::of(&whose));
-        CacheKey::new((&whose, epoch), &question.signals, &self.bundle, &options, &arms)
+        // By the bundle and not by the number of the model: the same bundle, loaded again, writes the same.
+        let bundle = &question.writer.facts.bundle;
+        CacheKey::new((&whose, epoch), &question.signals, bundle, &options, &arms)
     }
 
     /// Generates anew what is stored, for nobody who waits: unless somebody does so already, or many wait for the model.
     fn renew(self: &Arc<Self>, question: Question, key: CacheKey, freshness: Freshness) {
-        if self.writer.engine.is_pressed() {
+        if question.writer.engine.is_pressed() {
             return self.metrics.cache_renewal("skipped");
         }
         let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
@@ -277,7 +262,7 @@ impl Answerer {
         };
         let leave = Leave { epoch: key.epoch(), epochs: Arc::clone(&self.epochs) };
         let deadline = Arc::clone(&flight.deadline);
-        let answer = match self.writer.generate(&question, leave, deadline, publish).await {
+        let answer = match question.writer.generate(&question, leave, deadline, publish).await {
             Ok(answer) => Arc::new(answer),
             Err(error) => {
                 error.tell();
@@ -323,8 +308,9 @@ impl Answerer {
         self.metrics.cache_invalidation("invalidate");
     }
 
-    /// Invalidates, and returns when nothing of it is in memory but what is being generated for requests that still wait.
-    pub async fn forget(self: &Arc<Self>, whose: &[u8]) {
+    /// Invalidates, and returns when nothing of it is in memory, of none of the models, but what is being generated for requests that still
+    /// wait.
+    pub async fn forget(self: &Arc<Self>, whose: &[u8], models: &Models) {
         let owner = Owner::of(whose);
         self.epochs.end(owner);
         let answerer = Arc::clone(self);
@@ -332,7 +318,7 @@ impl Answerer {
         for key in stored.await.unwrap_or_default() {
             self.cache.remove(key).await;
         }
-        self.writer.engine.forget(owner).await;
+        models.forget(owner).await;
         self.metrics.cache_invalidation("forget");
     }
 

@@ -4,6 +4,7 @@ use crate::{
     queries::QueryList,
     serve::{
         cost::Cost,
+        models::facts::ModelFacts,
         rerank::{Method, Standing},
     },
     text::{
@@ -132,6 +133,8 @@ pub struct Phases {
 /// What a generation gave and what it cost.
 #[derive(Clone, Debug)]
 pub struct Answer {
+    /// The model that wrote it.
+    pub model: Arc<ModelFacts>,
     /// Every candidate, in the order in which they ended.
     pub candidates: Vec<Arc<Candidate>>,
     /// Position of the best one, which is valid: the last that is marked as the best so far.

@@ -1,7 +1,9 @@
 //! What the device's time costs, and whom it is attributed to: pure, times come in as arguments.
 //!
-//! The device is what the model thread computes on. Each of its steps is split over the rows that it computed, by tokens; what
+//! The device is what model threads compute on. Each of its steps is split over the rows that it computed, by tokens; what
 //! lies between steps is idle. So all times together are the uptime, and all costs together the uptime at its price.
+pub mod clock;
+
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,

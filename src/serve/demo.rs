@@ -71,7 +71,12 @@ pub fn bundle_in(precision: Precision, device: &Device) -> Result<Bundle, DemoEr
     if BUNDLE.is_empty() {
         return Err(DemoError::Absent { file: "the demo bundle" });
     }
-    Ok(load::load(BundleSource::Embedded(BUNDLE), precision, device)?)
+    Ok(load::load(source(), precision, device)?)
+}
+
+/// The bundle's files; none where it is absent.
+pub fn source() -> BundleSource<'static> {
+    BundleSource::Embedded(BUNDLE)
 }
 
 /// Reads the catalogue.

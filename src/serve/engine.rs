@@ -1,7 +1,10 @@
 //! The model thread: it alone owns the batch; others hand it jobs over a bounded channel and hear back over one of their own.
+//!
+//! Each model has a thread, a queue, a batch and kept prompts of its own, so that nothing which one model computed is read by another.
+//! The thread ends, and its memory is free, when the last way to it is dropped and its rows have ended.
 use crate::{
     decode::{
-        batch::{Admitted, Batch, DecodeError, FinishedRow, GroupId, GroupRequest},
+        batch::{DecodeError, FinishedRow, GroupId, GroupRequest},
         pruning::Pruning,
         sampler::SamplerSettings,
     },
@@ -13,7 +16,10 @@ use crate::{
             pace::Pace,
             prefixes::{PrefixLimits, Prefixes},
         },
-        metrics::Metrics,
+        metrics::{
+            Metrics,
+            engine::{EngineGauges, EngineState},
+        },
         owner::{Leave, Owner},
     },
 };
@@ -32,60 +38,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, error, info};
 
 mod deadline;
+mod generator;
 mod pace;
 pub mod prefixes;
 mod thread;
 
 pub use deadline::Deadline;
+pub use generator::Generator;
 pub use thread::PREFILL_TOKENS_PER_STEP_MAX;
-
-/// What decodes. `decode::batch::Batch` does; tests put a script in its place.
-pub trait Generator {
-    /// Starts the rows of a prompt.
-    ///
-    /// # Errors
-    /// If the prompt cannot be decoded or the model fails.
-    fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError>;
-    /// Gives every row one token; returns the rows that ended.
-    ///
-    /// # Errors
-    /// If the model fails.
-    fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError>;
-    /// Drops the rows of a group; returns how many there were.
-    fn cancel(&mut self, group: GroupId) -> usize;
-    /// Rows of a group that are not finished.
-    fn n_rows_of(&self, group: GroupId) -> usize;
-    /// Rows that are not finished.
-    fn n_rows(&self) -> usize;
-    /// Memory of keys and values.
-    fn kv_bytes(&self) -> usize;
-}
-
-impl Generator for Batch {
-    fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
-        Self::admit(self, request)
-    }
-
-    fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
-        Self::step(self)
-    }
-
-    fn cancel(&mut self, group: GroupId) -> usize {
-        Self::cancel(self, group)
-    }
-
-    fn n_rows_of(&self, group: GroupId) -> usize {
-        Self::n_rows_of(self, group)
-    }
-
-    fn n_rows(&self) -> usize {
-        Self::n_rows(self)
-    }
-
-    fn kv_bytes(&self) -> usize {
-        Self::kv_bytes(self)
-    }
-}
 
 /// Limits of the batch and its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -303,7 +263,6 @@ impl Engine {
                     Ending::Panicked
                 }
             };
-            of_thread.metrics.engine_state(0, 0, 0);
             debug!(ending = ?how, "model thread ended");
             // Nobody may be listening any more, and then nobody needs to know.
             let _ = ending.send(how);

@@ -5,7 +5,7 @@ pub mod log;
 use crate::{
     experiment::{
         flags::{Experiments, FILE_BYTES_MAX},
-        policy::Bounds,
+        policy::{Bounds, Head},
     },
     serve::metrics::Metrics,
     settings::Mistakes,
@@ -14,7 +14,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 use thiserror::Error;
@@ -42,8 +42,8 @@ pub enum ExperimentsError {
 enum Seen {
     /// What is in force.
     InForce,
-    /// A file with this digest, which was refused.
-    Refused(String),
+    /// A file with this digest, which was refused for a model with this head.
+    Refused(String, Head),
     /// No file.
     Unreadable,
 }
@@ -53,8 +53,17 @@ enum Seen {
 pub struct InForce {
     current: RwLock<Arc<Experiments>>,
     file: Option<PathBuf>,
-    bounds: Bounds,
+    /// Held while a file is read and put in force, so that it is checked against the model that answers then.
+    bounds: Mutex<Bounds>,
     metrics: Arc<Metrics>,
+}
+
+/// Arms ask for more than a model can do.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("arms of the experiments in force need a reward head that {}", match .needed { Head::Foresees => "foresees", Head::Scores | Head::Absent => "scores" })]
+pub struct HeadNeeded {
+    /// What they need.
+    pub needed: Head,
 }
 
 impl InForce {
@@ -75,7 +84,7 @@ impl InForce {
                 Experiments::read(&text, &path.display().to_string(), &bounds)?
             }
         };
-        let in_force = Self { current: RwLock::default(), file, bounds, metrics };
+        let in_force = Self { current: RwLock::default(), file, bounds: Mutex::new(bounds), metrics };
         in_force.put(experiments);
         Ok(in_force)
     }
@@ -83,6 +92,27 @@ impl InForce {
     /// The experiments as they are now.
     pub fn now(&self) -> Arc<Experiments> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the model, of which `head` is the reward head; later files are checked against it. Reading a file holds this up, so not
+    /// for an async thread.
+    ///
+    /// # Errors
+    /// If arms need more than the head can do: nothing is changed then.
+    pub fn change_model(&self, head: Head, change: impl FnOnce()) -> Result<(), HeadNeeded> {
+        let mut bounds = self.bounds();
+        let needed = self.now().head_needed();
+        if needed > head {
+            return Err(HeadNeeded { needed });
+        }
+        bounds.head = head;
+        change();
+        Ok(())
+    }
+
+    fn bounds(&self) -> MutexGuard<'_, Bounds> {
+        // The bounds are whole after every statement.
+        self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the file again and again. Where there is none it returns.
@@ -112,7 +142,8 @@ impl InForce {
             }
         };
         let digest = Experiments::digest(&text);
-        if seen == Seen::Refused(digest.clone()) {
+        let bounds = self.bounds();
+        if seen == Seen::Refused(digest.clone(), bounds.head) {
             return seen;
         }
         if self.now().digest == digest {
@@ -120,7 +151,7 @@ impl InForce {
             self.metrics.experiments_refused(false);
             return Seen::InForce;
         }
-        match Experiments::read(&text, &path.display().to_string(), &self.bounds) {
+        match Experiments::read(&text, &path.display().to_string(), &bounds) {
             Ok(experiments) => {
                 self.put(experiments);
                 Seen::InForce
@@ -129,7 +160,7 @@ impl InForce {
                 self.metrics.experiments_read("refused");
                 let mistakes = mistakes.join("; ");
                 warn!(file, mistakes, "experiments file is refused; the old one stays in force");
-                Seen::Refused(digest)
+                Seen::Refused(digest, bounds.head)
             }
         }
     }

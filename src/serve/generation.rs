@@ -16,6 +16,7 @@ use crate::{
         cost::Spending,
         engine::{Deadline, Engine, Event, Job},
         metrics::Metrics,
+        models::facts::ModelFacts,
         owner::Leave,
         question::{Options, Question},
         rerank::{self, Method},
@@ -34,9 +35,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a generation needs of the bundle.
+/// What a generation needs of the bundle. The model lives as long as this does.
 #[derive(Debug)]
 pub struct Writer {
+    /// What is told of the model.
+    pub facts: Arc<ModelFacts>,
     /// The tokenizer.
     pub tokens: Tokens,
     /// The reward head, where there is one.
@@ -295,6 +298,7 @@ impl Writer {
             Method::RewardHead | Method::Consensus | Method::LogProb | Method::None => None,
         };
         Ok(Answer {
+            model: Arc::clone(&self.facts),
             best_idx,
             stitched,
             n_queries_max: question.options.n_queries_max.unwrap_or(parse::QUERIES_MAX),

@@ -4,7 +4,8 @@
 //! Each server has its own registry, so several servers in one process count apart.
 mod arms;
 mod cache;
-mod engine;
+pub mod engine;
+pub mod models;
 mod money;
 pub mod outcome;
 
@@ -28,6 +29,8 @@ const ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 const QUERIES: &[f64] = &[3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
 const TOKENS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
 const REWARD: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+/// Loading a model, seconds.
+const LOAD: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 const AGE: &[f64] = &[0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3600.0];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -136,6 +139,26 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_records_total", C, "Lines for the log of exposures and outcomes, by what became of them."),
     ("newshound_connections_open", G, "Open gRPC connections."),
     ("newshound_connections_refused_total", C, "Connections closed by the server before a call, by reason."),
+    (
+        "newshound_model_generation",
+        G,
+        "Number of the model that answers, among those that this server has loaded.",
+    ),
+    (
+        "newshound_models_in_memory",
+        G,
+        "Models in memory: the one that answers, and one that waits or ends its last requests.",
+    ),
+    (
+        "newshound_model_changes_total",
+        C,
+        "Changes of the model that were asked for, by what was asked and what became of it.",
+    ),
+    (
+        "newshound_model_load_seconds",
+        H(LOAD),
+        "Time to read, verify and warm up a model beside the one that answers.",
+    ),
     ("newshound_build_info", G, "Always 1; its label is the server's version."),
     ("newshound_ready", G, "Whether new work is accepted: 1 or 0."),
     ("newshound_draining", G, "Whether the server was told to stop: 1 or 0."),
@@ -213,6 +236,7 @@ impl Metrics {
         }
         self.show_experiments_from_the_start();
         self.show_costs_from_the_start();
+        self.show_models_from_the_start();
         for reason in ["total", "per_peer", "handshake"] {
             self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(0);
         }

@@ -18,6 +18,7 @@ pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
+pub mod models;
 pub mod owner;
 pub mod question;
 pub mod rerank;
@@ -30,33 +31,34 @@ use crate::{
         manifest::{BundleId, Manifest},
     },
     cleaner::Cleaner,
-    decode::batch::Batch,
     experiment::policy::{Bounds, Head},
     model::reward_head::RewardHead,
     serve::{
         answer::Answerer,
         batcher::Room,
-        engine::{Ending, Engine, EngineThread, Generator, Limits, prefixes::PrefixLimits},
+        engine::{Limits, prefixes::PrefixLimits},
         experiments::{ExperimentsError, InForce, log::RecordLog},
-        generation::Writer,
         health::Health,
         ledger::Ledger,
         metrics::Metrics,
+        models::{
+            Models,
+            facts::Origin,
+            workshop::{self, LoadError, Loaded, Loader, Workshop},
+        },
         rpc::{
+            admin::{self, Admin},
             decode::TEMPERATURE_MAX,
-            encode::ModelFacts,
             feedback::Feedback,
             reader::Reader,
             server::{Rpc, RpcError, SERVICE_NAMES},
             service::{Rooms, Service},
         },
-        settings::{
-            CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, GenerationSettings, LogSettings, ServeSettings,
-        },
+        settings::{CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, LogSettings, ServeSettings},
     },
+    telemetry::Chain,
     text::{
         parse::{QUERIES_MAX, QUERIES_MIN},
-        prompt,
         tokens::Tokens,
     },
 };
@@ -75,32 +77,21 @@ const LOG_CLOSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 pub enum RunError {
     /// An address cannot be listened on.
-    #[error("{key} {addr} cannot be used; choose another with --{flag}")]
+    #[error("{key} {addr} cannot be used; choose another with {by}")]
     Bind {
         /// The setting.
         key: &'static str,
-        /// The command line flag.
-        flag: &'static str,
+        /// The command line flag, or the variable.
+        by: &'static str,
         /// The address.
         addr: SocketAddr,
         /// What the system says.
         #[source]
         source: io::Error,
     },
-    /// The model cannot take what the settings allow.
-    #[error(
-        "model has {positions} positions; generation.output_tokens_max of {output_tokens_max} and generation.prompt_tokens_max leave {left} for the prompt, which needs {needed}"
-    )]
-    Positions {
-        /// Positions of the model.
-        positions: usize,
-        /// What a candidate may write.
-        output_tokens_max: usize,
-        /// What is left for the prompt.
-        left: usize,
-        /// Instructions and the beginning of one signal.
-        needed: usize,
-    },
+    /// The model cannot be used.
+    #[error(transparent)]
+    Model(#[from] LoadError),
     /// Experiments cannot be used.
     #[error("experiments cannot be used")]
     Experiments(#[from] ExperimentsError),
@@ -116,9 +107,6 @@ pub enum RunError {
     /// The metrics could not be set up.
     #[error("metrics could not be set up")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
-    /// The model thread could not be started.
-    #[error("model thread could not be started")]
-    Thread(#[source] io::Error),
     /// The gRPC server failed.
     #[error(transparent)]
     Rpc(#[from] RpcError),
@@ -134,21 +122,33 @@ pub struct Listeners {
     pub grpc: TcpListener,
     /// For /metrics and /healthz.
     pub http: TcpListener,
+    /// For changes of the model, if it may be changed.
+    pub admin: Option<TcpListener>,
 }
 
 impl Listeners {
-    /// Opens both sockets.
+    /// Opens the sockets of requests and metrics.
     ///
     /// # Errors
     /// If an address is taken or not ours; the error names it.
     pub async fn bind(grpc_addr: SocketAddr, http_addr: SocketAddr) -> Result<Self, RunError> {
-        let bind = async |key, flag, addr| {
-            TcpListener::bind(addr).await.map_err(|source| RunError::Bind { key, flag, addr, source })
-        };
         Ok(Self {
-            grpc: bind("grpc_addr", "grpc-addr", grpc_addr).await?,
-            http: bind("http_addr", "http-addr", http_addr).await?,
+            grpc: bind("grpc_addr", "--grpc-addr", grpc_addr).await?,
+            http: bind("http_addr", "--http-addr", http_addr).await?,
+            admin: None,
         })
+    }
+
+    /// Opens those that the settings name.
+    ///
+    /// # Errors
+    /// If an address is taken or not ours; the error names it.
+    pub async fn of(settings: &ServeSettings) -> Result<Self, RunError> {
+        let admin = match settings.admin.addr {
+            Some(addr) => Some(bind("admin.addr", "NEWSHOUND__ADMIN__ADDR", addr).await?),
+            None => None,
+        };
+        Ok(Self { admin, ..Self::bind(settings.grpc_addr, settings.http_addr).await? })
     }
 
     /// Where gRPC and the operators' port are bound: with real ports where port 0 was asked for.
@@ -158,6 +158,10 @@ impl Listeners {
     pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         Ok((self.grpc.local_addr()?, self.http.local_addr()?))
     }
+}
+
+async fn bind(key: &'static str, by: &'static str, addr: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(addr).await.map_err(|source| RunError::Bind { key, by, addr, source })
 }
 
 /// What the server needs of a bundle, apart from the network.
@@ -177,97 +181,94 @@ pub struct Parts {
     pub max_positions: usize,
 }
 
-/// Serves a bundle until `shutdown` resolves, then drains and returns.
+/// Serves a bundle until `shutdown` resolves, then drains and returns. `origin`: where the bundle was read from.
 ///
 /// # Errors
-/// If the server cannot start, or the model thread dies.
+/// If the server cannot start, or a model thread dies.
 pub async fn run(
     settings: ServeSettings,
     bundle: Bundle,
+    origin: Origin,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    let Bundle { id, manifest, tokens, model, head, cleaner } = bundle;
-    let max_positions = model.config().max_positions;
-    let parts = Parts { id, manifest, tokens, head, cleaner, max_positions };
-    run_with(settings, parts, move || Batch::new(Arc::new(model)), listeners, shutdown).await
+    let loader = workshop::bundles(settings.precision, bundle.model.device().clone());
+    run_with(settings, Loaded::of(bundle, origin), loader, listeners, shutdown).await
 }
 
-/// Serves with a generator of the caller's: what `run` does once the network is in a batch.
+/// Serves with models of the caller's: what `run` does once there is one.
 ///
 /// # Errors
 /// As `run`.
-pub async fn run_with<G: Generator>(
-    mut settings: ServeSettings,
-    parts: Parts,
-    make: impl FnOnce() -> G + Send + 'static,
+pub async fn run_with(
+    settings: ServeSettings,
+    first: Loaded,
+    loader: Loader,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    settings.generation = fitted(settings.generation, &parts)?;
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
-    let experiments = settings.experiments.clone();
-    let in_force = InForce::open(experiments.file, bounds(head(parts.head.as_ref())), Arc::clone(&metrics))?;
-    let log = experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
-    let opening = prompt::opening(&parts.tokens).into();
-    let (engine, mut thread) = Engine::start(limits(settings.engine), opening, Arc::clone(&metrics), make)
-        .map_err(RunError::Thread)?;
+    let (experiments, models) = models(&settings, first, loader, &metrics).await?;
+    let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let reporter = tonic_health::server::HealthReporter::new();
     let health_service = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter, SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
-    let (answerer, model) = answerer(&settings, parts, engine.clone(), &metrics);
     let rooms = Rooms {
-        answerer,
-        experiments: Arc::new(in_force),
+        answerer: Arc::new(Answerer::new(settings.cache, Arc::clone(&metrics))),
+        models: Arc::clone(&models),
+        experiments,
         ledger: Arc::new(Ledger::new(log.clone(), Arc::clone(&metrics))),
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
     };
     let rpc = Rpc {
-        service: Service::new(rooms.clone(), model, &settings),
+        service: Service::new(rooms.clone(), &settings),
         feedback: Feedback::new(rooms.clone()),
         reader: Reader::new(rooms.clone()),
         health_service,
         health: Arc::clone(&health),
-        metrics: Arc::clone(&metrics),
+        metrics,
         connections: settings.connections,
         shutdown: settings.shutdown,
     };
     // First, so that nobody who asks is told that a server which starts is draining.
     health.ready().await;
-    let background = background(listeners.http, rooms, engine.clone(), experiments.check_interval);
-    if let Ok(grpc) = listeners.grpc.local_addr() {
+    let Listeners { grpc, http, admin } = listeners;
+    if let Ok(grpc) = grpc.local_addr() {
         info!(%grpc, "ready");
     }
-    let mut ending = None;
+    let background = background((http, admin), rooms, &settings);
     let stop = async {
         tokio::select! {
             () = shutdown => {}
-            ended = &mut thread.ended => ending = Some(ended.unwrap_or(Ending::Panicked)),
+            () = models.panicked() => {}
         }
     };
-    let served = rpc.serve(listeners.grpc, stop).await;
+    let served = rpc.serve(grpc, stop).await;
     health.draining().await;
-    let ending = end(&engine, thread, ending).await;
+    let ended_well = models.end().await;
     drop(background);
     close(log).await;
     served?;
     info!("stopped");
-    if ending == Ending::Panicked { Err(RunError::EnginePanicked) } else { Ok(()) }
+    if ended_well { Ok(()) } else { Err(RunError::EnginePanicked) }
 }
 
-/// What a candidate and a prompt may take together, within the positions of the model; a prompt is never longer than
-/// those that the model was trained on.
-fn fitted(mut settings: GenerationSettings, parts: &Parts) -> Result<GenerationSettings, RunError> {
-    let positions = parts.max_positions;
-    let output_tokens_max = settings.output_tokens_max;
-    let for_prompt = positions.saturating_sub(output_tokens_max).min(parts.manifest.prompt_tokens_max);
-    let (left, needed) = (settings.prompt_tokens_max.min(for_prompt), prompt::budget_min(&parts.tokens));
-    if left < needed {
-        return Err(RunError::Positions { positions, output_tokens_max, left, needed });
-    }
-    settings.prompt_tokens_max = left;
-    Ok(settings)
+/// The experiments in force and the models, of which there is one.
+async fn models(
+    settings: &ServeSettings,
+    first: Loaded,
+    loader: Loader,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<InForce>, Arc<Models>), RunError> {
+    let bounds = bounds(head(first.parts().head.as_ref()));
+    let file = settings.experiments.file.clone();
+    let experiments = Arc::new(InForce::open(file, bounds, Arc::clone(metrics))?);
+    let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, Arc::clone(metrics));
+    let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
+    let first = workshop.start(first, 1, place)?;
+    let dir = settings.admin.models_dir.clone();
+    Ok((Arc::clone(&experiments), Models::new(first, workshop, experiments, dir)))
 }
 
 fn limits(settings: EngineSettings) -> Limits {
@@ -315,63 +316,38 @@ async fn close(log: Option<Arc<RecordLog>>) {
     }
 }
 
-fn answerer(
+/// The operators' ports, the upkeep of metrics and the watch over the experiments file; all end when the set is dropped.
+fn background(
+    (http, admin): (TcpListener, Option<TcpListener>),
+    rooms: Rooms,
     settings: &ServeSettings,
-    parts: Parts,
-    engine: Engine,
-    metrics: &Arc<Metrics>,
-) -> (Arc<Answerer>, ModelFacts) {
-    let model = ModelFacts {
-        bundle_id: parts.id.0.clone(),
-        manifest: parts.manifest,
-        has_reward_head: parts.head.is_some(),
-        foresees: parts.head.as_ref().is_some_and(RewardHead::foresees),
-        has_cleaner: parts.cleaner.is_some(),
-    };
-    let writer = Writer {
-        tokens: parts.tokens,
-        head: parts.head.map(Arc::new),
-        cleaner: parts.cleaner,
-        engine,
-        prompt_tokens_max: settings.generation.prompt_tokens_max,
-        metrics: Arc::clone(metrics),
-    };
-    (Arc::new(Answerer::new(writer, parts.id, settings.cache)), model)
-}
-
-/// The operators' port, the upkeep of metrics and the watch over the experiments file; all end when the set is dropped.
-fn background(listener: TcpListener, rooms: Rooms, engine: Engine, check_interval: Duration) -> JoinSet<()> {
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let Rooms { answerer, experiments, health, metrics, .. } = rooms;
-    let (of_http, of_upkeep) = (Arc::clone(&metrics), metrics);
-    tasks.spawn(experiments.watch(check_interval));
+    let Rooms { answerer, models, experiments, health, metrics, .. } = rooms;
+    let (of_http, of_upkeep) = (Arc::clone(&metrics), Arc::clone(&metrics));
+    tasks.spawn(experiments.watch(settings.experiments.check_interval));
     tasks.spawn(async move {
-        if let Err(error) = http::serve(listener, of_http, health).await {
+        if let Err(error) = http::serve(http, of_http, health).await {
             error!(%error, "operators' port failed");
         }
     });
+    if let Some(listener) = admin {
+        let (service, connections) =
+            (Admin::new(Arc::clone(&models), Arc::clone(&metrics)), settings.connections);
+        tasks.spawn(async move {
+            if let Err(error) = admin::serve(listener, service, connections, metrics).await {
+                error!(error = %Chain(&error), "admin port failed");
+            }
+        });
+    }
     tasks.spawn(async move {
         let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
             interval.tick().await;
             answerer.upkeep().await;
-            engine.upkeep();
+            models.upkeep();
             of_upkeep.upkeep();
         }
     });
     tasks
-}
-
-/// Ends the model thread and joins it.
-async fn end(engine: &Engine, mut thread: EngineThread, known: Option<Ending>) -> Ending {
-    engine.stop();
-    let ending = match known {
-        Some(ending) => ending,
-        None => (&mut thread.ended).await.unwrap_or(Ending::Panicked),
-    };
-    // The thread has reported its end, so joining takes no time; it is a blocking call all the same.
-    if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
-        error!("model thread could not be joined");
-    }
-    ending
 }

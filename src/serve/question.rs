@@ -2,7 +2,7 @@
 use crate::{
     decode::sampler::SamplerSettings,
     experiment::policy::{EarlyStopping, Field, Policy, Rerank},
-    serve::{experiments::enrolment::Enrolment, rerank::Method},
+    serve::{experiments::enrolment::Enrolment, generation::Writer, rerank::Method},
     signals::{UserKey, UserSignals},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
@@ -24,6 +24,8 @@ pub struct Question {
     pub deadline: Option<Instant>,
     /// What experiments do to it.
     pub enrolment: Arc<Enrolment>,
+    /// The model that answered when it was asked, and answers it to the end.
+    pub writer: Arc<Writer>,
 }
 
 impl Question {

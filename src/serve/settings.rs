@@ -46,6 +46,8 @@ pub struct ServeSettings {
     pub cost: CostSettings,
     /// Experiments, and the log of what came of them.
     pub experiments: ExperimentSettings,
+    /// How the model is changed while the server runs.
+    pub admin: AdminSettings,
     /// Connections and messages.
     pub connections: ConnectionSettings,
     /// The end.
@@ -131,6 +133,16 @@ pub struct LogSettings {
     pub reader_salt: Salt,
 }
 
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// `addr`: where models are changed, apart from users' traffic. Default empty: nowhere. Only an address of this machine, because
+    /// whoever reaches it decides what readers get.
+    pub addr: Option<SocketAddr>,
+    /// `models_dir`: the folder whose folders are bundles that may be loaded. Default empty: none may.
+    pub models_dir: Option<PathBuf>,
+}
+
 /// A secret that no log line shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Salt(pub String);
@@ -195,6 +207,7 @@ impl ServeSettings {
             },
             cost: CostSettings::demo(),
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
+            admin: AdminSettings { addr: None, models_dir: None },
             connections: ConnectionSettings {
                 total_max: 4096,
                 per_peer_max: 256,
@@ -237,6 +250,7 @@ impl ServeSettings {
             cache: cache(&mut reader, defaults.cache),
             cost: cost::read(&mut reader, defaults.cost),
             experiments: experiments(&mut reader, defaults.experiments),
+            admin: admin(&mut reader),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown(&mut reader, defaults.shutdown),
         };
@@ -326,6 +340,17 @@ fn experiments(reader: &mut Reader, default: ExperimentSettings) -> ExperimentSe
     }
 }
 
+fn admin(reader: &mut Reader) -> AdminSettings {
+    let address = |text: &str| match text {
+        "" => Some(None),
+        text => text.parse::<SocketAddr>().ok().filter(|addr| addr.ip().is_loopback()).map(Some),
+    };
+    let addr =
+        reader.text("admin.addr", "an address of this machine, such as 127.0.0.1:50052", address, None);
+    let dir = reader.text("admin.models_dir", "a path", |text| Some(text.to_owned()), String::new());
+    AdminSettings { addr, models_dir: (!dir.is_empty()).then(|| PathBuf::from(dir)) }
+}
+
 fn connections(reader: &mut Reader, default: ConnectionSettings) -> ConnectionSettings {
     let age_s = reader.whole("connections.age_max_s", 1..=86_400, default.age_max.as_secs());
     ConnectionSettings {
@@ -367,7 +392,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 35, "the sample shows every setting");
+        assert_eq!(keys, 37, "the sample shows every setting");
     }
 
     #[test]
@@ -405,6 +430,20 @@ mod tests {
         assert!(!free.cost.price.is_told());
         let wrong = "[cost]\ndevice_hour_price = -1\ncurrency = \"euro\"\nprice_version = \"a b\"";
         assert_eq!(ServeSettings::read(wrong, "a", &[]).unwrap_err().mistakes.len(), 3);
+    }
+
+    #[test]
+    fn models_are_changed_from_this_machine_alone() {
+        let read = |addr: &str| ServeSettings::read(&format!("[admin]\naddr = {addr:?}"), "a", &[]);
+        assert_eq!(
+            read("127.0.0.1:50052").unwrap().admin.addr,
+            Some(SocketAddr::from(([127, 0, 0, 1], 50052)))
+        );
+        assert_eq!(read("").unwrap().admin.addr, None);
+        for elsewhere in ["0.0.0.0:50052", "10.0.0.1:50052", "localhost"] {
+            let error = read(elsewhere).unwrap_err();
+            assert!(error.mistakes[0].starts_with("admin.addr"), "{error}");
+        }
     }
 
     #[test]

@@ -19,5 +19,7 @@ mod script;
 mod server;
 mod single_flight;
 mod stream;
+mod swap;
+mod swap_bundles;
 mod unary;
 mod validation;

@@ -10,7 +10,7 @@ use newshound::{
         transformer::Transformer,
         weights::Parameters,
     },
-    serve::{RunError, rpc::proto::generate_queries_event::Event},
+    serve::{RunError, models::workshop::LoadError, rpc::proto::generate_queries_event::Event},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -73,7 +73,7 @@ async fn a_server_whose_model_has_no_room_for_a_prompt_does_not_start() {
     };
     assert!(start(fits).await.is_ok());
     let refused = start(fits - 1).await.unwrap_err();
-    assert!(matches!(refused, RunError::Positions { .. }), "{refused}");
+    assert!(matches!(refused, RunError::Model(LoadError::Positions(_))), "{refused}");
 }
 
 #[tokio::test]

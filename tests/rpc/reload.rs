@@ -3,7 +3,15 @@ use super::{
     experiments::{file, flags, serving, text},
     server::{Plan, Server, ask, parts, request},
 };
-use newshound::serve::{self, Listeners, RunError, experiments::ExperimentsError, settings::ServeSettings};
+use newshound::serve::{
+    self, Listeners, RunError,
+    experiments::ExperimentsError,
+    models::{
+        facts::Origin,
+        workshop::{LoadError, Loaded, Loader},
+    },
+    settings::ServeSettings,
+};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -68,7 +76,9 @@ async fn refused(change: impl FnOnce(&mut ServeSettings)) -> RunError {
         let text: super::script::Text = Arc::new(|_, _| String::new());
         super::script::Script::new(text, Arc::default(), Arc::default(), super::script::Mishap::None)
     };
-    serve::run_with(settings, parts(false), make, listeners, std::future::ready(())).await.unwrap_err()
+    let first = Loaded::new(parts(false), Origin::BuiltIn, make);
+    let loader: Loader = Arc::new(|_| Err(LoadError::Panicked));
+    serve::run_with(settings, first, loader, listeners, std::future::ready(())).await.unwrap_err()
 }
 
 #[tokio::test]

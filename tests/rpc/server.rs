@@ -8,6 +8,10 @@ use newshound::{
     model::{reward_head::RewardHead, weights::Parameters},
     serve::{
         self, Listeners, Parts, RunError,
+        models::{
+            facts::Origin,
+            workshop::{LoadError, Loaded, Loader},
+        },
         rpc::proto::{self, query_generation_service_client::QueryGenerationServiceClient},
         settings::ServeSettings,
     },
@@ -42,7 +46,8 @@ pub struct Plan {
 impl Plan {
     /// Every row writes the same valid list, without a head.
     pub fn new() -> Self {
-        let settings = ServeSettings::demo();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let settings = ServeSettings { grpc_addr: any, http_addr: any, ..ServeSettings::demo() };
         Self {
             settings,
             text: Arc::new(|_, _| LIST.to_owned()),
@@ -115,6 +120,8 @@ pub fn parts(head: bool) -> Parts {
 pub struct Server {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
+    /// Where models are changed, if the settings say so.
+    pub admin: Option<SocketAddr>,
     pub gate: Arc<Gate>,
     pub log: Arc<Log>,
     stop: Option<oneshot::Sender<()>>,
@@ -130,6 +137,7 @@ impl Drop for Server {
 }
 
 impl Server {
+    /// A server whose model is never changed.
     pub async fn start<G: serve::engine::Generator + 'static>(
         settings: ServeSettings,
         parts: Parts,
@@ -137,15 +145,27 @@ impl Server {
         gate: Arc<Gate>,
         log: Arc<Log>,
     ) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listeners = Listeners::bind(any, any).await.unwrap();
+        let loader: Loader = Arc::new(|_| Err(LoadError::Panicked));
+        let first = Loaded::new(parts, Origin::BuiltIn, make);
+        Self::start_with(settings, first, loader, gate, log).await
+    }
+
+    pub async fn start_with(
+        settings: ServeSettings,
+        first: Loaded,
+        loader: Loader,
+        gate: Arc<Gate>,
+        log: Arc<Log>,
+    ) -> Self {
+        let listeners = Listeners::of(&settings).await.unwrap();
         let (grpc, http) = (listeners.grpc.local_addr().unwrap(), listeners.http.local_addr().unwrap());
+        let admin = listeners.admin.as_ref().map(|admin| admin.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
         };
-        let running = tokio::spawn(serve::run_with(settings, parts, make, listeners, shutdown));
-        Self { grpc, http, gate, log, stop: Some(stop), running }
+        let running = tokio::spawn(serve::run_with(settings, first, loader, listeners, shutdown));
+        Self { grpc, http, admin, gate, log, stop: Some(stop), running }
     }
 
     pub async fn client(&self) -> Client {

@@ -5,6 +5,7 @@ use super::{
     cost::{self, CostArgs},
     engine::{self, EngineArgs},
     index::{self, IndexArgs},
+    swaps::{self, SwapsArgs},
     tour,
 };
 use crate::{
@@ -25,6 +26,8 @@ use tokio::task::JoinSet;
 
 /// Percentiles that are reported.
 const PERCENTILES: [f64; 5] = [50.0, 90.0, 95.0, 99.0, 99.9];
+/// Connections, unless it is said otherwise.
+pub(super) const CONNECTIONS: usize = 4;
 /// Latencies are kept in microseconds up to a minute, to three digits.
 const LATENCY_US_MAX: u64 = 60_000_000;
 
@@ -50,7 +53,7 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 12)]
     pub signals: u64,
     /// Connections
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = CONNECTIONS)]
     pub connections: usize,
     /// How long a request may take, in milliseconds
     #[arg(long, default_value_t = 30_000)]
@@ -60,7 +63,33 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
-/// What can be measured without a server.
+impl BenchArgs {
+    /// # Errors
+    /// If the load makes no sense.
+    pub(super) fn check(&self) -> Result<(), CommandError> {
+        let in_range = |value: f64, most: f64| value > 0.0 && value <= most;
+        let sensible = in_range(self.rate, 100_000.0) && in_range(self.duration_s, 86_400.0);
+        if !sensible || self.connections == 0 || self.signals == 0 || self.readers == 0 {
+            let usage = "rate must be above 0 and at most 100000, duration above 0 and at most 86400 s; connections, readers and signals at least 1";
+            return Err(CommandError::Usage(usage.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Its connections.
+    ///
+    /// # Errors
+    /// If nobody answers.
+    pub(super) async fn clients(&self) -> Result<Vec<Client>, CommandError> {
+        let mut clients = Vec::with_capacity(self.connections);
+        for _ in 0..self.connections {
+            clients.push(Client::connect(&self.addr).await?);
+        }
+        Ok(clients)
+    }
+}
+
+/// What else can be measured; all but `swaps` without a server.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Measure {
     /// Compares the compute time of several numbers of candidates
@@ -69,17 +98,21 @@ pub enum Measure {
     Engine(EngineArgs),
     /// Measures exact and approximate search among random article vectors
     Index(IndexArgs),
+    /// Measures what changing the model of a running server costs those who ask it meanwhile
+    Swaps(SwapsArgs),
 }
 
 /// Measures something, and writes one JSON object or words.
 ///
 /// # Errors
 /// What the measurement says.
-pub fn measure(what: Measure, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+pub async fn measure(what: Measure, load: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+    let json = load.json;
     match what {
         Measure::Cost(args) => cost::cost(&args, json, out),
         Measure::Engine(args) => engine::engine(&args, json, out),
         Measure::Index(args) => index::index(&args, json, out),
+        Measure::Swaps(args) => swaps::swaps(args, (load.addr, json), out).await,
     }
 }
 
@@ -88,16 +121,8 @@ pub fn measure(what: Measure, json: bool, out: &mut dyn Write) -> Result<(), Com
 /// # Errors
 /// If nobody answers, no request is answered, or the load makes no sense.
 pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let sensible =
-        args.rate > 0.0 && args.rate <= 100_000.0 && args.duration_s > 0.0 && args.duration_s <= 86_400.0;
-    if !sensible || args.connections == 0 || args.signals == 0 || args.readers == 0 {
-        let usage = "rate must be above 0 and at most 100000, duration above 0 and at most 86400 s; connections, readers and signals at least 1";
-        return Err(CommandError::Usage(usage.to_owned()));
-    }
-    let mut clients = Vec::with_capacity(args.connections);
-    for _ in 0..args.connections {
-        clients.push(Client::connect(&args.addr).await?);
-    }
+    args.check()?;
+    let clients = args.clients().await?;
     let started = Instant::now();
     let mut calls = JoinSet::new();
     let mut tally = Tally::new()?;
@@ -125,7 +150,7 @@ pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandEr
     tally.verdict()
 }
 
-fn question(args: &BenchArgs, number: u64) -> Ask {
+pub(super) fn question(args: &BenchArgs, number: u64) -> Ask {
     const WORDS: [&str; 8] = ["solar", "storm", "train", "strike", "market", "city", "council", "football"];
     let reader = number % args.readers;
     // Words and, because words alone repeat, a number that differ by reader, so that prompts do; times that do not, so that a
@@ -155,21 +180,21 @@ fn question(args: &BenchArgs, number: u64) -> Ask {
 }
 
 /// How an answer is counted, beside the codes of refusals.
-const OK: &str = "OK";
+pub(super) const OK: &str = "OK";
 
 /// How an answer was found, and what it cost where the server has a price.
-type Answered = (&'static str, Option<ReplyCost>);
+pub(super) type Answered = (&'static str, Option<ReplyCost>);
 
-struct Tally {
-    latencies: Histogram<u64>,
-    codes: BTreeMap<String, u64>,
+pub(super) struct Tally {
+    pub(super) latencies: Histogram<u64>,
+    pub(super) codes: BTreeMap<String, u64>,
     caches: BTreeMap<&'static str, u64>,
     /// Billionths of each currency, which are one unless the servers behind a proxy differ.
     costs: BTreeMap<String, u64>,
 }
 
 impl Tally {
-    fn new() -> Result<Self, CommandError> {
+    pub(super) fn new() -> Result<Self, CommandError> {
         let latencies = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3);
         let latencies = latencies.map_err(|error| CommandError::Usage(error.to_string()))?;
         let (codes, caches, costs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -177,7 +202,7 @@ impl Tally {
     }
 
     /// Only answers have a latency; refusals are fast and would flatter it.
-    fn add(&mut self, (outcome, took): (Result<Answered, ClientError>, Duration)) {
+    pub(super) fn add(&mut self, (outcome, took): (Result<Answered, ClientError>, Duration)) {
         let code = match outcome {
             Ok((cache, cost)) => {
                 let took_us = u64::try_from(took.as_micros()).unwrap_or(LATENCY_US_MAX);
@@ -197,7 +222,7 @@ impl Tally {
     }
 
     /// A load of which nothing was answered measured nothing.
-    fn verdict(&self) -> Result<(), CommandError> {
+    pub(super) fn verdict(&self) -> Result<(), CommandError> {
         if self.codes.contains_key(OK) {
             return Ok(());
         }
@@ -205,15 +230,7 @@ impl Tally {
     }
 
     fn report(&self, args: &BenchArgs, took: Duration, out: &mut dyn Write) -> Result<(), CommandError> {
-        #[allow(clippy::cast_precision_loss, reason = "latencies are below a minute")]
-        let percentiles: BTreeMap<String, f64> = PERCENTILES
-            .iter()
-            .filter(|_| !self.latencies.is_empty())
-            .map(|&percentile| {
-                let latency = self.latencies.value_at_quantile(percentile / 100.0) as f64 / 1000.0;
-                (format!("p{percentile}"), latency)
-            })
-            .collect();
+        let percentiles = percentiles(&self.latencies);
         if args.json {
             let report = serde_json::json!({
                 "rate_per_s": args.rate,
@@ -253,6 +270,14 @@ impl Tally {
         }
         Ok(())
     }
+}
+
+/// Percentiles in milliseconds by name; none where nothing was measured.
+pub(super) fn percentiles(latencies: &Histogram<u64>) -> BTreeMap<String, f64> {
+    #[allow(clippy::cast_precision_loss, reason = "latencies are below a minute")]
+    let milliseconds = |percentile: f64| latencies.value_at_quantile(percentile / 100.0) as f64 / 1000.0;
+    let measured = PERCENTILES.iter().filter(|_| !latencies.is_empty());
+    measured.map(|&percentile| (format!("p{percentile}"), milliseconds(percentile))).collect()
 }
 
 #[cfg(test)]

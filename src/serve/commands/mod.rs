@@ -5,9 +5,11 @@ pub mod cost;
 pub mod engine;
 pub mod experiment;
 pub mod index;
+pub mod model;
 pub mod probe;
 pub mod serve;
 pub mod signals;
+pub mod swaps;
 pub mod tour;
 
 use crate::{

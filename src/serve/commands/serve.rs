@@ -6,7 +6,7 @@ use crate::{
         device::{self, DeviceChoice},
         precision::Precision,
     },
-    serve::{Listeners, run, settings::ServeSettings},
+    serve::{Listeners, models::facts::Origin, run, settings::ServeSettings},
     settings::Override,
 };
 use clap::Args;
@@ -78,10 +78,11 @@ async fn load_and_run(
     asked: CancellationToken,
 ) -> Result<(), CommandError> {
     // Before the model is loaded: a taken port should not take half a minute to find out.
-    let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
+    let listeners = Listeners::of(&settings).await?;
+    let (device, precision, origin) = (settings.device, settings.precision, Origin::Folder(dir.clone()));
     let loading = tokio::task::spawn_blocking(move || {
-        let device = settings.device.open()?;
-        Ok::<_, CommandError>(load::load(BundleSource::Dir(&dir), settings.precision, &device)?)
+        let device = device.open()?;
+        Ok::<_, CommandError>(load::load(BundleSource::Dir(&dir), precision, &device)?)
     });
     let loaded = tokio::select! {
         loaded = loading => loaded,
@@ -90,13 +91,17 @@ async fn load_and_run(
     let bundle = loaded.map_err(|_| CommandError::Panicked)??;
     let (name, id) = (&bundle.manifest.name, &bundle.id.0);
     let (grpc, http) = listeners.addresses()?;
-    let (device, precision) = (device::name(bundle.model.device()), settings.precision);
+    let device = device::name(bundle.model.device());
+    let admin = match &listeners.admin {
+        Some(admin) => format!(", models changed on {}", admin.local_addr()?),
+        None => String::new(),
+    };
     writeln!(
         out,
-        "serving {name} ({id}) on {grpc}, metrics on {http}, computing on {device} in {precision}"
+        "serving {name} ({id}) on {grpc}, metrics on {http}{admin}, computing on {device} in {precision}"
     )?;
     out.flush()?;
-    Ok(run(settings, bundle, listeners, asked.cancelled()).await?)
+    Ok(run(settings, bundle, origin, listeners, asked.cancelled()).await?)
 }
 
 fn read_settings(path: Option<PathBuf>, overrides: &[Override]) -> Result<ServeSettings, CommandError> {

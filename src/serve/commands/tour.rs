@@ -7,6 +7,7 @@ use crate::{
         Listeners,
         demo::{self, DemoUser},
         experiments::enrolment::Entrant,
+        models::facts::Origin,
         rpc::client::{Ask, Client, Reply, ReplyCost, ReplyList},
         run,
         settings::ServeSettings,
@@ -47,11 +48,11 @@ async fn show_and_run(
     out: &mut (dyn Write + Send),
     asked: CancellationToken,
 ) -> Result<(), CommandError> {
-    let listeners = Listeners::bind(settings.grpc_addr, settings.http_addr).await?;
+    let listeners = Listeners::of(&settings).await?;
     let (grpc, http) = listeners.addresses()?;
-    let device = settings.device;
+    let (device, precision) = (settings.device, settings.precision);
     let loading = tokio::task::spawn_blocking(move || {
-        Ok::<_, CommandError>((demo::bundle(&device.open()?)?, Shelf::load()?))
+        Ok::<_, CommandError>((demo::bundle_in(precision, &device.open()?)?, Shelf::load()?))
     });
     let loaded = tokio::select! {
         loaded = loading => loaded,
@@ -68,7 +69,8 @@ async fn show_and_run(
         shelf.users.len()
     )?;
     let last_words = how_to_call(program, grpc, http, shelf.users.first());
-    let mut serving = tokio::spawn(run(settings, bundle, listeners, asked.clone().cancelled_owned()));
+    let stop = asked.clone().cancelled_owned();
+    let mut serving = tokio::spawn(run(settings, bundle, Origin::BuiltIn, listeners, stop));
     let shown = tokio::select! {
         // First: once the server drains, the demo's own requests fail, and that is no failure of the demo.
         biased;

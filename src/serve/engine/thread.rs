@@ -1,8 +1,8 @@
 //! The loop of the model thread: receive, forget who is gone, admit, step.
 use super::{
-    Arc, Batcher, Bill, Command, DecodeError, Duration, EngineError, Event, FinishedRow, Generator, GroupId,
-    GroupRequest, HashMap, Instant, Job, Leave, Ordering, Picked, PrefillRate, Prefixes, Queued, Room,
-    Saving, Shared, Spending, debug, error, mpsc, split,
+    Arc, Batcher, Bill, Command, DecodeError, Duration, EngineError, EngineGauges, EngineState, Event,
+    FinishedRow, Generator, GroupId, GroupRequest, HashMap, Instant, Job, Leave, Ordering, Picked,
+    PrefillRate, Prefixes, Queued, Room, Saving, Shared, Spending, debug, error, mpsc, split,
 };
 use crate::decode::batch::Finish;
 
@@ -27,13 +27,13 @@ pub(super) fn run<G: Generator>(
         next_group: 0,
         has_orphans: false,
         left_at: None,
-        accounted_until: Instant::now(),
         prefill_rate: PrefillRate::default(),
+        gauges: EngineGauges::new(Arc::clone(&shared.metrics)),
         shared,
     };
     thread.serve(inbox);
     thread.give_up();
-    thread.was_idle();
+    shared.metrics.idle_until(Instant::now());
 }
 
 struct Thread<'a, G> {
@@ -46,9 +46,8 @@ struct Thread<'a, G> {
     has_orphans: bool,
     /// When the last job left, if the thread has been busy since.
     left_at: Option<Instant>,
-    /// Until when all time is accounted for: spent on a job, or idle.
-    accounted_until: Instant,
     prefill_rate: PrefillRate,
+    gauges: EngineGauges,
     shared: &'a Shared,
 }
 
@@ -78,7 +77,7 @@ impl<G: Generator> Thread<'_, G> {
             while let Ok(command) = inbox.try_recv() {
                 self.take(command);
             }
-            self.was_idle();
+            self.shared.metrics.idle_until(Instant::now());
             if self.shared.stopping.load(Ordering::Relaxed) {
                 return;
             }
@@ -90,14 +89,6 @@ impl<G: Generator> Thread<'_, G> {
                 self.step();
             }
         }
-    }
-
-    /// Counts the time since the last step as idle; returns the time that it is.
-    fn was_idle(&mut self) -> Instant {
-        let now = Instant::now();
-        self.shared.metrics.spent(Spending::Idle, now - self.accounted_until);
-        self.accounted_until = now;
-        now
     }
 
     fn take(&mut self, command: Command) {
@@ -115,10 +106,10 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
-    fn show_state(&self) {
+    fn show_state(&mut self) {
+        let (queued, prefix_bytes) = (self.waiting.len(), self.prefixes.n_bytes());
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
-        self.shared.metrics.engine_state(self.waiting.len(), rows, kv_bytes);
-        self.shared.metrics.prefix_bytes(self.prefixes.n_bytes());
+        self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes });
     }
 
     /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
@@ -202,14 +193,14 @@ impl<G: Generator> Thread<'_, G> {
         self.next_group += 1;
         let (rows_left, deadline) = (job.seeds.len(), Arc::clone(&job.deadline));
         let (leave, ids) = (job.leave.clone(), job.prompt.clone());
-        let started = self.was_idle();
+        let started = Instant::now();
+        self.shared.metrics.compute_from(started);
         let known = leave.as_ref().and_then(|leave| self.prefixes.find(leave.epoch.owner, &ids, started));
         let (mut bill, request) = request(group, job);
         let admitted = self.generator.admit(GroupRequest { known, ..request });
         let prefilled_at = Instant::now();
         let prefill = prefilled_at - started;
-        bill.used.prefill(prefill);
-        self.accounted_until = prefilled_at;
+        bill.used.prefill(self.shared.metrics.computed(started, prefilled_at));
         match admitted {
             Ok(admitted) => {
                 let n_known = ids.len() - admitted.prefill_tokens_computed.min(ids.len());
@@ -246,10 +237,12 @@ impl<G: Generator> Thread<'_, G> {
     fn step(&mut self) {
         let groups: Vec<(GroupId, usize)> =
             self.running.keys().map(|&group| (group, self.generator.n_rows_of(group))).collect();
-        let started = self.was_idle();
+        let started = Instant::now();
+        self.shared.metrics.compute_from(started);
         let stepped = self.generator.step();
-        let took = started.elapsed();
-        self.split_step(&groups, took);
+        let ended = Instant::now();
+        let took = ended - started;
+        self.split_step(&groups, self.shared.metrics.computed(started, ended));
         match stepped {
             Ok(finished) => {
                 let rows = groups.iter().map(|(_, n_rows)| n_rows).sum();
@@ -267,13 +260,15 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
-    /// Writes a step on the bills of the groups that it computed a token for, by their rows; where there was none it stays idle time.
+    /// Writes a step on the bills of the groups that it computed a token for, by their rows; where there was none it was idle time.
     fn split_step(&mut self, groups: &[(GroupId, usize)], took: Duration) {
         let weights: Vec<u64> = groups.iter().map(|&(_, n_rows)| n_rows as u64).collect();
+        if weights.iter().all(|&n_rows| n_rows == 0) {
+            self.shared.metrics.spent(Spending::Idle, took);
+        }
         for (&(group, n_rows), share) in groups.iter().zip(split(took, &weights)) {
             if let Some(running) = self.running.get_mut(&group) {
                 running.bill.used.step(share, n_rows);
-                self.accounted_until += share;
             }
         }
     }

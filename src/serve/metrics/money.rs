@@ -1,20 +1,22 @@
 //! Metrics of costs. Counters hold whole numbers, so they count billionths of the currency's unit.
 use super::Metrics;
-use crate::serve::cost::{Account, Price, Saving, Spending};
+use crate::serve::cost::{Account, Price, Saving, Spending, clock::DeviceClock};
 use metrics::{Label, Recorder};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What was spent and saved, by what.
 #[derive(Debug)]
 pub(super) struct Books {
     price: Price,
+    clock: DeviceClock,
     spent: [Account; Spending::ALL.len()],
     saved: [Account; Saving::ALL.len()],
 }
 
 impl Books {
     pub(super) fn new() -> Self {
-        Self { price: Price::none(), spent: Default::default(), saved: Default::default() }
+        let (spent, saved) = Default::default();
+        Self { price: Price::none(), clock: DeviceClock::from(Instant::now()), spent, saved }
     }
 }
 
@@ -46,6 +48,21 @@ impl Metrics {
         let nanos = self.books.spent[on as usize].add(time, &self.books.price);
         self.counter("newshound_cost_nanos_total", &[("kind", on.word())]).increment(nanos);
         nanos
+    }
+
+    /// Counts the device's time up to `now` as idle, unless somebody computes.
+    pub fn idle_until(&self, now: Instant) {
+        self.spent(Spending::Idle, self.books.clock.idle(now));
+    }
+
+    /// The same, and lets a model thread begin to compute.
+    pub fn compute_from(&self, now: Instant) {
+        self.spent(Spending::Idle, self.books.clock.begin(now));
+    }
+
+    /// Lets a model thread end what it began at `started`; returns the time that is to be written on bills.
+    pub fn computed(&self, started: Instant, now: Instant) -> Duration {
+        self.books.clock.end(started, now)
     }
 
     /// Counts time that the device did not need, by why not.

@@ -18,15 +18,23 @@ pub(super) struct Call {
     pub(super) code: Code,
     started: Instant,
     metrics: Arc<Metrics>,
-    _in_flight: InFlight,
+    /// Absent where the end of the server does not wait for the call.
+    in_flight: Option<InFlight>,
 }
 
 impl Call {
     /// Begins a call.
     pub(super) fn new(metrics: &Arc<Metrics>, health: &Arc<Health>, method: &'static str) -> Self {
+        let mut call = Self::apart(metrics, method);
+        call.in_flight = Some(health.enter());
+        call
+    }
+
+    /// Begins a call that the end of the server does not wait for.
+    pub(super) fn apart(metrics: &Arc<Metrics>, method: &'static str) -> Self {
         metrics.rpc_in_flight(method).increment(1.0);
-        let (metrics, in_flight) = (Arc::clone(metrics), health.enter());
-        Self { method, code: Code::Cancelled, started: Instant::now(), metrics, _in_flight: in_flight }
+        let (metrics, started) = (Arc::clone(metrics), Instant::now());
+        Self { method, code: Code::Cancelled, started, metrics, in_flight: None }
     }
 }
 

@@ -112,6 +112,8 @@ pub struct Reply {
     pub total: Duration,
     /// What the request costs, where the server has a price.
     pub cost: Option<ReplyCost>,
+    /// The model that wrote the lists.
+    pub model: ReplyModel,
 }
 
 /// What a request costs.
@@ -127,6 +129,17 @@ pub struct ReplyCost {
     pub device_time: Duration,
 }
 
+/// A model, as a server names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplyModel {
+    /// Its number in that server.
+    pub generation: u64,
+    /// Name and version.
+    pub name: String,
+    /// Id of its bundle.
+    pub bundle_id: String,
+}
+
 /// A connection to a server.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -139,15 +152,7 @@ impl Client {
     /// # Errors
     /// If the address is none, or nobody answers there.
     pub async fn connect(addr: &str) -> Result<Self, ClientError> {
-        // Other tools want the scheme.
-        let addr = addr.trim_start_matches("http://").to_owned();
-        let endpoint = Endpoint::from_shared(format!("http://{addr}"))
-            .map_err(|_| ClientError::Address { addr: addr.clone() })?
-            .connect_timeout(Duration::from_secs(5));
-        match endpoint.connect().await {
-            Ok(channel) => Ok(Self { channel }),
-            Err(source) => Err(ClientError::Unreachable { addr, source }),
-        }
+        Ok(Self { channel: connected(addr).await? })
     }
 
     /// Asks for queries, and for every candidate.
@@ -180,6 +185,16 @@ impl Client {
         let response = client.check(request).await.map_err(|status| refused(&status))?;
         Ok(response.into_inner().status() == ServingStatus::Serving)
     }
+}
+
+/// Connects within five seconds.
+pub(super) async fn connected(addr: &str) -> Result<Channel, ClientError> {
+    // Other tools want the scheme.
+    let addr = addr.trim_start_matches("http://").to_owned();
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))
+        .map_err(|_| ClientError::Address { addr: addr.clone() })?
+        .connect_timeout(Duration::from_secs(5));
+    endpoint.connect().await.map_err(|source| ClientError::Unreachable { addr, source })
 }
 
 fn message(ask: &Ask) -> proto::GenerateQueriesRequest {
@@ -256,7 +271,14 @@ fn reply(response: proto::GenerateQueriesResponse) -> Reply {
         output_tokens: usage.output_tokens,
         total: total.try_into().unwrap_or_default(),
         cost,
+        model: model(response.model.unwrap_or_default()),
     }
+}
+
+/// A model in our words.
+pub(super) fn model(model: proto::ModelRef) -> ReplyModel {
+    let proto::ModelRef { generation, name, version, bundle_id, .. } = model;
+    ReplyModel { generation, name: format!("{name} {version}"), bundle_id }
 }
 
 fn list(list: proto::QueryList) -> ReplyList {
@@ -270,7 +292,7 @@ fn list(list: proto::QueryList) -> ReplyList {
     }
 }
 
-fn refused(status: &tonic::Status) -> ClientError {
+pub(super) fn refused(status: &tonic::Status) -> ClientError {
     let found = status.get_error_details();
     let mut details = String::new();
     if let Some(info) = found.error_info() {

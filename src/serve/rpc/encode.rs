@@ -1,7 +1,6 @@
 //! Answers in our words to messages on the wire.
 use super::proto;
 use crate::{
-    bundle::manifest::Manifest,
     cleaner::Verdict,
     decode::batch::Finish,
     experiment::{
@@ -15,43 +14,28 @@ use crate::{
         candidate::{Answer, Candidate},
         cost::Price,
         experiments::enrolment::Enrolment,
+        models::facts::ModelFacts,
         rerank::{self, Method},
     },
 };
 use prost_types::Duration as ProtoDuration;
 use std::time::Duration;
 
-/// What every response of a server repeats.
-#[derive(Clone, Debug)]
-pub struct ModelFacts {
-    /// Id of the bundle.
-    pub bundle_id: String,
-    /// What the bundle says of itself.
-    pub manifest: Manifest,
-    /// Whether lists are scored.
-    pub has_reward_head: bool,
-    /// Whether the head foresees, so that weak lists can be stopped early.
-    pub foresees: bool,
-    /// Whether signals are cleaned.
-    pub has_cleaner: bool,
-}
-
-impl ModelFacts {
-    /// The model on the wire.
-    pub fn encode(&self) -> proto::ModelRef {
-        proto::ModelRef {
-            name: self.manifest.name.clone(),
-            version: self.manifest.version.clone(),
-            bundle_id: self.bundle_id.clone(),
-            prompt_version: self.manifest.prompt_version,
-            has_reward_head: self.has_reward_head,
-            has_cleaner: self.has_cleaner,
-            foresees: self.foresees,
-        }
+/// A model on the wire.
+pub fn model(facts: &ModelFacts) -> proto::ModelRef {
+    proto::ModelRef {
+        name: facts.manifest.name.clone(),
+        version: facts.manifest.version.clone(),
+        bundle_id: facts.bundle.0.clone(),
+        prompt_version: facts.manifest.prompt_version,
+        has_reward_head: facts.has_reward_head,
+        has_cleaner: facts.has_cleaner,
+        foresees: facts.foresees,
+        generation: facts.generation,
     }
 }
 
-/// A response without what only the request and the server know: ids, model, candidates, arms, cost.
+/// A response without what only the request and the server know: ids, candidates, arms, cost.
 pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::GenerateQueriesResponse {
     let best = answer.best();
     proto::GenerateQueriesResponse {
@@ -65,7 +49,7 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
             None => list(best, answer.n_queries_max),
         }),
         candidates: Vec::new(),
-        model: None,
+        model: Some(model(&answer.model)),
         usage: Some(usage(answer)),
         timing: Some(timing(answer, total)),
         cache: Some(cache(origin)),

@@ -1,4 +1,6 @@
 //! The wire: the only room that names protobuf messages and gRPC statuses.
+pub mod admin;
+pub mod admin_client;
 mod call;
 pub mod client;
 pub mod codec;

@@ -47,7 +47,7 @@ impl ReaderService for Reader {
         let mut call = self.call("ForgetUser");
         let (metadata, _, message) = request.into_parts();
         let whose = named(message.user, &metadata).inspect_err(|status| call.code = status.code())?;
-        self.rooms.answerer.forget(&whose).await;
+        self.rooms.answerer.forget(&whose, &self.rooms.models).await;
         call.code = Code::Ok;
         Ok(Response::new(proto::ForgetUserResponse {}))
     }

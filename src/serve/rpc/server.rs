@@ -130,7 +130,8 @@ async fn idle(health: &Health, grace: Duration) {
     tokio::time::sleep(grace).await;
 }
 
-fn builder(settings: ConnectionSettings) -> Server {
+/// A server with our limits.
+pub(super) fn builder(settings: ConnectionSettings) -> Server {
     Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))

@@ -2,7 +2,7 @@
 use super::{
     call::{Call, deadline},
     decode::{self, ARM_HEADER, Asked, Context, Headers, TENANT_HEADER},
-    encode::{self, ModelFacts},
+    encode,
     proto::{self, generate_queries_event::Event, query_generation_service_server::QueryGenerationService},
     status,
 };
@@ -12,9 +12,11 @@ use crate::{
         answer::{Answerer, ServeError},
         candidate::Candidate,
         experiments::{InForce, enrolment::Enrolment},
+        generation::Writer,
         health::Health,
         ledger::Ledger,
         metrics::{Metrics, outcome::Outcome},
+        models::Models,
         question::Question,
         rerank::Method,
         settings::{CANDIDATES_MAX, ServeSettings},
@@ -40,6 +42,8 @@ use tracing::warn;
 pub struct Rooms {
     /// Answers.
     pub answerer: Arc<Answerer>,
+    /// Which model answers.
+    pub models: Arc<Models>,
     /// The experiments.
     pub experiments: Arc<InForce>,
     /// Where answers under arms are noted.
@@ -59,7 +63,6 @@ pub struct Service {
 #[derive(Debug)]
 struct Shared {
     rooms: Rooms,
-    model: ModelFacts,
     limits: proto::Limits,
     started: Instant,
     /// Response ids: random per process, then counted.
@@ -68,8 +71,8 @@ struct Shared {
 }
 
 impl Service {
-    /// The service of one server, with the limits of its settings.
-    pub fn new(rooms: Rooms, model: ModelFacts, settings: &ServeSettings) -> Self {
+    /// The service of one server, with the limits of its settings; the model may set a narrower one to prompts.
+    pub fn new(rooms: Rooms, settings: &ServeSettings) -> Self {
         let limits = proto::Limits {
             candidate_count_max: encode::count(CANDIDATES_MAX),
             max_output_tokens: encode::count(settings.generation.output_tokens_max),
@@ -78,7 +81,7 @@ impl Service {
             queue_requests_max: encode::count(settings.engine.queue_requests_max),
         };
         let (started, process, n_responses) = (Instant::now(), rand::random(), AtomicU64::new(0));
-        let shared = Shared { rooms, model, limits, started, process, n_responses };
+        let shared = Shared { rooms, limits, started, process, n_responses };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -102,31 +105,33 @@ impl Shared {
             return Err(refuse(Outcome::Shed, status::status(&ServeError::Draining)));
         }
         let (metadata, _, message) = request.into_parts();
+        let writer = self.rooms.models.serving();
         let context = Context {
             output_tokens_max: self.limits.max_output_tokens as usize,
-            has_cleaner: self.model.has_cleaner,
+            has_cleaner: writer.facts.has_cleaner,
             headers: headers(&metadata),
             deadline: deadline(&metadata),
         };
         let asked = decode::asked(message, context)
             .map_err(|violations| refuse(Outcome::Rejected, status::invalid(&violations)))?;
-        self.enrol(asked).map_err(|error| refuse(Outcome::Rejected, status::status(&error)))
+        self.enrol(asked, writer).map_err(|error| refuse(Outcome::Rejected, status::status(&error)))
     }
 
     /// Decides experiments for a request, and with them what it leaves open.
-    fn enrol(&self, asked: Asked) -> Result<Ask, ServeError> {
+    fn enrol(&self, asked: Asked, writer: Arc<Writer>) -> Result<Ask, ServeError> {
         let experiments = self.rooms.experiments.now();
         let assignments = assigned(asked.entrant.decide(&asked.user, &experiments)?);
         let (config, explicit) = (experiments.digest.clone(), asked.wanted.explicit());
         let enrolment = Arc::new(Enrolment { config, assignments, explicit });
-        let auto = if self.model.has_reward_head { Method::RewardHead } else { Method::Consensus };
+        let has_head = writer.facts.has_reward_head;
+        let auto = if has_head { Method::RewardHead } else { Method::Consensus };
         let options = asked.wanted.with(&enrolment.policy(), auto);
-        if options.method == Method::RewardHead && !self.model.has_reward_head {
+        if options.method == Method::RewardHead && !has_head {
             return Err(ServeError::NoRewardHead);
         }
         let Asked { user, signals, cache, deadline, return_candidates, judged, correlation_id, .. } = asked;
         let tenant = asked.entrant.tenant;
-        let question = Question { user, tenant, signals, options, cache, deadline, enrolment };
+        let question = Question { user, tenant, signals, options, cache, deadline, enrolment, writer };
         Ok(Ask { question, return_candidates, judged, correlation_id })
     }
 
@@ -159,13 +164,14 @@ impl Shared {
         let started = Instant::now();
         let (question, correlation_id) = (asked.question, asked.correlation_id);
         let (user, enrolment) = (question.user.clone(), Arc::clone(&question.enrolment));
+        let writer = Arc::clone(&question.writer);
         let answered = self.rooms.answerer.answer(question, watch).await;
         let (answer, origin) = answered.map_err(|error| status::status(&error))?;
         self.rooms.ledger.expose(&user, &response_id, &enrolment, (origin, answer.cost)).await;
         let verdicts = match asked.judged.is_empty() {
             true => Vec::new(),
             // They are extra: an answer that is there is not lost with them.
-            false => self.rooms.answerer.verdicts(asked.judged).await.unwrap_or_else(|error| {
+            false => writer.verdicts(asked.judged).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "signals have no verdicts");
                 Vec::new()
             }),
@@ -173,12 +179,10 @@ impl Shared {
         let signal_verdicts = encode::verdicts(&verdicts);
         let response = encode::response(&answer, origin, started.elapsed());
         let candidates = if asked.return_candidates { encode::candidates(&answer) } else { Vec::new() };
-        let (model, arms) = (Some(self.model.encode()), encode::arms(&enrolment));
         let cost = encode::cost(&answer, origin, self.rooms.metrics.price());
         Ok(proto::GenerateQueriesResponse {
             response_id,
-            model,
-            arms,
+            arms: encode::arms(&enrolment),
             candidates,
             correlation_id,
             signal_verdicts,
@@ -229,7 +233,7 @@ impl QueryGenerationService for Service {
         let response_id = self.shared.response_id();
         let accepted = proto::Accepted {
             response_id: response_id.clone(),
-            model: Some(self.shared.model.encode()),
+            model: Some(encode::model(&asked.question.writer.facts)),
             arms: encode::arms(&asked.question.enrolment),
         };
         // Room for every event of the request, so that a slow reader holds nobody up.
@@ -271,10 +275,12 @@ impl QueryGenerationService for Service {
     ) -> Result<Response<proto::GetServerInfoResponse>, Status> {
         let mut call = self.shared.call("GetServerInfo");
         call.code = Code::Ok;
+        let writer = self.shared.rooms.models.serving();
+        let prompt_tokens_max = encode::count(writer.prompt_tokens_max);
         Ok(Response::new(proto::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            model: Some(self.shared.model.encode()),
-            limits: Some(self.shared.limits),
+            model: Some(encode::model(&writer.facts)),
+            limits: Some(proto::Limits { prompt_tokens_max, ..self.shared.limits }),
             uptime: encode::duration(self.shared.started.elapsed()),
         }))
     }

@@ -1,7 +1,12 @@
 //! Errors on the wire: a code, and google.rpc details that a program can read.
 use crate::{
     experiment::assign::ForceError,
-    serve::{answer::ServeError, ledger::LedgerError},
+    serve::{
+        answer::ServeError,
+        ledger::LedgerError,
+        models::{MODELS_MAX, ModelsError, workshop::LoadError},
+    },
+    telemetry::Chain,
 };
 use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
@@ -86,6 +91,34 @@ pub fn feedback(error: LedgerError) -> Status {
     match error {
         LedgerError::Off => with_details(Code::FailedPrecondition, &error.to_string(), "FEEDBACK_OFF", &[]),
         LedgerError::Full => busy(&error.to_string(), "RECORDS_FULL", RECORDS_RETRY_AFTER),
+    }
+}
+
+/// The status of a model that is not changed. Operators are told everything that is known.
+pub fn models(error: &ModelsError) -> Status {
+    let message = Chain(error).to_string();
+    let plain = |code, reason| with_details(code, &message, reason, &[]);
+    let precondition = |reason| plain(Code::FailedPrecondition, reason);
+    match error {
+        ModelsError::Off => precondition("MODELS_OFF"),
+        ModelsError::FolderName => plain(Code::InvalidArgument, "FIELD_INVALID"),
+        ModelsError::FolderUnknown { .. } => plain(Code::NotFound, "FOLDER_UNKNOWN"),
+        ModelsError::Mismatch { current, .. } => {
+            let facts = [("current_generation", current.to_string())];
+            with_details(Code::Aborted, &message, "GENERATION_MISMATCH", &facts)
+        }
+        ModelsError::Unknown { .. } => plain(Code::NotFound, "MODEL_UNKNOWN"),
+        ModelsError::Full { .. } => {
+            let facts = [("models_max", MODELS_MAX.to_string())];
+            with_details(Code::FailedPrecondition, &message, "MODELS_FULL", &facts)
+        }
+        ModelsError::HeadNeeded(_) => precondition("HEAD_NEEDED"),
+        ModelsError::NoPrevious => precondition("NO_PREVIOUS_MODEL"),
+        ModelsError::Load(LoadError::Thread(_) | LoadError::Panicked) => plain(Code::Internal, "LOAD_FAILED"),
+        ModelsError::Load(
+            LoadError::Bundle(_) | LoadError::Another { .. } | LoadError::Positions(_) | LoadError::Warm(_),
+        ) => precondition("BUNDLE_REFUSED"),
+        ModelsError::Stopping => plain(Code::Unavailable, "DRAINING"),
     }
 }
 

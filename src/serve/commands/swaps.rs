@@ -1,0 +1,264 @@
+//! `bench swaps`: what changing the model of a running server costs those who ask it meanwhile.
+//!
+//! The same open-loop load runs twice: calmly, and while models are loaded and swapped in one after the other. Whoever is asked again of
+//! the same bundle must get the same list, since each reader has a seed of her own.
+use super::{
+    CommandError,
+    bench::{BenchArgs, CONNECTIONS, OK, Tally, percentiles, question},
+};
+use crate::serve::rpc::{
+    admin_client::AdminClient,
+    client::{Ask, Client, ClientError, Reply},
+};
+use clap::Args;
+use std::{
+    collections::HashMap,
+    io::Write,
+    time::{Duration, Instant},
+};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// What to change, and under what load.
+#[derive(Clone, Debug, Args)]
+pub struct SwapsArgs {
+    /// Address of the server's admin port
+    #[arg(long, default_value = "127.0.0.1:50052")]
+    pub admin: String,
+    /// Folder in admin.models_dir; give two or more, which take turns
+    #[arg(long, required = true)]
+    pub folder: Vec<String>,
+    /// Changes of the model
+    #[arg(long, default_value_t = 100)]
+    pub swaps: usize,
+    /// How long the load runs before the first change, in seconds
+    #[arg(long, default_value_t = 30.0)]
+    pub calm_s: f64,
+    /// Requests per second
+    #[arg(long, default_value_t = 5.0)]
+    pub rate: f64,
+    /// Candidates per request
+    #[arg(long, default_value_t = 8)]
+    pub n: u32,
+    /// Different readers; few enough that each is asked of each model more than once
+    #[arg(long, default_value_t = 16)]
+    pub readers: u64,
+    /// Signals per reader
+    #[arg(long, default_value_t = 12)]
+    pub signals: u64,
+}
+
+/// Loads a server while its model is changed, and reports.
+///
+/// # Errors
+/// If nobody answers, a change is refused, no request is answered, or the load makes no sense.
+pub async fn swaps(
+    args: SwapsArgs,
+    (addr, json): (String, bool),
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    if !(args.calm_s > 0.0 && args.calm_s <= 86_400.0) || args.folder.len() < 2 || args.swaps == 0 {
+        let usage = "calm must be above 0 and at most 86400 s, there must be two folders and one swap";
+        return Err(CommandError::Usage(usage.to_owned()));
+    }
+    let load = BenchArgs {
+        addr,
+        rate: args.rate,
+        duration_s: args.calm_s,
+        n: args.n,
+        readers: args.readers,
+        signals: args.signals,
+        connections: CONNECTIONS,
+        timeout_ms: 30_000,
+        json,
+    };
+    load.check()?;
+    let mut admin = AdminClient::connect(&args.admin).await?;
+    let calm = Load::start(&load).await?;
+    tokio::time::sleep(Duration::from_secs_f64(args.calm_s)).await;
+    let calm = calm.end().await?;
+    let changing = Load::start(&load).await?;
+    let (mut loading, mut swapping) = (Duration::ZERO, Duration::ZERO);
+    for folder in args.folder.iter().cycle().take(args.swaps) {
+        let started = Instant::now();
+        let loaded = admin.load(folder, None).await?;
+        loading += started.elapsed();
+        let started = Instant::now();
+        admin.swap(loaded.model.generation, None).await?;
+        swapping += started.elapsed();
+    }
+    let changing = changing.end().await?;
+    let n_swaps = u32::try_from(args.swaps).unwrap_or(u32::MAX);
+    let report = Report { calm, changing, loading: loading / n_swaps, swapping: swapping / n_swaps, args };
+    if json {
+        writeln!(out, "{}", report.json())?
+    } else {
+        write!(out, "{}", report.words())?
+    }
+    report.changing.tally.verdict()
+}
+
+/// Requests that are being sent until it is told to end.
+struct Load {
+    stop: CancellationToken,
+    sending: JoinHandle<Result<Seen, CommandError>>,
+}
+
+impl Load {
+    async fn start(args: &BenchArgs) -> Result<Self, CommandError> {
+        let clients = args.clients().await?;
+        let stop = CancellationToken::new();
+        let sending = tokio::spawn(send(clients, args.clone(), stop.clone()));
+        Ok(Self { stop, sending })
+    }
+
+    async fn end(self) -> Result<Seen, CommandError> {
+        self.stop.cancel();
+        self.sending.await.map_err(|_| CommandError::Panicked)?
+    }
+}
+
+async fn send(clients: Vec<Client>, args: BenchArgs, stop: CancellationToken) -> Result<Seen, CommandError> {
+    let started = Instant::now();
+    let (mut calls, mut seen) = (JoinSet::new(), Seen::new()?);
+    for (number, client) in (0u64..).zip(clients.iter().cycle()) {
+        #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
+        let due = started + Duration::from_secs_f64(number as f64 / args.rate);
+        tokio::select! {
+            () = tokio::time::sleep_until(due.into()) => {}
+            () = stop.cancelled() => break,
+        }
+        let ask = Ask { bypass_cache: true, ..question(&args, number) };
+        let (client, reader) = (client.clone(), number % args.readers);
+        calls.spawn(async move { (reader, client.ask(ask).await, due.elapsed()) });
+        while let Some(ended) = calls.try_join_next() {
+            seen.add(ended.map_err(|_| CommandError::Panicked)?);
+        }
+    }
+    while let Some(ended) = calls.join_next().await {
+        seen.add(ended.map_err(|_| CommandError::Panicked)?);
+    }
+    Ok(seen)
+}
+
+/// What came back.
+struct Seen {
+    tally: Tally,
+    /// The first list of a bundle for a reader.
+    lists: HashMap<(String, u64), Vec<String>>,
+    /// Answers that are not what their bundle wrote for the reader before.
+    n_mixed: u64,
+}
+
+impl Seen {
+    fn new() -> Result<Self, CommandError> {
+        Ok(Self { tally: Tally::new()?, lists: HashMap::new(), n_mixed: 0 })
+    }
+
+    fn add(&mut self, (reader, outcome, took): (u64, Result<Reply, ClientError>, Duration)) {
+        if let Ok(reply) = &outcome {
+            let list: Vec<String> = reply.best.queries.iter().map(|(query, _)| query.clone()).collect();
+            let known =
+                self.lists.entry((reply.model.bundle_id.clone(), reader)).or_insert_with(|| list.clone());
+            self.n_mixed += u64::from(*known != list);
+        }
+        self.tally.add((outcome.map(|reply| (reply.cache, reply.cost)), took));
+    }
+
+    fn n_failed(&self) -> u64 {
+        self.tally.codes.iter().filter(|(code, _)| *code != OK).map(|(_, n)| n).sum()
+    }
+}
+
+struct Report {
+    args: SwapsArgs,
+    calm: Seen,
+    changing: Seen,
+    /// Of one model, on average.
+    loading: Duration,
+    swapping: Duration,
+}
+
+impl Report {
+    fn json(&self) -> serde_json::Value {
+        let of = |seen: &Seen| {
+            serde_json::json!({
+                "codes": seen.tally.codes,
+                "mixed": seen.n_mixed,
+                "latency_ms": percentiles(&seen.tally.latencies),
+            })
+        };
+        serde_json::json!({
+            "swaps": self.args.swaps,
+            "rate_per_s": self.args.rate,
+            "candidates": self.args.n,
+            "load_s": self.loading.as_secs_f64(),
+            "swap_s": self.swapping.as_secs_f64(),
+            "calm": of(&self.calm),
+            "changing": of(&self.changing),
+        })
+    }
+
+    fn words(&self) -> String {
+        let SwapsArgs { swaps, rate, n, .. } = &self.args;
+        let mut text = format!(
+            "{swaps} swaps under {rate} requests per second of {n} candidates; loading takes {:.2} s, swapping {:.1} ms\n",
+            self.loading.as_secs_f64(),
+            self.swapping.as_secs_f64() * 1000.0
+        );
+        for (name, seen) in [("calm", &self.calm), ("changing", &self.changing)] {
+            let n_answered = seen.tally.codes.get(OK).copied().unwrap_or_default();
+            let (n_failed, n_mixed) = (seen.n_failed(), seen.n_mixed);
+            text.push_str(&format!("  {name:<9} {n_answered} answered, {n_failed} failed, {n_mixed} mixed;"));
+            for (percentile, latency) in percentiles(&seen.tally.latencies) {
+                text.push_str(&format!("  {percentile} {latency:.0} ms"));
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::rpc::client::{ReplyList, ReplyModel};
+
+    fn reply(bundle_id: &str, query: &str) -> Reply {
+        let best = ReplyList {
+            index: 0,
+            valid: true,
+            list_score: None,
+            mean_logprob: 0.0,
+            consensus: None,
+            queries: vec![(query.to_owned(), None)],
+        };
+        let (name, bundle_id) = (String::new(), bundle_id.to_owned());
+        Reply {
+            best,
+            candidates: Vec::new(),
+            cache: "BYPASS",
+            rerank: "NONE",
+            arms: Vec::new(),
+            prompt_tokens: 1,
+            output_tokens: 1,
+            total: Duration::ZERO,
+            cost: None,
+            model: ReplyModel { generation: 1, name, bundle_id },
+        }
+    }
+
+    #[test]
+    fn an_answer_is_mixed_that_its_bundle_did_not_write_for_the_reader_before() {
+        let mut seen = Seen::new().unwrap();
+        let mut n_mixed = |reader, bundle: &str, query: &str| {
+            seen.add((reader, Ok(reply(bundle, query)), Duration::ZERO));
+            seen.n_mixed
+        };
+        assert_eq!(n_mixed(1, "a", "solar storm"), 0);
+        assert_eq!(n_mixed(1, "b", "train strike"), 0);
+        assert_eq!(n_mixed(2, "a", "city council"), 0);
+        assert_eq!(n_mixed(1, "a", "solar storm"), 0);
+        assert_eq!(n_mixed(1, "a", "train strike"), 1, "that is what b writes");
+    }
+}

@@ -1,0 +1,321 @@
+//! Where models are made ready: read, verified and warmed up apart from the one that answers, and given a thread.
+use super::{
+    MODELS_MAX,
+    facts::{ModelFacts, Origin},
+};
+use crate::{
+    bundle::{
+        load::{self, Bundle, BundleError, BundleSource},
+        manifest::BundleId,
+    },
+    decode::{
+        batch::{Batch, DecodeError, GroupId, GroupRequest},
+        run::run_to_end,
+        sampler::SamplerSettings,
+    },
+    model::{precision::Precision, reward_head::RewardHead},
+    serve::{
+        Parts, demo,
+        engine::{Ending, Engine, EngineThread, Generator, Limits},
+        generation::Writer,
+        metrics::Metrics,
+        settings::GenerationSettings,
+    },
+    text::{prompt, tokens::Tokens},
+};
+use candle_core::Device;
+use std::{
+    fmt, io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info};
+
+/// Rows and tokens of the list that warms a network up: as many rows as a request has by default, and few tokens, since pages and
+/// caches are warm after one step.
+const WARM_ROWS: u64 = 8;
+const WARM_TOKENS: usize = 2;
+
+/// How far a thread that loads stands back for those that answer: 19 is as far as the system allows.
+#[cfg(target_os = "linux")]
+const LOAD_NICENESS: i32 = 19;
+
+/// Why a model cannot be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The bundle is refused.
+    #[error("bundle is refused")]
+    Bundle(#[from] BundleError),
+    /// The folder holds another bundle.
+    #[error("bundle is {got}, and {expected} was asked for")]
+    Another {
+        /// What was asked for.
+        expected: String,
+        /// What is there.
+        got: String,
+    },
+    /// The model cannot take what the settings allow.
+    #[error(transparent)]
+    Positions(#[from] Positions),
+    /// The model cannot write.
+    #[error("model failed on its first list")]
+    Warm(#[from] DecodeError),
+    /// The system has no more threads.
+    #[error("thread could not be started")]
+    Thread(#[source] io::Error),
+    /// It panicked.
+    #[error("loading panicked")]
+    Panicked,
+}
+
+/// A model has too few positions for what the settings allow.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error(
+    "model has {positions} positions; generation.output_tokens_max of {output_tokens_max} and generation.prompt_tokens_max leave {left} for the prompt, which needs {needed}"
+)]
+pub struct Positions {
+    /// Positions of the model.
+    pub positions: usize,
+    /// What a candidate may write.
+    pub output_tokens_max: usize,
+    /// What is left for the prompt.
+    pub left: usize,
+    /// Instructions and the beginning of one signal.
+    pub needed: usize,
+}
+
+/// A model that was read and has no thread yet.
+pub struct Loaded {
+    parts: Parts,
+    origin: Origin,
+    load_time: Option<Duration>,
+    make: Box<dyn FnOnce() -> Box<dyn Generator> + Send>,
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Loaded").field("id", &self.parts.id).field("origin", &self.origin).finish()
+    }
+}
+
+impl Loaded {
+    /// A model of which the generator is made on the model thread.
+    pub fn new<G: Generator + 'static>(
+        parts: Parts,
+        origin: Origin,
+        make: impl FnOnce() -> G + Send + 'static,
+    ) -> Self {
+        Self { parts, origin, load_time: None, make: Box::new(move || Box::new(make())) }
+    }
+
+    /// A bundle that was read from there.
+    pub fn of(bundle: Bundle, origin: Origin) -> Self {
+        let Bundle { id, manifest, tokens, model, head, cleaner } = bundle;
+        let max_positions = model.config().max_positions;
+        let parts = Parts { id, manifest, tokens, head, cleaner, max_positions };
+        Self::new(parts, origin, move || Batch::new(Arc::new(model)))
+    }
+
+    /// What it is made of, apart from the network.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+/// Reads a model; called on a thread where it may take its time.
+pub type Loader = Arc<dyn Fn(&Origin) -> Result<Loaded, LoadError> + Send + Sync>;
+
+/// A loader that reads bundles and lets each network write a little, so that no reader waits for cold memory, and a network that cannot
+/// write is found before it answers.
+pub fn bundles(precision: Precision, device: Device) -> Loader {
+    Arc::new(move |origin| {
+        let source = match origin {
+            Origin::BuiltIn => demo::source(),
+            Origin::Folder(dir) => BundleSource::Dir(dir),
+        };
+        let Bundle { id, manifest, tokens, model, head, cleaner } = load::load(source, precision, &device)?;
+        let max_positions = model.config().max_positions;
+        let mut batch = Batch::new(Arc::new(model));
+        warm(&mut batch, &tokens)?;
+        let parts = Parts { id, manifest, tokens, head, cleaner, max_positions };
+        Ok(Loaded::new(parts, origin.clone(), move || batch))
+    })
+}
+
+fn warm(batch: &mut Batch, tokens: &Tokens) -> Result<(), DecodeError> {
+    let request = GroupRequest {
+        id: GroupId(0),
+        prompt: prompt::opening(tokens),
+        known: None,
+        seeds: (0..WARM_ROWS).collect(),
+        sampler: SamplerSettings::SERVING,
+        max_new_tokens: WARM_TOKENS,
+        stop_ids: tokens.stop_ids(),
+        boundary_ids: tokens.boundary_ids(),
+        pruning: None,
+    };
+    run_to_end(batch, std::iter::once(request), usize::MAX, |_| {})
+}
+
+/// A place in memory for a model; shown and counted until it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.metrics.models_in_memory().decrement(1.0);
+    }
+}
+
+/// What every model of a server is made with.
+pub struct Workshop {
+    loader: Loader,
+    limits: Limits,
+    generation: GenerationSettings,
+    metrics: Arc<Metrics>,
+    places: Arc<Semaphore>,
+    /// One task for each model thread, which ends after it.
+    threads: TaskTracker,
+    panicked: CancellationToken,
+}
+
+impl fmt::Debug for Workshop {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Workshop").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Workshop {
+    /// A workshop whose places are all free.
+    pub fn new(
+        loader: Loader,
+        limits: Limits,
+        generation: GenerationSettings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (places, threads) = (Arc::new(Semaphore::new(MODELS_MAX)), TaskTracker::new());
+        Self { loader, limits, generation, metrics, places, threads, panicked: CancellationToken::new() }
+    }
+
+    /// Waits for a place; none if it takes longer than `patience`.
+    pub async fn place(&self, patience: Duration) -> Option<Place> {
+        let waited = tokio::time::timeout(patience, Arc::clone(&self.places).acquire_owned()).await;
+        let permit = waited.ok()?.ok()?;
+        self.metrics.models_in_memory().increment(1.0);
+        Some(Place { _permit: permit, metrics: Arc::clone(&self.metrics) })
+    }
+
+    /// Reads a model on a thread that stands back for all others.
+    ///
+    /// # Errors
+    /// If it is refused, or is not the one that is wanted.
+    pub async fn load(&self, origin: Origin, wanted: Option<BundleId>) -> Result<Loaded, LoadError> {
+        let (loader, started) = (Arc::clone(&self.loader), Instant::now());
+        let loading = tokio::task::spawn_blocking(move || standing_back(|| loader(&origin)));
+        let loaded = loading.await.map_err(|_| LoadError::Panicked)??;
+        if let Some(expected) = wanted.filter(|wanted| *wanted != loaded.parts.id) {
+            return Err(LoadError::Another { expected: expected.0, got: loaded.parts.id.0 });
+        }
+        let load_time = started.elapsed();
+        self.metrics.model_loaded(load_time);
+        Ok(Loaded { load_time: Some(load_time), ..loaded })
+    }
+
+    /// Gives a model its thread. The place is free again when the thread has ended.
+    ///
+    /// # Errors
+    /// If the settings leave no room for a prompt, or the system has no more threads.
+    pub fn start(&self, loaded: Loaded, generation: u64, place: Place) -> Result<Arc<Writer>, LoadError> {
+        let Loaded { parts, origin, load_time, make } = loaded;
+        let settings = fitted(self.generation, &parts)?;
+        let opening = prompt::opening(&parts.tokens).into();
+        let (engine, thread) = Engine::start(self.limits, opening, Arc::clone(&self.metrics), make)
+            .map_err(LoadError::Thread)?;
+        self.threads.spawn(see_to_its_end(thread, place, (generation, self.panicked.clone())));
+        let facts = ModelFacts {
+            generation,
+            bundle: parts.id,
+            manifest: parts.manifest,
+            origin,
+            load_time,
+            has_reward_head: parts.head.is_some(),
+            foresees: parts.head.as_ref().is_some_and(RewardHead::foresees),
+            has_cleaner: parts.cleaner.is_some(),
+        };
+        Ok(Arc::new(Writer {
+            facts: Arc::new(facts),
+            tokens: parts.tokens,
+            head: parts.head.map(Arc::new),
+            cleaner: parts.cleaner,
+            engine,
+            prompt_tokens_max: settings.prompt_tokens_max,
+            metrics: Arc::clone(&self.metrics),
+        }))
+    }
+
+    /// Resolves when a model thread has panicked.
+    pub async fn panicked(&self) {
+        self.panicked.cancelled().await;
+    }
+
+    /// Waits for the end of every thread. Says whether all ended as they were told.
+    pub async fn ended(&self) -> bool {
+        self.threads.close();
+        self.threads.wait().await;
+        !self.panicked.is_cancelled()
+    }
+}
+
+async fn see_to_its_end(
+    mut thread: EngineThread,
+    place: Place,
+    (generation, panicked): (u64, CancellationToken),
+) {
+    let ending = (&mut thread.ended).await.unwrap_or(Ending::Panicked);
+    // The thread has reported its end, so joining takes no time; it is a blocking call all the same.
+    if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
+        error!("model thread could not be joined");
+    }
+    drop(place);
+    match ending {
+        Ending::Stopped => info!(generation, "model left memory"),
+        Ending::Panicked => panicked.cancel(),
+    }
+}
+
+/// What a candidate and a prompt may take together, within the positions of the model; a prompt is never longer than
+/// those that the model was trained on.
+fn fitted(mut settings: GenerationSettings, parts: &Parts) -> Result<GenerationSettings, Positions> {
+    let positions = parts.max_positions;
+    let output_tokens_max = settings.output_tokens_max;
+    let for_prompt = positions.saturating_sub(output_tokens_max).min(parts.manifest.prompt_tokens_max);
+    let (left, needed) = (settings.prompt_tokens_max.min(for_prompt), prompt::budget_min(&parts.tokens));
+    if left < needed {
+        return Err(Positions { positions, output_tokens_max, left, needed });
+    }
+    settings.prompt_tokens_max = left;
+    Ok(settings)
+}
+
+/// Works on one thread of the lowest priority: everything that libraries would spread over all cores stays on it too.
+fn standing_back<T: Send>(work: impl FnOnce() -> Result<T, LoadError> + Send) -> Result<T, LoadError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "load".to_owned());
+    let pool = pool.start_handler(|_| stand_back()).build();
+    pool.map_err(|error| LoadError::Thread(io::Error::other(error)))?.install(work)
+}
+
+#[cfg(target_os = "linux")]
+fn stand_back() {
+    // On Linux a thread has a niceness of its own. One that the system keeps as it was only loads faster than it should.
+    let _ = rustix::process::nice(LOAD_NICENESS);
+}
+
+/// Elsewhere the whole process would stand back.
+#[cfg(not(target_os = "linux"))]
+fn stand_back() {}

@@ -1,0 +1,192 @@
+//! The model of a running server is changed for another with weights of its own: the demo, and the demo with other numbers in it.
+use super::script::{Gate, Log};
+use super::server::{Client, Plan, Server, ask, options, request, texts, with_mode, within};
+use super::swap::admin;
+use candle_core::{DType, Device, Tensor};
+use newshound::{
+    bundle::{
+        load::{self, BundleSource},
+        manifest::Manifest,
+        save,
+    },
+    model::precision::Precision,
+    serve::{
+        models::{facts::Origin, workshop},
+        rpc::proto::{self, CacheMode},
+    },
+};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tempfile::TempDir;
+use tonic::Code;
+
+const SEEDS: [u64; 3] = [1, 2, 3];
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/demo")
+}
+
+/// Folders `one` (the demo), `two` (its network a little colder) and `broken` (a bit of `two` turned over).
+fn shelf() -> TempDir {
+    let shelf = tempfile::tempdir().unwrap();
+    let manifest: Manifest =
+        serde_json::from_slice(&fs::read(demo().join("manifest.json")).unwrap()).unwrap();
+    let mut files: save::Files =
+        manifest.files.keys().map(|name| (name.clone(), fs::read(demo().join(name)).unwrap())).collect();
+    save::save(&shelf.path().join("one"), manifest.clone(), files.clone()).unwrap();
+    for (name, bytes) in &mut files {
+        if name == "model.safetensors" {
+            *bytes = colder(bytes);
+        }
+    }
+    let two = Manifest { version: "two".to_owned(), ..manifest };
+    for folder in ["two", "broken"] {
+        save::save(&shelf.path().join(folder), two.clone(), files.clone()).unwrap();
+    }
+    let weights = shelf.path().join("broken/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(weights, bytes).unwrap();
+    shelf
+}
+
+/// The weights with a last norm of nine tenths, which flattens every distribution.
+fn colder(bytes: &[u8]) -> Vec<u8> {
+    let mut tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).unwrap();
+    let norm = tensors.get_mut("model.norm.weight").unwrap();
+    let dtype = norm.dtype();
+    let scale = Tensor::new(0.9f32, &Device::Cpu).unwrap();
+    *norm = norm.to_dtype(DType::F32).unwrap().broadcast_mul(&scale).unwrap().to_dtype(dtype).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weights");
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    fs::read(path).unwrap()
+}
+
+async fn serving(shelf: &TempDir) -> Server {
+    let plan = Plan::new().with(|settings| {
+        settings.admin.addr = Some(([127, 0, 0, 1], 0).into());
+        settings.admin.models_dir = Some(shelf.path().to_owned());
+    });
+    let dir = shelf.path().join("one");
+    let bundle = load::load(BundleSource::Dir(&dir), Precision::F32, &Device::Cpu).unwrap();
+    let loader = workshop::bundles(Precision::F32, Device::Cpu);
+    let first = workshop::Loaded::of(bundle, Origin::Folder(dir));
+    Server::start_with(plan.settings, first, loader, Arc::new(Gate::default()), Arc::new(Log::default()))
+        .await
+}
+
+fn seeded(seed: u64) -> proto::GenerateQueriesRequest {
+    let mut request = with_mode(CacheMode::Bypass, request("reader"));
+    let options = options(&mut request);
+    (options.seed, options.candidate_count) = (Some(seed), Some(3));
+    request
+}
+
+/// Version of the bundle, seed, and the list.
+type Answered = (String, u64, Vec<String>);
+
+async fn answered(client: &mut Client, seed: u64) -> Answered {
+    let response = ask(client, seeded(seed)).await;
+    let list = texts(response.best.as_ref().unwrap()).into_iter().map(str::to_owned).collect();
+    (response.model.unwrap().version, seed, list)
+}
+
+async fn asking(mut client: Client, stop: Arc<AtomicBool>) -> Vec<Answered> {
+    let mut answers = Vec::new();
+    for seed in SEEDS.into_iter().cycle() {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        answers.push(answered(&mut client, seed).await);
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_under_load_leave_each_answer_to_the_weights_that_it_names() {
+    let shelf = shelf();
+    let server = serving(&shelf).await;
+    let (mut client, mut admin) = (server.client().await, admin::connect(&server).await);
+    let mut alone: HashMap<(String, u64), Vec<String>> = HashMap::new();
+    for folder in ["one", "two"] {
+        if folder == "two" {
+            admin::load(&mut admin, folder).await.unwrap();
+            admin::swap(&mut admin, 2).await.unwrap();
+        }
+        for seed in SEEDS {
+            let (version, seed, list) = answered(&mut client, seed).await;
+            alone.insert((version, seed), list);
+        }
+    }
+    assert_eq!(alone.len(), 2 * SEEDS.len());
+    let lists: std::collections::HashSet<_> = alone.values().collect();
+    assert_eq!(lists.len(), alone.len(), "the models write different lists");
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = [server.client().await, server.client().await]
+        .map(|client| tokio::spawn(asking(client, Arc::clone(&stop))));
+    for folder in ["one", "two", "one", "two"] {
+        let loaded = admin::load(&mut admin, folder).await.unwrap();
+        admin::swap(&mut admin, loaded.model.unwrap().generation).await.unwrap();
+    }
+    admin::rollback(&mut admin).await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    let mut n_answers = 0;
+    for answers in load {
+        for (version, seed, list) in within(answers).await.unwrap() {
+            assert_eq!(list, alone[&(version, seed)]);
+            n_answers += 1;
+        }
+    }
+    assert!(n_answers >= 10, "{n_answers} answers are no load");
+    server.until("newshound_models_in_memory", 1.0).await;
+    // The rollback found its model in memory, or loaded it.
+    let n_loaded = server.metric("newshound_model_load_seconds_count").await;
+    assert!(matches!(n_loaded, Some(5.0 | 6.0)), "{n_loaded:?}");
+}
+
+#[tokio::test]
+async fn a_corrupted_bundle_is_refused_and_the_old_one_keeps_serving() {
+    let shelf = shelf();
+    let server = serving(&shelf).await;
+    let (mut client, mut admin) = (server.client().await, admin::connect(&server).await);
+    let before = answered(&mut client, 1).await;
+    let status = admin::load(&mut admin, "broken").await.unwrap_err();
+    super::server::refusal(&status, Code::FailedPrecondition, "BUNDLE_REFUSED");
+    assert!(status.message().contains("model.safetensors: sha256"), "{status:?}");
+    assert_eq!(answered(&mut client, 1).await, before);
+    let failed = server.metric("newshound_model_changes_total{change=\"load\",result=\"failed\"}").await;
+    assert_eq!(failed, Some(1.0));
+    server.until("newshound_models_in_memory", 1.0).await;
+    admin::load(&mut admin, "two").await.unwrap();
+}
+
+/// Keys and values of another network would be read without complaint where the shapes agree.
+#[tokio::test]
+async fn no_model_reads_what_another_kept_of_a_prompt() {
+    let shelf = shelf();
+    let server = serving(&shelf).await;
+    let (mut client, mut admin) = (server.client().await, admin::connect(&server).await);
+    let spared = async |client: &mut Client| {
+        let known = async || server.metric("newshound_prefix_tokens_total").await.unwrap();
+        let before = known().await;
+        ask(client, with_mode(CacheMode::Bypass, request("reader"))).await;
+        known().await - before
+    };
+    assert_eq!(spared(&mut client).await, 0.0);
+    assert!(spared(&mut client).await > 0.0);
+    admin::load(&mut admin, "two").await.unwrap();
+    admin::swap(&mut admin, 2).await.unwrap();
+    server.until("newshound_prefix_bytes", 0.0).await;
+    assert_eq!(spared(&mut client).await, 0.0, "not even the opening");
+    assert!(spared(&mut client).await > 0.0);
+}
