@@ -44,6 +44,17 @@ async fn forget(server: &Server, key: &str) -> Result<(), Status> {
     within(readers(server).await.forget_user(ForgetUserRequest { user: user(key) })).await.map(|_| ())
 }
 
+/// The same while the gate is closed: the model thread hears of it between two steps.
+async fn forgetting(
+    server: &Server,
+    key: &str,
+) -> JoinHandle<Result<tonic::Response<proto::ForgetUserResponse>, Status>> {
+    let (mut readers, request) = (readers(server).await, ForgetUserRequest { user: user(key) });
+    let forgetting = tokio::spawn(async move { readers.forget_user(request).await });
+    server.until("newshound_rpc_in_flight{method=\"ForgetUser\"}", 1.0).await;
+    forgetting
+}
+
 type Call = JoinHandle<Result<tonic::Response<proto::GenerateQueriesResponse>, Status>>;
 
 fn call(client: &Client, request: proto::GenerateQueriesRequest) -> Call {
@@ -96,7 +107,7 @@ async fn what_is_under_way_is_neither_joined_nor_stored_after_an_invalidation() 
     server.until("newshound_running_rows", 1.0).await;
     invalidate(&server, "reader", None).await.unwrap();
     let after = call(&client, single.clone());
-    server.until("newshound_running_rows", 2.0).await;
+    server.until("newshound_prompt_tokens_count", 2.0).await;
     server.gate.open();
     let (before, after) = (answered(before).await, answered(after).await);
     assert_eq!((cache_status(&before), cache_status(&after)), (CacheStatus::Miss, CacheStatus::Miss));
@@ -120,8 +131,9 @@ async fn a_forgotten_reader_leaves_no_answer_in_memory_also_none_that_is_under_w
     options(&mut more).temperature = Some(0.5);
     let under_way = call(&client, more);
     server.until("newshound_running_rows", 4.0).await;
-    forget(&server, "one").await.unwrap();
+    let forgetting = forgetting(&server, "one").await;
     server.gate.open();
+    within(forgetting).await.unwrap().unwrap();
     answered(under_way).await;
     server.until("newshound_cache_entries", 1.0).await;
     assert_eq!(cache_status(&ask(&mut client, request("other")).await), CacheStatus::Hit);
@@ -180,12 +192,7 @@ async fn a_forgotten_readers_prompt_is_not_kept_also_not_one_that_waits() {
     server.until("newshound_running_rows", 32.0).await;
     let waits = call(&client, whole("waits"));
     server.until("newshound_prompt_tokens_count", 2.0).await;
-    // The model thread hears of it between two steps.
-    let forgetting = {
-        let mut readers = readers(&server).await;
-        tokio::spawn(async move { readers.forget_user(ForgetUserRequest { user: user("waits") }).await })
-    };
-    server.until("newshound_rpc_in_flight{method=\"ForgetUser\"}", 1.0).await;
+    let forgetting = forgetting(&server, "waits").await;
     server.gate.open();
     within(forgetting).await.unwrap().unwrap();
     answered(runs).await;
