@@ -117,6 +117,68 @@ async fn what_is_under_way_is_neither_joined_nor_stored_after_an_invalidation() 
     assert_eq!(server.log.prefills(), 2);
 }
 
+const DIGITS: [&str; 10] = ["ada", "bora", "cito", "duna", "elba", "fado", "gala", "hugo", "iris", "juno"];
+
+/// A list that says which generation wrote it.
+fn numbered(number: usize) -> String {
+    let words: Vec<&str> =
+        number.to_string().bytes().map(|digit| DIGITS[usize::from(digit - b'0')]).collect();
+    let number = words.join(" ");
+    format!("solar storm {number}\ntrain strike {number}\ncity council {number}")
+}
+
+fn number(response: &proto::GenerateQueriesResponse) -> usize {
+    let words = response.best.as_ref().unwrap().queries[0].text.split(' ').skip(2);
+    let digit = |word: &str| DIGITS.iter().position(|digit| *digit == word).unwrap();
+    words.fold(0, |number, word| 10 * number + digit(word))
+}
+
+/// Whatever happens at the same time: an answer is of no generation that had begun when an invalidation did that was over before
+/// the question was asked.
+#[tokio::test]
+async fn no_history_of_questions_and_invalidations_has_an_answer_from_before() {
+    const N_QUESTIONS: usize = 40;
+    const N_INVALIDATIONS: usize = 25;
+    let n_begun = AtomicUsize::new(0);
+    let text = move |_, _| numbered(n_begun.fetch_add(1, Ordering::SeqCst));
+    let settings = |settings: &mut ServeSettings| {
+        settings.cache.ttl = std::time::Duration::from_millis(20);
+        settings.cache.stale = std::time::Duration::from_secs(60);
+        settings.cache.renew_ahead = std::time::Duration::from_millis(10);
+    };
+    let server = Plan::new().with(settings).writing(text).start().await;
+    let (client, oldest) = (server.client().await, Arc::new(AtomicUsize::new(0)));
+    let mut single = request("reader");
+    options(&mut single).candidate_count = Some(1);
+    let asking: Vec<JoinHandle<usize>> = (0..4)
+        .map(|_| {
+            let (mut client, single, oldest) = (client.clone(), single.clone(), Arc::clone(&oldest));
+            tokio::spawn(async move {
+                let mut n_stored = 0;
+                for _ in 0..N_QUESTIONS {
+                    let oldest = oldest.load(Ordering::SeqCst);
+                    let response = ask(&mut client, single.clone()).await;
+                    let number = number(&response);
+                    assert!(number >= oldest, "generation {number} answered, {oldest} had begun");
+                    n_stored += usize::from(cache_status(&response) != CacheStatus::Miss);
+                }
+                n_stored
+            })
+        })
+        .collect();
+    for _ in 0..N_INVALIDATIONS {
+        let n_begun = server.log.prefills();
+        invalidate(&server, "reader", None).await.unwrap();
+        oldest.store(n_begun, Ordering::SeqCst);
+    }
+    let mut n_stored = 0;
+    for asking in asking {
+        n_stored += within(asking).await.unwrap();
+    }
+    assert!(n_stored > 0, "without a stored answer there was nothing to get wrong");
+    assert!(oldest.load(Ordering::SeqCst) > 0);
+}
+
 #[tokio::test]
 async fn a_forgotten_reader_leaves_no_answer_in_memory_also_none_that_is_under_way() {
     let server = Plan::new().gated().start().await;
