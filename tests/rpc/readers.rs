@@ -44,6 +44,17 @@ async fn forget(server: &Server, key: &str) -> Result<(), Status> {
     within(readers(server).await.forget_user(ForgetUserRequest { user: user(key) })).await.map(|_| ())
 }
 
+/// The same while the gate is closed: the model thread hears of it between two steps.
+async fn forgetting(
+    server: &Server,
+    key: &str,
+) -> JoinHandle<Result<tonic::Response<proto::ForgetUserResponse>, Status>> {
+    let (mut readers, request) = (readers(server).await, ForgetUserRequest { user: user(key) });
+    let forgetting = tokio::spawn(async move { readers.forget_user(request).await });
+    server.until("newshound_rpc_in_flight{method=\"ForgetUser\"}", 1.0).await;
+    forgetting
+}
+
 type Call = JoinHandle<Result<tonic::Response<proto::GenerateQueriesResponse>, Status>>;
 
 fn call(client: &Client, request: proto::GenerateQueriesRequest) -> Call {
@@ -96,7 +107,7 @@ async fn what_is_under_way_is_neither_joined_nor_stored_after_an_invalidation() 
     server.until("newshound_running_rows", 1.0).await;
     invalidate(&server, "reader", None).await.unwrap();
     let after = call(&client, single.clone());
-    server.until("newshound_running_rows", 2.0).await;
+    server.until("newshound_prompt_tokens_count", 2.0).await;
     server.gate.open();
     let (before, after) = (answered(before).await, answered(after).await);
     assert_eq!((cache_status(&before), cache_status(&after)), (CacheStatus::Miss, CacheStatus::Miss));
@@ -104,6 +115,68 @@ async fn what_is_under_way_is_neither_joined_nor_stored_after_an_invalidation() 
     let stored = ask(&mut client.clone(), single).await;
     assert_eq!((cache_status(&stored), stored.best), (CacheStatus::Hit, after.best));
     assert_eq!(server.log.prefills(), 2);
+}
+
+const DIGITS: [&str; 10] = ["ada", "bora", "cito", "duna", "elba", "fado", "gala", "hugo", "iris", "juno"];
+
+/// A list that says which generation wrote it.
+fn numbered(number: usize) -> String {
+    let words: Vec<&str> =
+        number.to_string().bytes().map(|digit| DIGITS[usize::from(digit - b'0')]).collect();
+    let number = words.join(" ");
+    format!("solar storm {number}\ntrain strike {number}\ncity council {number}")
+}
+
+fn number(response: &proto::GenerateQueriesResponse) -> usize {
+    let words = response.best.as_ref().unwrap().queries[0].text.split(' ').skip(2);
+    let digit = |word: &str| DIGITS.iter().position(|digit| *digit == word).unwrap();
+    words.fold(0, |number, word| 10 * number + digit(word))
+}
+
+/// Whatever happens at the same time: an answer is of no generation that had begun when an invalidation did that was over before
+/// the question was asked.
+#[tokio::test]
+async fn no_history_of_questions_and_invalidations_has_an_answer_from_before() {
+    const N_QUESTIONS: usize = 40;
+    const N_INVALIDATIONS: usize = 25;
+    let n_begun = AtomicUsize::new(0);
+    let text = move |_, _| numbered(n_begun.fetch_add(1, Ordering::SeqCst));
+    let settings = |settings: &mut ServeSettings| {
+        settings.cache.ttl = std::time::Duration::from_millis(20);
+        settings.cache.stale = std::time::Duration::from_secs(60);
+        settings.cache.renew_ahead = std::time::Duration::from_millis(10);
+    };
+    let server = Plan::new().with(settings).writing(text).start().await;
+    let (client, oldest) = (server.client().await, Arc::new(AtomicUsize::new(0)));
+    let mut single = request("reader");
+    options(&mut single).candidate_count = Some(1);
+    let asking: Vec<JoinHandle<usize>> = (0..4)
+        .map(|_| {
+            let (mut client, single, oldest) = (client.clone(), single.clone(), Arc::clone(&oldest));
+            tokio::spawn(async move {
+                let mut n_stored = 0;
+                for _ in 0..N_QUESTIONS {
+                    let oldest = oldest.load(Ordering::SeqCst);
+                    let response = ask(&mut client, single.clone()).await;
+                    let number = number(&response);
+                    assert!(number >= oldest, "generation {number} answered, {oldest} had begun");
+                    n_stored += usize::from(cache_status(&response) != CacheStatus::Miss);
+                }
+                n_stored
+            })
+        })
+        .collect();
+    for _ in 0..N_INVALIDATIONS {
+        let n_begun = server.log.prefills();
+        invalidate(&server, "reader", None).await.unwrap();
+        oldest.store(n_begun, Ordering::SeqCst);
+    }
+    let mut n_stored = 0;
+    for asking in asking {
+        n_stored += within(asking).await.unwrap();
+    }
+    assert!(n_stored > 0, "without a stored answer there was nothing to get wrong");
+    assert!(oldest.load(Ordering::SeqCst) > 0);
 }
 
 #[tokio::test]
@@ -120,8 +193,9 @@ async fn a_forgotten_reader_leaves_no_answer_in_memory_also_none_that_is_under_w
     options(&mut more).temperature = Some(0.5);
     let under_way = call(&client, more);
     server.until("newshound_running_rows", 4.0).await;
-    forget(&server, "one").await.unwrap();
+    let forgetting = forgetting(&server, "one").await;
     server.gate.open();
+    within(forgetting).await.unwrap().unwrap();
     answered(under_way).await;
     server.until("newshound_cache_entries", 1.0).await;
     assert_eq!(cache_status(&ask(&mut client, request("other")).await), CacheStatus::Hit);
@@ -180,12 +254,7 @@ async fn a_forgotten_readers_prompt_is_not_kept_also_not_one_that_waits() {
     server.until("newshound_running_rows", 32.0).await;
     let waits = call(&client, whole("waits"));
     server.until("newshound_prompt_tokens_count", 2.0).await;
-    // The model thread hears of it between two steps.
-    let forgetting = {
-        let mut readers = readers(&server).await;
-        tokio::spawn(async move { readers.forget_user(ForgetUserRequest { user: user("waits") }).await })
-    };
-    server.until("newshound_rpc_in_flight{method=\"ForgetUser\"}", 1.0).await;
+    let forgetting = forgetting(&server, "waits").await;
     server.gate.open();
     within(forgetting).await.unwrap().unwrap();
     answered(runs).await;
