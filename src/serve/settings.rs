@@ -2,6 +2,8 @@
 //!
 //! Each can also be given by the environment, as `NEWSHOUND__GRPC_ADDR` or `NEWSHOUND__ENGINE__ROWS_MAX`: two underscores after
 //! the prefix and between section and key.
+pub mod access;
+
 use crate::{
     model::{
         device::{CHOICES, DeviceChoice},
@@ -9,6 +11,7 @@ use crate::{
     },
     settings::{Mistakes, Override, Reader},
 };
+use access::{AccessSettings, AdminSettings};
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Most candidates a request may ask for; the proto promises this number.
@@ -41,6 +44,8 @@ pub struct ServeSettings {
     pub experiments: ExperimentSettings,
     /// How the model is changed while the server runs.
     pub admin: AdminSettings,
+    /// Who may come in.
+    pub access: AccessSettings,
     /// Connections and messages.
     pub connections: ConnectionSettings,
     /// The end.
@@ -118,16 +123,6 @@ pub struct LogSettings {
     pub reader_salt: Salt,
 }
 
-/// `[admin]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdminSettings {
-    /// `addr`: where models are changed, apart from users' traffic. Default empty: nowhere. Only an address of this machine, because
-    /// whoever reaches it decides what readers get.
-    pub addr: Option<SocketAddr>,
-    /// `models_dir`: the folder whose folders are bundles that may be loaded. Default empty: none may.
-    pub models_dir: Option<PathBuf>,
-}
-
 /// A secret that no log line shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Salt(pub String);
@@ -186,6 +181,12 @@ impl ServeSettings {
             cache: CacheSettings { bytes_max: 64 << 20, ttl: Duration::from_secs(300) },
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
             admin: AdminSettings { addr: None, models_dir: None },
+            access: AccessSettings {
+                tokens: None,
+                admin_tokens: None,
+                tls: None,
+                check_interval: Duration::from_secs(1),
+            },
             connections: ConnectionSettings {
                 total_max: 4096,
                 per_peer_max: 256,
@@ -227,7 +228,8 @@ impl ServeSettings {
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
             experiments: experiments(&mut reader, defaults.experiments),
-            admin: admin(&mut reader),
+            admin: access::admin(&mut reader),
+            access: access::access(&mut reader, defaults.access),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown(&mut reader, defaults.shutdown),
         };
@@ -239,6 +241,7 @@ impl ServeSettings {
                 "engine.tokens_max should be at least {largest}, the largest request that [generation] allows"
             ),
         );
+        access::require(&mut reader, &settings);
         reader.finish(settings)
     }
 }
@@ -308,17 +311,6 @@ fn experiments(reader: &mut Reader, default: ExperimentSettings) -> ExperimentSe
     }
 }
 
-fn admin(reader: &mut Reader) -> AdminSettings {
-    let address = |text: &str| match text {
-        "" => Some(None),
-        text => text.parse::<SocketAddr>().ok().filter(|addr| addr.ip().is_loopback()).map(Some),
-    };
-    let addr =
-        reader.text("admin.addr", "an address of this machine, such as 127.0.0.1:50052", address, None);
-    let dir = reader.text("admin.models_dir", "a path", |text| Some(text.to_owned()), String::new());
-    AdminSettings { addr, models_dir: (!dir.is_empty()).then(|| PathBuf::from(dir)) }
-}
-
 fn connections(reader: &mut Reader, default: ConnectionSettings) -> ConnectionSettings {
     let age_s = reader.whole("connections.age_max_s", 1..=86_400, default.age_max.as_secs());
     ConnectionSettings {
@@ -360,7 +352,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 31, "the sample shows every setting");
+        assert_eq!(keys, 37, "the sample shows every setting");
     }
 
     #[test]
@@ -384,20 +376,6 @@ mod tests {
             "{error}"
         );
         assert_eq!(ServeSettings::read(&text(""), "a", &[]).unwrap_err().mistakes.len(), 1);
-    }
-
-    #[test]
-    fn models_are_changed_from_this_machine_alone() {
-        let read = |addr: &str| ServeSettings::read(&format!("[admin]\naddr = {addr:?}"), "a", &[]);
-        assert_eq!(
-            read("127.0.0.1:50052").unwrap().admin.addr,
-            Some(SocketAddr::from(([127, 0, 0, 1], 50052)))
-        );
-        assert_eq!(read("").unwrap().admin.addr, None);
-        for elsewhere in ["0.0.0.0:50052", "10.0.0.1:50052", "localhost"] {
-            let error = read(elsewhere).unwrap_err();
-            assert!(error.mistakes[0].starts_with("admin.addr"), "{error}");
-        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Wire behaviour, one file each: a real server on a port of its own, with a script in place of the network.
+mod access;
 mod cache;
 mod cancel;
 mod deadline;
