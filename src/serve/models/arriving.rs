@@ -4,9 +4,9 @@ use crate::{bundle::manifest::BundleId, serve::generation::Writer};
 use std::{path::Path, sync::Arc, time::Duration};
 use tracing::info;
 
-/// How long a new model waits for the place of one that ends its last requests: longer than most requests take. After it the caller is
-/// told that there is no place.
-const PLACE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a new model waits for the place of one that ends its last requests: as long as a request may wait for the model by default,
+/// and twice as long again for what it writes. After it the caller is told that there is no place.
+const PLACE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A model that is being loaded; unless it arrives, nobody comes any more when this is dropped.
 pub(super) struct Arriving {
