@@ -3,5 +3,6 @@ mod calls;
 mod end;
 mod experiments;
 mod kills;
+mod models;
 mod process;
 mod settings;

@@ -89,8 +89,13 @@ QUEUE = Row("Queue and connections", (
           (Query(f"({mean('newshound_retry_after_seconds')}) > 0 or vector(0)", "mean"),)),
     Panel("Connections", "Open gRPC connections by server.", "short",
           (Query(f"sum by (instance) ({metric('newshound_connections_open')})", "{{instance}}"),), width=12),
-    Panel("Connections refused", "total and per_peer: a limit of the settings. handshake: no HTTP/2 preface in time.", "cps",
+    Panel("Connections refused", "total and per_peer: a limit of the settings. handshake: no HTTP/2 preface in time. tls: no certificate that both "
+          "sides trust.", "cps",
           (Query(rate("newshound_connections_refused_total", by="reason"), "{{reason}}"),), width=12),
+    Panel("Tokens refused", "missing: a call showed no token, or two. unknown: one that nobody has.", "cps",
+          (Query(rate("newshound_access_refused_total", by="reason"), "{{reason}}"),), width=12),
+    Panel("Changes of tokens and certificates", "loaded, or refused for a mistake, so that the old ones stay in force.", "cps",
+          (Query(rate("newshound_access_reads_total", by="file, result"), "{{file}} {{result}}"),), width=12),
 ))
 
 CACHE = Row("Cache", (

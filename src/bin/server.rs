@@ -9,6 +9,7 @@ use newshound::{
         model::{self, ModelChange, Whom},
         probe::{self, ProbeArgs},
         serve::{self, Addresses, ServeArgs},
+        token::{self, TokenArgs},
         tour,
     },
     settings::overrides,
@@ -59,6 +60,8 @@ enum Command {
         #[command(subcommand)]
         what: ModelChange,
     },
+    /// Makes a token for a tenant or an operator, and the line of the file that stands for it
+    Token(TokenArgs),
 }
 
 /// Settings that the environment holds, such as `NEWSHOUND__ENGINE__ROWS_MAX`. Two underscores, because Kubernetes gives every pod
@@ -104,11 +107,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             None => tour::tour(&program, arguments.addresses, &environment()?, &mut out).await,
             Some(Command::Serve(args)) => serve::serve(args, &environment()?, &mut out).await,
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
-            Some(Command::Bench { what: Some(what), load }) => bench::measure(what, load, &mut out).await,
-            Some(Command::Bench { what: None, load }) => bench::bench(load, &mut out).await,
+            Some(Command::Bench { what, load }) => bench::measure(what, load, &mut out).await,
             Some(Command::Probe(args)) => probe::probe(args, &mut out).await,
             Some(Command::Experiment(what)) => experiment::experiment(&what, &mut out),
             Some(Command::Model { whom, what }) => model::model(what, whom, &mut out).await,
+            Some(Command::Token(args)) => token::token(&args, &mut out),
         }
     });
     // A bundle that is still being loaded, or a model that is in the middle of a step, must not hold a process that was told to end.

@@ -174,6 +174,14 @@ impl Cleaner {
     }
 }
 
+/// Leaves personal data out by the rules alone, where there is no classifier; none if nothing else is left.
+pub fn without_personal(signals: &UserSignals) -> Option<UserSignals> {
+    let keeps = signals.as_slice().iter().map(|signal| {
+        signal.stream() == Stream::Click || rules::verdict(signal.text()) != Some(Verdict::Personal)
+    });
+    signals.kept(&keeps.collect::<Vec<_>>())
+}
+
 /// What the classifier reads of a signal.
 pub fn line(stream: Stream, text: &str) -> String {
     format!("{}: {text}", stream.word())

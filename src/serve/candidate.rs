@@ -21,6 +21,8 @@ pub enum Invalid {
     Unfinished,
     /// It was stopped, because another list was better beyond doubt.
     Pruned,
+    /// A query of it is personal data.
+    Personal,
     /// The parser refused it.
     Malformed(Malformed),
 }
@@ -31,6 +33,7 @@ impl Invalid {
         match self {
             Self::Unfinished => "unfinished",
             Self::Pruned => "pruned",
+            Self::Personal => "personal",
             Self::Malformed(malformed) => malformed.reason(),
         }
     }

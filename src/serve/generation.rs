@@ -1,6 +1,6 @@
 //! One generation: prompt, engine, parser, reward head, and the choice of the best list.
 use crate::{
-    cleaner::{Cleaner, CleanerError, Verdict},
+    cleaner::{self, Cleaner, CleanerError, Verdict, rules},
     decode::{
         batch::{Finish, FinishedRow},
         features::list_features,
@@ -8,7 +8,7 @@ use crate::{
     },
     experiment::policy::EarlyStopping,
     model::reward_head::RewardHead,
-    queries::QueryList,
+    queries::{Query, QueryList},
     serve::{
         answer::ServeError,
         bill::Bill,
@@ -30,7 +30,6 @@ use crate::{
 };
 use sha2::{Digest, Sha256};
 use std::{
-    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -113,16 +112,17 @@ impl Writer {
     /// The prompt of what the cleaner leaves, how many signals it took away, and how long it took.
     fn prompt(&self, signals: &UserSignals) -> Result<(Prompt, usize, Duration), ServeError> {
         let started = Instant::now();
-        let (cleaned, n_cleaned) = match &self.cleaner {
+        let left = match &self.cleaner {
             Some(cleaner) => {
                 let (left, verdicts) = cleaner.clean(signals).map_err(cleaner_failed)?;
                 verdicts.iter().for_each(|verdict| self.metrics.signal(verdict.word()));
-                let left = left.ok_or(ServeError::OnlyPersonalData)?;
-                let n_cleaned = signals.as_slice().len() - left.as_slice().len();
-                (Cow::Owned(left), n_cleaned)
+                left
             }
-            None => (Cow::Borrowed(signals), 0),
+            // Whatever the bundle: what identifies a person is for no prompt.
+            None => cleaner::without_personal(signals),
         };
+        let cleaned = left.ok_or(ServeError::OnlyPersonalData)?;
+        let n_cleaned = signals.as_slice().len() - cleaned.as_slice().len();
         let took = started.elapsed();
         Ok((prompt::build(&cleaned, &self.tokens, self.prompt_tokens_max), n_cleaned, took))
     }
@@ -172,9 +172,7 @@ impl Writer {
         let head = self.head.as_ref().filter(|head| head.foresees());
         let head = head.filter(|_| options.method == Method::RewardHead)?;
         let tokens = self.tokens.clone();
-        let is_list = move |row: &FinishedRow| {
-            row.finish == Finish::Stop && parse::parse(&tokens.decode(&row.ids)).is_ok()
-        };
+        let is_list = move |row: &FinishedRow| row.finish == Finish::Stop && list(&tokens, row).is_ok();
         Some(Pruning { head: Arc::clone(head), confidence, is_list: Arc::new(is_list) })
     }
 
@@ -205,7 +203,7 @@ impl Writer {
     /// Parses a row.
     fn candidate(&self, row: &FinishedRow) -> Candidate {
         let list = match row.finish {
-            Finish::Stop => parse::parse(&self.tokens.decode(&row.ids)).map_err(Invalid::Malformed),
+            Finish::Stop => list(&self.tokens, row),
             Finish::Length => Err(Invalid::Unfinished),
             Finish::Pruned => Err(Invalid::Pruned),
         };
@@ -353,6 +351,14 @@ impl Course {
             candidate.best_so_far = leads;
         }
     }
+}
+
+/// The list of a row that ended by itself. A network can write what it has learned, and repeat what it has read: personal data is no
+/// query, wherever it comes from.
+fn list(tokens: &Tokens, row: &FinishedRow) -> Result<QueryList, Invalid> {
+    let list = parse::parse(&tokens.decode(&row.ids)).map_err(Invalid::Malformed)?;
+    let is_personal = |query: &Query| rules::verdict(query.as_str()) == Some(Verdict::Personal);
+    if list.as_slice().iter().any(is_personal) { Err(Invalid::Personal) } else { Ok(list) }
 }
 
 fn cleaner_failed(error: CleanerError) -> ServeError {

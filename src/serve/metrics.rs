@@ -2,6 +2,7 @@
 //!
 //! Names start with `newshound_`, units are base units, labels are closed sets of words: never a user, a text or a request.
 //! Each server has its own registry, so several servers in one process count apart.
+pub mod access;
 mod arms;
 mod cache;
 pub mod engine;
@@ -140,6 +141,21 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_connections_open", G, "Open gRPC connections."),
     ("newshound_connections_refused_total", C, "Connections closed by the server before a call, by reason."),
     (
+        "newshound_access_refused_total",
+        C,
+        "Calls refused for the token that they showed or did not show, by reason.",
+    ),
+    (
+        "newshound_access_reads_total",
+        C,
+        "Changes of the files of tokens and certificates, by what became of them.",
+    ),
+    (
+        "newshound_access_files_refused",
+        G,
+        "Whether tokens or certificates on the disk are wrong or unreadable, and older ones in force: 1 or 0, by file.",
+    ),
+    (
         "newshound_model_generation",
         G,
         "Number of the model that answers, among those that this server has loaded.",
@@ -173,9 +189,13 @@ const LABELLED_HISTOGRAMS: [&str; 5] = [
     "newshound_arm_best_list_score",
 ];
 
-/// Gauges that are nothing without a label.
-const LABELLED_GAUGES: [&str; 3] =
-    ["newshound_rpc_in_flight", "newshound_build_info", "newshound_device_hour_price"];
+/// Gauges whose series differ by label.
+const LABELLED_GAUGES: [&str; 4] = [
+    "newshound_rpc_in_flight",
+    "newshound_build_info",
+    "newshound_device_hour_price",
+    "newshound_access_files_refused",
+];
 
 /// The registry of one server.
 #[derive(Debug)]
@@ -237,9 +257,7 @@ impl Metrics {
         self.show_experiments_from_the_start();
         self.show_costs_from_the_start();
         self.show_models_from_the_start();
-        for reason in ["total", "per_peer", "handshake"] {
-            self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(0);
-        }
+        self.show_access_from_the_start();
         for (name, kind, _) in METRICS {
             if matches!(kind, G) && !LABELLED_GAUGES.contains(name) {
                 self.set(name, 0.0);
@@ -329,16 +347,6 @@ impl Metrics {
     /// Records the predicted reward of a chosen list.
     pub fn best_list_score(&self, score: f32) {
         self.histogram("newshound_best_list_score", &[]).record(f64::from(score));
-    }
-
-    /// Open connections.
-    pub fn connections_open(&self) -> Gauge {
-        self.gauge("newshound_connections_open", &[])
-    }
-
-    /// Counts a connection closed before a call: `total`, `per_peer` or `handshake`.
-    pub fn connection_refused(&self, reason: &'static str) {
-        self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(1);
     }
 
     /// Records whether new work is accepted, and whether the end has begun.

@@ -10,6 +10,7 @@ pub mod candidate;
 pub mod commands;
 pub mod cost;
 pub mod demo;
+pub mod door;
 pub mod engine;
 pub mod experiments;
 pub mod flights;
@@ -36,6 +37,7 @@ use crate::{
     serve::{
         answer::Answerer,
         batcher::Room,
+        door::{AccessError, Door},
         engine::{Limits, prefixes::PrefixLimits},
         experiments::{ExperimentsError, InForce, log::RecordLog},
         health::Health,
@@ -95,6 +97,9 @@ pub enum RunError {
     /// Experiments cannot be used.
     #[error("experiments cannot be used")]
     Experiments(#[from] ExperimentsError),
+    /// Nobody can be let in.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Nothing can be written where the log should be.
     #[error("experiments.log_dir {} cannot be written to", .dir.display())]
     Log {
@@ -208,6 +213,7 @@ pub async fn run_with(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
+    let door = Door::open(&settings.access, &metrics)?;
     let (experiments, models) = models(&settings, first, loader, &metrics).await?;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let reporter = tonic_health::server::HealthReporter::new();
@@ -228,6 +234,7 @@ pub async fn run_with(
         health_service,
         health: Arc::clone(&health),
         metrics,
+        door: door.clone(),
         connections: settings.connections,
         shutdown: settings.shutdown,
     };
@@ -237,7 +244,7 @@ pub async fn run_with(
     if let Ok(grpc) = grpc.local_addr() {
         info!(%grpc, "ready");
     }
-    let background = background((http, admin), rooms, &settings);
+    let background = background((http, admin), rooms, door, &settings);
     let stop = async {
         tokio::select! {
             () = shutdown => {}
@@ -320,6 +327,7 @@ async fn close(log: Option<Arc<RecordLog>>) {
 fn background(
     (http, admin): (TcpListener, Option<TcpListener>),
     rooms: Rooms,
+    door: Door,
     settings: &ServeSettings,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -332,14 +340,15 @@ fn background(
         }
     });
     if let Some(listener) = admin {
-        let (service, connections) =
-            (Admin::new(Arc::clone(&models), Arc::clone(&metrics)), settings.connections);
+        let admin = Admin::new(Arc::clone(&models), metrics);
+        let serving = admin::serve(listener, admin, door.clone(), settings.connections);
         tasks.spawn(async move {
-            if let Err(error) = admin::serve(listener, service, connections, metrics).await {
+            if let Err(error) = serving.await {
                 error!(error = %Chain(&error), "admin port failed");
             }
         });
     }
+    tasks.spawn(door.watch(settings.access.check_interval));
     tasks.spawn(async move {
         let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
         loop {

@@ -39,7 +39,7 @@ pub enum ModelsError {
     #[error("admin.models_dir is not set, so no model can be loaded")]
     Off,
     /// Name the folder of a bundle.
-    #[error("letters, digits, '.', '_' and '-' make the name of a folder, with no '.' first")]
+    #[error("must be a folder's name: letters, digits, '.', '_' and '-', no '.' first")]
     FolderName,
     /// Put the bundle there.
     #[error("admin.models_dir has no folder {folder}")]

@@ -2,6 +2,7 @@
 //!
 //! Each can also be given by the environment, as `NEWSHOUND__GRPC_ADDR` or `NEWSHOUND__ENGINE__ROWS_MAX`: two underscores after
 //! the prefix and between section and key.
+pub mod access;
 mod cost;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     },
     settings::{Mistakes, Override, Reader},
 };
+use access::{AccessSettings, AdminSettings};
 pub use cost::CostSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -48,6 +50,8 @@ pub struct ServeSettings {
     pub experiments: ExperimentSettings,
     /// How the model is changed while the server runs.
     pub admin: AdminSettings,
+    /// Who may come in.
+    pub access: AccessSettings,
     /// Connections and messages.
     pub connections: ConnectionSettings,
     /// The end.
@@ -133,16 +137,6 @@ pub struct LogSettings {
     pub reader_salt: Salt,
 }
 
-/// `[admin]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdminSettings {
-    /// `addr`: where models are changed, apart from users' traffic. Default empty: nowhere. Only an address of this machine, because
-    /// whoever reaches it decides what readers get.
-    pub addr: Option<SocketAddr>,
-    /// `models_dir`: the folder whose folders are bundles that may be loaded. Default empty: none may.
-    pub models_dir: Option<PathBuf>,
-}
-
 /// A secret that no log line shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Salt(pub String);
@@ -208,6 +202,12 @@ impl ServeSettings {
             cost: CostSettings::demo(),
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
             admin: AdminSettings { addr: None, models_dir: None },
+            access: AccessSettings {
+                tokens: None,
+                admin_tokens: None,
+                tls: None,
+                check_interval: Duration::from_secs(1),
+            },
             connections: ConnectionSettings {
                 total_max: 4096,
                 per_peer_max: 256,
@@ -250,7 +250,8 @@ impl ServeSettings {
             cache: cache(&mut reader, defaults.cache),
             cost: cost::read(&mut reader, defaults.cost),
             experiments: experiments(&mut reader, defaults.experiments),
-            admin: admin(&mut reader),
+            admin: access::admin(&mut reader),
+            access: access::access(&mut reader, defaults.access),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown(&mut reader, defaults.shutdown),
         };
@@ -262,6 +263,7 @@ impl ServeSettings {
                 "engine.tokens_max should be at least {largest}, the largest request that [generation] allows"
             ),
         );
+        access::require(&mut reader, &settings);
         reader.finish(settings)
     }
 }
@@ -340,17 +342,6 @@ fn experiments(reader: &mut Reader, default: ExperimentSettings) -> ExperimentSe
     }
 }
 
-fn admin(reader: &mut Reader) -> AdminSettings {
-    let address = |text: &str| match text {
-        "" => Some(None),
-        text => text.parse::<SocketAddr>().ok().filter(|addr| addr.ip().is_loopback()).map(Some),
-    };
-    let addr =
-        reader.text("admin.addr", "an address of this machine, such as 127.0.0.1:50052", address, None);
-    let dir = reader.text("admin.models_dir", "a path", |text| Some(text.to_owned()), String::new());
-    AdminSettings { addr, models_dir: (!dir.is_empty()).then(|| PathBuf::from(dir)) }
-}
-
 fn connections(reader: &mut Reader, default: ConnectionSettings) -> ConnectionSettings {
     let age_s = reader.whole("connections.age_max_s", 1..=86_400, default.age_max.as_secs());
     ConnectionSettings {
@@ -392,7 +383,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 37, "the sample shows every setting");
+        assert_eq!(keys, 43, "the sample shows every setting");
     }
 
     #[test]
@@ -430,20 +421,6 @@ mod tests {
         assert!(!free.cost.price.is_told());
         let wrong = "[cost]\ndevice_hour_price = -1\ncurrency = \"euro\"\nprice_version = \"a b\"";
         assert_eq!(ServeSettings::read(wrong, "a", &[]).unwrap_err().mistakes.len(), 3);
-    }
-
-    #[test]
-    fn models_are_changed_from_this_machine_alone() {
-        let read = |addr: &str| ServeSettings::read(&format!("[admin]\naddr = {addr:?}"), "a", &[]);
-        assert_eq!(
-            read("127.0.0.1:50052").unwrap().admin.addr,
-            Some(SocketAddr::from(([127, 0, 0, 1], 50052)))
-        );
-        assert_eq!(read("").unwrap().admin.addr, None);
-        for elsewhere in ["0.0.0.0:50052", "10.0.0.1:50052", "localhost"] {
-            let error = read(elsewhere).unwrap_err();
-            assert!(error.mistakes[0].starts_with("admin.addr"), "{error}");
-        }
     }
 
     #[test]

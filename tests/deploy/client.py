@@ -35,14 +35,14 @@ class Failing(services.QueryGenerationServiceServicer):
         return messages.GenerateQueriesResponse(response_id="answered")
 
 
-def against(service, **arguments):
+def against(service, token=None, **arguments):
     """What a client gets of a service: a response, or the code of its error."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     services.add_QueryGenerationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with Client(f"127.0.0.1:{port}") as client:
+        with Client(f"127.0.0.1:{port}", token=token) as client:
             return client.generate("reader-1", SIGNALS, **arguments).response_id
     except grpc.RpcError as error:
         return error.code()
@@ -88,15 +88,16 @@ def check_what_is_sent():
     service = Failing([])
     tracer = TracerProvider().get_tracer("check")
     with tracer.start_as_current_span("caller") as span:
-        against(service, candidate_count=7)
+        against(service, token="nh_0", candidate_count=7)
         trace_id = trace.format_trace_id(span.get_span_context().trace_id)
     request, metadata, _ = service.calls[0]
     expect(metadata["x-user-key"] == hashlib.sha256(b"reader-1").hexdigest(), "proxies do not learn the reader")
+    expect(metadata["authorization"] == "Bearer nh_0", "no token is shown")
     expect(metadata["traceparent"].split("-")[1] == trace_id, f"another trace: {metadata['traceparent']}")
     expect(request.user.key == "reader-1" and request.options.candidate_count == 7, f"sent {request}")
     times = [signal.event_time.ToNanoseconds() / 1e9 for signal in request.signals]
     expect(times == [signal.time_unix_s for signal in SIGNALS], f"signals at {times}")
-    step("sends the reader's key, her signals and the caller's trace")
+    step("sends the reader's key, her signals, the token and the caller's trace")
 
 
 def check_real(server):

@@ -16,6 +16,28 @@ async fn no_valid_list_has_its_reason_and_is_no_fault_of_the_server() {
     assert_eq!(server.metric("newshound_outcomes_total{outcome=\"failed\"}").await, Some(0.0));
 }
 
+/// A network can repeat what it has read or learned.
+#[tokio::test]
+async fn a_list_with_personal_data_is_no_list_and_personal_signals_are_not_read() {
+    let text = |row_idx: usize, _| match row_idx {
+        0 => "call 020 7946 0958 today\ntrain strike talks\ncity council vote".to_owned(),
+        _ => super::script::LIST.to_owned(),
+    };
+    let server = Plan::new().writing(text).start().await;
+    let mut client = server.client().await;
+    let mut personal = request("reader");
+    personal.signals[0].text = "call 555-123-4567 or anna@example.com".to_owned();
+    let mut only = personal.clone();
+    let response = ask(&mut client, personal).await;
+    let usage = response.usage.unwrap();
+    assert_eq!((usage.candidates_invalid, usage.cleaned_signals), (1, 1));
+    assert_ne!(response.best.unwrap().index, 0);
+    assert_eq!(server.metric("newshound_invalid_output_total{reason=\"personal\"}").await, Some(1.0));
+    only.signals.truncate(1);
+    let status = within(client.generate_queries(only)).await.unwrap_err();
+    refusal(&status, Code::FailedPrecondition, "ONLY_PERSONAL_DATA");
+}
+
 #[tokio::test]
 async fn a_failed_step_ends_the_running_requests_and_the_next_one_is_served() {
     let mut plan = Plan::new();

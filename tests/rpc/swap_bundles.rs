@@ -13,6 +13,7 @@ use newshound::{
     serve::{
         models::{facts::Origin, workshop},
         rpc::proto::{self, CacheMode},
+        settings::ServeSettings,
     },
 };
 use std::{
@@ -69,6 +70,14 @@ fn colder(bytes: &[u8]) -> Vec<u8> {
     let path = dir.path().join("weights");
     candle_core::safetensors::save(&tensors, &path).unwrap();
     fs::read(path).unwrap()
+}
+
+/// A server of the demo's bundle.
+pub async fn demo_with(settings: ServeSettings) -> Server {
+    let bundle = load::load(BundleSource::Dir(&demo()), Precision::F32, &Device::Cpu).unwrap();
+    let first = workshop::Loaded::of(bundle, Origin::Folder(demo()));
+    let loader = workshop::bundles(Precision::F32, Device::Cpu);
+    Server::start_with(settings, first, loader, Arc::new(Gate::default()), Arc::new(Log::default())).await
 }
 
 async fn serving(shelf: &TempDir) -> Server {

@@ -1,5 +1,5 @@
 //! `ask`: one request to a running server.
-use super::{CommandError, tour};
+use super::{CommandError, reach::ReachArgs, tour};
 use crate::{
     serve::{
         demo,
@@ -50,6 +50,9 @@ pub struct AskArgs {
     /// How long to wait, in milliseconds
     #[arg(long, default_value_t = 30_000)]
     pub timeout_ms: u64,
+    /// What to show.
+    #[command(flatten)]
+    pub reach: ReachArgs,
 }
 
 /// Asks and writes the lists.
@@ -61,7 +64,7 @@ pub async fn ask(args: AskArgs, out: &mut dyn Write) -> Result<(), CommandError>
         if args.signal.is_empty() { of_demo(&args.user)? } else { drafts(&args.signal, now_unix_s())? };
     let entrant =
         Entrant { locale: args.locale, tier: args.tier, tenant: args.tenant, forced: forced(&args.arm)? };
-    let client = Client::connect(&args.addr).await?;
+    let client = Client::connect(&args.reach.to(&args.addr)?).await?;
     let ask = Ask {
         user_key: args.user,
         signals,

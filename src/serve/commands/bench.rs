@@ -5,6 +5,7 @@ use super::{
     cost::{self, CostArgs},
     engine::{self, EngineArgs},
     index::{self, IndexArgs},
+    reach::ReachArgs,
     swaps::{self, SwapsArgs},
     tour,
 };
@@ -61,6 +62,9 @@ pub struct BenchArgs {
     /// Writes one JSON object
     #[arg(long, global = true)]
     pub json: bool,
+    /// What to show.
+    #[command(flatten)]
+    pub reach: ReachArgs,
 }
 
 impl BenchArgs {
@@ -81,9 +85,10 @@ impl BenchArgs {
     /// # Errors
     /// If nobody answers.
     pub(super) async fn clients(&self) -> Result<Vec<Client>, CommandError> {
+        let to = self.reach.to(&self.addr)?;
         let mut clients = Vec::with_capacity(self.connections);
         for _ in 0..self.connections {
-            clients.push(Client::connect(&self.addr).await?);
+            clients.push(Client::connect(&to).await?);
         }
         Ok(clients)
     }
@@ -102,17 +107,22 @@ pub enum Measure {
     Swaps(SwapsArgs),
 }
 
-/// Measures something, and writes one JSON object or words.
+/// Measures something, or how a running server bears a load, and writes one JSON object or words.
 ///
 /// # Errors
 /// What the measurement says.
-pub async fn measure(what: Measure, load: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+pub async fn measure(
+    what: Option<Measure>,
+    load: BenchArgs,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
     let json = load.json;
+    let Some(what) = what else { return bench(load, out).await };
     match what {
         Measure::Cost(args) => cost::cost(&args, json, out),
         Measure::Engine(args) => engine::engine(&args, json, out),
         Measure::Index(args) => index::index(&args, json, out),
-        Measure::Swaps(args) => swaps::swaps(args, (load.addr, json), out).await,
+        Measure::Swaps(args) => swaps::swaps(args, load, out).await,
     }
 }
 
@@ -120,7 +130,7 @@ pub async fn measure(what: Measure, load: BenchArgs, out: &mut dyn Write) -> Res
 ///
 /// # Errors
 /// If nobody answers, no request is answered, or the load makes no sense.
-pub async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     args.check()?;
     let clients = args.clients().await?;
     let started = Instant::now();
@@ -214,9 +224,13 @@ impl Tally {
                 OK.to_owned()
             }
             Err(ClientError::Refused { code, .. }) => code.to_owned(),
-            Err(ClientError::Address { .. } | ClientError::Unreachable { .. } | ClientError::Tenant) => {
-                "UNREACHABLE".to_owned()
-            }
+            Err(
+                ClientError::Address { .. }
+                | ClientError::Unreachable { .. }
+                | ClientError::Tls { .. }
+                | ClientError::Token
+                | ClientError::Tenant,
+            ) => "UNREACHABLE".to_owned(),
         };
         *self.codes.entry(code).or_default() += 1;
     }

@@ -7,9 +7,11 @@ pub mod experiment;
 pub mod index;
 pub mod model;
 pub mod probe;
+pub mod reach;
 pub mod serve;
 pub mod signals;
 pub mod swaps;
+pub mod token;
 pub mod tour;
 
 use crate::{

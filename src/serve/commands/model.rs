@@ -1,5 +1,5 @@
 //! `model`: changes the model of a running server.
-use super::CommandError;
+use super::{CommandError, reach::ReachArgs};
 use crate::serve::rpc::{
     admin_client::{AdminClient, ModelLine},
     client::ReplyModel,
@@ -16,6 +16,9 @@ pub struct Whom {
     /// Refuses unless this generation answers, so that two operators do not undo each other
     #[arg(long, global = true)]
     pub expected_generation: Option<u64>,
+    /// What to show.
+    #[command(flatten)]
+    pub reach: ReachArgs,
 }
 
 /// What to do.
@@ -50,7 +53,7 @@ pub enum ModelChange {
 /// # Errors
 /// If nobody answers or the server refuses.
 pub async fn model(what: ModelChange, whom: Whom, out: &mut dyn Write) -> Result<(), CommandError> {
-    let mut client = AdminClient::connect(&whom.admin).await?;
+    let mut client = AdminClient::connect(&whom.reach.to(&whom.admin)?).await?;
     let expected = whom.expected_generation;
     match what {
         ModelChange::List => {

@@ -5,6 +5,7 @@
 use super::{
     CommandError,
     bench::{BenchArgs, CONNECTIONS, OK, Tally, percentiles, question},
+    reach::ReachArgs,
 };
 use crate::serve::rpc::{
     admin_client::AdminClient,
@@ -14,6 +15,7 @@ use clap::Args;
 use std::{
     collections::HashMap,
     io::Write,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio::task::{JoinHandle, JoinSet};
@@ -25,6 +27,9 @@ pub struct SwapsArgs {
     /// Address of the server's admin port
     #[arg(long, default_value = "127.0.0.1:50052")]
     pub admin: String,
+    /// File with the token that is shown there
+    #[arg(long)]
+    pub admin_token_file: Option<PathBuf>,
     /// Folder in admin.models_dir; give two or more, which take turns
     #[arg(long, required = true)]
     pub folder: Vec<String>,
@@ -52,28 +57,24 @@ pub struct SwapsArgs {
 ///
 /// # Errors
 /// If nobody answers, a change is refused, no request is answered, or the load makes no sense.
-pub async fn swaps(
-    args: SwapsArgs,
-    (addr, json): (String, bool),
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
+pub async fn swaps(args: SwapsArgs, common: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     if !(args.calm_s > 0.0 && args.calm_s <= 86_400.0) || args.folder.len() < 2 || args.swaps == 0 {
         let usage = "calm must be above 0 and at most 86400 s, there must be two folders and one swap";
         return Err(CommandError::Usage(usage.to_owned()));
     }
     let load = BenchArgs {
-        addr,
         rate: args.rate,
         duration_s: args.calm_s,
         n: args.n,
         readers: args.readers,
         signals: args.signals,
         connections: CONNECTIONS,
-        timeout_ms: 30_000,
-        json,
+        ..common
     };
+    let json = load.json;
     load.check()?;
-    let mut admin = AdminClient::connect(&args.admin).await?;
+    let operator = ReachArgs { token_file: args.admin_token_file.clone(), ..load.reach.clone() };
+    let mut admin = AdminClient::connect(&operator.to(&args.admin)?).await?;
     let calm = Load::start(&load).await?;
     tokio::time::sleep(Duration::from_secs_f64(args.calm_s)).await;
     let calm = calm.end().await?;

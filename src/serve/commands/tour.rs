@@ -8,7 +8,10 @@ use crate::{
         demo::{self, DemoUser},
         experiments::enrolment::Entrant,
         models::facts::Origin,
-        rpc::client::{Ask, Client, Reply, ReplyCost, ReplyList},
+        rpc::{
+            client::{Ask, Client, Reply, ReplyCost, ReplyList},
+            reach::Reach,
+        },
         run,
         settings::ServeSettings,
     },
@@ -128,7 +131,7 @@ async fn show(
     grpc: SocketAddr,
     out: &mut (dyn Write + Send),
 ) -> Result<(), CommandError> {
-    let client = Client::connect(&grpc.to_string()).await?;
+    let client = Client::connect(&Reach::plain(&grpc.to_string())).await?;
     for user in &shelf.users {
         let ask = Ask {
             user_key: user.user_key.clone(),

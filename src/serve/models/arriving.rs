@@ -4,22 +4,20 @@ use crate::{bundle::manifest::BundleId, serve::generation::Writer};
 use std::{path::Path, sync::Arc, time::Duration};
 use tracing::info;
 
-/// How long a new model waits for the place of one that ends its last requests: longer than most requests take. After it the caller is
-/// told that there is no place.
-const PLACE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a new model waits for the place of one that ends its last requests: as long as a request may wait for the model by default,
+/// and twice as long again for what it writes. After it the caller is told that there is no place.
+const PLACE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A model that is being loaded; unless it arrives, nobody comes any more when this is dropped.
 pub(super) struct Arriving {
     models: Arc<Models>,
-    generation: u64,
     has_arrived: bool,
 }
 
 impl Arriving {
     pub(super) fn new(models: &Arc<Models>, state: &mut State) -> Self {
         state.coming = Coming::Loading;
-        state.n_loaded += 1;
-        Self { models: Arc::clone(models), generation: state.n_loaded, has_arrived: false }
+        Self { models: Arc::clone(models), has_arrived: false }
     }
 
     pub(super) async fn load(
@@ -31,7 +29,9 @@ impl Arriving {
         let retiring = ModelsError::Full { why: "one still ends its last requests" };
         let place = workshop.place(PLACE_WAIT_MAX).await.ok_or(retiring)?;
         let loaded = workshop.load(origin, bundle).await?;
-        let writer = workshop.start(loaded, self.generation, place)?;
+        // Nobody else gives numbers while this one is on its way.
+        let generation = self.models.read().n_loaded + 1;
+        let writer = workshop.start(loaded, generation, place)?;
         let mut state = self.models.write();
         if state.is_stopping {
             // Whoever ended the other threads did not know of this one.
@@ -39,9 +39,10 @@ impl Arriving {
             return Err(ModelsError::Stopping);
         }
         state.coming = Coming::Waiting(Arc::clone(&writer));
+        state.n_loaded = generation;
         drop(state);
         self.has_arrived = true;
-        info!(generation = self.generation, bundle = writer.facts.bundle.0, "model is loaded and waits");
+        info!(generation, bundle = writer.facts.bundle.0, "model is loaded and waits");
         Ok(writer)
     }
 }

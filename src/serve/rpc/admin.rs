@@ -1,7 +1,9 @@
 //! The admin service: operators' words to models, on a port of its own.
 use super::{
+    auth::Auth,
     call::Call,
-    connections, encode,
+    connections::{self, Doorstep},
+    encode,
     proto::{
         self,
         admin::{
@@ -15,6 +17,7 @@ use super::{
 use crate::{
     bundle::manifest::BundleId,
     serve::{
+        door::Door,
         metrics::Metrics,
         models::{
             MODELS_MAX, Models, ModelsError,
@@ -26,7 +29,7 @@ use crate::{
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedService};
 
 /// Digits of a bundle's id.
 const BUNDLE_ID_LEN: usize = 16;
@@ -45,12 +48,15 @@ pub struct Admin {
 pub async fn serve(
     listener: TcpListener,
     admin: Admin,
+    door: Door,
     connections: ConnectionSettings,
-    metrics: Arc<Metrics>,
 ) -> Result<(), RpcError> {
     let cut = CancellationToken::new();
     let _cut = cut.clone().drop_guard();
-    let incoming = connections::accept(listener, connections, metrics, cut);
+    let metrics = Arc::clone(&admin.metrics);
+    let auth = Auth::new(door.operators, Arc::clone(&metrics));
+    let doorstep = Doorstep { settings: connections, certificates: door.certificates, metrics };
+    let incoming = connections::accept(listener, doorstep, cut);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::ADMIN_DESCRIPTORS)
@@ -58,7 +64,7 @@ pub async fn serve(
     let service =
         ModelAdminServiceServer::new(admin).max_decoding_message_size(connections.message_bytes_max);
     builder(connections)
-        .add_service(service)
+        .add_service(InterceptedService::new(service, auth))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .serve_with_incoming(incoming)

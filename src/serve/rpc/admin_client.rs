@@ -1,10 +1,10 @@
 //! A client of our own admin service, for the commands: words in, words out, nothing of the wire.
 use super::{
-    client::{ClientError, ReplyModel, connected, model, refused},
+    client::{ClientError, ReplyModel, model, refused},
     proto::admin::{self as wire, model_admin_service_client::ModelAdminServiceClient},
+    reach::{Reach, Wire},
 };
 use std::time::Duration;
-use tonic::transport::Channel;
 
 /// A model in the memory of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct ModelLine {
 /// A connection to the admin port of a server.
 #[derive(Clone, Debug)]
 pub struct AdminClient {
-    service: ModelAdminServiceClient<Channel>,
+    service: ModelAdminServiceClient<Wire>,
 }
 
 impl AdminClient {
@@ -30,8 +30,8 @@ impl AdminClient {
     ///
     /// # Errors
     /// If the address is none, or nobody answers there.
-    pub async fn connect(addr: &str) -> Result<Self, ClientError> {
-        Ok(Self { service: ModelAdminServiceClient::new(connected(addr).await?) })
+    pub async fn connect(to: &Reach) -> Result<Self, ClientError> {
+        Ok(Self { service: ModelAdminServiceClient::new(to.connect().await?) })
     }
 
     /// The models in memory, and the one that a rollback goes to.

@@ -3,17 +3,18 @@ use super::proto::{self, query_generation_service_client::QueryGenerationService
 use crate::{
     serve::{
         experiments::enrolment::Entrant,
-        rpc::{decode::TENANT_HEADER, status},
+        rpc::{
+            decode::TENANT_HEADER,
+            reach::{Reach, Wire},
+            status,
+        },
     },
     signals::{SignalDraft, Stream},
 };
 use prost_types::{Duration as ProtoDuration, Timestamp};
 use std::time::Duration;
 use thiserror::Error;
-use tonic::{
-    metadata::MetadataValue,
-    transport::{Channel, Endpoint},
-};
+use tonic::metadata::MetadataValue;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -40,6 +41,16 @@ pub enum ClientError {
         #[source]
         source: tonic::transport::Error,
     },
+    /// Certificates that were given cannot be used.
+    #[error("certificates cannot be used")]
+    Tls {
+        /// What the transport says.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// A token does not fit into metadata.
+    #[error("a token is of visible ASCII characters")]
+    Token,
     /// A tenant's name does not fit into metadata.
     #[error("a tenant is told in visible ASCII characters")]
     Tenant,
@@ -143,7 +154,7 @@ pub struct ReplyModel {
 /// A connection to a server.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
+    wire: Wire,
 }
 
 impl Client {
@@ -151,8 +162,8 @@ impl Client {
     ///
     /// # Errors
     /// If the address is none, or nobody answers there.
-    pub async fn connect(addr: &str) -> Result<Self, ClientError> {
-        Ok(Self { channel: connected(addr).await? })
+    pub async fn connect(to: &Reach) -> Result<Self, ClientError> {
+        Ok(Self { wire: to.connect().await? })
     }
 
     /// Asks for queries, and for every candidate.
@@ -170,7 +181,7 @@ impl Client {
             let tenant = tenant.parse().map_err(|_| ClientError::Tenant)?;
             request.metadata_mut().insert(TENANT_HEADER, tenant);
         }
-        let mut client = QueryGenerationServiceClient::new(self.channel.clone());
+        let mut client = QueryGenerationServiceClient::new(self.wire.clone());
         let response = client.generate_queries(request).await.map_err(|status| refused(&status))?;
         Ok(reply(response.into_inner()))
     }
@@ -181,20 +192,10 @@ impl Client {
     /// If it does not answer.
     pub async fn is_serving(&self) -> Result<bool, ClientError> {
         let request = HealthCheckRequest { service: String::new() };
-        let mut client = HealthClient::new(self.channel.clone());
+        let mut client = HealthClient::new(self.wire.clone());
         let response = client.check(request).await.map_err(|status| refused(&status))?;
         Ok(response.into_inner().status() == ServingStatus::Serving)
     }
-}
-
-/// Connects within five seconds.
-pub(super) async fn connected(addr: &str) -> Result<Channel, ClientError> {
-    // Other tools want the scheme.
-    let addr = addr.trim_start_matches("http://").to_owned();
-    let endpoint = Endpoint::from_shared(format!("http://{addr}"))
-        .map_err(|_| ClientError::Address { addr: addr.clone() })?
-        .connect_timeout(Duration::from_secs(5));
-    endpoint.connect().await.map_err(|source| ClientError::Unreachable { addr, source })
 }
 
 fn message(ask: &Ask) -> proto::GenerateQueriesRequest {

@@ -1,6 +1,7 @@
 //! Our own accept loop: what the library does not offer. Connections are counted, all together and per peer; one that does not
-//! speak HTTP/2 soon after it opened is closed; and all can be closed at once when the server must end.
-use crate::serve::{metrics::Metrics, settings::ConnectionSettings};
+//! speak HTTP/2, or TLS where there is a certificate, soon after it opened is closed; and all can be closed at once when the server must
+//! end.
+use crate::serve::{door::certificates::Certificates, metrics::Metrics, settings::ConnectionSettings};
 use std::{
     collections::HashMap,
     io,
@@ -8,13 +9,15 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     time::Sleep,
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
@@ -25,23 +28,26 @@ const PREFACE_BYTES: usize = 24;
 /// Pause after the system refused to accept (no descriptors left); without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What a connection meets first.
+#[derive(Clone, Debug)]
+pub struct Doorstep {
+    /// Limits of connections.
+    pub settings: ConnectionSettings,
+    /// What the server shows of itself; none: connections are plain.
+    pub certificates: Option<Arc<Certificates>>,
+    /// Where connections are counted.
+    pub metrics: Arc<Metrics>,
+}
+
 /// Accepts connections within the limits, for ever. Every connection ends when `cut` is cancelled.
 pub fn accept(
     listener: TcpListener,
-    settings: ConnectionSettings,
-    metrics: Arc<Metrics>,
+    doorstep: Doorstep,
     cut: CancellationToken,
 ) -> impl Stream<Item = io::Result<Guarded>> {
+    let Doorstep { settings, certificates, metrics } = doorstep;
     let peers = Arc::new(Peers { by_ip: Mutex::default(), settings, metrics });
-    async_stream(listener, peers, cut)
-}
-
-fn async_stream(
-    listener: TcpListener,
-    peers: Arc<Peers>,
-    cut: CancellationToken,
-) -> impl Stream<Item = io::Result<Guarded>> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -59,13 +65,70 @@ fn async_stream(
             let Some(place) = Peers::enter(&peers, peer.ip()) else { continue };
             // Small frames are answers to a waiting reader; they must not wait for company.
             let _ = stream.set_nodelay(true);
-            let timeout = peers.settings.handshake_timeout;
-            if sender.send(Ok(Guarded::new(stream, place, timeout, &cut))).await.is_err() {
-                return;
+            match &certificates {
+                None => {
+                    let timeout = peers.settings.handshake_timeout;
+                    let guarded = Guarded::new(Wire::Plain(stream), place, timeout, &cut);
+                    if sender.send(Ok(guarded)).await.is_err() {
+                        return;
+                    }
+                }
+                // Shaking hands takes as long as the peer likes, and nobody else may wait for it. Places bound these tasks.
+                Some(certificates) => {
+                    tokio::spawn(shake_hands(
+                        certificates.acceptor(),
+                        (stream, place),
+                        cut.clone(),
+                        sender.clone(),
+                    ));
+                }
             }
         }
     });
     tokio_stream::wrappers::ReceiverStream::new(receiver)
+}
+
+/// Speaks TLS with a connection, which then has the rest of its time for the preface.
+async fn shake_hands(
+    acceptor: TlsAcceptor,
+    (stream, place): (TcpStream, Place),
+    cut: CancellationToken,
+    sender: mpsc::Sender<io::Result<Guarded>>,
+) {
+    let (started, timeout) = (Instant::now(), place.peers.settings.handshake_timeout);
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(timeout, acceptor.accept(stream)) => shaken,
+        () = cut.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => {
+            let left = timeout.saturating_sub(started.elapsed());
+            let guarded = Guarded::new(Wire::Tls(Box::new(stream)), place, left, &cut);
+            // The server may have ended meanwhile.
+            let _ = sender.send(Ok(guarded)).await;
+        }
+        Ok(Err(error)) => {
+            place.peers.metrics.connection_refused("tls");
+            debug!(%error, "TLS handshake failed");
+        }
+        Err(_) => place.peers.metrics.connection_refused("handshake"),
+    }
+}
+
+/// Bytes of a connection, as they are or under TLS.
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -120,7 +183,7 @@ impl Drop for Place {
 /// A connection that ends by itself when its client does not speak, or when the server must end.
 #[derive(Debug)]
 pub struct Guarded {
-    stream: TcpStream,
+    wire: Wire,
     /// Until the preface is here.
     handshake: Option<Handshake>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -134,10 +197,10 @@ struct Handshake {
 }
 
 impl Guarded {
-    fn new(stream: TcpStream, place: Place, timeout: Duration, cut: &CancellationToken) -> Self {
+    fn new(wire: Wire, place: Place, timeout: Duration, cut: &CancellationToken) -> Self {
         let timeout = Box::pin(tokio::time::sleep(timeout));
         let handshake = Some(Handshake { bytes_left: PREFACE_BYTES, timeout });
-        Self { stream, handshake, cut: Box::pin(cut.clone().cancelled_owned()), place }
+        Self { wire, handshake, cut: Box::pin(cut.clone().cancelled_owned()), place }
     }
 
     /// An error if the connection has to end now.
@@ -159,7 +222,7 @@ impl Connected for Guarded {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        self.wire.tcp().connect_info()
     }
 }
 
@@ -171,7 +234,10 @@ impl AsyncRead for Guarded {
     ) -> Poll<io::Result<()>> {
         self.ended(context)?;
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        ready!(match &mut self.wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Wire::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        })?;
         let n_bytes = buffer.filled().len() - before;
         if let Some(handshake) = &mut self.handshake {
             handshake.bytes_left = handshake.bytes_left.saturating_sub(n_bytes);
@@ -190,15 +256,24 @@ impl AsyncWrite for Guarded {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.ended(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        match &mut self.wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Wire::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.ended(context)?;
-        Pin::new(&mut self.stream).poll_flush(context)
+        match &mut self.wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Wire::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        match &mut self.wire {
+            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Wire::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
     }
 }

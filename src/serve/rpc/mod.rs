@@ -1,6 +1,7 @@
 //! The wire: the only room that names protobuf messages and gRPC statuses.
 pub mod admin;
 pub mod admin_client;
+pub mod auth;
 mod call;
 pub mod client;
 pub mod codec;
@@ -9,6 +10,7 @@ pub mod decode;
 pub mod encode;
 pub mod feedback;
 pub mod proto;
+pub mod reach;
 pub mod reader;
 pub mod server;
 pub mod service;

@@ -1,6 +1,7 @@
 //! The gRPC server: services, HTTP/2 limits, and an end that no client can put off.
 use super::{
-    connections,
+    auth::Auth,
+    connections::{self, Doorstep},
     feedback::Feedback,
     proto::{
         self, feedback_service_server::FeedbackServiceServer,
@@ -11,6 +12,7 @@ use super::{
     service::Service,
 };
 use crate::serve::{
+    door::Door,
     health::Health,
     metrics::Metrics,
     settings::{ConnectionSettings, ShutdownSettings},
@@ -19,7 +21,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, transport::Server};
+use tonic::{server::NamedService, service::interceptor::InterceptedService, transport::Server};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 use tracing::{info, warn};
 
@@ -71,6 +73,8 @@ pub struct Rpc {
     pub health: Arc<Health>,
     /// Where connections are counted.
     pub metrics: Arc<Metrics>,
+    /// Who may come in. Health checks and reflection need no token.
+    pub door: Door,
     /// Limits of connections.
     pub connections: ConnectionSettings,
     /// Limits of the end.
@@ -86,7 +90,13 @@ impl Rpc {
         let cut = CancellationToken::new();
         // Whatever way this function is left, no connection outlives it.
         let _cut = cut.clone().drop_guard();
-        let incoming = connections::accept(listener, self.connections, Arc::clone(&self.metrics), cut);
+        let doorstep = Doorstep {
+            settings: self.connections,
+            certificates: self.door.certificates,
+            metrics: Arc::clone(&self.metrics),
+        };
+        let incoming = connections::accept(listener, doorstep, cut);
+        let auth = Auth::new(self.door.readers, self.metrics);
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -99,9 +109,9 @@ impl Rpc {
         let reader = ReaderServiceServer::new(self.reader)
             .max_decoding_message_size(self.connections.message_bytes_max);
         let routes = builder(self.connections)
-            .add_service(service)
-            .add_service(feedback)
-            .add_service(reader)
+            .add_service(InterceptedService::new(service, auth.clone()))
+            .add_service(InterceptedService::new(feedback, auth.clone()))
+            .add_service(InterceptedService::new(reader, auth))
             .add_service(HealthServer::new(self.health_service))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);

@@ -143,6 +143,11 @@ pub fn invalid(violations: &Violations) -> Status {
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
+/// The status of a caller whom nobody knows.
+pub fn unauthenticated(reason: &str, message: &str) -> Status {
+    with_details(Code::Unauthenticated, message, reason, &[])
+}
+
 /// The status of bytes that are no message.
 pub fn malformed() -> Status {
     with_details(Code::InvalidArgument, "message could not be decoded", "MESSAGE_MALFORMED", &[])

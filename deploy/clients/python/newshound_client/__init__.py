@@ -40,9 +40,9 @@ class Signal:
 
 
 class Client:
-    """A connection; threads may share it. `credentials`: of a proxy that speaks TLS, none for a server itself."""
+    """A connection; threads may share it. `credentials`: where the server, or the proxy before it, speaks TLS. `token`: where it wants one."""
 
-    def __init__(self, address, *, timeout_s=TIMEOUT_S, credentials=None):
+    def __init__(self, address, *, timeout_s=TIMEOUT_S, credentials=None, token=None):
         retries = resources.files(__name__).joinpath("retry.json").read_text()
         options = [("grpc.service_config", retries)]
         if credentials:
@@ -51,6 +51,7 @@ class Client:
             self.channel = grpc.insecure_channel(address, options)
         self.stub = services.QueryGenerationServiceStub(self.channel)
         self.timeout_s = timeout_s
+        self.token = token
 
     def generate(self, user_key, signals, *, timeout_s=None, **options):
         """Waits for the best list. `options`: fields of GenerationOptions. Errors are those of gRPC (grpc.RpcError)."""
@@ -63,6 +64,8 @@ class Client:
     def call(self, user_key, timeout_s):
         # Headers hold ASCII alone, keys anything; and proxies need no more than a stable digest.
         carrier = {USER_KEY: hashlib.sha256(user_key.encode()).hexdigest()}
+        if self.token:
+            carrier["authorization"] = f"Bearer {self.token}"
         if propagate:
             propagate.inject(carrier)
         return {"timeout": self.timeout_s if timeout_s is None else timeout_s, "metadata": list(carrier.items())}

@@ -1,0 +1,116 @@
+//! The certificate that the server shows, and whose certificates it wants to see.
+use super::{AccessError, Seen, read, seen, told};
+use crate::serve::{metrics::Metrics, settings::access::TlsSettings};
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        RootCertStore, ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        server::WebPkiClientVerifier,
+    },
+};
+
+/// gRPC is HTTP/2 and nothing else.
+const ALPN: &[u8] = b"h2";
+
+/// Certificate and key in force.
+pub struct Certificates {
+    current: RwLock<Arc<ServerConfig>>,
+    files: TlsSettings,
+    seen: Mutex<Seen>,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Certificates").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Certificates {
+    /// Reads certificate and key.
+    ///
+    /// # Errors
+    /// If a file cannot be read, holds nothing of its kind, or they do not go together.
+    pub fn open(files: TlsSettings, metrics: Arc<Metrics>) -> Result<Self, AccessError> {
+        let contents = Contents::read(&files)?;
+        let current = RwLock::new(Arc::new(contents.config(&files)?));
+        Ok(Self { current, seen: Mutex::new(contents.seen()), files, metrics })
+    }
+
+    /// Shakes hands as the files say now; connections that are open keep what they were shown.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Puts the files in force if they have changed and go together; otherwise says once what is wrong with them.
+    ///
+    /// Of two files that are replaced one after the other, the first alone does not fit, and is said to be refused until the second is
+    /// there.
+    pub(super) fn look(&self) {
+        let contents = Contents::read(&self.files);
+        let saw = contents.as_ref().map_or([0; 32], Contents::seen);
+        if std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), saw) == saw {
+            return;
+        }
+        let config = contents.and_then(|contents| contents.config(&self.files));
+        if let Some(config) = told("certificates", config, &self.metrics) {
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        }
+    }
+}
+
+struct Contents {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl Contents {
+    fn read(files: &TlsSettings) -> Result<Self, AccessError> {
+        let client_ca = files.client_ca.as_deref().map(read).transpose()?;
+        Ok(Self { cert: read(&files.cert)?, key: read(&files.key)?, client_ca })
+    }
+
+    fn seen(&self) -> Seen {
+        seen([&*self.cert, &self.key, self.client_ca.as_deref().unwrap_or_default()])
+    }
+
+    fn config(&self, files: &TlsSettings) -> Result<ServerConfig, AccessError> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
+        let builder = match (&self.client_ca, &files.client_ca) {
+            (Some(pem), Some(path)) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(pem, path)? {
+                    roots.add(certificate)?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let what = "private key";
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|_| AccessError::Pem { path: files.key.clone(), what })?;
+        let mut config = builder.with_single_cert(certificates(&self.cert, &files.cert)?, key)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(config)
+    }
+}
+
+fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, AccessError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    found
+        .ok()
+        .filter(|found| !found.is_empty())
+        .ok_or_else(|| AccessError::Pem { path: path.to_owned(), what: "certificate" })
+}

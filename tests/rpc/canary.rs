@@ -1,0 +1,87 @@
+//! What one reader does stands in nobody else's answer, in no metric and in no record: words that stand nowhere else are planted, and
+//! looked for. The log of the process is looked at by `logs`.
+use super::experiments::{flags, text};
+use super::server::{Client, Plan, Server, options, request, signal, within};
+use newshound::serve::{
+    experiments::log,
+    rpc::proto::{GenerateQueriesRequest, Stream},
+    settings::{LogSettings, Salt},
+};
+use tempfile::TempDir;
+
+const CANARY: &str = "zanzibarquux";
+
+/// Requests of others; those of a slow run are as many as the promise says.
+fn n_others() -> usize {
+    if std::env::vars().any(|(name, value)| name == "NEWSHOUND_SLOW" && value == "1") { 10_000 } else { 24 }
+}
+
+/// The demo's network, with experiments and their log in this folder.
+async fn serving(dir: &TempDir) -> Server {
+    let path = dir.path().join("experiments.json");
+    std::fs::write(&path, text(&flags())).unwrap();
+    let log = LogSettings {
+        dir: dir.path().join("records"),
+        queue_max: 20_000,
+        file_bytes_max: 1 << 26,
+        files_max: 4,
+        reader_salt: Salt("no secret of anybody".to_owned()),
+    };
+    let plan = Plan::new().with(|settings| {
+        settings.experiments.file = Some(path);
+        settings.experiments.log = Some(log);
+    });
+    super::swap_bundles::demo_with(plan.settings).await
+}
+
+fn planted(number: usize) -> GenerateQueriesRequest {
+    let mut request = request(&format!("{CANARY}-{number}"));
+    request.correlation_id = CANARY.to_owned();
+    let signals = (0..4).map(|at| {
+        let mut signal =
+            signal(Stream::Search, &format!("{CANARY} {CANARY} shoes {number}"), 1_700_000_000 + at);
+        (signal.category, signal.source) = (Some(CANARY.to_owned()), Some(CANARY.to_owned()));
+        signal
+    });
+    request.signals = signals.collect();
+    request
+}
+
+/// Asks; a reader for whom the network writes no list has an answer too, which is no leak.
+async fn answer(client: &mut Client, mut request: GenerateQueriesRequest) -> String {
+    options(&mut request).candidate_count = Some(2);
+    match within(client.generate_queries(request)).await {
+        Ok(response) => format!("{:?}", response.into_inner()),
+        Err(status) => format!("{status:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn words_of_one_reader_reach_no_other_reader_no_metric_and_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = serving(&dir).await;
+    let mut planting = server.client().await;
+    let planter = tokio::spawn(async move {
+        // As long as the others ask: in the same batches, and from kept prompts.
+        for number in (0..4).cycle() {
+            answer(&mut planting, planted(number)).await;
+        }
+    });
+    let mut client = server.client().await;
+    for number in 0..n_others() {
+        let mut other = request(&format!("reader{}", number % 8));
+        other.signals.push(signal(Stream::Search, &format!("storm warning {}", number % 7), 1_700_000_200));
+        let answered = answer(&mut client, other).await;
+        assert!(!answered.contains(CANARY), "{answered}");
+    }
+    assert!(server.metric("newshound_prefix_tokens_total").await.unwrap() > 0.0, "prompts were kept");
+    let (_, metrics) = server.get("/metrics").await;
+    assert!(!metrics.contains(CANARY));
+    planter.abort();
+    server.signal();
+    server.ended().await.unwrap();
+    let files = log::files(&dir.path().join("records")).unwrap();
+    let records: String = files.into_iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    assert!(records.lines().count() >= n_others() / 2, "answers were exposures");
+    assert!(!records.contains(CANARY));
+}
