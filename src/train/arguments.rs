@@ -183,6 +183,9 @@ pub struct BundleArgs {
     /// Longest prompt it was fine-tuned on, in tokens; the server cuts prompts to it.
     #[arg(long, default_value_t = super::settings::PROMPT_TOKENS)]
     pub(super) prompt_tokens: usize,
+    /// World folder whose articles and some of whose readers the server's demo shows: makes a demo bundle, which is compiled into the server.
+    #[arg(long)]
+    pub(super) shown: Option<PathBuf>,
     /// A command that made it, in order; repeat for each.
     #[arg(long = "command")]
     pub(super) commands: Vec<String>,

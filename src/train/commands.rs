@@ -285,7 +285,10 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
         seeds: args.seeds.into_iter().collect(),
         training: BTreeMap::new(),
     };
-    let (others, bytes_max) = (Vec::new(), None);
+    let (others, bytes_max) = match &args.shown {
+        Some(world) => (demo::shown(world)?, Some(demo::BYTES_MAX)),
+        None => (Vec::new(), None),
+    };
     let Inputs { model, tokenizer, head, cleaner } = args.inputs;
     let parts = Parts { model, tokenizer, head, cleaner, others, bytes_max };
     pack_bundle::run(parts, provenance, &args.out)?;

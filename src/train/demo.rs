@@ -5,13 +5,13 @@ use super::{
     pack_bundle::{self, Parts},
     pipeline::{self, Made, Profile},
 };
-use crate::signals::Stream;
+use crate::{bundle::save::Files, signals::Stream};
 use candle_core::Device;
 use serde::Serialize;
 use std::path::Path;
 
 /// Largest demo bundle; it is compiled into the server.
-const BYTES_MAX: u64 = 12 * 1024 * 1024;
+pub const BYTES_MAX: u64 = 12 * 1024 * 1024;
 /// Readers shown by the demo.
 const N_READERS: usize = 3;
 /// A reader is shown only with this many signals of each stream.
@@ -24,14 +24,21 @@ const SIGNALS_SHOWN: usize = 30;
 /// If a stage fails, or the bundle is larger than the server may embed.
 pub fn run(work: &Path, world: Option<&Path>, out: &Path, device: &Device) -> Result<(), TrainError> {
     let Made { parts, mut provenance, world } = pipeline::run(&Profile::demo(), work, world, device)?;
-    let shown = World::read(&world, Scope::Evaluation)?;
-    let others = vec![
-        ("articles.jsonl".to_owned(), alive_articles(&shown)?),
-        ("users.jsonl".to_owned(), readers(&shown)?),
-    ];
+    let others = shown(&world)?;
     provenance.commands.push("newshound-trainer demo-bundle --work work --out deploy/demo".to_owned());
     pack_bundle::run(Parts { others, bytes_max: Some(BYTES_MAX), ..parts }, provenance, out)?;
     Ok(())
+}
+
+/// What the server's demo shows: files for its bundle.
+/// # Errors
+/// If the world cannot be read.
+pub fn shown(world: &Path) -> Result<Files, TrainError> {
+    let world = World::read(world, Scope::Evaluation)?;
+    Ok(vec![
+        ("articles.jsonl".to_owned(), alive_articles(&world)?),
+        ("users.jsonl".to_owned(), readers(&world)?),
+    ])
 }
 
 /// Articles alive at the cutoff, one JSON object a line.
