@@ -67,6 +67,7 @@ use crate::{
 use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
+use tonic_health::server::{HealthReporter, HealthService};
 use tracing::{error, info, warn};
 
 /// How often histograms are folded and the cache is measured.
@@ -216,9 +217,9 @@ pub async fn run_with(
     let door = Door::open(&settings.access, &metrics)?;
     let (experiments, models) = models(&settings, first, loader, &metrics).await?;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
-    let reporter = tonic_health::server::HealthReporter::new();
-    let health_service = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
-    let health = Health::new(reporter, SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
+    let reporter = HealthReporter::new();
+    let health_service = HealthService::from_health_reporter(reporter.clone());
+    let health = Health::new(reporter.clone(), SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
     let rooms = Rooms {
         answerer: Arc::new(Answerer::new(settings.cache, Arc::clone(&metrics))),
         models: Arc::clone(&models),
@@ -244,7 +245,8 @@ pub async fn run_with(
     if let Ok(grpc) = grpc.local_addr() {
         info!(%grpc, "ready");
     }
-    let background = background((http, admin), rooms, door, &settings);
+    let of_admin = HealthService::from_health_reporter(reporter);
+    let background = background((http, admin), (rooms, of_admin), door, &settings);
     let stop = async {
         tokio::select! {
             () = shutdown => {}
@@ -326,7 +328,7 @@ async fn close(log: Option<Arc<RecordLog>>) {
 /// The operators' ports, the upkeep of metrics and the watch over the experiments file; all end when the set is dropped.
 fn background(
     (http, admin): (TcpListener, Option<TcpListener>),
-    rooms: Rooms,
+    (rooms, of_admin): (Rooms, HealthService),
     door: Door,
     settings: &ServeSettings,
 ) -> JoinSet<()> {
@@ -341,7 +343,7 @@ fn background(
     });
     if let Some(listener) = admin {
         let admin = Admin::new(Arc::clone(&models), metrics);
-        let serving = admin::serve(listener, admin, door.clone(), settings.connections);
+        let serving = admin::serve(listener, admin, door.clone(), of_admin, settings.connections);
         tasks.spawn(async move {
             if let Err(error) = serving.await {
                 error!(error = %Chain(&error), "admin port failed");

@@ -158,7 +158,7 @@ pub struct ConnectionSettings {
     pub handshake_timeout: Duration,
     /// `message_bytes_max`: largest request. Default 262,144: a full set of signals is a tenth of it.
     pub message_bytes_max: usize,
-    /// `age_max_s`: after which a connection is told to reconnect, so that load balances again. Default 600. No grace is set:
+    /// `age_max_s`: after which a connection is told to reconnect, so that load balances again; a tenth more or less, by server. Default 600. No grace is set:
     /// with one, the HTTP/2 server cuts calls instead of sending a GOAWAY.
     pub age_max: Duration,
 }

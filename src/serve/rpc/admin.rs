@@ -30,6 +30,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedService};
+use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
 /// Digits of a bundle's id.
 const BUNDLE_ID_LEN: usize = 16;
@@ -49,6 +50,7 @@ pub async fn serve(
     listener: TcpListener,
     admin: Admin,
     door: Door,
+    health: HealthService,
     connections: ConnectionSettings,
 ) -> Result<(), RpcError> {
     let cut = CancellationToken::new();
@@ -60,11 +62,13 @@ pub async fn serve(
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::ADMIN_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let service =
         ModelAdminServiceServer::new(admin).max_decoding_message_size(connections.message_bytes_max);
     builder(connections)
         .add_service(InterceptedService::new(service, auth))
+        .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .serve_with_incoming(incoming)

@@ -40,6 +40,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How far the age of connections strays, each server by a share of its own: servers that started together would otherwise send all their
+/// clients to reconnect at the same moment.
+const AGE_JITTER: f64 = 0.1;
+
 /// Why the server could not serve.
 #[derive(Debug, Error)]
 pub enum RpcError {
@@ -151,5 +155,23 @@ pub(super) fn builder(settings: ConnectionSettings) -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_connection_age(settings.age_max)
+        .max_connection_age(aged(settings.age_max, rand::random_range(-AGE_JITTER..=AGE_JITTER)))
+}
+
+/// The age of a server's connections, a share above or below what the settings say.
+fn aged(age_max: Duration, jitter: f64) -> Duration {
+    age_max.mul_f64(1.0 + jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_live_about_as_long_as_the_settings_say() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(aged(minute, 0.0), minute);
+        assert_eq!(aged(minute, -AGE_JITTER), Duration::from_secs(54));
+        assert_eq!(aged(minute, AGE_JITTER), Duration::from_secs(66));
+    }
 }
