@@ -3,7 +3,7 @@ use crate::{
     decode::batch::Finish,
     queries::QueryList,
     serve::{
-        cost::Cost,
+        cost::{Cost, Owed},
         rerank::{Method, Standing},
     },
     text::parse::Malformed,
@@ -91,7 +91,7 @@ pub struct Phases {
 }
 
 /// What a generation gave and what it cost.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Answer {
     /// Every candidate, in the order in which they ended.
     pub candidates: Vec<Arc<Candidate>>,
@@ -111,6 +111,8 @@ pub struct Answer {
     pub n_cleaned_signals: usize,
     /// What it cost.
     pub cost: Cost,
+    /// What of that nobody has paid yet.
+    pub owed: Owed,
     /// Where the time went.
     pub phases: Phases,
 }

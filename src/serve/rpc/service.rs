@@ -160,8 +160,8 @@ impl Shared {
         let (question, correlation_id) = (asked.question, asked.correlation_id);
         let (user, enrolment) = (question.user.clone(), Arc::clone(&question.enrolment));
         let answered = self.rooms.answerer.answer(question, watch).await;
-        let (answer, origin) = answered.map_err(|error| status::status(&error))?;
-        self.rooms.ledger.expose(&user, &response_id, &enrolment, (origin, answer.cost)).await;
+        let answered = answered.map_err(|error| status::status(&error))?;
+        self.rooms.ledger.expose(&user, &response_id, &enrolment, &answered).await;
         let verdicts = match asked.judged.is_empty() {
             true => Vec::new(),
             // They are extra: an answer that is there is not lost with them.
@@ -171,10 +171,11 @@ impl Shared {
             }),
         };
         let signal_verdicts = encode::verdicts(&verdicts);
-        let response = encode::response(&answer, origin, started.elapsed());
-        let candidates = if asked.return_candidates { encode::candidates(&answer) } else { Vec::new() };
+        let response = encode::response(&answered.answer, answered.origin, started.elapsed());
+        let candidates =
+            if asked.return_candidates { encode::candidates(&answered.answer) } else { Vec::new() };
         let (model, arms) = (Some(self.model.encode()), encode::arms(&enrolment));
-        let cost = encode::cost(&answer, origin, self.rooms.metrics.price());
+        let cost = encode::cost(&answered, self.rooms.metrics.price());
         Ok(proto::GenerateQueriesResponse {
             response_id,
             model,
