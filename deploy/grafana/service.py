@@ -108,7 +108,7 @@ CACHE = Row("Cache", (
     Panel("Age of hits", "How old stored answers are when they are used; the settings cache.ttl_ms and cache.stale_ms bound it.", "s",
           quantiles("newshound_cache_age_at_hit_seconds")),
     Panel("Renewed answers", "Generations that nobody waits for. early: the time of a used answer was nearly over. stale: it was over. "
-          "skipped: too many requests wait for the model.", "cps", (Query(rate("newshound_cache_renewals_total", by="result"), "{{result}}"),),
+          "skipped: too many requests wait for the model, or it failed a moment ago.", "cps", (Query(rate("newshound_cache_renewals_total", by="result"), "{{result}}"),),
           "stack", width=12),
     Panel("Invalidated readers", "Readers whose stored answers are used no more, by a call of InvalidateUser or ForgetUser.", "cps",
           (Query(rate("newshound_cache_invalidations_total", by="scope"), "{{scope}}"),), width=12),

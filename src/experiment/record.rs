@@ -37,7 +37,7 @@ pub struct Exposure {
     pub arms: Vec<ArmRecord>,
 }
 
-/// The cost of an answer: nothing for one that was stored, or generated for another request.
+/// The cost of an answer: nothing for one that another request has paid for, as most that were stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CostRecord {
     /// Billionths of the currency's unit.

@@ -1,11 +1,11 @@
 //! One request, read top to bottom: cache, or a flight that others share, or a generation of its own.
+mod answered;
 mod counted;
 mod error;
 
 use crate::serve::{
     cache::{AnswerCache, CacheKey, Found, Freshness, Keep},
     candidate::{Answer, Candidate},
-    cost::Cost,
     engine::Deadline,
     flights::{Flight, Flights, Landed, Progress, Seat},
     metrics::{Metrics, outcome::Outcome},
@@ -14,6 +14,7 @@ use crate::serve::{
     question::{CacheMode, Question},
     settings::CacheSettings,
 };
+pub use answered::{Answered, Origin};
 use counted::Counted;
 pub use error::ServeError;
 use std::{
@@ -25,42 +26,6 @@ use tracing::debug;
 
 /// Questions without an answer that are remembered: each for a second or two, so that these are the failures of a bad minute.
 const FAILURES_MAX: u64 = 10_000;
-
-/// Where an answer came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// It was stored that long.
-    Hit(Duration),
-    /// It was stored that long, which is too long, and a newer one is being generated.
-    Stale(Duration),
-    /// It was generated for this request.
-    Miss,
-    /// Another request had started to generate it.
-    Coalesced,
-    /// It was generated, and the cache was left alone.
-    Bypass,
-}
-
-impl Origin {
-    /// Its word in metrics and records, and the age of a stored answer.
-    pub fn status(self) -> (&'static str, Option<Duration>) {
-        match self {
-            Self::Hit(age) => ("hit", Some(age)),
-            Self::Stale(age) => ("stale", Some(age)),
-            Self::Miss => ("miss", None),
-            Self::Coalesced => ("coalesced", None),
-            Self::Bypass => ("bypass", None),
-        }
-    }
-
-    /// What a request pays of what a generation cost, in billionths of the currency's unit: whoever started it pays.
-    pub fn pays(self, cost: Cost) -> u64 {
-        match self {
-            Self::Miss | Self::Bypass => cost.nanos,
-            Self::Hit(_) | Self::Stale(_) | Self::Coalesced => 0,
-        }
-    }
-}
 
 /// Answers questions: everything that requests share.
 #[derive(Debug)]
@@ -143,7 +108,7 @@ impl Answerer {
         self: &Arc<Self>,
         question: Question,
         mut watch: impl FnMut(&Arc<Candidate>),
-    ) -> Result<(Arc<Answer>, Origin), ServeError> {
+    ) -> Result<Answered, ServeError> {
         let mut counted = Counted::new(&self.metrics, &question.enrolment);
         let mut n_seen = 0;
         let count = |candidate: &Arc<Candidate>| {
@@ -168,8 +133,9 @@ impl Answerer {
             (Ok(_), Origin::Miss | Origin::Bypass) => Outcome::Ok,
             (Err(error), _) => error.outcome(),
         };
-        counted.answer = result.as_ref().ok().cloned();
-        result.map(|answer| (answer, origin))
+        let answered = result.map(|answer| Answered { paid_nanos: answer.owed.pay(), answer, origin });
+        counted.answered = answered.as_ref().ok().cloned();
+        answered
     }
 
     /// Finds the answer, or somebody who generates it, or starts to.
@@ -178,7 +144,7 @@ impl Answerer {
         if question.cache == CacheMode::Default {
             if let Some(Found { answer, age, freshness }) = self.cache.get(key, now).await {
                 if freshness != Freshness::Fresh {
-                    self.renew(question, key, freshness);
+                    self.renew(question, key, freshness).await;
                 }
                 let is_stale = freshness == Freshness::Stale;
                 return Course::Stored(answer, if is_stale { Origin::Stale(age) } else { Origin::Hit(age) });
@@ -209,9 +175,10 @@ impl Answerer {
         CacheKey::new((&whose, epoch), &question.signals, bundle, &options, &arms)
     }
 
-    /// Generates anew what is stored, for nobody who waits: unless somebody does so already, or many wait for the model.
-    fn renew(self: &Arc<Self>, question: Question, key: CacheKey, freshness: Freshness) {
-        if question.writer.engine.is_pressed() {
+    /// Generates anew what is stored, for nobody who waits: unless somebody does so already, many wait for the model, or it failed a
+    /// moment ago.
+    async fn renew(self: &Arc<Self>, question: Question, key: CacheKey, freshness: Freshness) {
+        if question.writer.engine.is_pressed() || self.failures.get(key, Instant::now()).await.is_some() {
             return self.metrics.cache_renewal("skipped");
         }
         let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
@@ -310,16 +277,20 @@ impl Answerer {
 
     /// Invalidates, and returns when nothing of it is in memory, of none of the models, but what is being generated for requests that still
     /// wait.
-    pub async fn forget(self: &Arc<Self>, whose: &[u8], models: &Models) {
+    ///
+    /// # Errors
+    /// If a task panicked; then it is invalidated, and may be in memory.
+    pub async fn forget(self: &Arc<Self>, whose: &[u8], models: &Models) -> Result<(), ServeError> {
         let owner = Owner::of(whose);
         self.epochs.end(owner);
         let answerer = Arc::clone(self);
         let stored = tokio::task::spawn_blocking(move || answerer.cache.keys_of(owner));
-        for key in stored.await.unwrap_or_default() {
+        for key in stored.await.map_err(|_| ServeError::Panicked)? {
             self.cache.remove(key).await;
         }
         models.forget(owner).await;
         self.metrics.cache_invalidation("forget");
+        Ok(())
     }
 
     /// Resolves when nobody watches a flight and nobody can join it any more.

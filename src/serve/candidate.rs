@@ -3,7 +3,7 @@ use crate::{
     decode::batch::Finish,
     queries::QueryList,
     serve::{
-        cost::Cost,
+        cost::{Cost, Owed},
         models::facts::ModelFacts,
         rerank::{Method, Standing},
     },
@@ -134,7 +134,7 @@ pub struct Phases {
 }
 
 /// What a generation gave and what it cost.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Answer {
     /// The model that wrote it.
     pub model: Arc<ModelFacts>,
@@ -158,6 +158,8 @@ pub struct Answer {
     pub n_cleaned_signals: usize,
     /// What it cost.
     pub cost: Cost,
+    /// What of that nobody has paid yet.
+    pub owed: Owed,
     /// Where the time went.
     pub phases: Phases,
 }

@@ -113,6 +113,24 @@ pub struct Cost {
     pub nanos: u64,
 }
 
+/// A cost that is paid once: by the request that is answered first.
+#[derive(Debug)]
+pub struct Owed {
+    nanos: AtomicU64,
+}
+
+impl Owed {
+    /// Nobody has paid it.
+    pub fn new(cost: Cost) -> Self {
+        Self { nanos: AtomicU64::new(cost.nanos) }
+    }
+
+    /// What is to be paid, in billionths of the currency's unit; nothing from now on.
+    pub fn pay(&self) -> u64 {
+        self.nanos.swap(0, Ordering::Relaxed)
+    }
+}
+
 /// A sum of times, and with it of costs.
 #[derive(Debug, Default)]
 pub struct Account {
@@ -272,6 +290,12 @@ mod tests {
             threads.map(|thread| thread.join().unwrap()).iter().sum::<u64>()
         });
         assert_eq!(amounts, Account::default().add(40_000 * ns(997), &price));
+    }
+
+    #[test]
+    fn a_cost_is_paid_once() {
+        let owed = Owed::new(Cost { nanos: 7, ..Cost::default() });
+        assert_eq!([owed.pay(), owed.pay()], [7, 0]);
     }
 
     #[test]

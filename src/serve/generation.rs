@@ -13,7 +13,7 @@ use crate::{
         answer::ServeError,
         bill::Bill,
         candidate::{Answer, Candidate, Invalid, Phases, Scores, StitchedList},
-        cost::Spending,
+        cost::{Owed, Spending},
         engine::{Deadline, Engine, Event, Job},
         metrics::Metrics,
         models::facts::ModelFacts,
@@ -287,6 +287,7 @@ impl Writer {
             bill.settle(Spending::Failed);
             return Err(ServeError::NoValidList { n_candidates });
         };
+        let cost = bill.settle(Spending::Useful);
         self.metrics.first_candidate(first);
         if let Some(scores) = &course.candidates[best_idx].scores {
             self.metrics.best_list_score(scores.list);
@@ -305,7 +306,8 @@ impl Writer {
             prefill_tokens_computed: course.prefill_tokens_computed,
             n_truncated_signals,
             n_cleaned_signals: course.n_cleaned_signals,
-            cost: bill.settle(Spending::Useful),
+            cost,
+            owed: Owed::new(cost),
             phases: Phases { time_to_first_candidate: first, ..phases },
             candidates: course.candidates.into_iter().map(Arc::new).collect(),
         })

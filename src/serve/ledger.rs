@@ -2,8 +2,7 @@
 use crate::{
     experiment::record::{CostRecord, Exposure, Outcomes, Record},
     serve::{
-        answer::Origin,
-        cost::Cost,
+        answer::Answered,
         experiments::{
             enrolment::Enrolment,
             log::{RecordLog, now_unix_ms},
@@ -57,17 +56,16 @@ impl Ledger {
         Self { log, arms: Cache::new(REMEMBERED_MAX), reports: Cache::new(REMEMBERED_MAX), metrics }
     }
 
-    /// Notes that a reader was answered, where the answer came from and what the generation had cost; a reader without arms is
-    /// nobody's business.
+    /// Notes that a reader was answered; a reader without arms is nobody's business.
     pub async fn expose(
         &self,
         user: &UserKey,
         response_id: &str,
         enrolment: &Arc<Enrolment>,
-        (origin, cost): (Origin, Cost),
+        answered: &Answered,
     ) {
         let Some(log) = self.log.as_ref().filter(|_| !enrolment.assignments.is_empty()) else { return };
-        let ((served, _), price) = (origin.status(), self.metrics.price());
+        let ((served, _), price) = (answered.origin.status(), self.metrics.price());
         log.offer(&Record::Exposure(Exposure {
             time_unix_ms: now_unix_ms(),
             response_id: response_id.to_owned(),
@@ -75,7 +73,7 @@ impl Ledger {
             config: enrolment.config.clone(),
             served: served.to_owned(),
             cost: price.is_told().then(|| CostRecord {
-                nanos: origin.pays(cost),
+                nanos: answered.paid_nanos,
                 currency: price.currency.clone(),
                 price_version: price.version.clone(),
             }),

@@ -159,14 +159,43 @@ async fn stored_and_shared_answers_cost_nothing_and_save_what_the_first_one_cost
     server.gate.open();
     let (leader, follower) = (within(leader).await.unwrap(), within(follower).await.unwrap());
     let hit = ask(&mut server.client().await, request("reader")).await;
-    for (response, basis) in [(&follower, CostBasis::Coalesced), (&hit, CostBasis::Cached)] {
+    // Of the two who waited, whoever is answered first pays.
+    let (pays, shares) =
+        if cost(&leader).amount_nanos > 0 { (&leader, &follower) } else { (&follower, &leader) };
+    assert_eq!(cost(pays).basis(), CostBasis::DeviceTime);
+    for (response, basis) in [(shares, CostBasis::Coalesced), (&hit, CostBasis::Cached)] {
         assert_eq!((cost(response).basis(), cost(response).amount_nanos), (basis, 0));
-        assert_eq!(device_time(response), device_time(&leader), "what was consumed when it was made");
+        assert_eq!(device_time(response), device_time(pays), "what was consumed when it was made");
     }
-    let paid = cost(&leader).amount_nanos as f64;
+    let paid = cost(pays).amount_nanos as f64;
     assert!(paid > 0.0);
     assert_eq!((saved(&server, "coalesce").await, saved(&server, "cache").await), (paid, paid));
     assert_eq!(spent(&server, "useful").await, paid);
+}
+
+#[tokio::test]
+async fn whoever_first_uses_an_answer_that_was_renewed_ahead_pays_for_it() {
+    let settings = |settings: &mut ServeSettings| {
+        priced(settings);
+        settings.cache.ttl = Duration::from_millis(1);
+        settings.cache.stale = Duration::from_secs(60);
+    };
+    let server = Plan::new().with(settings).start().await;
+    let mut client = server.client().await;
+    let mut paid = Vec::new();
+    within(async {
+        while paid.len() < 3 {
+            let nanos = cost(&ask(&mut client, request("reader")).await).amount_nanos;
+            paid.extend((nanos > 0).then_some(nanos));
+        }
+    })
+    .await;
+    assert!(saved(&server, "cache").await > 0.0, "while it is renewed the old one is used for nothing");
+    let statuses =
+        ["miss", "stale"].map(|status| format!("newshound_cache_requests_total{{status=\"{status}\"}}"));
+    assert_eq!(server.metric(&statuses[0]).await, Some(1.0));
+    assert!(server.metric(&statuses[1]).await.unwrap() >= 2.0);
+    assert!(spent(&server, "useful").await >= paid.iter().sum::<u64>() as f64);
 }
 
 #[tokio::test]

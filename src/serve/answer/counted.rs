@@ -1,7 +1,6 @@
 //! What is counted and said of every request.
 use crate::serve::{
-    candidate::Answer,
-    cost::Saving,
+    answer::Answered,
     experiments::enrolment::Enrolment,
     metrics::{Metrics, outcome::Outcome},
 };
@@ -16,13 +15,13 @@ pub(super) struct Counted<'a> {
     /// How it ended.
     pub(super) outcome: Outcome,
     /// With what.
-    pub(super) answer: Option<Arc<Answer>>,
+    pub(super) answered: Option<Answered>,
 }
 
 impl<'a> Counted<'a> {
     pub(super) fn new(metrics: &'a Metrics, enrolment: &Arc<Enrolment>) -> Self {
         let (enrolment, started) = (Arc::clone(enrolment), Instant::now());
-        Self { metrics, enrolment, started, outcome: Outcome::Cancelled, answer: None }
+        Self { metrics, enrolment, started, outcome: Outcome::Cancelled, answered: None }
     }
 }
 
@@ -30,24 +29,13 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.metrics.outcome(self.outcome);
-        let saving = match self.outcome {
-            Outcome::Cached => Some(Saving::Cache),
-            Outcome::Coalesced => Some(Saving::Coalesce),
-            Outcome::Ok
-            | Outcome::Shed
-            | Outcome::Rejected
-            | Outcome::Cancelled
-            | Outcome::Deadline
-            | Outcome::NoList
-            | Outcome::Failed => None,
-        };
-        if let (Some(by), Some(answer)) = (saving, &self.answer) {
-            self.metrics.saved(by, answer.cost.device_time);
+        if let Some(Answered { answer, origin, paid_nanos: 0 }) = &self.answered {
+            self.metrics.saved(origin.saving(), answer.cost.device_time);
         }
         for assignment in &self.enrolment.assignments {
             let arm = (assignment.experiment.id.as_str(), assignment.arm().id.as_str());
             self.metrics.arm_request(arm, assignment.by.word(), self.outcome);
-            let Some(answer) = &self.answer else { continue };
+            let Some(Answered { answer, .. }) = &self.answered else { continue };
             let score = answer.best().scores.as_ref().map(|scores| scores.list);
             self.metrics.arm_answered(arm, took, score);
             // Others' answers cost this arm nothing.

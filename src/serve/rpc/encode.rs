@@ -10,9 +10,9 @@ use crate::{
     },
     queries::QueryList,
     serve::{
-        answer::Origin,
+        answer::{Answered, Origin},
         candidate::{Answer, Candidate},
-        cost::Price,
+        cost::{Price, Saving},
         experiments::enrolment::Enrolment,
         models::facts::ModelFacts,
         rerank::{self, Method},
@@ -69,14 +69,15 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
 }
 
 /// What a request pays of what its answer cost, where there is a price.
-pub fn cost(answer: &Answer, origin: Origin, price: &Price) -> Option<proto::Cost> {
-    let basis = match origin {
-        Origin::Miss | Origin::Bypass => proto::CostBasis::DeviceTime,
-        Origin::Hit(_) | Origin::Stale(_) => proto::CostBasis::Cached,
-        Origin::Coalesced => proto::CostBasis::Coalesced,
+pub fn cost(answered: &Answered, price: &Price) -> Option<proto::Cost> {
+    let pays = answered.paid_nanos == answered.answer.cost.nanos;
+    let basis = match answered.origin.saving() {
+        _ if pays => proto::CostBasis::DeviceTime,
+        Saving::Cache => proto::CostBasis::Cached,
+        Saving::Coalesce | Saving::Prefix | Saving::Pruning => proto::CostBasis::Coalesced,
     };
     price.is_told().then(|| proto::Cost {
-        amount_nanos: origin.pays(answer.cost),
+        amount_nanos: answered.paid_nanos,
         currency_code: price.currency.clone(),
         basis: basis.into(),
         price_version: price.version.clone(),

@@ -47,7 +47,8 @@ impl ReaderService for Reader {
         let mut call = self.call("ForgetUser");
         let (metadata, _, message) = request.into_parts();
         let whose = named(message.user, &metadata).inspect_err(|status| call.code = status.code())?;
-        self.rooms.answerer.forget(&whose, &self.rooms.models).await;
+        let forgotten = self.rooms.answerer.forget(&whose, &self.rooms.models).await;
+        forgotten.map_err(|error| status::status(&error)).inspect_err(|status| call.code = status.code())?;
         call.code = Code::Ok;
         Ok(Response::new(proto::ForgetUserResponse {}))
     }

@@ -166,8 +166,8 @@ impl Shared {
         let (user, enrolment) = (question.user.clone(), Arc::clone(&question.enrolment));
         let writer = Arc::clone(&question.writer);
         let answered = self.rooms.answerer.answer(question, watch).await;
-        let (answer, origin) = answered.map_err(|error| status::status(&error))?;
-        self.rooms.ledger.expose(&user, &response_id, &enrolment, (origin, answer.cost)).await;
+        let answered = answered.map_err(|error| status::status(&error))?;
+        self.rooms.ledger.expose(&user, &response_id, &enrolment, &answered).await;
         let verdicts = match asked.judged.is_empty() {
             true => Vec::new(),
             // They are extra: an answer that is there is not lost with them.
@@ -177,9 +177,10 @@ impl Shared {
             }),
         };
         let signal_verdicts = encode::verdicts(&verdicts);
-        let response = encode::response(&answer, origin, started.elapsed());
-        let candidates = if asked.return_candidates { encode::candidates(&answer) } else { Vec::new() };
-        let cost = encode::cost(&answer, origin, self.rooms.metrics.price());
+        let response = encode::response(&answered.answer, answered.origin, started.elapsed());
+        let candidates =
+            if asked.return_candidates { encode::candidates(&answered.answer) } else { Vec::new() };
+        let cost = encode::cost(&answered, self.rooms.metrics.price());
         Ok(proto::GenerateQueriesResponse {
             response_id,
             arms: encode::arms(&enrolment),
