@@ -203,7 +203,7 @@ mod tests {
     fn random(n: usize, seed: u64) -> Vec<f32> {
         let mut rng = StdRng::seed_from_u64(seed);
         let logit = |idx: usize| match idx % 9 {
-            4 if idx % 2 == 0 => f32::NAN,
+            4 if idx.is_multiple_of(2) => f32::NAN,
             4 => f32::NEG_INFINITY,
             _ => (rng.random_range(-9.0..9.0_f32) * 8.0).round() / 8.0,
         };

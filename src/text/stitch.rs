@@ -25,31 +25,39 @@ pub fn stitch(lists: &[&QueryList], scores: &[&[f32]]) -> Option<Stitched> {
     let mut lengths: Vec<usize> = lists.iter().map(|list| list.as_slice().len()).collect();
     lengths.sort_unstable();
     let n_wanted = *lengths.get(lengths.len() / 2)?;
-    let mut rest: Vec<(f32, BTreeSet<String>, &Query, (usize, usize))> = Vec::new();
+    let mut rest: Vec<Offer<'_>> = Vec::new();
     for (list_idx, (list, scores)) in lists.iter().zip(scores).enumerate() {
         let queries = list.as_slice();
         if queries.len() == scores.len() {
             let scored = scores.iter().zip(queries).enumerate();
-            rest.extend(
-                scored
-                    .map(|(query_idx, (score, query))| (*score, words(query), query, (list_idx, query_idx))),
-            );
+            rest.extend(scored.map(|(query_idx, (&score, query))| {
+                let (words, from) = (words(query), (list_idx, query_idx));
+                Offer { score, words, text: query.as_str(), from }
+            }));
         }
     }
     let (mut told, mut chosen) = (HashSet::new(), Vec::new());
     while chosen.len() < n_wanted {
-        let gains = rest.iter().map(|(score, words, ..)| score * new_share(words, &told)).enumerate();
+        let gains = rest.iter().map(|offer| offer.score * new_share(&offer.words, &told)).enumerate();
         let best = gains.reduce(|best, other| if other.1 > best.1 { other } else { best });
         let Some((place, gain)) = best else { break };
         if gain <= 0.0 {
             break;
         }
-        let (_, words, query, from) = rest.remove(place);
+        let Offer { words, text, from, .. } = rest.remove(place);
         told.extend(words);
-        chosen.push((query.as_str(), from));
+        chosen.push((text, from));
     }
     let (queries, from): (Vec<&str>, Vec<(usize, usize)>) = chosen.into_iter().unzip();
     Some(Stitched { list: parse::parse(&queries.join("\n")).ok()?, from })
+}
+
+/// A query that may be chosen.
+struct Offer<'a> {
+    score: f32,
+    words: BTreeSet<String>,
+    text: &'a str,
+    from: (usize, usize),
 }
 
 fn words(query: &Query) -> BTreeSet<String> {
