@@ -170,6 +170,12 @@ impl Answer {
         &self.candidates[self.best_idx]
     }
 
+    /// The reward that the head predicts for the list that is the answer; it sees no list that is made of several.
+    pub fn score(&self) -> Option<f32> {
+        let scores = self.best().scores.as_ref().filter(|_| self.stitched.is_none());
+        scores.map(|scores| scores.list)
+    }
+
     /// Tokens sampled for all candidates.
     pub fn n_output_tokens(&self) -> usize {
         self.candidates.iter().map(|candidate| candidate.n_tokens).sum()

@@ -289,14 +289,11 @@ impl Writer {
         };
         let cost = bill.settle(Spending::Useful);
         self.metrics.first_candidate(first);
-        if let Some(scores) = &course.candidates[best_idx].scores {
-            self.metrics.best_list_score(scores.list);
-        }
         let stitched = match course.method {
             Method::Stitch => StitchedList::of(&course.candidates),
             Method::RewardHead | Method::Consensus | Method::LogProb | Method::None => None,
         };
-        Ok(Answer {
+        let answer = Answer {
             model: Arc::clone(&self.facts),
             best_idx,
             stitched,
@@ -310,7 +307,14 @@ impl Writer {
             owed: Owed::new(cost),
             phases: Phases { time_to_first_candidate: first, ..phases },
             candidates: course.candidates.into_iter().map(Arc::new).collect(),
-        })
+        };
+        if let Some(score) = answer.score() {
+            self.metrics.best_list_score(score);
+        }
+        for arm in question.enrolment.arms() {
+            self.metrics.arm_output_tokens(arm, answer.n_output_tokens());
+        }
+        Ok(answer)
     }
 }
 

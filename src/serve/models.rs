@@ -216,10 +216,12 @@ impl Models {
         generation: u64,
         expected: Option<u64>,
     ) -> Result<Arc<ModelFacts>, ModelsError> {
-        let swapped = async {
-            let _permit = self.change().await?;
+        let models = Arc::clone(self);
+        // A task of its own, so that a client which leaves does not leave a model half way.
+        let task = tokio::spawn(async move {
+            let _permit = models.change().await?;
             let next = {
-                let state = self.read();
+                let state = models.read();
                 state.expect(expected)?;
                 match &state.coming {
                     Coming::Waiting(writer) if writer.facts.generation == generation => Arc::clone(writer),
@@ -228,9 +230,10 @@ impl Models {
                     }
                 }
             };
-            self.put(next).await
-        };
-        self.count(Change::Swap, swapped.await)
+            models.put(next).await
+        });
+        let swapped = task.await.map_err(|_| ModelsError::from(LoadError::Panicked));
+        self.count(Change::Swap, swapped.and_then(|result| result))
     }
 
     /// Goes back to the model that answered before, which is then the one that a rollback goes to. A model that waits is given up where

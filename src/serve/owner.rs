@@ -1,6 +1,6 @@
 //! Whose answers and prompts are stored, and since when they count: pure, without the reader's key.
 //!
-//! Everything that is kept of a reader carries the number of her epoch. Ending the epoch is one step, and whatever was made in it,
+//! Every stored answer of a reader carries the number of her epoch, and her prompt is kept only while the one it was asked in lasts. Ending the epoch is one step, and whatever was made in it,
 //! or will be by a generation that began in it, is never found again: it stands under a number that nobody asks for.
 use sha2::{Digest, Sha256};
 use std::{

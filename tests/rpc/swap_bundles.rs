@@ -59,12 +59,12 @@ fn shelf() -> TempDir {
     shelf
 }
 
-/// The weights with a last norm of nine tenths, which flattens every distribution.
+/// The weights with a last norm of seven tenths, which flattens every distribution.
 fn colder(bytes: &[u8]) -> Vec<u8> {
     let mut tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).unwrap();
     let norm = tensors.get_mut("model.norm.weight").unwrap();
     let dtype = norm.dtype();
-    let scale = Tensor::new(0.9f32, &Device::Cpu).unwrap();
+    let scale = Tensor::new(0.7f32, &Device::Cpu).unwrap();
     *norm = norm.to_dtype(DType::F32).unwrap().broadcast_mul(&scale).unwrap().to_dtype(dtype).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("weights");

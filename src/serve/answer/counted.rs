@@ -36,12 +36,7 @@ impl Drop for Counted<'_> {
             let arm = (assignment.experiment.id.as_str(), assignment.arm().id.as_str());
             self.metrics.arm_request(arm, assignment.by.word(), self.outcome);
             let Some(Answered { answer, .. }) = &self.answered else { continue };
-            let score = answer.best().scores.as_ref().map(|scores| scores.list);
-            self.metrics.arm_answered(arm, took, score);
-            // Others' answers cost this arm nothing.
-            if self.outcome == Outcome::Ok {
-                self.metrics.arm_output_tokens(arm, answer.n_output_tokens());
-            }
+            self.metrics.arm_answered(arm, took, answer.score());
         }
         let (outcome, arms) = (self.outcome.word(), &self.enrolment);
         debug!(outcome, %arms, ?took, "request ended");

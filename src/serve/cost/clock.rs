@@ -4,10 +4,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Until when the device's time is accounted for, and by how many threads it is used now.
+/// Until when the device's time is accounted for, and whose it is.
 ///
-/// While a replaced model ends its last requests, two threads compute side by side. What both have used at once is accounted for by the
-/// one that ends its step first, and what one uses is idle for nobody.
+/// While a replaced model ends its last requests, two threads compute side by side: each gets half of such a time. What one of them uses
+/// is idle for nobody.
 #[derive(Debug)]
 pub struct DeviceClock {
     state: Mutex<State>,
@@ -16,33 +16,43 @@ pub struct DeviceClock {
 #[derive(Debug)]
 struct State {
     until: Instant,
-    n_computing: usize,
+    /// Threads that compute now, with their part so far.
+    computing: Vec<(u64, Duration)>,
+    n_begun: u64,
 }
+
+/// What a thread has begun to compute.
+#[derive(Debug)]
+pub struct Begun(u64);
 
 impl DeviceClock {
     /// All time before `start` is accounted for.
     pub fn from(start: Instant) -> Self {
-        Self { state: Mutex::new(State { until: start, n_computing: 0 }) }
+        Self { state: Mutex::new(State { until: start, computing: Vec::new(), n_begun: 0 }) }
     }
 
-    /// Returns the time up to `now` in which nobody has computed.
+    /// Returns the time up to `now`, since the last call of whatever thread, in which nobody has computed.
     pub fn idle(&self, now: Instant) -> Duration {
-        self.lock().idle(now)
+        self.lock().share_until(now)
     }
 
     /// The same, and lets a thread begin to compute.
-    pub fn begin(&self, now: Instant) -> Duration {
+    pub fn begin(&self, now: Instant) -> (Begun, Duration) {
         let mut state = self.lock();
-        let idle = state.idle(now);
-        state.n_computing += 1;
-        idle
+        let idle = state.share_until(now);
+        state.n_begun += 1;
+        let number = state.n_begun;
+        state.computing.push((number, Duration::ZERO));
+        (Begun(number), idle)
     }
 
-    /// Lets a thread that began at `started` end; returns as much of its time as nobody has accounted for.
-    pub fn end(&self, started: Instant, now: Instant) -> Duration {
+    /// Lets a thread end; returns its part of the time.
+    pub fn end(&self, Begun(number): Begun, now: Instant) -> Duration {
         let mut state = self.lock();
-        state.n_computing = state.n_computing.saturating_sub(1);
-        state.claim(started, now)
+        // Nobody is idle while it computes.
+        state.share_until(now);
+        let place = state.computing.iter().position(|&(other, _)| other == number);
+        place.map_or(Duration::ZERO, |place| state.computing.swap_remove(place).1)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -52,17 +62,19 @@ impl DeviceClock {
 }
 
 impl State {
-    fn idle(&mut self, now: Instant) -> Duration {
-        match self.n_computing {
-            0 => self.claim(self.until, now),
-            _ => Duration::ZERO,
-        }
-    }
-
-    fn claim(&mut self, from: Instant, now: Instant) -> Duration {
-        let claimed = now.saturating_duration_since(from.max(self.until));
+    /// Gives the time up to `now` to those who compute, in equal parts; returns it where nobody does.
+    fn share_until(&mut self, now: Instant) -> Duration {
+        let mut rest = now.saturating_duration_since(self.until);
         self.until = self.until.max(now);
-        claimed
+        let mut n_left = u32::try_from(self.computing.len()).unwrap_or(u32::MAX);
+        for (_, part) in &mut self.computing {
+            // What is left of a nanosecond is in the last part.
+            let own = rest / n_left;
+            *part += own;
+            rest -= own;
+            n_left -= 1;
+        }
+        rest
     }
 }
 
@@ -75,19 +87,34 @@ mod tests {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         let clock = DeviceClock::from(start);
-        let check = |got: Duration, expected: u64| assert_eq!(got, Duration::from_millis(expected));
-        check(clock.begin(at(10)), 10);
-        // Another begins meanwhile, and one looks for work.
-        check(clock.begin(at(15)), 0);
-        check(clock.idle(at(17)), 0);
-        check(clock.end(at(10), at(20)), 10);
-        check(clock.idle(at(22)), 0);
-        check(clock.end(at(15), at(25)), 5);
-        check(clock.idle(at(30)), 5);
+        let mut total = Duration::ZERO;
+        let mut check = |got: Duration, expected: u64| {
+            assert_eq!(got, Duration::from_millis(expected));
+            total += got;
+        };
+        let (one, idle) = clock.begin(at(10));
+        check(idle, 10);
+        // Another begins meanwhile, and a third looks for work.
+        let (other, idle) = clock.begin(at(16));
+        check(idle, 0);
+        check(clock.idle(at(18)), 0);
+        check(clock.end(one, at(20)), 8);
+        check(clock.end(other, at(26)), 8);
+        check(clock.idle(at(30)), 4);
         // One step lies within another.
-        check(clock.begin(at(30)), 0);
-        check(clock.begin(at(31)), 0);
-        check(clock.end(at(31), at(33)), 2);
-        check(clock.end(at(30), at(40)), 7);
+        let (long, _) = clock.begin(at(30));
+        let (short, _) = clock.begin(at(500));
+        check(clock.end(short, at(510)), 5);
+        check(clock.end(long, at(1_000)), 965);
+        assert_eq!(total, Duration::from_millis(1_000));
+    }
+
+    #[test]
+    fn not_a_nanosecond_is_lost_between_two() {
+        let start = Instant::now();
+        let clock = DeviceClock::from(start);
+        let ((one, _), (other, _)) = (clock.begin(start), clock.begin(start));
+        let end = start + Duration::from_nanos(7);
+        assert_eq!(clock.end(one, end) + clock.end(other, end), Duration::from_nanos(7));
     }
 }

@@ -194,13 +194,13 @@ impl<G: Generator> Thread<'_, G> {
         let (rows_left, deadline) = (job.seeds.len(), Arc::clone(&job.deadline));
         let (leave, ids) = (job.leave.clone(), job.prompt.clone());
         let started = Instant::now();
-        self.shared.metrics.compute_from(started);
+        let begun = self.shared.metrics.compute_from(started);
         let known = leave.as_ref().and_then(|leave| self.prefixes.find(leave.epoch.owner, &ids, started));
         let (mut bill, request) = request(group, job);
         let admitted = self.generator.admit(GroupRequest { known, ..request });
         let prefilled_at = Instant::now();
         let prefill = prefilled_at - started;
-        bill.used.prefill(self.shared.metrics.computed(started, prefilled_at));
+        bill.used.prefill(self.shared.metrics.computed(begun, prefilled_at));
         match admitted {
             Ok(admitted) => {
                 let n_known = ids.len() - admitted.prefill_tokens_computed.min(ids.len());
@@ -238,11 +238,11 @@ impl<G: Generator> Thread<'_, G> {
         let groups: Vec<(GroupId, usize)> =
             self.running.keys().map(|&group| (group, self.generator.n_rows_of(group))).collect();
         let started = Instant::now();
-        self.shared.metrics.compute_from(started);
+        let begun = self.shared.metrics.compute_from(started);
         let stepped = self.generator.step();
         let ended = Instant::now();
         let took = ended - started;
-        self.split_step(&groups, self.shared.metrics.computed(started, ended));
+        self.split_step(&groups, self.shared.metrics.computed(begun, ended));
         match stepped {
             Ok(finished) => {
                 let rows = groups.iter().map(|(_, n_rows)| n_rows).sum();

@@ -58,6 +58,11 @@ impl Enrolment {
         assign::policy(&self.assignments)
     }
 
+    /// Experiments and arms, by their ids.
+    pub fn arms(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.assignments.iter().map(|assignment| (&*assignment.experiment.id, &*assignment.arm().id))
+    }
+
     /// Bytes that are equal exactly when the arms are: two arms share no stored answer and no generation, even where both set
     /// the same.
     pub fn canonical(&self) -> Vec<u8> {

@@ -1,6 +1,9 @@
 //! Metrics of costs. Counters hold whole numbers, so they count billionths of the currency's unit.
 use super::Metrics;
-use crate::serve::cost::{Account, Price, Saving, Spending, clock::DeviceClock};
+use crate::serve::cost::{
+    Account, Price, Saving, Spending,
+    clock::{Begun, DeviceClock},
+};
 use metrics::{Label, Recorder};
 use std::time::{Duration, Instant};
 
@@ -56,13 +59,15 @@ impl Metrics {
     }
 
     /// The same, and lets a model thread begin to compute.
-    pub fn compute_from(&self, now: Instant) {
-        self.spent(Spending::Idle, self.books.clock.begin(now));
+    pub fn compute_from(&self, now: Instant) -> Begun {
+        let (begun, idle) = self.books.clock.begin(now);
+        self.spent(Spending::Idle, idle);
+        begun
     }
 
-    /// Lets a model thread end what it began at `started`; returns the time that is to be written on bills.
-    pub fn computed(&self, started: Instant, now: Instant) -> Duration {
-        self.books.clock.end(started, now)
+    /// Lets a model thread end what it began; returns the time that is to be written on bills.
+    pub fn computed(&self, begun: Begun, now: Instant) -> Duration {
+        self.books.clock.end(begun, now)
     }
 
     /// Counts time that the device did not need, by why not.

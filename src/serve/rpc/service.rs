@@ -25,10 +25,7 @@ use crate::{
 };
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context as TaskContext, Poll},
     time::Instant,
 };
@@ -65,9 +62,6 @@ struct Shared {
     rooms: Rooms,
     limits: proto::Limits,
     started: Instant,
-    /// Response ids: random per process, then counted.
-    process: u64,
-    n_responses: AtomicU64,
 }
 
 impl Service {
@@ -80,19 +74,19 @@ impl Service {
             request_bytes_max: encode::count(settings.connections.message_bytes_max),
             queue_requests_max: encode::count(settings.engine.queue_requests_max),
         };
-        let (started, process, n_responses) = (Instant::now(), rand::random(), AtomicU64::new(0));
-        let shared = Shared { rooms, limits, started, process, n_responses };
+        let shared = Shared { rooms, limits, started: Instant::now() };
         Self { shared: Arc::new(shared) }
     }
+}
+
+/// A new id. It cannot be guessed: whoever has one reports what came of an answer, and hears of its arms.
+fn response_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 impl Shared {
     fn call(&self, method: &'static str) -> Call {
         Call::new(&self.rooms.metrics, &self.rooms.health, method)
-    }
-
-    fn response_id(&self) -> String {
-        format!("{:016x}-{}", self.process, self.n_responses.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Refuses a request, or decodes it and gives its reader her arms.
@@ -216,7 +210,7 @@ impl QueryGenerationService for Service {
     ) -> Result<Response<proto::GenerateQueriesResponse>, Status> {
         let mut call = self.shared.call("GenerateQueries");
         let answered = match self.shared.asked(request) {
-            Ok(asked) => self.shared.answer(asked, self.shared.response_id(), |_| {}).await,
+            Ok(asked) => self.shared.answer(asked, response_id(), |_| {}).await,
             Err(status) => Err(status),
         };
         call.code = answered.as_ref().err().map_or(Code::Ok, Status::code);
@@ -231,7 +225,7 @@ impl QueryGenerationService for Service {
     ) -> Result<Response<EventStream>, Status> {
         let mut call = self.shared.call("StreamGenerateQueries");
         let asked = self.shared.asked(request).inspect_err(|status| call.code = status.code())?;
-        let response_id = self.shared.response_id();
+        let response_id = response_id();
         let accepted = proto::Accepted {
             response_id: response_id.clone(),
             model: Some(encode::model(&asked.question.writer.facts)),
