@@ -17,7 +17,7 @@ use newshound::{
     },
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -137,8 +137,11 @@ async fn swaps_under_load_leave_each_answer_to_the_weights_that_it_names() {
         }
     }
     assert_eq!(alone.len(), 2 * SEEDS.len());
-    let lists: std::collections::HashSet<_> = alone.values().collect();
-    assert_eq!(lists.len(), alone.len(), "the models write different lists");
+    let versions: HashSet<&String> = alone.keys().map(|(version, _)| version).collect();
+    for seed in SEEDS {
+        let lists: HashSet<_> = versions.iter().map(|&version| &alone[&(version.clone(), seed)]).collect();
+        assert_eq!(lists.len(), 2, "the models write different lists");
+    }
 
     let stop = Arc::new(AtomicBool::new(false));
     let load = [server.client().await, server.client().await]
