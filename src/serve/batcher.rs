@@ -18,8 +18,15 @@ pub struct Room {
 }
 
 impl Room {
-    fn fits(self, free: Self) -> bool {
+    /// Whether it is there.
+    pub fn fits(self, free: Self) -> bool {
         self.rows <= free.rows && self.tokens <= free.tokens
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { rows: self.rows.saturating_add(other.rows), tokens: self.tokens.saturating_add(other.tokens) }
     }
 
     /// What is left when `taken` is taken away, never below zero.

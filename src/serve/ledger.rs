@@ -2,8 +2,7 @@
 use crate::{
     experiment::record::{CostRecord, Exposure, Outcomes, Record},
     serve::{
-        answer::Origin,
-        cost::Cost,
+        answer::Answered,
         experiments::{
             enrolment::Enrolment,
             log::{RecordLog, now_unix_ms},
@@ -57,14 +56,14 @@ impl Ledger {
         Self { log, arms: Cache::new(REMEMBERED_MAX), reports: Cache::new(REMEMBERED_MAX), metrics }
     }
 
-    /// Notes that a reader was answered, where the answer came from and what the generation had cost; a reader without arms is
+    /// Notes that a reader was answered, where the answer came from, what the generation had cost and how far it fell short; a reader without arms is
     /// nobody's business.
     pub async fn expose(
         &self,
         user: &UserKey,
         response_id: &str,
         enrolment: &Arc<Enrolment>,
-        (origin, cost): (Origin, Cost),
+        Answered { answer, origin, degradation }: &Answered,
     ) {
         let Some(log) = self.log.as_ref().filter(|_| !enrolment.assignments.is_empty()) else { return };
         let ((served, _), price) = (origin.status(), self.metrics.price());
@@ -74,8 +73,9 @@ impl Ledger {
             reader: log.reader(user),
             config: enrolment.config.clone(),
             served: served.to_owned(),
+            degraded: degradation.map(|degradation| degradation.rung.word().to_owned()),
             cost: price.is_told().then(|| CostRecord {
-                nanos: origin.pays(cost),
+                nanos: origin.pays(answer.cost),
                 currency: price.currency.clone(),
                 price_version: price.version.clone(),
             }),

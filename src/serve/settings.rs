@@ -4,6 +4,7 @@
 //! the prefix and between section and key.
 pub mod access;
 mod cost;
+mod degradation;
 
 use crate::{
     model::{
@@ -14,6 +15,7 @@ use crate::{
 };
 use access::{AccessSettings, AdminSettings};
 pub use cost::CostSettings;
+pub use degradation::DegradationSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Most candidates a request may ask for; the proto promises this number.
@@ -44,6 +46,8 @@ pub struct ServeSettings {
     pub generation: GenerationSettings,
     /// Stored answers.
     pub cache: CacheSettings,
+    /// How answers fall short.
+    pub degradation: DegradationSettings,
     /// What the device costs.
     pub cost: CostSettings,
     /// Experiments, and the log of what came of them.
@@ -69,6 +73,9 @@ pub struct EngineSettings {
     /// `queue_requests_max`: requests that may wait. Default 256: more than one CPU answers within the longest wait, so that age
     /// refuses before length does; who comes later is told when to retry.
     pub queue_requests_max: usize,
+    /// `queue_tokens_max`: tokens that they may have together, their prompts and the most that their rows can write, by the length of their signals. Default
+    /// 393,216: as many requests of eight candidates and the longest prompt; larger ones are fewer.
+    pub queue_tokens_max: usize,
     /// `queue_wait_max_ms`: longest wait before a request is refused. Default 10,000: after that its reader has gone.
     pub queue_wait_max: Duration,
     /// `overtake_max_ms`: how long smaller requests may overtake one that does not fit yet. Default 250: then nothing more is
@@ -186,6 +193,7 @@ impl ServeSettings {
                 rows_max: 128,
                 tokens_max: 65_536,
                 queue_requests_max: 256,
+                queue_tokens_max: 393_216,
                 queue_wait_max: Duration::from_secs(10),
                 overtake_max: Duration::from_millis(250),
                 prefix_bytes_max: 256 << 20,
@@ -199,6 +207,7 @@ impl ServeSettings {
                 renew_ahead: Duration::from_secs(30),
                 failure_ttl: Duration::from_secs(1),
             },
+            degradation: DegradationSettings::demo(),
             cost: CostSettings::demo(),
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
             admin: AdminSettings { addr: None, models_dir: None },
@@ -248,6 +257,7 @@ impl ServeSettings {
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
+            degradation: degradation::read(&mut reader, defaults.degradation),
             cost: cost::read(&mut reader, defaults.cost),
             experiments: experiments(&mut reader, defaults.experiments),
             admin: access::admin(&mut reader),
@@ -257,12 +267,15 @@ impl ServeSettings {
         };
         let largest =
             settings.generation.prompt_tokens_max + CANDIDATES_MAX * settings.generation.output_tokens_max;
-        reader.require(
-            largest <= settings.engine.tokens_max,
-            &format!(
-                "engine.tokens_max should be at least {largest}, the largest request that [generation] allows"
-            ),
-        );
+        for (key, tokens_max) in [
+            ("tokens_max", settings.engine.tokens_max),
+            ("queue_tokens_max", settings.engine.queue_tokens_max),
+        ] {
+            let sentence = format!(
+                "engine.{key} should be at least {largest}, the largest request that [generation] allows"
+            );
+            reader.require(largest <= tokens_max, &sentence);
+        }
         access::require(&mut reader, &settings);
         reader.finish(settings)
     }
@@ -284,6 +297,7 @@ fn engine(reader: &mut Reader, default: EngineSettings) -> EngineSettings {
         rows_max: reader.count("engine.rows_max", CANDIDATES_MAX as u64..=4096, default.rows_max),
         tokens_max: reader.count("engine.tokens_max", 1024..=16_777_216, default.tokens_max),
         queue_requests_max: reader.count("engine.queue_requests_max", 1..=65_536, default.queue_requests_max),
+        queue_tokens_max: reader.count("engine.queue_tokens_max", 1024..=1 << 30, default.queue_tokens_max),
         queue_wait_max: milliseconds(reader, "engine.queue_wait_max_ms", 600_000, default.queue_wait_max),
         overtake_max: milliseconds(reader, "engine.overtake_max_ms", 600_000, default.overtake_max),
         prefix_bytes_max: reader.count("engine.prefix_bytes_max", 0..=1 << 40, default.prefix_bytes_max),
@@ -383,7 +397,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 43, "the sample shows every setting");
+        assert_eq!(keys, 50, "the sample shows every setting");
     }
 
     #[test]
@@ -393,6 +407,17 @@ mod tests {
         assert!(ServeSettings::read(&text(largest), "a", &[]).is_ok());
         let error = ServeSettings::read(&text(largest - 1), "a", &[]).unwrap_err();
         assert_eq!(error.mistakes.len(), 1, "{error}");
+    }
+
+    #[test]
+    fn rungs_are_named_and_their_waits_never_fall() {
+        let read = |text: &str| ServeSettings::read(&format!("[degradation]\n{text}"), "a", &[]);
+        let full = read("lowest_rung = \"full\"").unwrap();
+        assert_eq!(full.degradation.lowest_rung, crate::experiment::policy::Rung::Full);
+        assert!(read("fewer_wait_ms = 1500").is_ok());
+        for wrong in ["fewer_wait_ms = 1501", "stale_wait_ms = 1499", "lowest_rung = \"cohort\""] {
+            assert_eq!(read(wrong).unwrap_err().mistakes.len(), 1, "{wrong}");
+        }
     }
 
     #[test]

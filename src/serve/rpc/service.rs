@@ -7,9 +7,12 @@ use super::{
     status,
 };
 use crate::{
-    experiment::assign::{assigned, policy},
+    experiment::{
+        assign::{assigned, policy},
+        policy::Rung,
+    },
     serve::{
-        answer::{Answerer, ServeError},
+        answer::{Answered, Answerer, ServeError},
         candidate::Candidate,
         experiments::{InForce, enrolment::Enrolment},
         generation::Writer,
@@ -64,6 +67,8 @@ pub struct Service {
 struct Shared {
     rooms: Rooms,
     limits: proto::Limits,
+    /// How far an answer may fall short unless somebody says otherwise.
+    lowest_rung: Rung,
     started: Instant,
     /// Response ids: random per process, then counted.
     process: u64,
@@ -81,7 +86,8 @@ impl Service {
             queue_requests_max: encode::count(settings.engine.queue_requests_max),
         };
         let (started, process, n_responses) = (Instant::now(), rand::random(), AtomicU64::new(0));
-        let shared = Shared { rooms, limits, started, process, n_responses };
+        let lowest_rung = settings.degradation.lowest_rung;
+        let shared = Shared { rooms, limits, lowest_rung, started, process, n_responses };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -125,13 +131,27 @@ impl Shared {
         let enrolment = Arc::new(Enrolment { config, assignments, explicit });
         let has_head = writer.facts.has_reward_head;
         let auto = if has_head { Method::RewardHead } else { Method::Consensus };
-        let options = asked.wanted.with(&enrolment.policy(), auto);
+        let of_arms = enrolment.policy();
+        let lowest_rung = asked.wanted.lowest_rung.or(of_arms.lowest_rung).unwrap_or(self.lowest_rung);
+        let options = asked.wanted.with(&of_arms, auto);
         if options.method == Method::RewardHead && !has_head {
             return Err(ServeError::NoRewardHead);
         }
         let Asked { user, signals, cache, deadline, return_candidates, judged, correlation_id, .. } = asked;
         let tenant = asked.entrant.tenant;
-        let question = Question { user, tenant, signals, options, cache, deadline, enrolment, writer };
+        let rung = Rung::Full;
+        let question = Question {
+            user,
+            tenant,
+            signals,
+            options,
+            cache,
+            deadline,
+            enrolment,
+            writer,
+            lowest_rung,
+            rung,
+        };
         Ok(Ask { question, return_candidates, judged, correlation_id })
     }
 
@@ -166,8 +186,9 @@ impl Shared {
         let (user, enrolment) = (question.user.clone(), Arc::clone(&question.enrolment));
         let writer = Arc::clone(&question.writer);
         let answered = self.rooms.answerer.answer(question, watch).await;
-        let (answer, origin) = answered.map_err(|error| status::status(&error))?;
-        self.rooms.ledger.expose(&user, &response_id, &enrolment, (origin, answer.cost)).await;
+        let answered = answered.map_err(|error| status::status(&error))?;
+        self.rooms.ledger.expose(&user, &response_id, &enrolment, &answered).await;
+        let Answered { answer, origin, degradation } = answered;
         let verdicts = match asked.judged.is_empty() {
             true => Vec::new(),
             // They are extra: an answer that is there is not lost with them.
@@ -187,6 +208,7 @@ impl Shared {
             correlation_id,
             signal_verdicts,
             cost,
+            degradation: degradation.map(encode::degradation),
             ..response
         })
     }
