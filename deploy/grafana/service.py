@@ -87,6 +87,9 @@ QUEUE = Row("Queue and connections", (
     Panel("Wait in the queue", "How long admitted requests waited for the model.", "s", quantiles("newshound_queue_wait_seconds")),
     Panel("Delay told to refused clients", "RetryInfo of refusals, mean. Zero where nobody is refused.", "s",
           (Query(f"({mean('newshound_retry_after_seconds')}) > 0 or vector(0)", "mean"),)),
+    Panel("Admissions", "Requests without a fresh answer, by class. admitted: they wait or run. stored: an old answer had to do. refused: for the queue, "
+          "the wait or the deadline.", "reqps",
+          (Query(rate("newshound_admissions_total", by="class, decision"), "{{class}} {{decision}}"),), "stack", width=24),
     Panel("Answers that fall short", "fewer: half the candidates. greedy: one list. stale: a stored answer that was too old. refused: not even that. "
           "pressure: too many wait. deadline: it was too near.", "reqps",
           (Query(rate("newshound_degraded_total", by="rung, reason"), "{{rung}} {{reason}}"),), "stack", width=12),

@@ -7,6 +7,7 @@ mod generating;
 use crate::{
     experiment::policy::Rung,
     serve::{
+        batcher::Class,
         cache::{AnswerCache, CacheKey, Found, Freshness},
         candidate::{Answer, Candidate},
         cost::Cost,
@@ -210,6 +211,7 @@ impl Answerer {
             && question.cache == CacheMode::Default
             && let Some(Found { answer, age, .. }) = self.cache.get(key, Instant::now()).await
         {
+            self.metrics.admission(question.class, "stored");
             return (
                 Course::Stored(answer, Origin::Stale(age)),
                 Some(Degradation { rung: Rung::Stale, why }),
@@ -218,6 +220,7 @@ impl Answerer {
         let step = match decision.otherwise {
             Ok(step) => step,
             Err(refusal) => {
+                self.metrics.admission(question.class, "refused");
                 self.metrics.degraded("refused", refusal.why());
                 return (Course::Refused(admission::refused(refusal, &question, &self.metrics)), None);
             }
@@ -290,7 +293,7 @@ impl Answerer {
         }
         let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
         self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
-        self.fly(question, flight, key);
+        self.fly(Question { class: Class::Bulk, ..question }, flight, key);
         // A flight that nobody watches is given up.
         tokio::spawn(async move {
             let _ = watcher.wait_for(|progress| progress.outcome.is_some()).await;

@@ -9,11 +9,11 @@ use crate::{
         sampler::SamplerSettings,
     },
     serve::{
-        batcher::{Batcher, Picked, Room},
+        batcher::{Batcher, Class, Picked, Room, Sharing},
         bill::Bill,
         cost::{PrefillRate, Saving, Spending, split},
         engine::{
-            admission::{Load, Places},
+            admission::Load,
             prefixes::{PrefixLimits, Prefixes},
         },
         metrics::{
@@ -34,7 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, error, info};
 
 mod admission;
@@ -52,7 +52,7 @@ pub use rates::Work;
 pub use thread::PREFILL_TOKENS_PER_STEP_MAX;
 
 /// Limits of the batch and its queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Room of the batch.
     pub room: Room,
@@ -64,6 +64,8 @@ pub struct Limits {
     pub queue_wait_max: Duration,
     /// How long smaller jobs may overtake one that does not fit.
     pub overtake_max: Duration,
+    /// How classes share all of it.
+    pub sharing: Sharing,
     /// What is kept of prompts.
     pub prefixes: PrefixLimits,
 }
@@ -210,7 +212,6 @@ pub enum Ending {
 #[derive(Clone, Debug)]
 pub struct Engine {
     commands: mpsc::Sender<Command>,
-    places: Places,
     /// The one place in the channel for `Forget`: a queue of them would take the jobs' places.
     forgetting: Arc<Semaphore>,
     shared: Arc<Shared>,
@@ -283,9 +284,8 @@ impl Engine {
             // Nobody may be listening any more, and then nobody needs to know.
             let _ = ending.send(how);
         })?;
-        let places = Places::new(limits.queue_max, limits.queue_tokens_max);
         let forgetting = Arc::new(Semaphore::new(1));
-        Ok((Self { commands, places, forgetting, shared }, EngineThread { handle, ended }))
+        Ok((Self { commands, forgetting, shared }, EngineThread { handle, ended }))
     }
 
     /// Queues a job on its ticket. Dropping the receiver gives the job up: its rows are freed within one step.

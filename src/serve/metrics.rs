@@ -64,6 +64,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_queue_refused_total", C, "Requests refused by the queue, by reason."),
     ("newshound_retry_after_seconds", H(LATENCY), "Delays that refused clients were asked to keep."),
     (
+        "newshound_admissions_total",
+        C,
+        "Requests without a fresh answer, by class and what the door decided; renewals of stored answers among them.",
+    ),
+    (
         "newshound_degraded_total",
         C,
         "Requests whose answer fell short of what was asked, or that were refused at the door, by rung and reason.",

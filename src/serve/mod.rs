@@ -37,7 +37,7 @@ use crate::{
     model::reward_head::RewardHead,
     serve::{
         answer::Answerer,
-        batcher::Room,
+        batcher::{Room, Sharing},
         door::{AccessError, Door},
         engine::{Limits, prefixes::PrefixLimits},
         experiments::{ExperimentsError, InForce, log::RecordLog},
@@ -286,6 +286,11 @@ fn limits(settings: EngineSettings) -> Limits {
         queue_tokens_max: settings.queue_tokens_max,
         queue_wait_max: settings.queue_wait_max,
         overtake_max: settings.overtake_max,
+        sharing: Sharing {
+            interactive: settings.interactive_share,
+            above_bulk: settings.above_bulk_share,
+            aging: settings.aging,
+        },
         prefixes: PrefixLimits { bytes_max: settings.prefix_bytes_max, age_max: settings.prefix_age_max },
     }
 }

@@ -2,7 +2,7 @@
 use crate::{
     decode::sampler::SamplerSettings,
     experiment::policy::{EarlyStopping, Field, Policy, Rerank, Rung},
-    serve::{experiments::enrolment::Enrolment, generation::Writer, rerank::Method},
+    serve::{batcher::Class, experiments::enrolment::Enrolment, generation::Writer, rerank::Method},
     signals::{UserKey, UserSignals},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
@@ -18,6 +18,8 @@ pub struct Question {
     pub signals: UserSignals,
     /// How to sample and choose.
     pub options: Options,
+    /// Who goes before it.
+    pub class: Class,
     /// How to use the cache.
     pub cache: CacheMode,
     /// Until when an answer is of use.

@@ -10,13 +10,16 @@ use newshound::{
     serve::{
         rpc::proto::{
             CacheStatus, Degradation, DegradationReason, ExperimentContext, ForcedArm,
-            GenerateQueriesRequest, GenerateQueriesResponse, Rung,
+            GenerateQueriesRequest, GenerateQueriesResponse, Priority, Rung,
         },
         settings::ServeSettings,
     },
 };
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, Status};
 
@@ -263,4 +266,58 @@ async fn a_queue_without_room_for_the_tokens_of_a_request_refuses_it_before_they
     assert!(details.retry_info().is_some() && status.metadata().contains_key("grpc-retry-pushback-ms"));
     assert_eq!(server.metric("newshound_prompt_tokens_count").await, Some(0.0));
     assert_eq!(server.metric("newshound_queue_refused_total{reason=\"tokens\"}").await, Some(1.0));
+}
+
+/// A request that wants all of so many candidates.
+fn of(priority: Priority, n_candidates: u32) -> GenerateQueriesRequest {
+    let mut request = whole(request(&format!("reader of {n_candidates}")));
+    options(&mut request).candidate_count = Some(n_candidates);
+    GenerateQueriesRequest { priority: priority.into(), ..request }
+}
+
+#[tokio::test]
+async fn who_is_waited_for_goes_first_and_bulk_has_half_of_the_queue() {
+    let settings = |settings: &mut ServeSettings| {
+        settings.engine.rows_max = 5;
+        settings.engine.queue_requests_max = 4;
+        settings.engine.aging = Duration::from_secs(600);
+    };
+    // Generations by their rows, in the order in which they begin.
+    let begun = Arc::new(Mutex::new(Vec::new()));
+    let of_text = Arc::clone(&begun);
+    let text = move |row_idx: usize, _| {
+        let mut begun = of_text.lock().unwrap();
+        begun.extend((row_idx == 0).then_some(0));
+        *begun.last_mut().unwrap() += 1;
+        LIST.to_owned()
+    };
+    let server = Plan::new().gated().with(settings).writing(text).start().await;
+    let client = server.client().await;
+    let mut calls = vec![call(&client, of(Priority::Default, 5))];
+    server.until("newshound_running_rows", 5.0).await;
+    let waiting =
+        [(Priority::Bulk, 4), (Priority::Bulk, 3), (Priority::Default, 2), (Priority::Interactive, 1)];
+    for (priority, n_candidates) in waiting {
+        if priority == Priority::Default {
+            let third = within(client.clone().generate_queries(of(Priority::Bulk, 6))).await;
+            refusal(&third.unwrap_err(), Code::ResourceExhausted, "QUEUE_FULL");
+        }
+        calls.push(call(&client, of(priority, n_candidates)));
+        server.until("newshound_prompt_tokens_count", calls.len() as f64).await;
+    }
+    for (class, decision, expected) in [
+        ("bulk", "admitted", 2.0),
+        ("bulk", "refused", 1.0),
+        ("default", "admitted", 2.0),
+        ("interactive", "admitted", 1.0),
+        ("interactive", "refused", 0.0),
+    ] {
+        let series = format!("newshound_admissions_total{{class=\"{class}\",decision=\"{decision}\"}}");
+        assert_eq!(server.metric(&series).await, Some(expected), "{series}");
+    }
+    server.gate.open();
+    for call in calls {
+        done(call).await;
+    }
+    assert_eq!(*begun.lock().unwrap(), [5, 1, 2, 4, 3]);
 }

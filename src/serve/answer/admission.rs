@@ -33,16 +33,16 @@ pub(super) fn decide(settings: &DegradationSettings, question: &Question, metric
     let engine = &question.writer.engine;
     let offer = |rung, options: &Options| {
         let work = work(question, options);
-        Offer { rung, takes: engine.wait(&work) + engine.takes(&work).unwrap_or_default() }
+        Offer { rung, takes: engine.wait(&work, question.class) + engine.takes(&work).unwrap_or_default() }
     };
     let less = |rung| Some(offer(rung, &question.options.at(rung)?));
     let offers = [Some(offer(Rung::Full, &question.options)), less(Rung::Fewer), less(Rung::Greedy)];
     let offers: Vec<Offer> = offers.into_iter().flatten().collect();
     let situation = Situation {
         offers: &offers,
-        wait: engine.wait(&work(question, &question.options)),
+        wait: engine.wait(&work(question, &question.options), question.class),
         wait_max: engine.wait_max().0,
-        is_full: engine.is_full(),
+        is_full: engine.is_full(question.class),
         left: question.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
         lowest: question.lowest_rung,
     };
@@ -54,8 +54,10 @@ pub(super) fn decide(settings: &DegradationSettings, question: &Question, metric
 }
 
 /// Takes a place in the queue for a question.
-pub(super) fn ticket(question: &Question) -> Result<Ticket, EngineError> {
-    question.writer.engine.admit(&work(question, &question.options))
+pub(super) fn ticket(question: &Question, metrics: &Metrics) -> Result<Ticket, EngineError> {
+    let ticket = question.writer.engine.admit(&work(question, &question.options), question.class);
+    metrics.admission(question.class, if ticket.is_ok() { "admitted" } else { "refused" });
+    ticket
 }
 
 /// What a question is told that nothing is generated for.

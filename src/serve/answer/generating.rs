@@ -21,7 +21,7 @@ use tracing::debug;
 impl Answerer {
     /// Generates in a task of its own, so that whoever asked first may leave.
     pub(super) fn fly(self: &Arc<Self>, question: Question, flight: Arc<Flight>, key: CacheKey) {
-        let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question));
+        let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question, &self.metrics));
         tokio::spawn(async move {
             let joinable = question.cache == CacheMode::Default;
             let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });

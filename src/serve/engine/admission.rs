@@ -1,11 +1,10 @@
 //! The way into the queue: a ticket, which is there before anything is computed for a job, and what a job that comes now would meet.
 use super::{
-    Arc, Duration, Engine, EngineError, Instant, Ordering, OwnedSemaphorePermit, Room, Shared, pace::Pace,
-    rates::Rates,
+    Arc, Class, Duration, Engine, EngineError, Instant, Ordering, Room, Shared,
+    pace::Pace,
+    rates::{Rates, Work},
 };
-use crate::serve::engine::rates::Work;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::Semaphore;
 
 /// What is known of a thread's work, by the thread and by those who come.
 #[derive(Debug)]
@@ -22,14 +21,31 @@ pub(super) struct Now {
     pub(super) free: Room,
     /// Rows that are being written.
     pub(super) n_rows: usize,
-    /// What those need who have a ticket and do not run.
-    waiting: Room,
+    /// Who has a ticket and does not run, by class.
+    queued: [Queued; Class::ALL.len()],
+}
+
+/// Those of one class who have a ticket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Queued {
+    jobs: usize,
+    need: Room,
+}
+
+impl Now {
+    /// Those who go before a job of a class that comes now, but for jobs that waited long.
+    fn ahead(&self, class: Class) -> Queued {
+        let ahead = Class::ALL.into_iter().filter(|other| *other <= class);
+        ahead.fold(Queued::default(), |sum, other| {
+            let Queued { jobs, need } = self.queued[other as usize];
+            Queued { jobs: sum.jobs + jobs, need: sum.need.and(need) }
+        })
+    }
 }
 
 impl Load {
     pub(super) fn new(room: Room) -> Self {
-        let waiting = Room { rows: 0, tokens: 0 };
-        let now = Now { rates: Rates::default(), free: room, n_rows: 0, waiting };
+        let now = Now { rates: Rates::default(), free: room, n_rows: 0, queued: Default::default() };
         Self { pace: Pace::default(), now: Mutex::new(now) }
     }
 
@@ -43,29 +59,23 @@ impl Load {
 /// A place in the queue; given back when it is dropped.
 #[derive(Debug)]
 pub struct Ticket {
-    _place: OwnedSemaphorePermit,
-    _tokens: OwnedSemaphorePermit,
+    class: Class,
     need: Room,
     shared: Arc<Shared>,
+}
+
+impl Ticket {
+    /// Whose place it is.
+    pub(super) fn class(&self) -> Class {
+        self.class
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut now = self.shared.load.lock();
-        now.waiting = now.waiting.less(self.need);
-    }
-}
-
-/// The places of a queue: as many jobs, and as many tokens of theirs.
-#[derive(Clone, Debug)]
-pub(super) struct Places {
-    jobs: Arc<Semaphore>,
-    tokens: Arc<Semaphore>,
-}
-
-impl Places {
-    pub(super) fn new(jobs_max: usize, tokens_max: usize) -> Self {
-        Self { jobs: Arc::new(Semaphore::new(jobs_max)), tokens: Arc::new(Semaphore::new(tokens_max)) }
+        let queued = &mut now.queued[self.class as usize];
+        *queued = Queued { jobs: queued.jobs.saturating_sub(1), need: queued.need.less(self.need) };
     }
 }
 
@@ -78,31 +88,37 @@ impl Work {
 }
 
 impl Engine {
-    /// Takes a place in the queue.
+    /// Takes a place in the queue; a class leaves some to those before it.
     ///
     /// # Errors
     /// `QueueFull` or `TokenBacklog` without waiting, or `Gone`.
-    pub fn admit(&self, work: &Work) -> Result<Ticket, EngineError> {
+    pub fn admit(&self, work: &Work, class: Class) -> Result<Ticket, EngineError> {
         if self.shared.stopping.load(Ordering::Relaxed) {
             return Err(EngineError::Gone);
         }
-        let limits = &self.shared.limits;
+        let (limits, need) = (&self.shared.limits, work.room());
         let retry_after = self.shared.load.pace.until_free(limits.queue_max);
-        let refuse = |reason, error| {
-            self.shared.metrics.refused(reason, retry_after);
-            error
-        };
-        let full = || refuse("full", EngineError::QueueFull { queued: limits.queue_max, retry_after });
-        let backlog =
-            || refuse("tokens", EngineError::TokenBacklog { tokens: limits.queue_tokens_max, retry_after });
-        let need = work.room();
-        let tokens = u32::try_from(need.tokens).unwrap_or(u32::MAX);
-        let place = Arc::clone(&self.places.jobs).try_acquire_owned().map_err(|_| full())?;
-        let of_tokens = Arc::clone(&self.places.tokens).try_acquire_many_owned(tokens);
-        let of_tokens = of_tokens.map_err(|_| backlog())?;
+        let (jobs_max, tokens_max) = self.places(class);
         let mut now = self.shared.load.lock();
-        now.waiting = now.waiting.and(need);
-        Ok(Ticket { _place: place, _tokens: of_tokens, need, shared: Arc::clone(&self.shared) })
+        let Queued { jobs, need: taken } = now.ahead(Class::Bulk);
+        if jobs >= jobs_max {
+            self.shared.metrics.refused("full", retry_after);
+            return Err(EngineError::QueueFull { queued: jobs_max, retry_after });
+        }
+        if taken.and(need).tokens > tokens_max {
+            self.shared.metrics.refused("tokens", retry_after);
+            return Err(EngineError::TokenBacklog { tokens: tokens_max, retry_after });
+        }
+        let queued = &mut now.queued[class as usize];
+        *queued = Queued { jobs: queued.jobs + 1, need: queued.need.and(need) };
+        Ok(Ticket { class, need, shared: Arc::clone(&self.shared) })
+    }
+
+    /// The jobs and tokens that may wait, of all classes together, when one of a class comes.
+    fn places(&self, class: Class) -> (usize, usize) {
+        let limits = &self.shared.limits;
+        let rest = |n: usize| n.saturating_sub(limits.sharing.left_by(class, n));
+        (rest(limits.queue_max).max(1), rest(limits.queue_tokens_max))
     }
 
     /// About how many tokens the prompt of signals of so many bytes has, at most `most`; `most` before any was measured.
@@ -121,19 +137,21 @@ impl Engine {
         now.rates.takes(work, now.n_rows, Instant::now())
     }
 
-    /// How long a job that comes now is going to wait: not at all where it has room beside all that came before, or nobody ever waited.
-    pub fn wait(&self, work: &Work) -> Duration {
-        let has_room = {
-            let now = self.shared.load.lock();
-            now.waiting.and(work.room()).fits(now.free)
-        };
-        let until_left = || self.shared.load.pace.until_left(self.n_queued() + 1);
-        if has_room { Duration::ZERO } else { until_left().unwrap_or_default() }
+    /// How long a job of a class that comes now is going to wait: not at all where it has room beside all that go before it, or nobody ever
+    /// waited.
+    pub fn wait(&self, work: &Work, class: Class) -> Duration {
+        let limits = &self.shared.limits;
+        let now = self.shared.load.lock();
+        let (ahead, left) = (now.ahead(class), limits.sharing.left_by(class, limits.room.rows));
+        if ahead.need.and(work.room()).fits(now.free.less(Room { rows: left, tokens: 0 })) {
+            return Duration::ZERO;
+        }
+        self.shared.load.pace.until_left(ahead.jobs + 1).unwrap_or_default()
     }
 
-    /// Whether no place in the queue is left.
-    pub fn is_full(&self) -> bool {
-        self.places.jobs.available_permits() == 0
+    /// Whether no place in the queue is left to a class.
+    pub fn is_full(&self, class: Class) -> bool {
+        self.n_queued() >= self.places(class).0
     }
 
     /// Whether more than half of the queue is taken, so that what can wait should not be asked for.
@@ -148,6 +166,6 @@ impl Engine {
     }
 
     fn n_queued(&self) -> usize {
-        self.shared.limits.queue_max.saturating_sub(self.places.jobs.available_permits())
+        self.shared.load.lock().ahead(Class::Bulk).jobs
     }
 }

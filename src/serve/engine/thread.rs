@@ -18,7 +18,8 @@ pub(super) fn run<G: Generator>(
     inbox: mpsc::Receiver<Command>,
     shared: &Shared,
 ) {
-    let waiting = Batcher::new(shared.limits.overtake_max);
+    let limits = &shared.limits;
+    let waiting = Batcher::new(limits.overtake_max, limits.sharing, limits.room.rows);
     let mut thread = Thread {
         generator,
         prefixes: Prefixes::new(shared.limits.prefixes, opening),
@@ -100,8 +101,8 @@ impl<G: Generator> Thread<'_, G> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Generate(queued) => {
-                let (need, since) = (queued.job.need(), queued.since);
-                self.waiting.push(queued, need, since);
+                let (need, class, since) = (queued.job.need(), queued.ticket.class(), queued.since);
+                self.waiting.push(queued, need, class, since);
             }
             Command::Forget { owner, done } => {
                 self.prefixes.forget(owner);

@@ -217,6 +217,7 @@ fn message(ask: &Ask) -> proto::GenerateQueriesRequest {
         cache: Some(proto::CachePolicy { mode: mode.into() }),
         correlation_id: String::new(),
         experiment: Some(experiment(&ask.entrant)),
+        priority: proto::Priority::Unspecified.into(),
     }
 }
 

@@ -5,6 +5,7 @@ use super::{proto, status::Violations};
 use crate::{
     experiment::flags::{EXPERIMENTS_MAX, NAME_BYTES_MAX},
     serve::{
+        batcher::Class,
         experiments::enrolment::Entrant,
         question::{CacheMode, Wanted},
     },
@@ -65,6 +66,8 @@ pub struct Asked {
     pub signals: UserSignals,
     /// What the request says of its options.
     pub wanted: Wanted,
+    /// Who goes before it.
+    pub class: Class,
     /// How to use the cache.
     pub cache: CacheMode,
     /// Until when an answer is of use.
@@ -95,7 +98,7 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context<'_>) -> Re
     let signals = checks.signals(request.signals);
     let return_candidates = options.return_candidates;
     let wanted = checks.options(&options, context.output_tokens_max);
-    let cache = checks.cache(request.cache);
+    let (cache, class) = (checks.cache(request.cache), checks.class(request.priority));
     let entrant = checks.entrant(request.experiment, context.headers);
     let got = request.correlation_id.len();
     if got > CORRELATION_ID_BYTES_MAX {
@@ -107,6 +110,7 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context<'_>) -> Re
             user,
             signals,
             wanted,
+            class,
             cache,
             deadline: context.deadline,
             entrant,
@@ -225,6 +229,18 @@ impl Checks {
             Err(_) => {
                 self.refuse("cache.mode", "must be a CacheMode".to_owned());
                 CacheMode::Default
+            }
+        }
+    }
+
+    fn class(&mut self, priority: i32) -> Class {
+        match proto::Priority::try_from(priority) {
+            Ok(proto::Priority::Unspecified | proto::Priority::Default) => Class::Default,
+            Ok(proto::Priority::Interactive) => Class::Interactive,
+            Ok(proto::Priority::Bulk) => Class::Bulk,
+            Err(_) => {
+                self.refuse("priority", "must be a Priority".to_owned());
+                Class::Default
             }
         }
     }

@@ -137,7 +137,9 @@ impl Shared {
         if options.method == Method::RewardHead && !has_head {
             return Err(ServeError::NoRewardHead);
         }
-        let Asked { user, signals, cache, deadline, return_candidates, judged, correlation_id, .. } = asked;
+        let Asked {
+            user, signals, class, cache, deadline, return_candidates, judged, correlation_id, ..
+        } = asked;
         let tenant = asked.entrant.tenant;
         let rung = Rung::Full;
         let question = Question {
@@ -145,6 +147,7 @@ impl Shared {
             tenant,
             signals,
             options,
+            class,
             cache,
             deadline,
             enrolment,
