@@ -42,10 +42,10 @@ REQUESTS = Row("Requests", (
           (Query(rate("newshound_rpc_requests_total", by="method, code"), "{{method}} {{code}}"),), "stack"),
     Panel("Calls under way", "Calls that have not ended, by method.", "short",
           (Query(f"sum by (method) ({metric('newshound_rpc_in_flight')})", "{{method}}"),), "stack"),
-    Panel("Refused by the queue", "full: more requests wait than the settings allow. age: a request waited too long. "
-          "Both answer RESOURCE_EXHAUSTED with a delay to keep.", "reqps",
+    Panel("Refused by the queue", "full, tokens: more requests, or tokens of theirs, wait than the settings allow. wait: it would wait too long. "
+          "age: it did. All answer RESOURCE_EXHAUSTED with a delay to keep.", "reqps",
           (Query(rate("newshound_queue_refused_total", by="reason"), "{{reason}}"),)),
-    Panel("Missed deadlines", "Requests whose deadline passed in the queue or while the model wrote.", "reqps",
+    Panel("Missed deadlines", "Requests whose deadline passed in the queue or while the model wrote, or that were refused at the door because it would have.", "reqps",
           (Query(rate("newshound_deadline_missed_total", by="phase"), "{{phase}}"),)),
     Panel("Requests by server", "Generation requests by server. Uneven where readers are bound to servers; a server at "
           "zero gets none.", "reqps",
@@ -87,6 +87,14 @@ QUEUE = Row("Queue and connections", (
     Panel("Wait in the queue", "How long admitted requests waited for the model.", "s", quantiles("newshound_queue_wait_seconds")),
     Panel("Delay told to refused clients", "RetryInfo of refusals, mean. Zero where nobody is refused.", "s",
           (Query(f"({mean('newshound_retry_after_seconds')}) > 0 or vector(0)", "mean"),)),
+    Panel("Admissions", "Requests without a fresh answer, by class. admitted: they wait or run. stored: an old answer had to do. refused: for the queue, "
+          "the wait or the deadline.", "reqps",
+          (Query(rate("newshound_admissions_total", by="class, decision"), "{{class}} {{decision}}"),), "stack", width=24),
+    Panel("Answers that fall short", "fewer: half the candidates. greedy: one list. stale: a stored answer that was too old. refused: not even that. "
+          "pressure: too many wait. deadline: it was too near.", "reqps",
+          (Query(rate("newshound_degraded_total", by="rung, reason"), "{{rung}} {{reason}}"),), "stack", width=12),
+    Panel("Expected time of requests", "What the door expects of those whom it admits, from what was measured: the wait, the prompt and the lists.", "s",
+          quantiles("newshound_admission_estimated_seconds"), width=12),
     Panel("Connections", "Open gRPC connections by server.", "short",
           (Query(f"sum by (instance) ({metric('newshound_connections_open')})", "{{instance}}"),), width=12),
     Panel("Connections refused", "total and per_peer: a limit of the settings. handshake: no HTTP/2 preface in time. tls: no certificate that both "

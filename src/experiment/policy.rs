@@ -55,6 +55,43 @@ impl EarlyStopping {
     }
 }
 
+/// How far an answer may fall short of what was asked, from the best to the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// Not at all.
+    Full,
+    /// It is the best of half the candidates.
+    Fewer,
+    /// It is the one list that the model finds likeliest.
+    Greedy,
+    /// It is a stored one that is too old.
+    Stale,
+}
+
+impl Rung {
+    const ALL: [Self; 4] = [Self::Full, Self::Fewer, Self::Greedy, Self::Stale];
+
+    /// Its word in files, metrics and records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Fewer => "fewer",
+            Self::Greedy => "greedy",
+            Self::Stale => "stale",
+        }
+    }
+
+    /// The rung of a word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rung| rung.word() == word)
+    }
+
+    /// All words with commas between.
+    pub fn words() -> String {
+        Self::ALL.map(Self::word).join(", ")
+    }
+}
+
 /// One thing that a policy may set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Field {
@@ -74,10 +111,12 @@ pub enum Field {
     CacheStale,
     /// Whether weak candidates are ended early.
     EarlyStopping,
+    /// How far an answer may fall short where there is no time or room for all of it.
+    LowestRung,
 }
 
 impl Field {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::CandidateCount,
         Self::QueryCount,
         Self::Temperature,
@@ -86,6 +125,7 @@ impl Field {
         Self::CacheTtl,
         Self::CacheStale,
         Self::EarlyStopping,
+        Self::LowestRung,
     ];
 
     /// Its name in files and on the wire.
@@ -99,6 +139,7 @@ impl Field {
             Self::CacheTtl => "cache_ttl_ms",
             Self::CacheStale => "cache_stale_ms",
             Self::EarlyStopping => "early_stopping",
+            Self::LowestRung => "lowest_rung",
         }
     }
 }
@@ -150,6 +191,8 @@ pub struct Policy {
     pub cache_stale: Option<Duration>,
     /// Whether weak candidates are ended early.
     pub early_stopping: Option<EarlyStopping>,
+    /// How far an answer may fall short where there is no time or room for all of it.
+    pub lowest_rung: Option<Rung>,
 }
 
 impl Policy {
@@ -164,6 +207,7 @@ impl Policy {
             Field::CacheTtl => self.cache_ttl.is_some(),
             Field::CacheStale => self.cache_stale.is_some(),
             Field::EarlyStopping => self.early_stopping.is_some(),
+            Field::LowestRung => self.lowest_rung.is_some(),
         })
     }
 
@@ -178,6 +222,7 @@ impl Policy {
             cache_ttl: self.cache_ttl.or(other.cache_ttl),
             cache_stale: self.cache_stale.or(other.cache_stale),
             early_stopping: self.early_stopping.or(other.early_stopping),
+            lowest_rung: self.lowest_rung.or(other.lowest_rung),
         }
     }
 
@@ -249,6 +294,12 @@ impl Policy {
                     notes.add(path, "needs a reward head that foresees, and the bundle has none");
                 }
             }
+            Field::LowestRung => {
+                self.lowest_rung = Rung::of_word(value.as_str().unwrap_or_default());
+                if self.lowest_rung.is_none() {
+                    notes.add(path, &format!("should be one of {}", Rung::words()));
+                }
+            }
             Field::Rerank => {
                 let word = value.as_str().unwrap_or_default();
                 self.rerank = Rerank::ALL.into_iter().find(|rerank| rerank.word() == word);
@@ -308,7 +359,8 @@ mod tests {
     #[test]
     fn every_field_is_read_and_listed() {
         let all = json!({"candidate_count": 16, "query_count": 5, "temperature": 0.5, "top_p": 0.9,
-            "rerank": "reward_head", "cache_ttl_ms": 250, "cache_stale_ms": 0, "early_stopping": "safe"});
+            "rerank": "reward_head", "cache_ttl_ms": 250, "cache_stale_ms": 0, "early_stopping": "safe",
+            "lowest_rung": "greedy"});
         let expected = Policy {
             candidate_count: Some(16),
             query_count: Some(5),
@@ -318,6 +370,7 @@ mod tests {
             cache_ttl: Some(Duration::from_millis(250)),
             cache_stale: Some(Duration::ZERO),
             early_stopping: Some(EarlyStopping::Safe),
+            lowest_rung: Some(Rung::Greedy),
         };
         assert_eq!(check(all, Head::Foresees), Ok(expected));
         assert_eq!(expected.fields().collect::<Vec<_>>(), Field::ALL);
@@ -335,6 +388,7 @@ mod tests {
             ("cache_ttl_ms", json!([1, 1000]), json!([0, 1001])),
             ("cache_stale_ms", json!([0, 1000]), json!([-1, 1001])),
             ("early_stopping", json!(["off"]), json!(["on", true, "safe", "aggressive"])),
+            ("lowest_rung", json!(["full", "fewer", "greedy", "stale"]), json!(["cohort", 1])),
             ("rerank", json!(["consensus", "none"]), json!(["auto", 1, "reward_head"])),
         ] {
             for value in inside.as_array().unwrap() {

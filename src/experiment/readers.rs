@@ -235,6 +235,7 @@ mod tests {
             reader: reader.to_owned(),
             config: "c".to_owned(),
             served: "miss".to_owned(),
+            degraded: None,
             cost: Some(CostRecord {
                 nanos: time_unix_ms * 10,
                 currency: "EUR".to_owned(),

@@ -30,6 +30,9 @@ pub struct Exposure {
     pub config: String,
     /// Where the answer came from: `hit`, `stale`, `miss`, `coalesced` or `bypass`.
     pub served: String,
+    /// How far it fell short of what was asked: `fewer`, `greedy` or `stale`; absent where it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<String>,
     /// What the reader's request cost; absent where the server had no price, or was of a version that told none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<CostRecord>,
@@ -169,6 +172,7 @@ mod tests {
             reader: "ab".to_owned(),
             config: "cd".to_owned(),
             served: "hit".to_owned(),
+            degraded: Some("fewer".to_owned()),
             cost: Some(CostRecord { nanos: 7, currency: "EUR".to_owned(), price_version: String::new() }),
             arms: vec![arm],
         });

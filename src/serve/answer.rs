@@ -1,19 +1,26 @@
 //! One request, read top to bottom: cache, or a flight that others share, or a generation of its own.
+mod admission;
 mod answered;
 mod counted;
 mod error;
+mod generating;
 
-use crate::serve::{
-    cache::{AnswerCache, CacheKey, Found, Freshness, Keep},
-    candidate::{Answer, Candidate},
-    engine::Deadline,
-    flights::{Flight, Flights, Landed, Progress, Seat},
-    metrics::{Metrics, outcome::Outcome},
-    models::Models,
-    owner::{Epochs, Leave, Owner},
-    question::{CacheMode, Question},
-    settings::CacheSettings,
+use crate::{
+    experiment::policy::Rung,
+    serve::{
+        batcher::Class,
+        cache::{AnswerCache, CacheKey, Found, Freshness},
+        candidate::{Answer, Candidate},
+        engine::Deadline,
+        flights::{Flight, Flights, Landed, Progress, Seat},
+        metrics::{Metrics, outcome::Outcome},
+        models::Models,
+        owner::{Epochs, Owner},
+        question::{CacheMode, Question},
+        settings::{CacheSettings, DegradationSettings},
+    },
 };
+pub use admission::Degradation;
 pub use answered::{Answered, Origin};
 use counted::Counted;
 pub use error::ServeError;
@@ -22,7 +29,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
-use tracing::debug;
 
 /// Questions without an answer that are remembered: each for a second or two, so that these are the failures of a bad minute.
 const FAILURES_MAX: u64 = 10_000;
@@ -36,6 +42,7 @@ pub struct Answerer {
     flights: Flights,
     epochs: Arc<Epochs>,
     settings: CacheSettings,
+    degradation: DegradationSettings,
     metrics: Arc<Metrics>,
 }
 
@@ -48,6 +55,8 @@ pub enum Course {
     Flying(watch::Receiver<Progress>, Origin),
     /// It had no answer a moment ago, and is not tried again yet.
     Failed(ServeError),
+    /// There is none, and nothing is generated.
+    Refused(ServeError),
 }
 
 impl Course {
@@ -56,6 +65,7 @@ impl Course {
         match self {
             Self::Stored(_, origin) | Self::Flying(_, origin) => origin.status(),
             Self::Failed(_) => ("failed", None),
+            Self::Refused(_) => Origin::Miss.status(),
         }
     }
 
@@ -74,20 +84,21 @@ impl Course {
                 Ok(Landed { answer, age }) => (age.map_or(origin, Origin::Hit), Ok(answer)),
                 Err(error) => (origin, Err(error)),
             },
-            Self::Failed(error) => (Origin::Miss, Err(error)),
+            Self::Failed(error) | Self::Refused(error) => (Origin::Miss, Err(error)),
         }
     }
 }
 
 impl Answerer {
     /// An answerer with an empty cache.
-    pub fn new(settings: CacheSettings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: CacheSettings, degradation: DegradationSettings, metrics: Arc<Metrics>) -> Self {
         Self {
             cache: AnswerCache::new(settings.bytes_max),
             failures: AnswerCache::new(FAILURES_MAX),
             flights: Flights::default(),
             epochs: Arc::default(),
             settings,
+            degradation,
             metrics,
         }
     }
@@ -115,7 +126,7 @@ impl Answerer {
             n_seen += 1;
             watch(candidate);
         };
-        let course = self.start(question.clone()).await;
+        let (course, mut degradation) = self.start(question.clone()).await;
         let (status, age) = course.status();
         self.metrics.cache_request(status, age);
         let (mut origin, mut result) = course.run(question.deadline, count).await;
@@ -125,7 +136,9 @@ impl Answerer {
         let of_another = origin == Origin::Coalesced && result.as_ref().is_err_and(ServeError::is_limit);
         if of_another && in_time && n_seen == 0 {
             let deadline = question.deadline;
-            (origin, result) = self.start(question).await.run(deadline, watch).await;
+            let course;
+            (course, degradation) = self.start(question).await;
+            (origin, result) = course.run(deadline, watch).await;
         }
         counted.outcome = match (&result, origin) {
             (Ok(_), Origin::Hit(_) | Origin::Stale(_)) => Outcome::Cached,
@@ -133,41 +146,94 @@ impl Answerer {
             (Ok(_), Origin::Miss | Origin::Bypass) => Outcome::Ok,
             (Err(error), _) => error.outcome(),
         };
-        let answered = result.map(|answer| Answered { paid_nanos: answer.owed.pay(), answer, origin });
+        let answered =
+            result.map(|answer| Answered { paid_nanos: answer.owed.pay(), answer, origin, degradation });
         counted.answered = answered.as_ref().ok().cloned();
+        if let Ok(Answered { degradation: Some(Degradation { rung, why }), .. }) = &answered {
+            self.metrics.degraded(rung.word(), *why);
+        }
         answered
     }
 
-    /// Finds the answer, or somebody who generates it, or starts to.
-    async fn start(self: &Arc<Self>, question: Question) -> Course {
-        let (key, deadline, now) = (self.key(&question), question.deadline, Instant::now());
-        if question.cache == CacheMode::Default {
-            if let Some(Found { answer, age, freshness }) = self.cache.get(key, now).await {
-                if freshness != Freshness::Fresh {
-                    self.renew(question, key, freshness).await;
-                }
-                let is_stale = freshness == Freshness::Stale;
-                return Course::Stored(answer, if is_stale { Origin::Stale(age) } else { Origin::Hit(age) });
-            }
-            if let Some(failed) = self.failures.get(key, now).await {
-                return Course::Failed(ServeError::clone(&failed.answer));
-            }
-            return match self.flights.join(key, deadline) {
-                Seat::Follower(watcher) => Course::Flying(watcher, Origin::Coalesced),
-                Seat::Leader(flight, watcher) => {
-                    self.fly(question, flight, key);
-                    Course::Flying(watcher, Origin::Miss)
-                }
-            };
+    /// Finds the answer, or somebody who generates it, or starts to: all that was asked, or what there is time and room for.
+    async fn start(self: &Arc<Self>, question: Question) -> (Course, Option<Degradation>) {
+        let key = self.key(&question);
+        if let Some(course) = self.known(&question, key).await {
+            return (course, None);
         }
-        let origin = if question.cache == CacheMode::Bypass { Origin::Bypass } else { Origin::Miss };
-        let (flight, watcher) = Flight::alone(Deadline::new(deadline));
+        let decision = admission::decide(&self.degradation, &question, &self.metrics);
+        if let Some(why) = decision.stored
+            && question.cache == CacheMode::Default
+            && let Some(Found { answer, age, .. }) = self.cache.get(key, Instant::now()).await
+        {
+            self.metrics.admission(question.class, "stored");
+            return (
+                Course::Stored(answer, Origin::Stale(age)),
+                Some(Degradation { rung: Rung::Stale, why }),
+            );
+        }
+        let step = match decision.otherwise {
+            Ok(step) => step,
+            Err(refusal) => {
+                self.metrics.admission(question.class, "refused");
+                self.metrics.degraded("refused", refusal.why());
+                return (Course::Refused(admission::refused(refusal, &question, &self.metrics)), None);
+            }
+        };
+        let Some(less) = question.at(step.rung) else { return (self.take_off(question, key), None) };
+        let (key, degradation) = (self.key(&less), Degradation::of(&step));
+        let course = match self.known(&less, key).await {
+            Some(course) => course,
+            None => self.take_off(less, key),
+        };
+        (course, degradation)
+    }
+
+    /// What is stored under a key, or under way.
+    async fn known(self: &Arc<Self>, question: &Question, key: CacheKey) -> Option<Course> {
+        if question.cache != CacheMode::Default {
+            return None;
+        }
+        let now = Instant::now();
+        if let Some(Found { answer, age, freshness }) = self.cache.get(key, now).await
+            && freshness != Freshness::Spare
+        {
+            if freshness != Freshness::Fresh {
+                self.renew(question.clone(), key, freshness).await;
+            }
+            let is_stale = freshness == Freshness::Stale;
+            return Some(Course::Stored(
+                answer,
+                if is_stale { Origin::Stale(age) } else { Origin::Hit(age) },
+            ));
+        }
+        if let Some(failed) = self.failures.get(key, now).await {
+            return Some(Course::Failed(ServeError::clone(&failed.answer)));
+        }
+        let watcher = self.flights.follow(key, question.deadline)?;
+        Some(Course::Flying(watcher, Origin::Coalesced))
+    }
+
+    /// Generates an answer, or joins whoever began to in the meantime.
+    fn take_off(self: &Arc<Self>, question: Question, key: CacheKey) -> Course {
+        let origin = match question.cache {
+            CacheMode::Bypass => Origin::Bypass,
+            CacheMode::Default | CacheMode::Refresh => Origin::Miss,
+        };
+        let (flight, watcher) = if question.cache == CacheMode::Default {
+            match self.flights.join(key, question.deadline) {
+                Seat::Follower(watcher) => return Course::Flying(watcher, Origin::Coalesced),
+                Seat::Leader(flight, watcher) => (flight, watcher),
+            }
+        } else {
+            Flight::alone(Deadline::new(question.deadline))
+        };
         self.fly(question, flight, key);
         Course::Flying(watcher, origin)
     }
 
     fn key(&self, question: &Question) -> CacheKey {
-        let (options, arms) = (question.options.canonical(), question.enrolment.canonical());
+        let (options, arms) = (question.canonical(), question.enrolment.canonical());
         let whose = question.whose();
         let epoch = self.epochs.now(Owner::of(&whose));
         // By the bundle and not by the number of the model: the same bundle, loaded again, writes the same.
@@ -183,90 +249,11 @@ impl Answerer {
         }
         let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
         self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
-        self.fly(question, flight, key);
+        self.fly(Question { class: Class::Bulk, ..question }, flight, key);
         // A flight that nobody watches is given up.
         tokio::spawn(async move {
             let _ = watcher.wait_for(|progress| progress.outcome.is_some()).await;
         });
-    }
-
-    /// Generates in a task of its own, so that whoever asked first may leave.
-    fn fly(self: &Arc<Self>, question: Question, flight: Arc<Flight>, key: CacheKey) {
-        let answerer = Arc::clone(self);
-        tokio::spawn(async move {
-            let joinable = question.cache == CacheMode::Default;
-            let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });
-            let outcome = tokio::select! {
-                outcome = answerer.generate(Arc::new(question), &flight, key) => outcome,
-                () = answerer.unwatched(&flight, key, joinable) => {
-                    debug!("nobody waits for the answer any more");
-                    return;
-                }
-            };
-            if joinable {
-                answerer.flights.land(key, &flight);
-            }
-            flight.progress.send_modify(|progress| progress.outcome = Some(outcome));
-        });
-    }
-
-    async fn generate(
-        &self,
-        question: Arc<Question>,
-        flight: &Flight,
-        key: CacheKey,
-    ) -> Result<Landed, ServeError> {
-        // Between this request's look into the cache and its take-off, an earlier flight may have landed.
-        if question.cache == CacheMode::Default
-            && let Some(Found { answer, age, freshness: Freshness::Fresh }) =
-                self.cache.get(key, Instant::now()).await
-        {
-            flight.progress.send_modify(|progress| progress.candidates.clone_from(&answer.candidates));
-            return Ok(Landed { answer, age: Some(age) });
-        }
-        let publish = |candidate: &Arc<Candidate>| {
-            flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
-        };
-        let leave = Leave { epoch: key.epoch(), epochs: Arc::clone(&self.epochs) };
-        let deadline = Arc::clone(&flight.deadline);
-        let answer = match question.writer.generate(&question, leave, deadline, publish).await {
-            Ok(answer) => Arc::new(answer),
-            Err(error) => {
-                error.tell();
-                self.remember(&question, key, &error).await;
-                return Err(error);
-            }
-        };
-        self.store(&question, key, &answer).await;
-        Ok(Landed { answer, age: None })
-    }
-
-    /// Stores an answer, unless the reader's epoch has ended since it was asked for.
-    async fn store(&self, question: &Question, key: CacheKey, answer: &Arc<Answer>) {
-        if question.cache == CacheMode::Bypass {
-            return;
-        }
-        let (policy, settings) = (question.enrolment.policy(), &self.settings);
-        let (fresh, stale) =
-            (policy.cache_ttl.unwrap_or(settings.ttl), policy.cache_stale.unwrap_or(settings.stale));
-        let keep = Keep::until(fresh, settings.renew_ahead, stale, rand::random());
-        self.cache.put(key, (Arc::clone(answer), answer.n_bytes()), keep, Instant::now()).await;
-        // Nobody can find it any more then; and whoever ended the epoch may have looked before it was stored.
-        if !self.epochs.holds(key.epoch()) {
-            self.cache.remove(key).await;
-        }
-    }
-
-    /// Remembers for a moment that a question had no answer, so that whoever asks again and again gets the same error for nothing.
-    async fn remember(&self, question: &Question, key: CacheKey, error: &ServeError) {
-        let ttl = self.settings.failure_ttl;
-        if question.cache != CacheMode::Default || ttl.is_zero() || !error.is_repeatable() {
-            return;
-        }
-        // Clients that failed together do not come back together.
-        let fresh = ttl.mul_f64(1.0 + rand::random::<f64>());
-        let keep = Keep { fresh, due: fresh, stale: Duration::ZERO };
-        self.failures.put(key, (Arc::new(error.clone()), 1), keep, Instant::now()).await;
     }
 
     /// Lets nothing be used any more that was made for a reader, or begun, until now.
@@ -291,16 +278,6 @@ impl Answerer {
         models.forget(owner).await;
         self.metrics.cache_invalidation("forget");
         Ok(())
-    }
-
-    /// Resolves when nobody watches a flight and nobody can join it any more.
-    async fn unwatched(&self, flight: &Flight, key: CacheKey, joinable: bool) {
-        loop {
-            flight.progress.closed().await;
-            if !joinable || self.flights.land_if_unwatched(key, flight) {
-                return;
-            }
-        }
     }
 }
 
@@ -330,18 +307,5 @@ async fn follow(
         };
         // The task publishes an outcome before it ends, unless it panicked.
         changed.map_err(|_| ServeError::Panicked)?;
-    }
-}
-
-/// Takes a flight off the board even if its task panics.
-struct Landing<'a> {
-    flights: &'a Flights,
-    key: CacheKey,
-    flight: &'a Arc<Flight>,
-}
-
-impl Drop for Landing<'_> {
-    fn drop(&mut self) {
-        self.flights.land(self.key, self.flight);
     }
 }

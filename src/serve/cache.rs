@@ -63,18 +63,36 @@ pub struct Keep {
     pub due: Duration,
     /// For so long after it was fresh it is used all the same, while it is made anew.
     pub stale: Duration,
+    /// For so long after that it is used only where nothing better can be had.
+    pub spare: Duration,
 }
 
 impl Keep {
     /// Lets an answer be due within the last `ahead` of its fresh time, at most the last half, at a `moment` of it from 0 to 1: answers that
     /// were made together are not made anew together.
-    pub fn until(fresh: Duration, ahead: Duration, stale: Duration, moment: f64) -> Self {
+    pub fn until(
+        fresh: Duration,
+        ahead: Duration,
+        (stale, spare): (Duration, Duration),
+        moment: f64,
+    ) -> Self {
         let ahead = ahead.min(fresh / 2).mul_f64(moment.clamp(0.0, 1.0));
-        Self { fresh, due: fresh - ahead, stale }
+        Self { fresh, due: fresh - ahead, stale, spare }
+    }
+
+    /// Lets an answer be used for a while, and neither made anew nor used for longer.
+    pub fn only(fresh: Duration) -> Self {
+        Self { fresh, due: fresh, stale: Duration::ZERO, spare: Duration::ZERO }
+    }
+
+    fn whole(&self) -> Duration {
+        self.fresh + self.stale + self.spare
     }
 
     fn freshness(&self, age: Duration) -> Freshness {
-        if age >= self.fresh {
+        if age >= self.fresh + self.stale {
+            Freshness::Spare
+        } else if age >= self.fresh {
             Freshness::Stale
         } else if age >= self.due {
             Freshness::Due
@@ -91,8 +109,10 @@ pub enum Freshness {
     Fresh,
     /// Soon, for its time is nearly over.
     Due,
-    /// Its time is over.
+    /// Its time is over, and it is used all the same.
     Stale,
+    /// Its time is over, and it is used only where nothing better can be had.
+    Spare,
 }
 
 /// A stored answer that may be used.
@@ -125,7 +145,7 @@ struct OwnTtl;
 
 impl<A> Expiry<CacheKey, Stored<A>> for OwnTtl {
     fn expire_after_create(&self, _: &CacheKey, stored: &Stored<A>, _: Instant) -> Option<Duration> {
-        Some(stored.keep.fresh + stored.keep.stale)
+        Some(stored.keep.whole())
     }
 
     fn expire_after_update(
@@ -135,7 +155,7 @@ impl<A> Expiry<CacheKey, Stored<A>> for OwnTtl {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(stored.keep.fresh + stored.keep.stale)
+        Some(stored.keep.whole())
     }
 }
 
@@ -215,11 +235,6 @@ mod tests {
         UserSignals::new(vec![draft]).unwrap()
     }
 
-    /// Kept for so long, and neither renewed nor used for longer.
-    fn only(fresh: Duration) -> Keep {
-        Keep { fresh, due: fresh, stale: Duration::ZERO }
-    }
-
     fn epoch(user: &str) -> Epoch {
         Epochs::default().now(Owner::of(user.as_bytes()))
     }
@@ -254,7 +269,7 @@ mod tests {
         let cache = AnswerCache::new(1000);
         let now = Instant::now();
         let (one, other) = (key("user", "a", "b", b""), key("other", "a", "b", b""));
-        cache.put(one, (Arc::new(7), 10), only(MINUTE), now).await;
+        cache.put(one, (Arc::new(7), 10), Keep::only(MINUTE), now).await;
         let later = now + Duration::from_secs(3);
         let (answer, age, freshness) = (Arc::new(7), Duration::from_secs(3), Freshness::Fresh);
         assert_eq!(cache.get(one, later).await, Some(Found { answer, age, freshness }));
@@ -267,7 +282,7 @@ mod tests {
         let now = Instant::now();
         let one = key("user", "a", "b", b"");
         let collision = CacheKey { epoch: epoch("other"), ..one };
-        cache.put(one, (Arc::new(7), 10), only(MINUTE), now).await;
+        cache.put(one, (Arc::new(7), 10), Keep::only(MINUTE), now).await;
         assert!(cache.get(collision, now).await.is_none() && cache.get(one, now).await.is_some());
         assert_eq!(cache.keys_of(Owner::of(b"user")), [one]);
         cache.remove(one).await;
@@ -275,10 +290,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_fresh_then_due_then_stale() {
+    async fn an_answer_is_fresh_then_due_then_stale_then_spare() {
         let cache = AnswerCache::new(1000);
         let (now, key) = (Instant::now(), key("user", "a", "b", b""));
-        let keep = Keep::until(MINUTE, MINUTE / 4, MINUTE, 1.0);
+        let keep = Keep::until(MINUTE, MINUTE / 4, (MINUTE, MINUTE), 1.0);
         cache.put(key, (Arc::new(7), 10), keep, now).await;
         let moment = Duration::from_nanos(1);
         for (age, expected) in [
@@ -287,6 +302,8 @@ mod tests {
             (MINUTE * 3 / 4, Freshness::Due),
             (MINUTE - moment, Freshness::Due),
             (MINUTE, Freshness::Stale),
+            (2 * MINUTE - moment, Freshness::Stale),
+            (2 * MINUTE, Freshness::Spare),
         ] {
             assert_eq!(cache.get(key, now + age).await.unwrap().freshness, expected, "{age:?}");
         }
@@ -294,7 +311,9 @@ mod tests {
 
     #[test]
     fn answers_are_due_at_different_moments_and_never_in_their_first_half() {
-        let due = |ahead: Duration, moment| Keep::until(MINUTE, ahead, Duration::ZERO, moment).due;
+        let due = |ahead: Duration, moment| {
+            Keep::until(MINUTE, ahead, (Duration::ZERO, Duration::ZERO), moment).due
+        };
         assert_eq!(due(MINUTE / 4, 0.0), MINUTE);
         assert_eq!(due(MINUTE / 4, 0.5), MINUTE * 7 / 8);
         assert_eq!(due(10 * MINUTE, 1.0), MINUTE / 2);
@@ -305,8 +324,8 @@ mod tests {
     async fn what_weighs_more_than_the_bound_is_not_kept() {
         let cache = AnswerCache::new(100);
         let now = Instant::now();
-        cache.put(key("fits", "a", "b", b""), (Arc::new(1), 100), only(MINUTE), now).await;
-        cache.put(key("too heavy", "a", "b", b""), (Arc::new(2), 101), only(MINUTE), now).await;
+        cache.put(key("fits", "a", "b", b""), (Arc::new(1), 100), Keep::only(MINUTE), now).await;
+        cache.put(key("too heavy", "a", "b", b""), (Arc::new(2), 101), Keep::only(MINUTE), now).await;
         assert_eq!(cache.size().await, (1, 100));
         assert!(cache.get(key("fits", "a", "b", b""), now).await.is_some());
         assert!(cache.get(key("too heavy", "a", "b", b""), now).await.is_none());
@@ -318,8 +337,8 @@ mod tests {
         let cache = AnswerCache::new(100);
         let now = Instant::now();
         let (short, long) = (key("short", "a", "b", b""), key("long", "a", "b", b""));
-        cache.put(short, (Arc::new(1), 10), only(ttl), now).await;
-        cache.put(long, (Arc::new(2), 20), only(MINUTE), now).await;
+        cache.put(short, (Arc::new(1), 10), Keep::only(ttl), now).await;
+        cache.put(long, (Arc::new(2), 20), Keep::only(MINUTE), now).await;
         // The cache reads the system's clock, so the millisecond really has to pass.
         while now.elapsed() < 4 * ttl {
             tokio::task::yield_now().await;

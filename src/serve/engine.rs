@@ -9,11 +9,11 @@ use crate::{
         sampler::SamplerSettings,
     },
     serve::{
-        batcher::{Batcher, Picked, Room},
+        batcher::{Batcher, Class, Picked, Room, Sharing},
         bill::Bill,
         cost::{PrefillRate, Saving, Spending, split},
         engine::{
-            pace::Pace,
+            admission::Load,
             prefixes::{PrefixLimits, Prefixes},
         },
         metrics::{
@@ -34,30 +34,38 @@ use std::{
     time::{Duration, Instant},
 };
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, error, info};
 
+mod admission;
 mod deadline;
 mod generator;
 mod pace;
 pub mod prefixes;
+mod rates;
 mod thread;
 
+pub use admission::Ticket;
 pub use deadline::Deadline;
 pub use generator::Generator;
+pub use rates::Work;
 pub use thread::PREFILL_TOKENS_PER_STEP_MAX;
 
 /// Limits of the batch and its queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Room of the batch.
     pub room: Room,
     /// Jobs that may wait.
     pub queue_max: usize,
+    /// Tokens that they may have together: their prompts, and the most that their rows can write.
+    pub queue_tokens_max: usize,
     /// How long a job may wait.
     pub queue_wait_max: Duration,
     /// How long smaller jobs may overtake one that does not fit.
     pub overtake_max: Duration,
+    /// How classes share all of it.
+    pub sharing: Sharing,
     /// What is kept of prompts.
     pub prefixes: PrefixLimits,
 }
@@ -130,6 +138,14 @@ pub enum EngineError {
         /// When a place is likely.
         retry_after: Duration,
     },
+    /// Those who wait have too many tokens.
+    #[error("{tokens} tokens may wait")]
+    TokenBacklog {
+        /// Tokens that may wait.
+        tokens: usize,
+        /// When there is room for more.
+        retry_after: Duration,
+    },
     /// The job waited too long.
     #[error("waited {waited_ms} ms in the queue")]
     QueueAge {
@@ -153,7 +169,9 @@ impl EngineError {
     /// What the time of a job was spent on that ended like this.
     fn spending(&self) -> Spending {
         match self {
-            Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Gone => Spending::Cancelled,
+            Self::QueueFull { .. } | Self::TokenBacklog { .. } | Self::QueueAge { .. } | Self::Gone => {
+                Spending::Cancelled
+            }
             Self::DeadlineHit => Spending::Deadline,
             Self::Fault(_) => Spending::Failed,
         }
@@ -178,7 +196,7 @@ struct Queued {
     reply: mpsc::Sender<Event>,
     since: Instant,
     /// The place in the queue; given back when the job leaves it.
-    place: OwnedSemaphorePermit,
+    ticket: Ticket,
 }
 
 /// How the model thread ended.
@@ -194,7 +212,6 @@ pub enum Ending {
 #[derive(Clone, Debug)]
 pub struct Engine {
     commands: mpsc::Sender<Command>,
-    places: Arc<Semaphore>,
     /// The one place in the channel for `Forget`: a queue of them would take the jobs' places.
     forgetting: Arc<Semaphore>,
     shared: Arc<Shared>,
@@ -205,7 +222,7 @@ pub struct Engine {
 struct Shared {
     limits: Limits,
     stopping: AtomicBool,
-    pace: Pace,
+    load: Load,
     metrics: Arc<Metrics>,
 }
 
@@ -250,8 +267,8 @@ impl Engine {
     ) -> std::io::Result<(Self, EngineThread)> {
         // Two more than the places: neither a wake-up nor a reader who wants to be forgotten waits behind a full queue.
         let (commands, inbox) = mpsc::channel(limits.queue_max + 2);
-        let shared =
-            Arc::new(Shared { limits, stopping: AtomicBool::new(false), pace: Pace::default(), metrics });
+        let (stopping, load) = (AtomicBool::new(false), Load::new(limits.room));
+        let shared = Arc::new(Shared { limits, stopping, load, metrics });
         let (ending, ended) = oneshot::channel();
         let of_thread = Arc::clone(&shared);
         let handle = std::thread::Builder::new().name("model".to_owned()).spawn(move || {
@@ -267,37 +284,24 @@ impl Engine {
             // Nobody may be listening any more, and then nobody needs to know.
             let _ = ending.send(how);
         })?;
-        let (places, forgetting) = (Arc::new(Semaphore::new(limits.queue_max)), Arc::new(Semaphore::new(1)));
-        Ok((Self { commands, places, forgetting, shared }, EngineThread { handle, ended }))
+        let forgetting = Arc::new(Semaphore::new(1));
+        Ok((Self { commands, forgetting, shared }, EngineThread { handle, ended }))
     }
 
-    /// Queues a job. Dropping the receiver gives the job up: its rows are freed within one step.
+    /// Queues a job on its ticket. Dropping the receiver gives the job up: its rows are freed within one step.
     ///
     /// # Errors
-    /// `QueueFull` without waiting, or `Gone`.
-    pub fn submit(&self, job: Job) -> Result<mpsc::Receiver<Event>, EngineError> {
+    /// `Gone`.
+    pub fn submit(&self, ticket: Ticket, job: Job) -> Result<mpsc::Receiver<Event>, EngineError> {
         if self.shared.stopping.load(Ordering::Relaxed) {
             return Err(EngineError::Gone);
         }
-        let full = || {
-            let retry_after = self.shared.pace.until_free(self.shared.limits.queue_max);
-            self.shared.metrics.refused("full", retry_after);
-            EngineError::QueueFull { queued: self.shared.limits.queue_max, retry_after }
-        };
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| full())?;
         // Room for every event of the job, so that the thread never waits for a slow reader.
         let (reply, events) = mpsc::channel(job.seeds.len() + 3);
-        let queued = Queued { job, reply, since: Instant::now(), place };
-        match self.commands.try_send(Command::Generate(Box::new(queued))) {
-            Ok(()) => Ok(events),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(full()),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(EngineError::Gone),
-        }
-    }
-
-    /// Whether more than half of the queue is taken, so that what can wait should not be asked for.
-    pub fn is_pressed(&self) -> bool {
-        2 * self.places.available_permits() < self.shared.limits.queue_max
+        let queued = Queued { job, reply, since: Instant::now(), ticket };
+        // The channel has room for all who have a ticket, so it is closed if it takes no more.
+        let sent = self.commands.try_send(Command::Generate(Box::new(queued)));
+        sent.map(|()| events).map_err(|_| EngineError::Gone)
     }
 
     /// Drops what is kept of a reader's prompts, and returns when it is gone. Jobs that are queued or running keep theirs only if

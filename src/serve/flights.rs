@@ -78,6 +78,18 @@ impl Flights {
         Seat::Leader(flight, watcher)
     }
 
+    /// Joins the flight of a key if there is one.
+    pub fn follow(
+        &self,
+        key: CacheKey,
+        deadline: Option<std::time::Instant>,
+    ) -> Option<watch::Receiver<Progress>> {
+        let by_key = self.lock();
+        let flight = by_key.get(&key)?;
+        flight.deadline.extend(deadline);
+        Some(flight.progress.subscribe())
+    }
+
     /// Starts a flight that has no deadline, unless there is one of the same key.
     pub fn lead(&self, key: CacheKey) -> Option<(Arc<Flight>, watch::Receiver<Progress>)> {
         let mut by_key = self.lock();

@@ -14,7 +14,7 @@ use crate::{
         bill::Bill,
         candidate::{Answer, Candidate, Invalid, Phases, Scores, StitchedList},
         cost::{Owed, Spending},
-        engine::{Deadline, Engine, Event, Job},
+        engine::{Deadline, Engine, Event, Job, Ticket},
         metrics::Metrics,
         models::facts::ModelFacts,
         owner::Leave,
@@ -53,16 +53,26 @@ pub struct Writer {
     pub metrics: Arc<Metrics>,
 }
 
+/// What a generation begins with, beside its question.
+#[derive(Debug)]
+pub struct Passage {
+    /// Its place in the queue.
+    pub ticket: Ticket,
+    /// How long its prompt may be kept.
+    pub leave: Leave,
+    /// Until when anybody waits for it.
+    pub deadline: Arc<Deadline>,
+}
+
 impl Writer {
-    /// Generates, publishing each candidate as it ends; the prompt is kept as long as `leave` stands. Dropping the future frees the rows within one step.
+    /// Generates, publishing each candidate as it ends; the prompt is kept as long as the passage's leave stands. Dropping the future frees the rows within one step.
     ///
     /// # Errors
     /// If the engine refuses or fails, the deadline passes, or no candidate is a valid list.
     pub async fn generate(
         self: &Arc<Self>,
         question: &Arc<Question>,
-        leave: Leave,
-        deadline: Arc<Deadline>,
+        Passage { ticket, leave, deadline }: Passage,
         publish: impl Fn(&Arc<Candidate>),
     ) -> Result<Answer, ServeError> {
         let mut course = Course::new(question.options.method);
@@ -75,7 +85,10 @@ impl Writer {
         (course.prompt_tokens, course.n_cleaned_signals) = (prompt.ids.len(), n_cleaned);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
-        let mut events = self.engine.submit(self.job(prompt.ids, question, leave, deadline))?;
+        if prompt.n_truncated_signals == 0 {
+            self.engine.prepared(question.signals.n_bytes(), prompt.ids.len(), course.started.elapsed());
+        }
+        let mut events = self.engine.submit(ticket, self.job(prompt.ids, question, leave, deadline))?;
         loop {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
             events.recv_many(&mut ready, usize::MAX).await;

@@ -72,6 +72,7 @@ impl Ledger {
             reader: log.reader(user),
             config: enrolment.config.clone(),
             served: served.to_owned(),
+            degraded: answered.degradation.map(|degradation| degradation.rung.word().to_owned()),
             cost: price.is_told().then(|| CostRecord {
                 nanos: answered.paid_nanos,
                 currency: price.currency.clone(),

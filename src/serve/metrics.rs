@@ -3,9 +3,11 @@
 //! Names start with `newshound_`, units are base units, labels are closed sets of words: never a user, a text or a request.
 //! Each server has its own registry, so several servers in one process count apart.
 pub mod access;
+mod admission;
 mod arms;
 mod cache;
 pub mod engine;
+mod generation;
 pub mod models;
 mod money;
 pub mod outcome;
@@ -61,6 +63,21 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_queue_wait_seconds", H(LATENCY), "Time an admitted request waited for the model."),
     ("newshound_queue_refused_total", C, "Requests refused by the queue, by reason."),
     ("newshound_retry_after_seconds", H(LATENCY), "Delays that refused clients were asked to keep."),
+    (
+        "newshound_admissions_total",
+        C,
+        "Requests without a fresh answer, by class and what the door decided; renewals of stored answers among them.",
+    ),
+    (
+        "newshound_degraded_total",
+        C,
+        "Requests whose answer fell short of what was asked, or that were refused at the door, by rung and reason.",
+    ),
+    (
+        "newshound_admission_estimated_seconds",
+        H(LATENCY),
+        "Expected time of admitted requests, the wait included, where it was known.",
+    ),
     ("newshound_deadline_missed_total", C, "Requests whose deadline passed, by where they were."),
     ("newshound_batch_rows", H(ROWS), "Rows that got a token in one decode step."),
     ("newshound_step_duration_seconds", H(PART), "Time of one prefill or one decode step."),
@@ -248,12 +265,13 @@ impl Metrics {
             self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(0);
         }
         self.show_cache_from_the_start();
-        for reason in ["full", "age"] {
+        for reason in ["full", "tokens", "wait", "age"] {
             self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(0);
         }
-        for phase in ["queue", "running"] {
+        for phase in ["door", "queue", "running"] {
             self.deadline_missed(phase, 0);
         }
+        self.show_admission_from_the_start();
         self.show_experiments_from_the_start();
         self.show_costs_from_the_start();
         self.show_models_from_the_start();
@@ -299,54 +317,9 @@ impl Metrics {
         self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(1);
     }
 
-    /// Counts sampled tokens by fate: `valid`, `invalid`, `pruned` or `cancelled`.
-    pub fn output_tokens(&self, fate: &'static str, n: usize) {
-        self.counter("newshound_output_tokens_total", &[("fate", fate)]).increment(n as u64);
-    }
-
-    /// Counts candidates by fate: `valid`, `invalid`, `pruned` or `cancelled`.
-    pub fn candidates(&self, fate: &'static str, n: usize) {
-        self.counter("newshound_candidates_total", &[("fate", fate)]).increment(n as u64);
-    }
-
-    /// Counts a candidate that is no valid list.
-    pub fn invalid_output(&self, reason: &'static str) {
-        self.counter("newshound_invalid_output_total", &[("reason", reason)]).increment(1);
-    }
-
-    /// Counts a signal that was judged.
-    pub fn signal(&self, verdict: &'static str) {
-        self.counter("newshound_signals_total", &[("verdict", verdict)]).increment(1);
-    }
-
-    /// Records the size of a valid list.
-    pub fn list_queries(&self, n: usize) {
-        self.histogram("newshound_queries_per_list", &[]).record(size(n));
-    }
-
     /// Records a phase of a generation: `clean`, `tokenize`, `queue`, `prefill`, `decode` or `rerank`.
     pub fn phase(&self, phase: &'static str, took: Duration) {
         self.histogram("newshound_phase_duration_seconds", &[("phase", phase)]).record(took.as_secs_f64());
-    }
-
-    /// Records the length of a prompt.
-    pub fn prompt_tokens(&self, n: usize) {
-        self.histogram("newshound_prompt_tokens", &[]).record(size(n));
-    }
-
-    /// Records how many candidates a generation started.
-    pub fn candidates_started(&self, candidates: usize) {
-        self.histogram("newshound_candidates_per_request", &[]).record(size(candidates));
-    }
-
-    /// Records when the first valid list came.
-    pub fn first_candidate(&self, took: Duration) {
-        self.histogram("newshound_time_to_first_candidate_seconds", &[]).record(took.as_secs_f64());
-    }
-
-    /// Records the predicted reward of a chosen list.
-    pub fn best_list_score(&self, score: f32) {
-        self.histogram("newshound_best_list_score", &[]).record(f64::from(score));
     }
 
     /// Records whether new work is accepted, and whether the end has begun.

@@ -17,6 +17,7 @@ pub mod flights;
 pub mod generation;
 pub mod health;
 pub mod http;
+pub mod ladder;
 pub mod ledger;
 pub mod metrics;
 pub mod models;
@@ -36,7 +37,7 @@ use crate::{
     model::reward_head::RewardHead,
     serve::{
         answer::Answerer,
-        batcher::Room,
+        batcher::{Room, Sharing},
         door::{AccessError, Door},
         engine::{Limits, prefixes::PrefixLimits},
         experiments::{ExperimentsError, InForce, log::RecordLog},
@@ -221,7 +222,7 @@ pub async fn run_with(
     let health_service = HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter.clone(), SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
     let rooms = Rooms {
-        answerer: Arc::new(Answerer::new(settings.cache, Arc::clone(&metrics))),
+        answerer: Arc::new(Answerer::new(settings.cache, settings.degradation, Arc::clone(&metrics))),
         models: Arc::clone(&models),
         experiments,
         ledger: Arc::new(Ledger::new(log.clone(), Arc::clone(&metrics))),
@@ -284,8 +285,14 @@ fn limits(settings: EngineSettings) -> Limits {
     Limits {
         room: Room { rows: settings.rows_max, tokens: settings.tokens_max },
         queue_max: settings.queue_requests_max,
+        queue_tokens_max: settings.queue_tokens_max,
         queue_wait_max: settings.queue_wait_max,
         overtake_max: settings.overtake_max,
+        sharing: Sharing {
+            interactive: settings.interactive_share,
+            above_bulk: settings.above_bulk_share,
+            aging: settings.aging,
+        },
         prefixes: PrefixLimits { bytes_max: settings.prefix_bytes_max, age_max: settings.prefix_age_max },
     }
 }

@@ -1,8 +1,8 @@
 //! One checked request, in our own words.
 use crate::{
     decode::sampler::SamplerSettings,
-    experiment::policy::{EarlyStopping, Field, Policy, Rerank},
-    serve::{experiments::enrolment::Enrolment, generation::Writer, rerank::Method},
+    experiment::policy::{EarlyStopping, Field, Policy, Rerank, Rung},
+    serve::{batcher::Class, experiments::enrolment::Enrolment, generation::Writer, rerank::Method},
     signals::{UserKey, UserSignals},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
@@ -18,6 +18,8 @@ pub struct Question {
     pub signals: UserSignals,
     /// How to sample and choose.
     pub options: Options,
+    /// Who goes before it.
+    pub class: Class,
     /// How to use the cache.
     pub cache: CacheMode,
     /// Until when an answer is of use.
@@ -26,12 +28,29 @@ pub struct Question {
     pub enrolment: Arc<Enrolment>,
     /// The model that answered when it was asked, and answers it to the end.
     pub writer: Arc<Writer>,
+    /// How far the answer may fall short.
+    pub lowest_rung: Rung,
+    /// How far it does: as `options` are.
+    pub rung: Rung,
 }
 
 impl Question {
     /// Bytes that are equal exactly when reader and tenant are.
     pub fn whose(&self) -> Vec<u8> {
         whose(self.tenant.as_deref(), &self.user)
+    }
+
+    /// The same on a lower rung; none where that is the same.
+    pub fn at(&self, rung: Rung) -> Option<Self> {
+        self.options.at(rung).map(|options| Self { options, rung, ..self.clone() })
+    }
+
+    /// Bytes that are equal exactly when options and rung are: an answer that fell short is not that of a question which asks for no more,
+    /// because it is kept for another time.
+    pub fn canonical(&self) -> Vec<u8> {
+        let mut bytes = self.options.canonical();
+        bytes.extend_from_slice(self.rung.word().as_bytes());
+        bytes
     }
 }
 
@@ -82,6 +101,8 @@ pub struct Wanted {
     pub method: Option<Method>,
     /// Whether weak candidates are ended early.
     pub early_stopping: Option<EarlyStopping>,
+    /// How far an answer may fall short.
+    pub lowest_rung: Option<Rung>,
 }
 
 impl Wanted {
@@ -94,6 +115,7 @@ impl Wanted {
             (Field::TopP, self.top_p.is_some()),
             (Field::Rerank, self.method.is_some()),
             (Field::EarlyStopping, self.early_stopping.is_some()),
+            (Field::LowestRung, self.lowest_rung.is_some()),
         ];
         set.into_iter().filter(|(_, is_set)| *is_set).map(|(field, _)| field).collect()
     }
@@ -145,6 +167,20 @@ pub struct Options {
 }
 
 impl Options {
+    /// What is asked of the model on a rung; none where it is no less work.
+    pub fn at(&self, rung: Rung) -> Option<Self> {
+        let less = match rung {
+            Rung::Full | Rung::Stale => return None,
+            Rung::Fewer => Self { n_candidates: self.n_candidates.div_ceil(2), ..*self },
+            Rung::Greedy => {
+                let sampler =
+                    SamplerSettings { temperature: SamplerSettings::GREEDY.temperature, ..self.sampler };
+                Self { n_candidates: 1, sampler, ..*self }
+            }
+        };
+        (less.n_candidates < self.n_candidates).then_some(less)
+    }
+
     /// Bytes that are equal exactly when the options are.
     pub fn canonical(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
@@ -238,6 +274,7 @@ mod tests {
         seed: None,
         method: None,
         early_stopping: None,
+        lowest_rung: None,
     };
 
     fn policy() -> Policy {
@@ -250,6 +287,7 @@ mod tests {
             cache_ttl: None,
             cache_stale: None,
             early_stopping: Some(EarlyStopping::Aggressive),
+            lowest_rung: Some(Rung::Fewer),
         }
     }
 
@@ -274,6 +312,7 @@ mod tests {
             top_p: Some(1.0),
             method: Some(Method::LogProb),
             early_stopping: Some(EarlyStopping::Off),
+            lowest_rung: Some(Rung::Full),
             ..NOTHING
         };
         assert_eq!(
@@ -281,6 +320,22 @@ mod tests {
             wanted.with(&Policy::default(), Method::Consensus)
         );
         assert_eq!(wanted.explicit(), policy().fields().collect());
+    }
+
+    #[test]
+    fn rungs_ask_for_less_until_nothing_is_left_to_leave_out() {
+        let rows = |n_candidates, rung| {
+            let less = Options { n_candidates, ..options() }.at(rung)?;
+            Some((less.n_candidates, less.sampler.temperature))
+        };
+        for (n_candidates, fewer) in
+            [(8, Some((4, 0.8))), (3, Some((2, 0.8))), (2, Some((1, 0.8))), (1, None)]
+        {
+            assert_eq!(rows(n_candidates, Rung::Fewer), fewer, "{n_candidates}");
+            let greedy = (n_candidates > 1).then_some((1, 0.0));
+            assert_eq!(rows(n_candidates, Rung::Greedy), greedy, "{n_candidates}");
+            assert_eq!((rows(n_candidates, Rung::Full), rows(n_candidates, Rung::Stale)), (None, None));
+        }
     }
 
     #[test]

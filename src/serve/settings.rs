@@ -4,6 +4,8 @@
 //! the prefix and between section and key.
 pub mod access;
 mod cost;
+mod degradation;
+mod shutdown;
 
 use crate::{
     model::{
@@ -14,6 +16,8 @@ use crate::{
 };
 use access::{AccessSettings, AdminSettings};
 pub use cost::CostSettings;
+pub use degradation::DegradationSettings;
+pub use shutdown::ShutdownSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Most candidates a request may ask for; the proto promises this number.
@@ -44,6 +48,8 @@ pub struct ServeSettings {
     pub generation: GenerationSettings,
     /// Stored answers.
     pub cache: CacheSettings,
+    /// How answers fall short.
+    pub degradation: DegradationSettings,
     /// What the device costs.
     pub cost: CostSettings,
     /// Experiments, and the log of what came of them.
@@ -59,7 +65,7 @@ pub struct ServeSettings {
 }
 
 /// `[engine]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EngineSettings {
     /// `rows_max`: rows decoded together. Default 128: four of the largest requests; more rows than that only add waiting on a CPU.
     pub rows_max: usize,
@@ -69,11 +75,23 @@ pub struct EngineSettings {
     /// `queue_requests_max`: requests that may wait. Default 256: more than one CPU answers within the longest wait, so that age
     /// refuses before length does; who comes later is told when to retry.
     pub queue_requests_max: usize,
+    /// `queue_tokens_max`: tokens that they may have together, their prompts and the most that their rows can write, by the length of their signals. Default
+    /// 393,216: as many requests of eight candidates and the longest prompt; larger ones are fewer.
+    pub queue_tokens_max: usize,
     /// `queue_wait_max_ms`: longest wait before a request is refused. Default 10,000: after that its reader has gone.
     pub queue_wait_max: Duration,
     /// `overtake_max_ms`: how long smaller requests may overtake one that does not fit yet. Default 250: then nothing more is
     /// admitted until it fits, so that large requests cannot starve.
     pub overtake_max: Duration,
+    /// `interactive_share`: of rows and queue, the share that only interactive requests may take. Default 0: where nobody tells classes, nothing
+    /// lies idle.
+    pub interactive_share: f64,
+    /// `above_bulk_share`: the share that bulk requests leave to all others; no less than `interactive_share`. Default 0.5: what is made
+    /// ahead never fills a server to which readers come.
+    pub above_bulk_share: f64,
+    /// `aging_ms`: after waiting so long a request goes before later ones of any class. Default 2,000: no class starves, and a crowd of readers passes
+    /// first.
+    pub aging: Duration,
     /// `prefix_bytes_max`: memory of keys and values that are kept of readers' last prompts, so that a reader who comes back with a few
     /// more signals need not wait for all of them again, as long as all fit the prompt. Default 268,435,456: some five hundred readers of the demo, twenty of a
     /// network of half a billion parameters. 0: none.
@@ -163,17 +181,6 @@ pub struct ConnectionSettings {
     pub age_max: Duration,
 }
 
-/// `[shutdown]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShutdownSettings {
-    /// `drain_deadline_ms`: after the signal, running requests may finish until then. Default 25,000: below the 30 s after which
-    /// orchestrators kill.
-    pub drain_deadline: Duration,
-    /// `idle_grace_ms`: once no request runs, how long clients may take to close. Default 1,000: a client that stays silent would
-    /// otherwise hold the process until the deadline.
-    pub idle_grace: Duration,
-}
-
 impl ServeSettings {
     /// The defaults: what the demo runs with.
     pub fn demo() -> Self {
@@ -186,8 +193,12 @@ impl ServeSettings {
                 rows_max: 128,
                 tokens_max: 65_536,
                 queue_requests_max: 256,
+                queue_tokens_max: 393_216,
                 queue_wait_max: Duration::from_secs(10),
                 overtake_max: Duration::from_millis(250),
+                interactive_share: 0.0,
+                above_bulk_share: 0.5,
+                aging: Duration::from_secs(2),
                 prefix_bytes_max: 256 << 20,
                 prefix_age_max: Duration::from_secs(600),
             },
@@ -199,6 +210,7 @@ impl ServeSettings {
                 renew_ahead: Duration::from_secs(30),
                 failure_ttl: Duration::from_secs(1),
             },
+            degradation: DegradationSettings::demo(),
             cost: CostSettings::demo(),
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
             admin: AdminSettings { addr: None, models_dir: None },
@@ -215,10 +227,7 @@ impl ServeSettings {
                 message_bytes_max: 256 << 10,
                 age_max: Duration::from_secs(600),
             },
-            shutdown: ShutdownSettings {
-                drain_deadline: Duration::from_secs(25),
-                idle_grace: Duration::from_secs(1),
-            },
+            shutdown: ShutdownSettings::demo(),
         }
     }
 
@@ -248,21 +257,29 @@ impl ServeSettings {
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
+            degradation: degradation::read(&mut reader, defaults.degradation),
             cost: cost::read(&mut reader, defaults.cost),
             experiments: experiments(&mut reader, defaults.experiments),
             admin: access::admin(&mut reader),
             access: access::access(&mut reader, defaults.access),
             connections: connections(&mut reader, defaults.connections),
-            shutdown: shutdown(&mut reader, defaults.shutdown),
+            shutdown: shutdown::read(&mut reader, defaults.shutdown),
         };
         let largest =
             settings.generation.prompt_tokens_max + CANDIDATES_MAX * settings.generation.output_tokens_max;
         reader.require(
-            largest <= settings.engine.tokens_max,
-            &format!(
-                "engine.tokens_max should be at least {largest}, the largest request that [generation] allows"
-            ),
+            settings.engine.interactive_share <= settings.engine.above_bulk_share,
+            "engine.above_bulk_share should be no less than engine.interactive_share",
         );
+        for (key, tokens_max) in [
+            ("tokens_max", settings.engine.tokens_max),
+            ("queue_tokens_max", settings.engine.queue_tokens_max),
+        ] {
+            let sentence = format!(
+                "engine.{key} should be at least {largest}, the largest request that [generation] allows"
+            );
+            reader.require(largest <= tokens_max, &sentence);
+        }
         access::require(&mut reader, &settings);
         reader.finish(settings)
     }
@@ -284,8 +301,12 @@ fn engine(reader: &mut Reader, default: EngineSettings) -> EngineSettings {
         rows_max: reader.count("engine.rows_max", CANDIDATES_MAX as u64..=4096, default.rows_max),
         tokens_max: reader.count("engine.tokens_max", 1024..=16_777_216, default.tokens_max),
         queue_requests_max: reader.count("engine.queue_requests_max", 1..=65_536, default.queue_requests_max),
+        queue_tokens_max: reader.count("engine.queue_tokens_max", 1024..=1 << 30, default.queue_tokens_max),
         queue_wait_max: milliseconds(reader, "engine.queue_wait_max_ms", 600_000, default.queue_wait_max),
         overtake_max: milliseconds(reader, "engine.overtake_max_ms", 600_000, default.overtake_max),
+        interactive_share: reader.number("engine.interactive_share", 0.0..=0.9, default.interactive_share),
+        above_bulk_share: reader.number("engine.above_bulk_share", 0.0..=0.9, default.above_bulk_share),
+        aging: milliseconds(reader, "engine.aging_ms", 600_000, default.aging),
         prefix_bytes_max: reader.count("engine.prefix_bytes_max", 0..=1 << 40, default.prefix_bytes_max),
         prefix_age_max: milliseconds(reader, "engine.prefix_age_max_ms", 86_400_000, default.prefix_age_max),
     }
@@ -362,13 +383,6 @@ fn connections(reader: &mut Reader, default: ConnectionSettings) -> ConnectionSe
     }
 }
 
-fn shutdown(reader: &mut Reader, default: ShutdownSettings) -> ShutdownSettings {
-    ShutdownSettings {
-        drain_deadline: milliseconds(reader, "shutdown.drain_deadline_ms", 3_600_000, default.drain_deadline),
-        idle_grace: milliseconds(reader, "shutdown.idle_grace_ms", 60_000, default.idle_grace),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,7 +397,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 43, "the sample shows every setting");
+        assert_eq!(keys, 53, "the sample shows every setting");
     }
 
     #[test]
@@ -393,6 +407,26 @@ mod tests {
         assert!(ServeSettings::read(&text(largest), "a", &[]).is_ok());
         let error = ServeSettings::read(&text(largest - 1), "a", &[]).unwrap_err();
         assert_eq!(error.mistakes.len(), 1, "{error}");
+    }
+
+    #[test]
+    fn bulk_leaves_no_less_than_all_others_do() {
+        let read = |text: &str| ServeSettings::read(&format!("[engine]\n{text}"), "a", &[]);
+        assert!(read("interactive_share = 0.5").is_ok());
+        for wrong in ["interactive_share = 0.6", "above_bulk_share = -0.1", "above_bulk_share = 0.91"] {
+            assert_eq!(read(wrong).unwrap_err().mistakes.len(), 1, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rungs_are_named_and_their_waits_never_fall() {
+        let read = |text: &str| ServeSettings::read(&format!("[degradation]\n{text}"), "a", &[]);
+        let full = read("lowest_rung = \"full\"").unwrap();
+        assert_eq!(full.degradation.lowest_rung, crate::experiment::policy::Rung::Full);
+        assert!(read("fewer_wait_ms = 1500").is_ok());
+        for wrong in ["fewer_wait_ms = 1501", "stale_wait_ms = 1499", "lowest_rung = \"cohort\""] {
+            assert_eq!(read(wrong).unwrap_err().mistakes.len(), 1, "{wrong}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ fn write_log(dir: &Path, n_readers: usize, chances: [f64; 2]) {
             reader,
             config: experiments.digest.clone(),
             served: "miss".to_owned(),
+            degraded: None,
             cost: None,
             arms: vec![ArmRecord::new(&assignment, &BTreeSet::new())],
         };

@@ -10,6 +10,7 @@ mod experiments;
 mod faults;
 mod feedback;
 mod health;
+mod ladder;
 mod logs;
 mod model;
 mod queue;

@@ -127,11 +127,13 @@ async fn all_broken_fields_are_named_together() {
         options: Some(proto::GenerationOptions {
             candidate_count: Some(99),
             temperature: Some(f32::NAN),
+            lowest_rung: 9,
             ..Default::default()
         }),
         cache: Some(proto::CachePolicy { mode: -1 }),
         correlation_id: "c".repeat(200),
         experiment: Some(proto::ExperimentContext { locale: "l".repeat(36), ..Default::default() }),
+        priority: 9,
     };
     let mut fields = violations(request).await;
     fields.sort();
@@ -140,7 +142,9 @@ async fn all_broken_fields_are_named_together() {
         "correlation_id",
         "experiment.locale",
         "options.candidate_count",
+        "options.lowest_rung",
         "options.temperature",
+        "priority",
         "signals[0].event_time",
         "signals[0].stream",
         "signals[0].text",

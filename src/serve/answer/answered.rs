@@ -1,4 +1,5 @@
 //! An answer, where it came from, and what it costs the request.
+use super::Degradation;
 use crate::serve::{candidate::Answer, cost::Saving};
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +12,8 @@ pub struct Answered {
     pub origin: Origin,
     /// What the request pays, in billionths of the currency's unit: all that the answer cost, if nobody was answered with it before.
     pub paid_nanos: u64,
+    /// How far it falls short of what was asked, if it does.
+    pub degradation: Option<Degradation>,
 }
 
 /// Where an answer came from.

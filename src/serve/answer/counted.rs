@@ -29,7 +29,7 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.metrics.outcome(self.outcome);
-        if let Some(Answered { answer, origin, paid_nanos: 0 }) = &self.answered {
+        if let Some(Answered { answer, origin, paid_nanos: 0, .. }) = &self.answered {
             self.metrics.saved(origin.saving(), answer.cost.device_time);
         }
         for assignment in &self.enrolment.assignments {

@@ -21,12 +21,36 @@ pub enum ServeError {
         retry_after: Duration,
     },
     /// Come back later.
+    #[error("requests of {tokens} tokens may wait, and they do")]
+    TokenBacklog {
+        /// Tokens that may wait.
+        tokens: usize,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Come back later.
+    #[error("it would wait longer for the model than {} ms", .wait_max.as_millis())]
+    QueueSlow {
+        /// The longest that a request may wait.
+        wait_max: Duration,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Come back later.
     #[error("waited {waited_ms} ms for the model")]
     QueueAge {
         /// How long it waited.
         waited_ms: u64,
         /// When to come back.
         retry_after: Duration,
+    },
+    /// Allow more time, or less than all that is asked.
+    #[error("it takes some {} ms, and {} ms are left", .takes.as_millis(), .left.as_millis())]
+    DeadlineUnreachable {
+        /// How long the least takes that the request allows, as far as it is known.
+        takes: Duration,
+        /// How long the client waits.
+        left: Duration,
     },
     /// Allow more time.
     #[error("deadline passed")]
@@ -81,7 +105,10 @@ impl ServeError {
             | Self::Cleaner(_)
             | Self::Panicked => true,
             Self::QueueFull { .. }
+            | Self::TokenBacklog { .. }
+            | Self::QueueSlow { .. }
             | Self::QueueAge { .. }
+            | Self::DeadlineUnreachable { .. }
             | Self::DeadlineHit
             | Self::Draining
             | Self::EngineGone
@@ -98,7 +125,10 @@ impl ServeError {
                 warn!(error = %crate::telemetry::Chain(self), "request has no answer");
             }
             Self::QueueFull { .. }
+            | Self::TokenBacklog { .. }
+            | Self::QueueSlow { .. }
             | Self::QueueAge { .. }
+            | Self::DeadlineUnreachable { .. }
             | Self::DeadlineHit
             | Self::Draining
             | Self::NoRewardHead
@@ -110,8 +140,12 @@ impl ServeError {
 
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::QueueFull { .. } | Self::QueueAge { .. } | Self::Draining => Outcome::Shed,
-            Self::DeadlineHit => Outcome::Deadline,
+            Self::QueueFull { .. }
+            | Self::TokenBacklog { .. }
+            | Self::QueueSlow { .. }
+            | Self::QueueAge { .. }
+            | Self::Draining => Outcome::Shed,
+            Self::DeadlineUnreachable { .. } | Self::DeadlineHit => Outcome::Deadline,
             Self::NoRewardHead | Self::OnlyPersonalData | Self::Arm(_) => Outcome::Rejected,
             Self::NoValidList { .. } => Outcome::NoList,
             Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked => {
@@ -125,6 +159,7 @@ impl From<EngineError> for ServeError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::QueueFull { queued, retry_after } => Self::QueueFull { queued, retry_after },
+            EngineError::TokenBacklog { tokens, retry_after } => Self::TokenBacklog { tokens, retry_after },
             EngineError::QueueAge { waited_ms, retry_after } => Self::QueueAge { waited_ms, retry_after },
             EngineError::DeadlineHit => Self::DeadlineHit,
             EngineError::Gone => Self::EngineGone,

@@ -10,6 +10,7 @@ use super::{
     tour,
 };
 use crate::{
+    experiment::policy::Rung,
     serve::{
         experiments::enrolment::Entrant,
         rpc::client::{Ask, Client, ClientError, Reply, ReplyCost},
@@ -184,6 +185,8 @@ pub(super) fn question(args: &BenchArgs, number: u64) -> Ask {
         n_candidates: Some(args.n),
         seed: Some(reader),
         bypass_cache: false,
+        // A load is measured with whole answers: what is refused is seen, and what falls short would not be.
+        lowest_rung: Some(Rung::Full),
         entrant: Entrant::default(),
         timeout: Duration::from_millis(args.timeout_ms),
     }

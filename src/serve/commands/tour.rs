@@ -139,6 +139,7 @@ async fn show(
             n_candidates: None,
             seed: Some(1),
             bypass_cache: false,
+            lowest_rung: None,
             entrant: Entrant::default(),
             timeout: TIMEOUT,
         };

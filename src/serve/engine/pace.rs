@@ -8,7 +8,7 @@ use std::{
 const DELAY_MIN: Duration = Duration::from_millis(50);
 const DELAY_MAX: Duration = Duration::from_secs(10);
 
-/// A moving average of the time between two jobs that leave a busy thread.
+/// A moving average of the time between two jobs that leave while others wait: where nobody does, jobs leave as they come.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     nanoseconds: AtomicU64,
@@ -21,6 +21,13 @@ impl Pace {
         let before = self.nanoseconds.load(Ordering::Relaxed);
         let after = if before == 0 { took } else { before - before / 8 + took / 8 };
         self.nanoseconds.store(after, Ordering::Relaxed);
+    }
+
+    /// How long until `queued` jobs have left; none before any left a thread on which others waited.
+    pub(super) fn until_left(&self, queued: usize) -> Option<Duration> {
+        let nanoseconds = self.nanoseconds.load(Ordering::Relaxed);
+        let queued = u64::try_from(queued).unwrap_or(u64::MAX);
+        (nanoseconds > 0).then(|| Duration::from_nanos(nanoseconds.saturating_mul(queued)))
     }
 
     /// How long until half of `queued` jobs have left: later than that a client would come to an empty queue.
@@ -42,6 +49,14 @@ mod tests {
         pace.note(Duration::from_millis(10));
         assert_eq!(pace.until_free(100), Duration::from_millis(500));
         assert_eq!(pace.until_free(1_000_000), DELAY_MAX);
+    }
+
+    #[test]
+    fn a_queue_takes_its_length_to_leave() {
+        let pace = Pace::default();
+        assert_eq!(pace.until_left(3), None);
+        pace.note(Duration::from_millis(10));
+        assert_eq!(pace.until_left(3), Some(Duration::from_millis(30)));
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub(super) fn run<G: Generator>(
     inbox: mpsc::Receiver<Command>,
     shared: &Shared,
 ) {
-    let waiting = Batcher::new(shared.limits.overtake_max);
+    let limits = &shared.limits;
+    let waiting = Batcher::new(limits.overtake_max, limits.sharing, limits.room.rows);
     let mut thread = Thread {
         generator,
         prefixes: Prefixes::new(shared.limits.prefixes, opening),
@@ -27,6 +28,7 @@ pub(super) fn run<G: Generator>(
         next_group: 0,
         has_orphans: false,
         left_at: None,
+        is_saturated: false,
         prefill_rate: PrefillRate::default(),
         gauges: EngineGauges::new(Arc::clone(&shared.metrics)),
         shared,
@@ -46,6 +48,8 @@ struct Thread<'a, G> {
     has_orphans: bool,
     /// When the last job left, if the thread has been busy since.
     left_at: Option<Instant>,
+    /// Whether somebody waits for whom there was no room.
+    is_saturated: bool,
     prefill_rate: PrefillRate,
     gauges: EngineGauges,
     shared: &'a Shared,
@@ -59,6 +63,8 @@ struct Running {
     rows_left: usize,
     /// Tokens that each live row has.
     n_tokens: usize,
+    /// Tokens of the longest list that was not stopped early.
+    longest: usize,
     prefilled_at: Instant,
     bill: Bill,
 }
@@ -84,6 +90,7 @@ impl<G: Generator> Thread<'_, G> {
             self.forget_gone();
             self.prefixes.forget_old(Instant::now());
             self.admit();
+            self.is_saturated = !self.waiting.is_empty();
             self.show_state();
             if !self.running.is_empty() {
                 self.step();
@@ -94,8 +101,8 @@ impl<G: Generator> Thread<'_, G> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Generate(queued) => {
-                let (need, since) = (queued.job.need(), queued.since);
-                self.waiting.push(queued, need, since);
+                let (need, class, since) = (queued.job.need(), queued.ticket.class(), queued.since);
+                self.waiting.push(queued, need, class, since);
             }
             Command::Forget { owner, done } => {
                 self.prefixes.forget(owner);
@@ -110,6 +117,9 @@ impl<G: Generator> Thread<'_, G> {
         let (queued, prefix_bytes) = (self.waiting.len(), self.prefixes.n_bytes());
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
         self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes });
+        let free = self.free_room();
+        let mut now = self.shared.load.lock();
+        (now.n_rows, now.free) = (rows, free);
     }
 
     /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
@@ -133,7 +143,7 @@ impl<G: Generator> Thread<'_, G> {
                     return;
                 }
                 let waited_ms = u64::try_from((now - queued.since).as_millis()).unwrap_or(u64::MAX);
-                let retry_after = shared.pace.until_free(shared.limits.queue_max);
+                let retry_after = shared.load.pace.until_free(shared.limits.queue_max);
                 shared.metrics.refused("age", retry_after);
                 tell(&queued.reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
             },
@@ -183,8 +193,8 @@ impl<G: Generator> Thread<'_, G> {
     /// Starts a job's rows; returns the prompt tokens that went through the model.
     fn admit_one(&mut self, picked: Picked<Box<Queued>>) -> usize {
         let Picked { job: queued, need, waited } = picked;
-        let Queued { job, reply, place, .. } = *queued;
-        drop(place);
+        let Queued { job, reply, ticket, .. } = *queued;
+        drop(ticket);
         // A client may have gone since `forget_gone`; a prefill for nobody would cost more than this look.
         if reply.is_closed() {
             return 0;
@@ -213,10 +223,12 @@ impl<G: Generator> Thread<'_, G> {
                 let prefill_tokens_computed = admitted.prefill_tokens_computed;
                 self.shared.metrics.prefilled(prefill_tokens_computed, prefill, waited);
                 self.prefill_rate.note(prefill_tokens_computed, prefill);
+                self.shared.load.lock().rates.prefilled(n_known + prefill_tokens_computed, prefill);
                 self.shared.metrics.saved(Saving::Prefix, self.prefill_rate.of(n_known));
                 tell(&reply, Event::Admitted { queue: waited, prefill, prefill_tokens_computed });
-                let n_tokens = 1;
-                let running = Running { reply, deadline, need, rows_left, n_tokens, prefilled_at, bill };
+                let (n_tokens, longest) = (1, 0);
+                let running =
+                    Running { reply, deadline, need, rows_left, n_tokens, longest, prefilled_at, bill };
                 self.running.insert(group, running);
                 prefill_tokens_computed
             }
@@ -248,6 +260,7 @@ impl<G: Generator> Thread<'_, G> {
                 let rows = groups.iter().map(|(_, n_rows)| n_rows).sum();
                 if rows > 0 {
                     self.shared.metrics.stepped(rows, took);
+                    self.shared.load.lock().rates.stepped(rows, took, ended);
                 }
                 self.running.values_mut().for_each(|running| running.n_tokens += 1);
                 finished.into_iter().for_each(|row| self.hand_over(row));
@@ -278,16 +291,23 @@ impl<G: Generator> Thread<'_, G> {
         let Some(running) = self.running.get_mut(&group) else { return };
         running.bill.used.row_ended(row.ids.len(), row.finish == Finish::Pruned);
         running.rows_left = running.rows_left.saturating_sub(1);
+        if row.finish != Finish::Pruned {
+            running.longest = running.longest.max(row.ids.len());
+            self.shared.load.lock().rates.wrote(row.ids.len());
+        }
         tell(&running.reply, Event::Row(row));
         if running.rows_left > 0 {
             return;
+        }
+        if running.need.rows > 1 && running.longest > 0 {
+            self.shared.load.lock().rates.wrote_all(running.longest);
         }
         let now = Instant::now();
         if let Some(Running { reply, prefilled_at, bill, .. }) = self.running.remove(&group) {
             tell(&reply, Event::Done { decode: now - prefilled_at, bill });
         }
-        if let Some(before) = self.left_at.replace(now) {
-            self.shared.pace.note(now - before);
+        if let Some(before) = self.left_at.replace(now).filter(|_| self.is_saturated) {
+            self.shared.load.pace.note(now - before);
         }
     }
 

@@ -52,13 +52,13 @@ impl Drop for EngineGauges {
 }
 
 impl Metrics {
-    /// Counts a request that the queue refused (`full` or `age`), and the delay its client was told.
+    /// Counts a request that the queue refused (`full`, `tokens`, `wait` or `age`), and the delay its client was told.
     pub fn refused(&self, reason: &'static str, retry_after: Duration) {
         self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(1);
         self.histogram("newshound_retry_after_seconds", &[]).record(retry_after.as_secs_f64());
     }
 
-    /// Counts requests whose deadline passed in a phase (`queue` or `running`).
+    /// Counts requests whose deadline passed in a phase (`queue` or `running`), or would have (`door`).
     pub fn deadline_missed(&self, phase: &'static str, n: u64) {
         self.counter("newshound_deadline_missed_total", &[("phase", phase)]).increment(n);
     }

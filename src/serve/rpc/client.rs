@@ -1,10 +1,12 @@
 //! A client of our own service, for the commands: words in, words out, nothing of the wire.
 use super::proto::{self, query_generation_service_client::QueryGenerationServiceClient};
 use crate::{
+    experiment::policy::Rung,
     serve::{
         experiments::enrolment::Entrant,
         rpc::{
             decode::TENANT_HEADER,
+            encode,
             reach::{Reach, Wire},
             status,
         },
@@ -79,6 +81,8 @@ pub struct Ask {
     pub seed: Option<u64>,
     /// Whether the cache is left alone.
     pub bypass_cache: bool,
+    /// How far the answer may fall short; as the server has it if absent.
+    pub lowest_rung: Option<Rung>,
     /// What experiments may know.
     pub entrant: Entrant,
     /// Until when to wait.
@@ -207,11 +211,13 @@ fn message(ask: &Ask) -> proto::GenerateQueriesRequest {
             candidate_count: ask.n_candidates,
             seed: ask.seed,
             return_candidates: true,
+            lowest_rung: ask.lowest_rung.map_or(proto::Rung::Unspecified, encode::rung).into(),
             ..Default::default()
         }),
         cache: Some(proto::CachePolicy { mode: mode.into() }),
         correlation_id: String::new(),
         experiment: Some(experiment(&ask.entrant)),
+        priority: proto::Priority::Unspecified.into(),
     }
 }
 

@@ -1,30 +1,26 @@
 //! A request on the wire to a question in our words: every broken field is found in one pass.
+mod options;
+
 use super::{proto, status::Violations};
 use crate::{
-    experiment::{
-        flags::{EXPERIMENTS_MAX, NAME_BYTES_MAX},
-        policy::EarlyStopping,
-    },
+    experiment::flags::{EXPERIMENTS_MAX, NAME_BYTES_MAX},
     serve::{
+        batcher::Class,
         experiments::enrolment::Entrant,
         question::{CacheMode, Wanted},
-        rerank::Method,
-        settings::CANDIDATES_MAX,
     },
     signals::{
         DRAFTS_MAX, SignalDraft, SignalViolation, Stream, TEXT_CHARS_MAX, UserKey, UserSignals, characters,
     },
-    text::parse::{QUERIES_MAX, QUERIES_MIN},
 };
 use std::{
     collections::BTreeSet,
-    ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
+pub use options::TEMPERATURE_MAX;
+
 /// Limits that the proto promises.
-pub const TEMPERATURE_MAX: f32 = 2.0;
-const TOP_K_MAX: u32 = 1000;
 const CORRELATION_ID_BYTES_MAX: usize = 128;
 const LOCALE_BYTES_MAX: usize = 35;
 const TIER_BYTES_MAX: usize = 64;
@@ -70,6 +66,8 @@ pub struct Asked {
     pub signals: UserSignals,
     /// What the request says of its options.
     pub wanted: Wanted,
+    /// Who goes before it.
+    pub class: Class,
     /// How to use the cache.
     pub cache: CacheMode,
     /// Until when an answer is of use.
@@ -100,7 +98,7 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context<'_>) -> Re
     let signals = checks.signals(request.signals);
     let return_candidates = options.return_candidates;
     let wanted = checks.options(&options, context.output_tokens_max);
-    let cache = checks.cache(request.cache);
+    let (cache, class) = (checks.cache(request.cache), checks.class(request.priority));
     let entrant = checks.entrant(request.experiment, context.headers);
     let got = request.correlation_id.len();
     if got > CORRELATION_ID_BYTES_MAX {
@@ -112,6 +110,7 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context<'_>) -> Re
             user,
             signals,
             wanted,
+            class,
             cache,
             deadline: context.deadline,
             entrant,
@@ -221,66 +220,6 @@ impl Checks {
         SignalDraft { stream, text, time_unix_s, category, source, dwell_ms, weight }
     }
 
-    fn options(&mut self, options: &proto::GenerationOptions, output_tokens_max: usize) -> Wanted {
-        let n_candidates = options
-            .candidate_count
-            .map(|count| self.whole("options.candidate_count", count, 1..=CANDIDATES_MAX));
-        let n_queries_max = options
-            .query_count
-            .map(|count| self.whole("options.query_count", count, QUERIES_MIN..=QUERIES_MAX));
-        let max_output_tokens = options.max_output_tokens.map_or(output_tokens_max, |tokens| {
-            self.whole("options.max_output_tokens", tokens, 1..=output_tokens_max)
-        });
-        let top_k = self.whole("options.top_k", options.top_k.unwrap_or(0), 0..=TOP_K_MAX as usize);
-        let temperature = options.temperature;
-        let temperature =
-            temperature.map(|value| self.number("options.temperature", value, 0.0..=TEMPERATURE_MAX));
-        let min_p = self.number("options.min_p", options.min_p.unwrap_or(0.0), 0.0..=1.0);
-        let top_p = options.top_p.map(|value| self.number("options.top_p", value, f32::MIN_POSITIVE..=1.0));
-        let (seed, method) = (options.seed, self.method(options.rerank));
-        let early_stopping = self.early_stopping(options.early_stopping);
-        Wanted {
-            n_candidates,
-            n_queries_max,
-            max_output_tokens,
-            temperature,
-            top_p,
-            top_k,
-            min_p,
-            seed,
-            method,
-            early_stopping,
-        }
-    }
-
-    fn method(&mut self, rerank: i32) -> Option<Method> {
-        match proto::RerankMethod::try_from(rerank) {
-            Ok(proto::RerankMethod::Unspecified | proto::RerankMethod::Auto) => None,
-            Ok(proto::RerankMethod::Consensus) => Some(Method::Consensus),
-            Ok(proto::RerankMethod::Logprob) => Some(Method::LogProb),
-            Ok(proto::RerankMethod::RewardHead) => Some(Method::RewardHead),
-            Ok(proto::RerankMethod::None) => Some(Method::None),
-            Ok(proto::RerankMethod::Stitch) => Some(Method::Stitch),
-            Err(_) => {
-                self.refuse("options.rerank", "must be a RerankMethod".to_owned());
-                None
-            }
-        }
-    }
-
-    fn early_stopping(&mut self, mode: i32) -> Option<EarlyStopping> {
-        match proto::EarlyStopping::try_from(mode) {
-            Ok(proto::EarlyStopping::Unspecified) => None,
-            Ok(proto::EarlyStopping::Off) => Some(EarlyStopping::Off),
-            Ok(proto::EarlyStopping::Safe) => Some(EarlyStopping::Safe),
-            Ok(proto::EarlyStopping::Aggressive) => Some(EarlyStopping::Aggressive),
-            Err(_) => {
-                self.refuse("options.early_stopping", "must be an EarlyStopping".to_owned());
-                None
-            }
-        }
-    }
-
     fn cache(&mut self, policy: Option<proto::CachePolicy>) -> CacheMode {
         let mode = policy.map_or(0, |policy| policy.mode);
         match proto::CacheMode::try_from(mode) {
@@ -290,6 +229,18 @@ impl Checks {
             Err(_) => {
                 self.refuse("cache.mode", "must be a CacheMode".to_owned());
                 CacheMode::Default
+            }
+        }
+    }
+
+    fn class(&mut self, priority: i32) -> Class {
+        match proto::Priority::try_from(priority) {
+            Ok(proto::Priority::Unspecified | proto::Priority::Default) => Class::Default,
+            Ok(proto::Priority::Interactive) => Class::Interactive,
+            Ok(proto::Priority::Bulk) => Class::Bulk,
+            Err(_) => {
+                self.refuse("priority", "must be a Priority".to_owned());
+                Class::Default
             }
         }
     }
@@ -371,23 +322,6 @@ impl Checks {
             self.refuse(field, "must name each experiment once".to_owned());
         }
         pairs
-    }
-
-    fn whole(&mut self, field: &str, value: u32, range: RangeInclusive<usize>) -> usize {
-        let value = usize::try_from(value).unwrap_or(usize::MAX);
-        if !range.contains(&value) {
-            self.refuse(field, format!("must be from {} to {}, is {value}", range.start(), range.end()));
-        }
-        value
-    }
-
-    /// NaN is in no range.
-    fn number(&mut self, field: &str, value: f32, range: RangeInclusive<f32>) -> f32 {
-        if !range.contains(&value) {
-            let start = if *range.start() > 0.0 { "above 0".to_owned() } else { "from 0".to_owned() };
-            self.refuse(field, format!("must be {start} to {}, is {value}", range.end()));
-        }
-        value
     }
 }
 

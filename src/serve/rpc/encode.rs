@@ -6,14 +6,15 @@ use crate::{
     experiment::{
         assign::{Assignment, By, Decision},
         flags::Experiment,
-        policy::{EarlyStopping, Policy, Rerank},
+        policy::{EarlyStopping, Policy, Rerank, Rung},
     },
     queries::QueryList,
     serve::{
-        answer::{Answered, Origin},
+        answer::{Answered, Degradation, Origin},
         candidate::{Answer, Candidate},
         cost::{Price, Saving},
         experiments::enrolment::Enrolment,
+        ladder::Why,
         models::facts::ModelFacts,
         rerank::{self, Method},
     },
@@ -35,7 +36,7 @@ pub fn model(facts: &ModelFacts) -> proto::ModelRef {
     }
 }
 
-/// A response without what only the request and the server know: ids, candidates, arms, cost.
+/// A response without what only the request and the server know: ids, candidates, arms, cost, how far it falls short.
 pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::GenerateQueriesResponse {
     let best = answer.best();
     proto::GenerateQueriesResponse {
@@ -65,6 +66,7 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
         signal_verdicts: Vec::new(),
         arms: Vec::new(),
         cost: None,
+        degradation: None,
     }
 }
 
@@ -82,6 +84,25 @@ pub fn cost(answered: &Answered, price: &Price) -> Option<proto::Cost> {
         basis: basis.into(),
         price_version: price.version.clone(),
     })
+}
+
+/// How far an answer falls short.
+pub fn degradation(degradation: Degradation) -> proto::Degradation {
+    let reason = match degradation.why {
+        Why::Pressure => proto::DegradationReason::Pressure,
+        Why::Deadline => proto::DegradationReason::Deadline,
+    };
+    proto::Degradation { rung: rung(degradation.rung).into(), reason: reason.into() }
+}
+
+/// A rung.
+pub fn rung(rung: Rung) -> proto::Rung {
+    match rung {
+        Rung::Full => proto::Rung::Full,
+        Rung::Fewer => proto::Rung::Fewer,
+        Rung::Greedy => proto::Rung::Greedy,
+        Rung::Stale => proto::Rung::Stale,
+    }
 }
 
 /// Verdicts on the wire.
@@ -165,6 +186,7 @@ pub fn policy(policy: &Policy) -> proto::ArmPolicy {
             Some(EarlyStopping::Aggressive) => proto::EarlyStopping::Aggressive,
         }
         .into(),
+        lowest_rung: policy.lowest_rung.map_or(proto::Rung::Unspecified, rung).into(),
     }
 }
 

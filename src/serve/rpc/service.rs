@@ -7,7 +7,10 @@ use super::{
     status,
 };
 use crate::{
-    experiment::assign::{assigned, policy},
+    experiment::{
+        assign::{assigned, policy},
+        policy::Rung,
+    },
     serve::{
         answer::{Answerer, ServeError},
         candidate::Candidate,
@@ -61,6 +64,8 @@ pub struct Service {
 struct Shared {
     rooms: Rooms,
     limits: proto::Limits,
+    /// How far an answer may fall short unless somebody says otherwise.
+    lowest_rung: Rung,
     started: Instant,
 }
 
@@ -74,7 +79,8 @@ impl Service {
             request_bytes_max: encode::count(settings.connections.message_bytes_max),
             queue_requests_max: encode::count(settings.engine.queue_requests_max),
         };
-        let shared = Shared { rooms, limits, started: Instant::now() };
+        let lowest_rung = settings.degradation.lowest_rung;
+        let shared = Shared { rooms, limits, lowest_rung, started: Instant::now() };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -119,13 +125,30 @@ impl Shared {
         let enrolment = Arc::new(Enrolment { config, assignments, explicit });
         let has_head = writer.facts.has_reward_head;
         let auto = if has_head { Method::RewardHead } else { Method::Consensus };
-        let options = asked.wanted.with(&enrolment.policy(), auto);
+        let of_arms = enrolment.policy();
+        let lowest_rung = asked.wanted.lowest_rung.or(of_arms.lowest_rung).unwrap_or(self.lowest_rung);
+        let options = asked.wanted.with(&of_arms, auto);
         if options.method == Method::RewardHead && !has_head {
             return Err(ServeError::NoRewardHead);
         }
-        let Asked { user, signals, cache, deadline, return_candidates, judged, correlation_id, .. } = asked;
+        let Asked {
+            user, signals, class, cache, deadline, return_candidates, judged, correlation_id, ..
+        } = asked;
         let tenant = asked.entrant.tenant;
-        let question = Question { user, tenant, signals, options, cache, deadline, enrolment, writer };
+        let rung = Rung::Full;
+        let question = Question {
+            user,
+            tenant,
+            signals,
+            options,
+            class,
+            cache,
+            deadline,
+            enrolment,
+            writer,
+            lowest_rung,
+            rung,
+        };
         Ok(Ask { question, return_candidates, judged, correlation_id })
     }
 
@@ -182,6 +205,7 @@ impl Shared {
             correlation_id,
             signal_verdicts,
             cost,
+            degradation: answered.degradation.map(encode::degradation),
             ..response
         })
     }

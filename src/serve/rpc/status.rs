@@ -58,7 +58,14 @@ pub fn status(error: &ServeError) -> Status {
     let plain = |code, reason| with_details(code, &message, reason, &[]);
     match error {
         ServeError::QueueFull { retry_after, .. } => busy(&message, "QUEUE_FULL", *retry_after),
+        ServeError::TokenBacklog { retry_after, .. } => busy(&message, "TOKEN_BACKLOG", *retry_after),
+        ServeError::QueueSlow { retry_after, .. } => busy(&message, "QUEUE_SLOW", *retry_after),
         ServeError::QueueAge { retry_after, .. } => busy(&message, "QUEUE_AGE", *retry_after),
+        ServeError::DeadlineUnreachable { takes, left } => {
+            let facts = [("estimated_ms", *takes), ("remaining_ms", *left)];
+            let facts = facts.map(|(name, time)| (name, milliseconds(time).to_string()));
+            with_details(Code::DeadlineExceeded, &message, "DEADLINE_UNREACHABLE", &facts)
+        }
         ServeError::DeadlineHit => plain(Code::DeadlineExceeded, "DEADLINE_HIT"),
         ServeError::Draining => {
             let mut details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
@@ -216,6 +223,15 @@ mod tests {
         assert_eq!(full.metadata().get("grpc-retry-pushback-ms").unwrap(), "250");
         let aged = ServeError::QueueAge { waited_ms: 9, retry_after };
         check(&aged, Code::ResourceExhausted, "QUEUE_AGE");
+        let backlog = ServeError::TokenBacklog { tokens: 1000, retry_after };
+        check(&backlog, Code::ResourceExhausted, "TOKEN_BACKLOG");
+        let slow = ServeError::QueueSlow { wait_max: retry_after, retry_after };
+        check(&slow, Code::ResourceExhausted, "QUEUE_SLOW");
+        let (takes, left) = (Duration::from_millis(900), Duration::from_millis(300));
+        let late = ServeError::DeadlineUnreachable { takes, left };
+        let late = check(&late, Code::DeadlineExceeded, "DEADLINE_UNREACHABLE").get_error_details();
+        let facts = &late.error_info().unwrap().metadata;
+        assert_eq!((facts["estimated_ms"].as_str(), facts["remaining_ms"].as_str()), ("900", "300"));
         check(&ServeError::DeadlineHit, Code::DeadlineExceeded, "DEADLINE_HIT");
         let draining = check(&ServeError::Draining, Code::Unavailable, "DRAINING");
         let delay = draining.get_error_details().retry_info().unwrap().retry_delay;

@@ -1,0 +1,87 @@
+//! The door: what is done for a question of which no fresh answer is stored, before anything is computed for it.
+use crate::{
+    experiment::policy::Rung,
+    serve::{
+        answer::ServeError,
+        engine::{EngineError, Ticket, Work},
+        ladder::{self, Decision, Offer, Refusal, Situation, Step, Why},
+        metrics::Metrics,
+        question::{Options, Question},
+        settings::DegradationSettings,
+    },
+};
+use std::time::{Duration, Instant};
+
+/// How far an answer fell short of what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Degradation {
+    /// How far; never `Rung::Full`.
+    pub rung: Rung,
+    /// Why.
+    pub why: Why,
+}
+
+impl Degradation {
+    /// That of a step, if it falls short.
+    pub(super) fn of(step: &Step) -> Option<Self> {
+        step.why.map(|why| Self { rung: step.rung, why })
+    }
+}
+
+/// Decides what is done for a question, and records how long that is expected to take.
+pub(super) fn decide(settings: &DegradationSettings, question: &Question, metrics: &Metrics) -> Decision {
+    let engine = &question.writer.engine;
+    let offer = |rung, options: &Options| {
+        let work = work(question, options);
+        Offer { rung, takes: engine.wait(&work, question.class) + engine.takes(&work).unwrap_or_default() }
+    };
+    let less = |rung| Some(offer(rung, &question.options.at(rung)?));
+    let offers = [Some(offer(Rung::Full, &question.options)), less(Rung::Fewer), less(Rung::Greedy)];
+    let offers: Vec<Offer> = offers.into_iter().flatten().collect();
+    let situation = Situation {
+        offers: &offers,
+        wait: engine.wait(&work(question, &question.options), question.class),
+        wait_max: engine.wait_max().0,
+        is_full: engine.is_full(question.class),
+        left: question.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
+        lowest: question.lowest_rung,
+    };
+    let decision = ladder::decide(&settings.waits, &situation);
+    if let Ok(step) = decision.otherwise {
+        metrics.expected(step.takes);
+    }
+    decision
+}
+
+/// Takes a place in the queue for a question.
+pub(super) fn ticket(question: &Question, metrics: &Metrics) -> Result<Ticket, EngineError> {
+    let ticket = question.writer.engine.admit(&work(question, &question.options), question.class);
+    metrics.admission(question.class, if ticket.is_ok() { "admitted" } else { "refused" });
+    ticket
+}
+
+/// What a question is told that nothing is generated for.
+pub(super) fn refused(refusal: Refusal, question: &Question, metrics: &Metrics) -> ServeError {
+    match refusal {
+        Refusal::Wait => {
+            let (wait_max, retry_after) = question.writer.engine.wait_max();
+            metrics.refused("wait", retry_after);
+            ServeError::QueueSlow { wait_max, retry_after }
+        }
+        Refusal::Deadline { takes } => {
+            metrics.deadline_missed("door", 1);
+            let left = question.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            ServeError::DeadlineUnreachable { takes, left: left.unwrap_or(Duration::ZERO) }
+        }
+    }
+}
+
+/// What a question asks of the model, by the length of its signals: they are neither cleaned nor cut into tokens yet.
+fn work(question: &Question, options: &Options) -> Work {
+    let writer = &question.writer;
+    Work {
+        prompt_tokens: writer.engine.prompt_tokens(question.signals.n_bytes(), writer.prompt_tokens_max),
+        rows: options.n_candidates,
+        row_tokens_max: options.max_output_tokens,
+    }
+}

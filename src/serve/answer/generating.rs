@@ -1,0 +1,139 @@
+//! A generation: in a task of its own, so that whoever asked first may leave, and what is kept of it.
+use super::{Answerer, ServeError, admission};
+use crate::{
+    experiment::policy::Rung,
+    serve::{
+        cache::{CacheKey, Found, Freshness, Keep},
+        candidate::{Answer, Candidate},
+        engine::{EngineError, Ticket},
+        flights::{Flight, Flights, Landed},
+        generation::Passage,
+        owner::Leave,
+        question::{CacheMode, Question},
+    },
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tracing::debug;
+
+impl Answerer {
+    /// Generates in a task of its own, so that whoever asked first may leave.
+    pub(super) fn fly(self: &Arc<Self>, question: Question, flight: Arc<Flight>, key: CacheKey) {
+        let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question, &self.metrics));
+        tokio::spawn(async move {
+            let joinable = question.cache == CacheMode::Default;
+            let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });
+            let outcome = tokio::select! {
+                outcome = answerer.generate(Arc::new(question), &flight, key, ticket) => outcome,
+                () = answerer.unwatched(&flight, key, joinable) => {
+                    debug!("nobody waits for the answer any more");
+                    return;
+                }
+            };
+            if joinable {
+                answerer.flights.land(key, &flight);
+            }
+            flight.progress.send_modify(|progress| progress.outcome = Some(outcome));
+        });
+    }
+
+    async fn generate(
+        &self,
+        question: Arc<Question>,
+        flight: &Flight,
+        key: CacheKey,
+        ticket: Result<Ticket, EngineError>,
+    ) -> Result<Landed, ServeError> {
+        // Between this request's look into the cache and its take-off, an earlier flight may have landed.
+        if question.cache == CacheMode::Default
+            && let Some(Found { answer, age, freshness: Freshness::Fresh }) =
+                self.cache.get(key, Instant::now()).await
+        {
+            flight.progress.send_modify(|progress| progress.candidates.clone_from(&answer.candidates));
+            return Ok(Landed { answer, age: Some(age) });
+        }
+        let publish = |candidate: &Arc<Candidate>| {
+            flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
+        };
+        let leave = Leave { epoch: key.epoch(), epochs: Arc::clone(&self.epochs) };
+        let deadline = Arc::clone(&flight.deadline);
+        let generated = match ticket {
+            Ok(ticket) => {
+                let passage = Passage { ticket, leave, deadline };
+                question.writer.generate(&question, passage, publish).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        let answer = match generated {
+            Ok(answer) => Arc::new(answer),
+            Err(error) => {
+                error.tell();
+                self.remember(&question, key, &error).await;
+                return Err(error);
+            }
+        };
+        self.store(&question, key, &answer).await;
+        Ok(Landed { answer, age: None })
+    }
+
+    /// Stores an answer, unless the reader's epoch has ended since it was asked for.
+    async fn store(&self, question: &Question, key: CacheKey, answer: &Arc<Answer>) {
+        if question.cache == CacheMode::Bypass {
+            return;
+        }
+        let keep = self.keep(question);
+        self.cache.put(key, (Arc::clone(answer), answer.n_bytes()), keep, Instant::now()).await;
+        // Nobody can find it any more then; and whoever ended the epoch may have looked before it was stored.
+        if !self.epochs.holds(key.epoch()) {
+            self.cache.remove(key).await;
+        }
+    }
+
+    /// How long an answer is kept. One that fell short is asked for again as soon as there may be room for a whole one.
+    fn keep(&self, question: &Question) -> Keep {
+        let (policy, settings) = (question.enrolment.policy(), &self.settings);
+        let fresh = policy.cache_ttl.unwrap_or(settings.ttl);
+        if question.rung > Rung::Full {
+            return Keep::only(fresh.min(self.degradation.answer_ttl));
+        }
+        let spare = if question.lowest_rung == Rung::Stale { self.degradation.spare } else { Duration::ZERO };
+        let stale = policy.cache_stale.unwrap_or(settings.stale);
+        Keep::until(fresh, settings.renew_ahead, (stale, spare), rand::random())
+    }
+
+    /// Remembers for a moment that a question had no answer, so that whoever asks again and again gets the same error for nothing.
+    async fn remember(&self, question: &Question, key: CacheKey, error: &ServeError) {
+        let ttl = self.settings.failure_ttl;
+        if question.cache != CacheMode::Default || ttl.is_zero() || !error.is_repeatable() {
+            return;
+        }
+        // Clients that failed together do not come back together.
+        let keep = Keep::only(ttl.mul_f64(1.0 + rand::random::<f64>()));
+        self.failures.put(key, (Arc::new(error.clone()), 1), keep, Instant::now()).await;
+    }
+
+    /// Resolves when nobody watches a flight and nobody can join it any more.
+    async fn unwatched(&self, flight: &Flight, key: CacheKey, joinable: bool) {
+        loop {
+            flight.progress.closed().await;
+            if !joinable || self.flights.land_if_unwatched(key, flight) {
+                return;
+            }
+        }
+    }
+}
+
+/// Takes a flight off the board even if its task panics.
+struct Landing<'a> {
+    flights: &'a Flights,
+    key: CacheKey,
+    flight: &'a Arc<Flight>,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.flights.land(self.key, self.flight);
+    }
+}

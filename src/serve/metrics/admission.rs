@@ -1,0 +1,42 @@
+//! Metrics of the door: what requests are expected to take, and how far answers fall short.
+use super::Metrics;
+use crate::{
+    experiment::policy::Rung,
+    serve::{batcher::Class, ladder::Why},
+};
+use std::time::Duration;
+
+impl Metrics {
+    pub(super) fn show_admission_from_the_start(&self) {
+        for class in Class::ALL {
+            for decision in ["admitted", "stored", "refused"] {
+                self.counter(ADMISSIONS, &[("class", class.word()), ("decision", decision)]).increment(0);
+            }
+        }
+        for rung in [Rung::Fewer.word(), Rung::Greedy.word(), Rung::Stale.word(), "refused"] {
+            for why in Why::ALL {
+                self.counter(DEGRADED, &[("rung", rung), ("reason", why.word())]).increment(0);
+            }
+        }
+    }
+
+    /// Counts a question that nobody had generated: `admitted` to the queue, `stored` where it was answered from what is kept, or `refused`.
+    pub fn admission(&self, class: Class, decision: &'static str) {
+        self.counter(ADMISSIONS, &[("class", class.word()), ("decision", decision)]).increment(1);
+    }
+
+    /// Records how long an admitted request is expected to take; nothing where that is not known.
+    pub fn expected(&self, takes: Duration) {
+        if !takes.is_zero() {
+            self.histogram("newshound_admission_estimated_seconds", &[]).record(takes.as_secs_f64());
+        }
+    }
+
+    /// Counts a request whose answer fell short, by the word of its rung, or `refused` where it has none.
+    pub fn degraded(&self, rung: &'static str, why: Why) {
+        self.counter(DEGRADED, &[("rung", rung), ("reason", why.word())]).increment(1);
+    }
+}
+
+const ADMISSIONS: &str = "newshound_admissions_total";
+const DEGRADED: &str = "newshound_degraded_total";

@@ -1,0 +1,50 @@
+//! Metrics of generations: signals, candidates, lists.
+use super::{Metrics, size};
+use std::time::Duration;
+
+impl Metrics {
+    /// Counts sampled tokens by fate: `valid`, `invalid`, `pruned` or `cancelled`.
+    pub fn output_tokens(&self, fate: &'static str, n: usize) {
+        self.counter("newshound_output_tokens_total", &[("fate", fate)]).increment(n as u64);
+    }
+
+    /// Counts candidates by fate: `valid`, `invalid`, `pruned` or `cancelled`.
+    pub fn candidates(&self, fate: &'static str, n: usize) {
+        self.counter("newshound_candidates_total", &[("fate", fate)]).increment(n as u64);
+    }
+
+    /// Counts a candidate that is no valid list.
+    pub fn invalid_output(&self, reason: &'static str) {
+        self.counter("newshound_invalid_output_total", &[("reason", reason)]).increment(1);
+    }
+
+    /// Counts a signal that was judged.
+    pub fn signal(&self, verdict: &'static str) {
+        self.counter("newshound_signals_total", &[("verdict", verdict)]).increment(1);
+    }
+
+    /// Records the size of a valid list.
+    pub fn list_queries(&self, n: usize) {
+        self.histogram("newshound_queries_per_list", &[]).record(size(n));
+    }
+
+    /// Records the length of a prompt.
+    pub fn prompt_tokens(&self, n: usize) {
+        self.histogram("newshound_prompt_tokens", &[]).record(size(n));
+    }
+
+    /// Records how many candidates a generation started.
+    pub fn candidates_started(&self, candidates: usize) {
+        self.histogram("newshound_candidates_per_request", &[]).record(size(candidates));
+    }
+
+    /// Records when the first valid list came.
+    pub fn first_candidate(&self, took: Duration) {
+        self.histogram("newshound_time_to_first_candidate_seconds", &[]).record(took.as_secs_f64());
+    }
+
+    /// Records the predicted reward of a chosen list.
+    pub fn best_list_score(&self, score: f32) {
+        self.histogram("newshound_best_list_score", &[]).record(f64::from(score));
+    }
+}
