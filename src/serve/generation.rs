@@ -245,8 +245,8 @@ impl Writer {
         let features = list_features(&rows);
         for (candidate, read) in valid.iter_mut().zip(&features) {
             candidate.consensus = read.consensus.as_ref().map(|consensus| consensus.list);
-            let of_queries = read.consensus.as_ref().map(|consensus| consensus.queries.clone());
-            candidate.query_consensus = of_queries.unwrap_or_default();
+            candidate.query_consensus =
+                read.consensus.iter().flat_map(|found| found.queries.clone()).collect();
         }
         let Some(head) = &self.head else { return Ok(()) };
         let scored = head.score(&features).map_err(|error| ServeError::Head(Arc::new(error)))?;
@@ -321,9 +321,7 @@ impl Writer {
             phases: Phases { time_to_first_candidate: first, ..phases },
             candidates: course.candidates.into_iter().map(Arc::new).collect(),
         };
-        if let Some(score) = answer.score() {
-            self.metrics.best_list_score(score);
-        }
+        answer.score().into_iter().for_each(|score| self.metrics.best_list_score(score));
         for arm in question.enrolment.arms() {
             self.metrics.arm_output_tokens(arm, answer.n_output_tokens());
         }
