@@ -234,6 +234,8 @@ async fn nothing_is_renewed_while_many_wait() {
         options(&mut whole).candidate_count = Some(32);
         calls.push(tokio::spawn(async move { client.generate_queries(whole).await }));
         server.until("newshound_prompt_tokens_count", 2.0 + waiting).await;
+        // Whoever waits for a place in the batch has one in the queue until then.
+        server.until("newshound_running_rows", 32.0).await;
     }
     assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Stale);
     assert_eq!(server.metric("newshound_cache_renewals_total{result=\"skipped\"}").await, Some(1.0));
