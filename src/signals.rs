@@ -233,11 +233,6 @@ impl UserSignals {
         self.n_dropped
     }
 
-    /// Bytes of the kept signals' texts: a measure of how long their prompt is going to be.
-    pub fn n_bytes(&self) -> usize {
-        self.signals.iter().map(|signal| signal.text.len()).sum()
-    }
-
     /// sha256 over a canonical encoding of every field of every kept signal.
     ///
     /// The order of arrival plays no part. Texts are preceded by their length, so that no two lists share an encoding.

@@ -416,7 +416,7 @@ mod tests {
             let with =
                 |rerank: &str| check(json!({"early_stopping": mode, "rerank": rerank}), Head::Foresees);
             assert!(with("reward_head").is_ok());
-            for other in ["consensus", "logprob", "none"] {
+            for other in ["consensus", "logprob", "none", "stitch"] {
                 let mistakes = with(other).unwrap_err();
                 assert_eq!(mistakes, ["arm.early_stopping works only where rerank is reward_head"]);
             }

@@ -124,8 +124,13 @@ fn seen<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> Seen {
 
 fn read(path: &Path) -> Result<Vec<u8>, AccessError> {
     let mut bytes = Vec::new();
-    let file = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
-    file.map_err(|source| AccessError::File { path: path.to_owned(), source })?;
+    // One byte more tells a file that is too large; what is cut off must not be left out in silence.
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let fits = read.and_then(|n_bytes| match n_bytes as u64 {
+        n_bytes if n_bytes > FILE_BYTES_MAX => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
+        _ => Ok(()),
+    });
+    fits.map_err(|source| AccessError::File { path: path.to_owned(), source })?;
     Ok(bytes)
 }
 

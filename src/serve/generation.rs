@@ -86,7 +86,7 @@ impl Writer {
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
         if prompt.n_truncated_signals == 0 {
-            self.engine.prepared(question.signals.n_bytes(), prompt.ids.len(), course.started.elapsed());
+            self.engine.prepared(question.n_bytes(), prompt.ids.len(), course.started.elapsed());
         }
         let mut events = self.engine.submit(ticket, self.job(prompt.ids, question, leave, deadline))?;
         loop {

@@ -35,6 +35,11 @@ pub struct Question {
 }
 
 impl Question {
+    /// Bytes of the signals' texts: a measure of how long their prompt is going to be.
+    pub fn n_bytes(&self) -> usize {
+        self.signals.as_slice().iter().map(|signal| signal.text().len()).sum()
+    }
+
     /// Bytes that are equal exactly when reader and tenant are.
     pub fn whose(&self) -> Vec<u8> {
         whose(self.tenant.as_deref(), &self.user)

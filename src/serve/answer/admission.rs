@@ -80,7 +80,7 @@ pub(super) fn refused(refusal: Refusal, question: &Question, metrics: &Metrics) 
 fn work(question: &Question, options: &Options) -> Work {
     let writer = &question.writer;
     Work {
-        prompt_tokens: writer.engine.prompt_tokens(question.signals.n_bytes(), writer.prompt_tokens_max),
+        prompt_tokens: writer.engine.prompt_tokens(question.n_bytes(), writer.prompt_tokens_max),
         rows: options.n_candidates,
         row_tokens_max: options.max_output_tokens,
     }

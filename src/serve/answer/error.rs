@@ -120,21 +120,10 @@ impl ServeError {
 
     /// Says in the log why there is no answer: loudly where a person must look.
     pub(super) fn tell(&self) {
-        match self {
-            Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked | Self::EngineGone => {
-                warn!(error = %crate::telemetry::Chain(self), "request has no answer");
-            }
-            Self::QueueFull { .. }
-            | Self::TokenBacklog { .. }
-            | Self::QueueSlow { .. }
-            | Self::QueueAge { .. }
-            | Self::DeadlineUnreachable { .. }
-            | Self::DeadlineHit
-            | Self::Draining
-            | Self::NoRewardHead
-            | Self::OnlyPersonalData
-            | Self::Arm(_)
-            | Self::NoValidList { .. } => debug!(error = %self, "request has no answer"),
+        if self.outcome() == Outcome::Failed {
+            warn!(error = %crate::telemetry::Chain(self), "request has no answer");
+        } else {
+            debug!(error = %self, "request has no answer");
         }
     }
 

@@ -4,8 +4,7 @@
 //! The same name may stand on several lines, so that an old token and a new one are good at the same time. Digests need no salt and no
 //! slow hash where tokens are 32 random bytes, as those of `newshound-server token` are: nobody can try them.
 use super::{AccessError, Seen, read, seen, told};
-use crate::serve::metrics::Metrics;
-use sha2::{Digest, Sha256};
+use crate::{bundle::manifest::sha256_hex, serve::metrics::Metrics};
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -35,16 +34,17 @@ impl fmt::Debug for Issued {
 
 /// Makes a token for a name; none where it is no name.
 pub fn issue(name: &str) -> Option<Issued> {
-    let secret: [u8; 32] = rand::random();
-    let token = format!("nh_{}", hex(&secret));
-    let line = format!("{name} {}", hex(&Sha256::digest(&token)));
+    let (first, second): (u128, u128) = rand::random();
+    let token = format!("nh_{first:032x}{second:032x}");
+    let line = format!("{name} {}", sha256_hex(token.as_bytes()));
     is_name(name).then_some(Issued { token, line })
 }
 
 #[derive(Debug)]
 struct Bearer {
     name: String,
-    digest: [u8; 32],
+    /// In lower-case hex.
+    digest: String,
 }
 
 /// The tokens of one file.
@@ -69,11 +69,11 @@ impl Bearers {
 
     /// Whom a token stands for. Every token of the file is compared, and each for as long whatever it is.
     pub fn name_of(&self, token: &str) -> Option<String> {
-        let digest: [u8; 32] = Sha256::digest(token).into();
+        let digest = sha256_hex(token.as_bytes());
         let bearers = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
         let mut found = None;
         for bearer in bearers.iter() {
-            if bool::from(bearer.digest.ct_eq(&digest)) {
+            if bool::from(bearer.digest.as_bytes().ct_eq(digest.as_bytes())) {
                 found = Some(bearer.name.clone());
             }
         }
@@ -109,8 +109,9 @@ fn parse(text: &[u8], file: &Path) -> Result<Vec<Bearer>, AccessError> {
 
 fn bearer(line: &str) -> Option<Bearer> {
     let (name, digits) = line.split_once(char::is_whitespace)?;
-    let digest = unhex(digits.trim())?;
-    is_name(name).then(|| Bearer { name: name.to_owned(), digest })
+    let digest = digits.trim().to_ascii_lowercase();
+    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_name(name) && is_digest).then(|| Bearer { name: name.to_owned(), digest })
 }
 
 /// A name that fits into metadata and into a line.
@@ -118,21 +119,6 @@ fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len())
         && !name.starts_with('#')
         && name.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(digits: &str) -> Option<[u8; 32]> {
-    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
@@ -172,6 +158,8 @@ mod tests {
             assert!(!error.to_string().contains("nh_0123"), "{error}");
         }
         assert!(matches!(bearers("# nobody\n").unwrap_err(), AccessError::Count { got: 0, .. }));
+        let long = format!("{}\n#{}", good.line, "x".repeat(1 << 20));
+        assert!(matches!(bearers(&long).unwrap_err(), AccessError::File { .. }), "too large");
         let name = "n".repeat(NAME_BYTES_MAX);
         assert!(bearers(&issue(&name).unwrap().line).is_ok());
         assert!(issue(&format!("{name}n")).is_none() && issue("two words").is_none() && issue("").is_none());
