@@ -7,7 +7,7 @@ use newshound::model::{
     config::{Biases, DecoderConfig, Family, RopeScaling},
     kv_cache::Forks,
     ops::Numerics,
-    transformer::Transformer,
+    transformer::{Packed, Transformer},
     weights::Parameters,
 };
 use serde_json::{Value, json};
@@ -118,6 +118,36 @@ fn padding_changes_nothing_for_real_tokens() {
                 assert_same(&both.get(1).unwrap(), &logits(model, &long), 1e-4, &what);
             }
         }
+    }
+}
+
+/// What sequences have in common is computed once, and each of them is what it is alone; gradients of that are checked where they are
+/// computed (`fused/attention.rs`).
+#[test]
+fn packed_sequences_agree_with_rows_of_their_own() {
+    for family in FAMILIES {
+        let (_, serve, train) = decoders(family);
+        let (long, short) = (row(290, 2), row(1, 4));
+        let (tails, alone) = ([row(9, 3), row(20, 5)], row(12, 6));
+        for model in [&serve, &train] {
+            let mut packed = Packed::default();
+            let of_long = packed.begin(&long);
+            let mut places = vec![(long.clone(), of_long.places())];
+            for tail in &tails {
+                places.push(([&long[..], tail].concat(), packed.behind(&of_long, tail)));
+            }
+            places.push((alone.clone(), packed.begin(&alone).places()));
+            let of_short = packed.begin(&short);
+            assert!(packed.behind(&of_short, &[]).is_empty());
+            places.push(([&short[..], &tails[0]].concat(), packed.behind(&of_short, &tails[0])));
+            let got = model.logits(&model.hidden_of(&packed).unwrap()).unwrap().squeeze(0).unwrap();
+            for (ids, own) in places {
+                let expected = logits(model, &ids).narrow(0, ids.len() - own.len(), own.len()).unwrap();
+                let got = got.narrow(0, own.start, own.len()).unwrap();
+                assert_same(&got, &expected, 1e-4, &format!("{family:?}, {} ids", ids.len()));
+            }
+        }
+        assert!(train.hidden_of(&Packed::default()).is_err());
     }
 }
 

@@ -1,13 +1,13 @@
-//! Causal attention of grouped query heads: the face that strategies share, and attention over whole rows.
+//! Causal attention of grouped query heads: the face that strategies share, and attention over whole rows and packed ones.
 #![allow(clippy::cast_precision_loss, reason = "head widths are small")]
 pub(super) mod host;
 
 use super::{
-    fused,
+    fused::{self, Span},
     ops::{self, Numerics},
 };
 use candle_core::{Device, Result, Tensor};
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// Queries of one block of serving attention; bounds the score matrix of a long prompt and skips most of the
 /// half that causality hides.
@@ -111,7 +111,54 @@ impl WholeRows {
 impl Attend for WholeRows {
     fn attend(&mut self, _layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
         match self.numerics {
-            Numerics::Train if fused::takes(query) => fused::attention(query, key, value, self.real.clone()),
+            Numerics::Train if fused::takes(query) => {
+                let spans = Span::rows(query.dim(0)?, self.n_positions);
+                fused::attention((query, key, value), spans, self.real.clone())
+            }
+            Numerics::Serve | Numerics::Train => self.composed(query, key, value),
+        }
+    }
+}
+
+/// Attention within packed sequences.
+#[derive(Debug)]
+pub(super) struct PackedRows {
+    spans: Arc<[Span]>,
+    numerics: Numerics,
+}
+
+impl PackedRows {
+    /// `spans` stand in order, without gaps.
+    pub(super) fn new(spans: Arc<[Span]>, numerics: Numerics) -> Self {
+        Self { spans, numerics }
+    }
+
+    /// `query` (1, T, n_heads, head_dim), `key`, `value` (1, T, n_kv_heads, head_dim), in the library's operations, span after span.
+    pub(super) fn composed(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let of = |tensor: &Tensor, range: &Range<usize>| tensor.narrow(1, range.start, range.len());
+        let attended = self.spans.iter().map(|Span { queries, before }| {
+            let seen = |tensor: &Tensor| {
+                let own = of(tensor, queries)?;
+                heads_first(&if before.is_empty() {
+                    own
+                } else {
+                    Tensor::cat(&[of(tensor, before)?, own], 1)?
+                })
+            };
+            let (n_known, n_positions) = (before.len(), before.len() + queries.len());
+            let mut rows = WholeRows { n_known, ..WholeRows::new(n_positions, None, self.numerics) };
+            rows.over_heads(&of(query, queries)?, &seen(key)?, &seen(value)?)
+        });
+        Tensor::cat(&attended.collect::<Result<Vec<_>>>()?, 1)
+    }
+}
+
+impl Attend for PackedRows {
+    fn attend(&mut self, _layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        match self.numerics {
+            Numerics::Train if fused::takes(query) => {
+                fused::attention((query, key, value), self.spans.clone(), None)
+            }
             Numerics::Serve | Numerics::Train => self.composed(query, key, value),
         }
     }

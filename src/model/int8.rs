@@ -4,15 +4,19 @@
 //! Integer sums have no order, so a row's result does not depend on the rows beside it, nor on the kernel that a machine
 //! has. Rounding per row and per output channel follows LLM.int8() (arXiv 2208.07339) without its outlier columns.
 mod kernels;
+mod rows;
+
+pub use rows::Rows;
 
 use super::{
     linear::Weight,
     weights::{ModelError, TensorSource},
 };
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use kernels::{Block, INPUTS, OUTPUTS, Rows, ZERO};
+use candle_core::{Device, Result, Tensor, bail};
+use kernels::{Block, OUTPUTS, Panels, Product, ZERO};
 use rayon::prelude::*;
-use std::sync::Arc;
+use rows::INPUTS;
+use std::{ops::Range, sync::Arc};
 
 /// The largest magnitude of a rounded weight or input. -128 is left out, so that both signs have the same steps.
 const LEVELS: f32 = 127.0;
@@ -22,8 +26,6 @@ const INPUTS_MAX: usize = 1 << 16;
 const PARTS_PER_THREAD: usize = 4;
 /// Products of fewer multiplications are computed by one thread: waking the others would take longer.
 const PARALLEL_WORK_MIN: usize = 1 << 18;
-/// Inputs of fewer values are rounded by one thread.
-const PARALLEL_ROUNDING_MIN: usize = 1 << 14;
 
 /// A weight (out, in) of a linear layer, rounded to 8 bits and laid out for the kernels.
 #[derive(Debug)]
@@ -55,10 +57,10 @@ impl Matrix {
         let panels = blocks.par_chunks_mut(n_blocks).zip(scales.par_chunks_mut(OUTPUTS));
         panels.zip(values.par_chunks(OUTPUTS * n_in)).for_each(|((panel, scales), outputs)| {
             for (output_idx, (output, scale)) in outputs.chunks(n_in).zip(scales).enumerate() {
-                *scale = step(output.iter().fold(0.0, |max: f32, value| max.max(value.abs())));
+                *scale = step_of(output);
                 for (inputs, block) in output.chunks(INPUTS).zip(panel.iter_mut()) {
                     for (value, byte) in inputs.iter().zip(&mut block.0[output_idx * INPUTS..]) {
-                        *byte = kernels::byte(*value, scale.recip()) ^ ZERO;
+                        *byte = rows::byte(*value, scale.recip()) ^ ZERO;
                     }
                 }
             }
@@ -70,14 +72,6 @@ impl Matrix {
     #[must_use]
     pub fn shape(&self) -> (usize, usize) {
         (self.n_out, self.n_in)
-    }
-
-    /// Maps rows (n, in) to (n, out) and adds the bias (out), where there is one. f32 on the CPU.
-    /// # Errors
-    /// If the width is not `in`, or the numbers are not f32 on the CPU.
-    pub fn project(&self, rows: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let bias = bias.map(Tensor::to_vec1::<f32>).transpose()?;
-        rows.contiguous()?.apply_op1_no_bwd(&Project { matrix: self, bias })
     }
 
     /// Returns the weights of some outputs: (n, in), f32 on the CPU. An embedding that is an output head too is looked up so.
@@ -96,44 +90,124 @@ impl Matrix {
             let bytes = blocks.flat_map(|block| &block.0[output_idx * INPUTS..][..INPUTS]);
             values.extend(bytes.take(self.n_in).map(|&byte| kernels::signed(byte) * self.scales[id]));
         }
-        Tensor::from_vec(values, (ids.len(), self.n_in), &candle_core::Device::Cpu)
+        Tensor::from_vec(values, (ids.len(), self.n_in), &Device::Cpu)
     }
 
-    /// Writes what `project` returns, row after row. `input`: rows (n, in), `output`: room for (n, out).
-    pub(super) fn multiply(&self, input: &[f32], bias: Option<&[f32]>, output: &mut [f32]) {
-        let rows = rounded(input, self.n_in);
-        let n_rows = rows.scales.len();
-        let n_panels = self.scales.len() / OUTPUTS;
-        let n_parts = match n_rows * self.n_in * self.n_out {
-            work if work < PARALLEL_WORK_MIN => 1,
-            _ => n_panels.min(rayon::current_num_threads() * PARTS_PER_THREAD),
-        };
-        let part_panels = n_panels.div_ceil(n_parts);
-        // Each part writes its columns of every row.
-        let mut parts: Vec<Vec<&mut [f32]>> =
-            (0..n_panels.div_ceil(part_panels)).map(|_| Vec::new()).collect();
-        for row in output.chunks_mut(self.n_out) {
-            let columns = row.chunks_mut(part_panels * OUTPUTS);
-            parts.iter_mut().zip(columns).for_each(|(part, columns)| part.push(columns));
-        }
-        let compute = |(part_idx, mut output): (usize, Vec<&mut [f32]>)| {
-            let first = part_idx * part_panels;
-            let last = (first + part_panels).min(n_panels);
-            let n_blocks = self.n_in.div_ceil(INPUTS);
-            kernels::multiply(
-                &rows,
-                &self.blocks[first * n_blocks..last * n_blocks],
-                &self.scales[first * OUTPUTS..last * OUTPUTS],
-                bias.map(|bias| &bias[first * OUTPUTS..]),
-                &mut output,
-            );
-        };
-        if n_parts == 1 {
-            parts.into_iter().enumerate().for_each(compute);
-        } else {
-            parts.into_par_iter().enumerate().for_each(compute);
+    fn panels<'a>(&'a self, bias: Option<&'a [f32]>, panels: &Range<usize>) -> Panels<'a> {
+        let n_blocks = self.n_in.div_ceil(INPUTS);
+        Panels {
+            blocks: &self.blocks[panels.start * n_blocks..panels.end * n_blocks],
+            scales: &self.scales[panels.start * OUTPUTS..panels.end * OUTPUTS],
+            bias: bias.map(|bias| &bias[panels.start * OUTPUTS..]),
         }
     }
+}
+
+/// A layer in 8 bits: its weight, and of each output what is added.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    /// The weight (out, in).
+    pub matrix: &'a Matrix,
+    /// The bias (out), where there is one.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// What is computed of rows.
+#[derive(Clone, Copy, Debug)]
+pub enum Job<'a> {
+    /// What a layer maps them to.
+    Set(Layer<'a>),
+    /// The same, added to what stands in the output.
+    Add(Layer<'a>),
+    /// silu(gate) · up, of two layers of equal size.
+    Gated(Layer<'a>, Layer<'a>),
+}
+
+impl<'a> Job<'a> {
+    fn matrix(self) -> &'a Matrix {
+        let (Self::Set(layer) | Self::Add(layer) | Self::Gated(_, layer)) = self;
+        layer.matrix
+    }
+
+    /// Numbers per row.
+    #[must_use]
+    pub fn n_out(self) -> usize {
+        self.matrix().n_out
+    }
+
+    fn product(self, panels: &Range<usize>) -> Product<'a> {
+        let of = |layer: Layer<'a>| layer.matrix.panels(layer.bias, panels);
+        match self {
+            Self::Set(layer) => Product::Set(of(layer)),
+            Self::Add(layer) => Product::Add(of(layer)),
+            Self::Gated(gate, up) => Product::Gated { gate: of(gate), up: of(up) },
+        }
+    }
+
+    fn check(self, n_in: usize) -> Result<()> {
+        let one = |layer: Layer<'_>| {
+            let (n_out, expected) = layer.matrix.shape();
+            if n_in != expected || layer.bias.is_some_and(|bias| bias.len() != n_out) {
+                bail!(
+                    "a layer of {expected} inputs and {n_out} outputs was given rows of {n_in} or another bias"
+                )
+            }
+            Ok(())
+        };
+        match self {
+            Self::Set(layer) | Self::Add(layer) => one(layer),
+            Self::Gated(gate, up) if gate.matrix.shape() == up.matrix.shape() => one(gate).and(one(up)),
+            Self::Gated(..) => bail!("a gate differs in shape from what it gates"),
+        }
+    }
+}
+
+/// Some panels of a job, and of each row the columns that they write.
+struct Part<'a, 'o> {
+    job: Job<'a>,
+    panels: Range<usize>,
+    output: Vec<&'o mut [f32]>,
+}
+
+/// Computes jobs side by side. `output` of each: (n, out), row after row.
+/// # Errors
+/// If the width of the rows is not `in`, or an output or a bias has another length.
+pub fn compute(rows: &Rows, jobs: Vec<(Job<'_>, &mut [f32])>) -> Result<()> {
+    for (job, output) in &jobs {
+        job.check(rows.n_in())?;
+        if output.len() != rows.n_rows() * job.n_out() {
+            bail!("{} rows of {} outputs were given room for {}", rows.n_rows(), job.n_out(), output.len())
+        }
+    }
+    let n_panels: usize = jobs.iter().map(|(job, _)| job.matrix().scales.len() / OUTPUTS).sum();
+    let work = n_panels * OUTPUTS * rows.n_in() * rows.n_rows();
+    let n_parts = if work < PARALLEL_WORK_MIN { 1 } else { rayon::current_num_threads() * PARTS_PER_THREAD };
+    let part_panels = n_panels.div_ceil(n_parts).max(1);
+    let mut parts: Vec<Part<'_, '_>> =
+        jobs.into_iter().flat_map(|(job, output)| cut(job, output, part_panels)).collect();
+    let compute = |Part { job, panels, output }: &mut Part<'_, '_>| {
+        kernels::multiply(rows, job.product(panels), output);
+    };
+    if n_parts == 1 {
+        parts.iter_mut().for_each(compute);
+    } else {
+        parts.par_iter_mut().for_each(compute);
+    }
+    Ok(())
+}
+
+/// Cuts a job into parts of some panels; each writes its columns of every row.
+fn cut<'a, 'o>(job: Job<'a>, output: &'o mut [f32], part_panels: usize) -> Vec<Part<'a, 'o>> {
+    let n_panels = job.matrix().scales.len() / OUTPUTS;
+    let mut parts: Vec<Part<'a, 'o>> = (0..n_panels)
+        .step_by(part_panels)
+        .map(|first| Part { job, panels: first..(first + part_panels).min(n_panels), output: Vec::new() })
+        .collect();
+    for row in output.chunks_mut(job.n_out()) {
+        let columns = row.chunks_mut(part_panels * OUTPUTS);
+        parts.iter_mut().zip(columns).for_each(|(part, columns)| part.output.push(columns));
+    }
+    parts
 }
 
 /// Hands out another source's weights of linear layers and of the embedding rounded; biases and norms as they are.
@@ -170,16 +244,18 @@ impl<S: TensorSource> TensorSource for Rounding<'_, S> {
     }
 }
 
-/// Rounds rows of `n_in` values to signed bytes.
-fn rounded(input: &[f32], n_in: usize) -> Rows {
-    let mut rows = Rows::new(input.len() / n_in, n_in);
-    let parts = rows.words.par_chunks_mut(rows.n_blocks).zip(rows.scales.par_iter_mut().zip(&mut rows.sums));
-    let parts = parts.zip(input.par_chunks(n_in));
-    let together_min = if input.len() < PARALLEL_ROUNDING_MIN { usize::MAX } else { 1 };
-    parts.with_min_len(together_min).for_each(|((words, (scale, sum)), values)| {
-        (*scale, *sum) = kernels::round(values, words);
-    });
-    rows
+/// Rounds the outputs of a weight (out, in): whole numbers of steps, and of each output the size of its step.
+pub(super) fn rounded(weight: &[f32], n_in: usize) -> (Vec<i8>, Vec<f32>) {
+    let outputs = weight.chunks(n_in.max(1)).map(|output| (output, step_of(output)));
+    let bytes = |(output, step): (&[f32], f32)| -> Vec<i8> {
+        output.iter().map(|value| rows::byte(*value, step.recip()).cast_signed()).collect()
+    };
+    (outputs.clone().flat_map(bytes).collect(), outputs.map(|(_, step)| step).collect())
+}
+
+/// The size of the steps in which an output's weights are rounded.
+fn step_of(output: &[f32]) -> f32 {
+    step(output.iter().fold(0.0, |max: f32, value| max.max(value.abs())))
 }
 
 /// The size of one of 127 steps up to `max`; 1 where all values are 0, so that nothing is divided by 0.
@@ -188,35 +264,10 @@ fn step(max: f32) -> f32 {
     if max / LEVELS >= f32::MIN_POSITIVE { max / LEVELS } else { 1.0 }
 }
 
-struct Project<'a> {
-    matrix: &'a Matrix,
-    bias: Option<Vec<f32>>,
-}
-
-impl CustomOp1 for Project<'_> {
-    fn name(&self) -> &'static str {
-        "linear-int8"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (n_rows, n_in) = layout.shape().dims2()?;
-        let (n_out, expected) = self.matrix.shape();
-        if n_in != expected || self.bias.as_ref().is_some_and(|bias| bias.len() != n_out) {
-            bail!("a layer of {expected} inputs and {n_out} outputs was given rows of {n_in} or another bias")
-        }
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            bail!("a layer in 8 bits was given values that are not contiguous")
-        };
-        let mut output = vec![0.0; n_rows * n_out];
-        self.matrix.multiply(&storage.as_slice::<f32>()?[start..end], self.bias.as_deref(), &mut output);
-        Ok((CpuStorage::F32(output), Shape::from((n_rows, n_out))))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use crate::model::fused;
     use rand::{Rng, SeedableRng, rngs::StdRng};
 
     fn random(n_rows: usize, n_columns: usize, seed: u64) -> Vec<f32> {
@@ -230,7 +281,8 @@ mod tests {
 
     fn product(matrix: &Matrix, input: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let mut output = vec![f32::NAN; input.len() / matrix.n_in * matrix.n_out];
-        matrix.multiply(input, bias, &mut output);
+        let job = Job::Set(Layer { matrix, bias });
+        compute(&Rows::round(input, matrix.n_in), vec![(job, &mut output)]).unwrap();
         output
     }
 
@@ -266,6 +318,36 @@ mod tests {
                 assert_eq!(got, expected(&input, &weight, bias, n_in), "{n_rows} rows, {n_in} to {n_out}");
             }
         }
+    }
+
+    #[test]
+    fn jobs_side_by_side_give_what_each_gives_alone() {
+        let (n_rows, n_in) = (7, 66);
+        let input = random(n_rows, n_in, 11);
+        let rows = Rows::round(&input, n_in);
+        let weights = |n_out: usize, seed: u64| matrix(&random(n_out, n_in, seed), n_out, n_in);
+        let (gate, up, other) = (weights(130, 12), weights(130, 13), weights(70, 14));
+        let bias = random(1, 70, 15);
+        let layer = |matrix| Layer { matrix, bias: None };
+        let (mut gated, mut added, mut set) =
+            (vec![0.0; n_rows * 130], vec![1.0; n_rows * 70], vec![0.0; n_rows * 70]);
+        let biased = Layer { matrix: &other, bias: Some(&bias) };
+        let jobs = vec![
+            (Job::Gated(layer(&gate), layer(&up)), &mut gated[..]),
+            (Job::Add(biased), &mut added[..]),
+            (Job::Set(biased), &mut set[..]),
+        ];
+        compute(&rows, jobs).unwrap();
+        assert_eq!(set, product(&other, &input, Some(&bias)));
+        let (gates, ups) = (product(&gate, &input, None), product(&up, &input, None));
+        let expected: Vec<f32> = gates.iter().zip(ups).map(|(gate, up)| fused::gated(*gate, up)).collect();
+        assert_eq!(gated, expected);
+        assert_eq!(added, set.iter().map(|value| 1.0 + value).collect::<Vec<_>>());
+        let mut short = vec![0.0; 3];
+        assert!(compute(&rows, vec![(Job::Set(biased), &mut short)]).is_err());
+        assert!(compute(&rows, vec![(Job::Gated(layer(&gate), layer(&other)), &mut set)]).is_err());
+        let narrow = matrix(&random(70, 8, 16), 70, 8);
+        assert!(compute(&rows, vec![(Job::Set(layer(&narrow)), &mut set)]).is_err());
     }
 
     #[test]

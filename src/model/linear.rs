@@ -1,9 +1,9 @@
 //! One linear layer behind one face.
 use super::{
     fused,
-    int8::Matrix,
+    int8::{self, Job, Layer, Matrix, Rows},
     lora::{self, Adapter},
-    ops,
+    ops::{self, Numerics},
     weights::{ModelError, TensorSource},
 };
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -47,27 +47,6 @@ impl Weight {
         match self {
             Self::Plain(weight) => weight.index_select(ids, 0),
             Self::Int8(weight) => weight.outputs(ids),
-        }
-    }
-
-    /// Maps rows (n, in) to (n, out), and adds a bias (out) where there is one.
-    ///
-    /// # Errors
-    /// If the width is not `in`.
-    pub fn project(&self, rows: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let weight = match self {
-            Self::Plain(weight) => weight,
-            Self::Int8(weight) => return weight.project(rows, bias),
-        };
-        let output = if rows.track_op() && !weight.track_op() && fused::takes(rows) {
-            lora::frozen_product(rows, weight)?
-        } else {
-            rows.matmul(&weight.t()?)?
-        };
-        match bias {
-            Some(bias) if fused::takes(&output) => fused::add_bias(&output, bias),
-            Some(bias) => output.broadcast_add(bias),
-            None => Ok(output),
         }
     }
 
@@ -156,6 +135,53 @@ impl Linear {
         &self.weight
     }
 
+    /// Takes rows (.., in) as this layer and others of its kind read them: rounded once, where weights are in 8 bits.
+    ///
+    /// # Errors
+    /// If the last dimension is not `in`.
+    pub fn input(&self, tensor: &Tensor) -> Result<Input> {
+        let dims = self.dims_of(tensor)?;
+        Ok(match &self.weight {
+            Weight::Plain(_) => Input::Plain(tensor.clone()),
+            Weight::Int8(matrix) => {
+                let rows = |values: &[f32]| Ok(Rows::round(values, matrix.shape().1));
+                Input::Rounded { rows: ops::with_floats(tensor, rows)?, dims }
+            }
+        })
+    }
+
+    /// The same of what `ops::rms_norm` makes of the rows.
+    ///
+    /// # Errors
+    /// If the last dimension is not `in`, or the weight of the norm is not as wide.
+    #[allow(clippy::cast_possible_truncation, reason = "the kernels take the small constant as f32")]
+    pub fn normed_input(
+        &self,
+        tensor: &Tensor,
+        (norm, eps): (&Tensor, f64),
+        numerics: Numerics,
+    ) -> Result<Input> {
+        let dims = self.dims_of(tensor)?;
+        match &self.weight {
+            Weight::Plain(_) => Ok(Input::Plain(ops::rms_norm(tensor, norm, eps, numerics)?)),
+            Weight::Int8(_) if norm.elem_count() != dims.last().copied().unwrap_or(0) => {
+                bail!("rows {dims:?} do not fit a norm {:?}", norm.dims())
+            }
+            Weight::Int8(_) => ops::with_floats(norm, |norm| {
+                let rows = ops::with_floats(tensor, |rows| Ok(Rows::normed(rows, norm, eps as f32)))?;
+                Ok(Input::Rounded { rows, dims })
+            }),
+        }
+    }
+
+    fn dims_of(&self, tensor: &Tensor) -> Result<Vec<usize>> {
+        let (_, n_in) = self.weight.shape()?;
+        match tensor.dims() {
+            [.., width] if *width == n_in => Ok(tensor.dims().to_vec()),
+            dims => bail!("a layer of {n_in} inputs was given {dims:?}"),
+        }
+    }
+
     /// Calls `read` with what rows (n, in) are mapped to: (n, out), row after row. `room` is kept from call to call, so that large
     /// outputs need no fresh memory each time.
     ///
@@ -167,20 +193,17 @@ impl Linear {
         room: &mut Vec<f32>,
         read: impl FnOnce(&[f32]) -> Result<R>,
     ) -> Result<R> {
-        let Weight::Int8(matrix) = &self.weight else { return ops::with_floats(&self.forward(rows)?, read) };
-        let (n_rows, width) = rows.dims2()?;
-        let (n_out, n_in) = matrix.shape();
-        if width != n_in {
-            bail!("a layer of {n_in} inputs was given rows of {width}")
+        match self.input(rows)? {
+            Input::Plain(rows) => ops::with_floats(&self.plain(&rows)?, read),
+            Input::Rounded { rows, .. } => {
+                let layer = self.in_8_bits()?;
+                let n_numbers = rows.n_rows() * layer.matrix.shape().0;
+                room.resize(room.len().max(n_numbers), 0.0);
+                let output = &mut room[..n_numbers];
+                int8::compute(&rows, vec![(Job::Set(layer.lent()), &mut *output)])?;
+                read(output)
+            }
         }
-        let bias = self.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()?;
-        room.resize(room.len().max(n_rows * n_out), 0.0);
-        let output = &mut room[..n_rows * n_out];
-        ops::with_floats(rows, |rows| {
-            matrix.multiply(rows, bias.as_deref(), output);
-            Ok(())
-        })?;
-        read(output)
     }
 
     /// Maps (.., in) to (.., out).
@@ -188,10 +211,87 @@ impl Linear {
     /// # Errors
     /// If the last dimension is not `in`.
     pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
-        let (n_out, n_in) = self.weight.shape()?;
+        let [output] = Self::forward_all([self], &self.input(input)?)?;
+        Ok(output)
+    }
+
+    /// Maps what one of them takes by several layers of its kind.
+    ///
+    /// # Errors
+    /// If the input was made for another width or another kind of weights.
+    pub fn forward_all<const N: usize>(layers: [&Self; N], input: &Input) -> Result<[Tensor; N]> {
+        let outputs = match input {
+            Input::Plain(rows) => layers.iter().map(|layer| layer.plain(rows)).collect::<Result<Vec<_>>>()?,
+            Input::Rounded { rows, dims } => {
+                let layers = layers.iter().map(|layer| layer.in_8_bits()).collect::<Result<Vec<_>>>()?;
+                let zeros = |layer: &In8Bits<'_>| vec![0.0; rows.n_rows() * layer.matrix.shape().0];
+                let mut outputs: Vec<Vec<f32>> = layers.iter().map(zeros).collect();
+                let jobs = layers.iter().zip(&mut outputs);
+                let jobs = jobs.map(|(layer, output)| (Job::Set(layer.lent()), output.as_mut_slice()));
+                int8::compute(rows, jobs.collect())?;
+                outputs.into_iter().map(|output| of_rows(output, dims)).collect::<Result<Vec<_>>>()?
+            }
+        };
+        Ok(outputs.try_into().expect("each layer has an output"))
+    }
+
+    /// Adds what this layer maps an input to to a tensor (.., out).
+    ///
+    /// # Errors
+    /// As for `forward_all`, or if shapes differ.
+    pub fn add_to(&self, sum: &Tensor, input: &Input) -> Result<Tensor> {
+        match input {
+            Input::Plain(rows) => sum + self.plain(rows)?,
+            Input::Rounded { rows, dims } => {
+                let mut output = ops::with_floats(sum, |sum| Ok(sum.to_vec()))?;
+                int8::compute(rows, vec![(Job::Add(self.in_8_bits()?.lent()), &mut output)])?;
+                of_rows(output, dims)
+            }
+        }
+    }
+
+    /// silu(gate) · up of an input, elementwise.
+    ///
+    /// # Errors
+    /// As for `forward_all`, or if the layers differ in shape.
+    pub fn gated(gate: &Self, up: &Self, input: &Input) -> Result<Tensor> {
+        match input {
+            Input::Plain(rows) => ops::swiglu(&gate.plain(rows)?, &up.plain(rows)?),
+            Input::Rounded { rows, dims } => {
+                let (gate, up) = (gate.in_8_bits()?, up.in_8_bits()?);
+                let mut output = vec![0.0; rows.n_rows() * up.matrix.shape().0];
+                int8::compute(rows, vec![(Job::Gated(gate.lent(), up.lent()), &mut output)])?;
+                of_rows(output, dims)
+            }
+        }
+    }
+
+    fn in_8_bits(&self) -> Result<In8Bits<'_>> {
+        match &self.weight {
+            Weight::Plain(_) => bail!("rounded rows were given to a layer that is not in 8 bits"),
+            Weight::Int8(matrix) => {
+                let bias = self.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()?;
+                Ok(In8Bits { matrix, bias })
+            }
+        }
+    }
+
+    /// Maps (.., in) to (.., out) by weights that are not rounded.
+    fn plain(&self, input: &Tensor) -> Result<Tensor> {
+        let weight = self.weight.plain()?;
+        let (n_out, n_in) = weight.dims2()?;
         // Rows are flattened, so that one matrix product serves every row of every batch.
         let rows = input.reshape(((), n_in))?;
-        let output = self.weight.project(&rows, self.bias.as_ref())?;
+        let output = if rows.track_op() && !weight.track_op() && fused::takes(&rows) {
+            lora::frozen_product(&rows, weight)?
+        } else {
+            rows.matmul(&weight.t()?)?
+        };
+        let output = match &self.bias {
+            Some(bias) if fused::takes(&output) => fused::add_bias(&output, bias)?,
+            Some(bias) => output.broadcast_add(bias)?,
+            None => output,
+        };
         let output = match &self.adapter {
             Some(adapter) => adapter.add_to(&output, &rows)?,
             None => output,
@@ -202,4 +302,37 @@ impl Linear {
         }
         output.reshape(shape)
     }
+}
+
+/// Rows (.., in) as layers of one kind read them.
+#[derive(Debug)]
+pub enum Input {
+    /// As they are.
+    Plain(Tensor),
+    /// Rounded.
+    Rounded {
+        /// The rows.
+        rows: Rows,
+        /// The shape that they had.
+        dims: Vec<usize>,
+    },
+}
+
+/// A layer in 8 bits.
+struct In8Bits<'a> {
+    matrix: &'a Matrix,
+    bias: Option<Vec<f32>>,
+}
+
+impl In8Bits<'_> {
+    fn lent(&self) -> Layer<'_> {
+        Layer { matrix: self.matrix, bias: self.bias.as_deref() }
+    }
+}
+
+/// Outputs of all rows as a tensor (.., out), where the rows had the shape `dims` (.., in).
+fn of_rows(output: Vec<f32>, dims: &[usize]) -> Result<Tensor> {
+    let leading = &dims[..dims.len().saturating_sub(1)];
+    let n_out = output.len() / leading.iter().product::<usize>().max(1);
+    Tensor::from_vec(output, [leading, &[n_out]].concat(), &Device::Cpu)
 }

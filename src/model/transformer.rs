@@ -1,15 +1,20 @@
 //! The one decoder definition, for serving and for training.
+mod layer;
+mod packed;
+
+pub use packed::{Beginning, Packed};
+
 use super::{
-    attention::{Attend, WholeRows},
-    config::{DecoderConfig, Family},
+    attention::{Attend, PackedRows, WholeRows},
+    config::DecoderConfig,
     kv_cache::{Forks, Prefill, Prefix, Step},
     linear::{Bias, Linear, Weight},
-    lora::Adapter,
     ops::{self, Numerics},
     rotary::{Rotary, Rotation},
     weights::{ModelError, TensorSource},
 };
 use candle_core::{DType, Device, Result, Tensor, bail};
+use layer::{Layer, Taken};
 
 /// A decoder of one of the supported families: token ids in, hidden states and logits out.
 #[derive(Debug)]
@@ -22,21 +27,6 @@ pub struct Transformer {
     norm: Tensor,
     /// Absent where only hidden states are asked for.
     head: Option<Linear>,
-}
-
-#[derive(Debug)]
-struct Layer {
-    attention_norm: Tensor,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    /// Norms over each head of query and key (Qwen3).
-    head_norms: Option<(Tensor, Tensor)>,
-    output: Linear,
-    mlp_norm: Tensor,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
 }
 
 impl Transformer {
@@ -116,6 +106,20 @@ impl Transformer {
         };
         let mut rows = WholeRows::new(n_positions, real.map(Into::into), self.numerics);
         Ok(self.run(ids, &rotation, &mut rows)?)
+    }
+
+    /// Computes hidden states (1, T, D) after the final norm of packed sequences, causal within each.
+    ///
+    /// # Errors
+    /// If nothing is packed, a sequence is longer than the model's positions, or an id is not below the vocabulary.
+    pub fn hidden_of(&self, packed: &Packed) -> std::result::Result<Tensor, ModelError> {
+        self.check_length(packed.longest())?;
+        self.check_ids(packed.ids())?;
+        let n_tokens = packed.ids().len();
+        let rotation =
+            self.rotary.at(packed.positions(), &[n_tokens], self.embedding.dtype(), self.device())?;
+        let ids = Tensor::from_slice(packed.ids(), (1, n_tokens), self.device())?;
+        Ok(self.run(&ids, &rotation, &mut PackedRows::new(packed.spans(), self.numerics))?)
     }
 
     /// Computes a prompt's keys and values; returns them and the hidden state (1, D) of its last position.
@@ -241,13 +245,12 @@ impl Transformer {
         let embedded = self.embedding.select(&ids.flatten_all()?)?;
         let mut hidden = embedded.reshape((n_rows, n_positions, self.config.hidden_size))?;
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            let normed = self.normed(&hidden, &layer.attention_norm)?;
-            let (query, key, value) = self.projected(layer, &normed, rotation)?;
+            let (query, key, value) = self.projected(layer, &hidden, rotation)?;
             let attended = attend.attend(layer_idx, &query, &key, &value)?;
-            hidden = (hidden + layer.output.forward(&attended)?)?;
-            let normed = self.normed(&hidden, &layer.mlp_norm)?;
-            let gated = ops::swiglu(&layer.gate.forward(&normed)?, &layer.up.forward(&normed)?)?;
-            hidden = (hidden + layer.down.forward(&gated)?)?;
+            hidden = layer.output.add_to(&hidden, &layer.output.input(&attended)?)?;
+            let normed = layer.gate.normed_input(&hidden, self.norm_of(&layer.mlp_norm), self.numerics)?;
+            let gated = Linear::gated(&layer.gate, &layer.up, &normed)?;
+            hidden = layer.down.add_to(&hidden, &layer.down.input(&gated)?)?;
         }
         self.normed(&hidden, &self.norm)
     }
@@ -256,22 +259,28 @@ impl Transformer {
     fn projected(
         &self,
         layer: &Layer,
-        normed: &Tensor,
+        hidden: &Tensor,
         rotation: &Rotation,
     ) -> Result<(Tensor, Tensor, Tensor)> {
-        let (n_rows, n_positions, _) = normed.dims3()?;
-        let heads = |linear: &Linear, n_heads: usize| {
-            linear.forward(normed)?.reshape((n_rows, n_positions, n_heads, self.config.head_dim))
+        let (n_rows, n_positions, _) = hidden.dims3()?;
+        let normed = layer.query.normed_input(hidden, self.norm_of(&layer.attention_norm), self.numerics)?;
+        let [query, key, value] = Linear::forward_all([&layer.query, &layer.key, &layer.value], &normed)?;
+        let heads = |tensor: Tensor, n_heads: usize| {
+            tensor.reshape((n_rows, n_positions, n_heads, self.config.head_dim))
         };
-        let mut query = heads(&layer.query, self.config.n_heads)?;
-        let mut key = heads(&layer.key, self.config.n_kv_heads)?;
+        let mut query = heads(query, self.config.n_heads)?;
+        let mut key = heads(key, self.config.n_kv_heads)?;
         if let Some((query_norm, key_norm)) = &layer.head_norms {
             query = self.normed(&query, query_norm)?;
             key = self.normed(&key, key_norm)?;
         }
         let query = ops::rope(&query, rotation, self.numerics)?;
         let key = ops::rope(&key, rotation, self.numerics)?;
-        Ok((query, key, heads(&layer.value, self.config.n_kv_heads)?))
+        Ok((query, key, heads(value, self.config.n_kv_heads)?))
+    }
+
+    fn norm_of<'a>(&self, weight: &'a Tensor) -> (&'a Tensor, f64) {
+        (weight, self.config.rms_norm_eps)
     }
 
     fn normed(&self, input: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -294,84 +303,6 @@ impl Transformer {
             }
             None => Ok(()),
         }
-    }
-}
-
-impl Layer {
-    fn load(
-        config: &DecoderConfig,
-        source: &mut dyn TensorSource,
-        name: &str,
-    ) -> std::result::Result<Self, ModelError> {
-        let width = config.hidden_size;
-        let (query_width, kv_width) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
-        let bias = |added| if added { Bias::Added } else { Bias::Absent };
-        let mut linear = |part: &str, shape: (usize, usize), added: bool| {
-            Linear::load(source, &format!("{name}.{part}"), shape, bias(added))
-        };
-        let biases = config.biases;
-        let query = linear("self_attn.q_proj", (width, query_width), biases.qkv)?;
-        let key = linear("self_attn.k_proj", (width, kv_width), biases.qkv)?;
-        let value = linear("self_attn.v_proj", (width, kv_width), biases.qkv)?;
-        let output = linear("self_attn.o_proj", (query_width, width), biases.output)?;
-        let gate = linear("mlp.gate_proj", (width, config.intermediate_size), biases.mlp)?;
-        let up = linear("mlp.up_proj", (width, config.intermediate_size), biases.mlp)?;
-        let down = linear("mlp.down_proj", (config.intermediate_size, width), biases.mlp)?;
-        let mut norm = |part: &str, width: usize| source.tensor(&format!("{name}.{part}.weight"), &[width]);
-        let head_norms = match config.family {
-            Family::Qwen3 => {
-                let head_dim = config.head_dim;
-                Some((norm("self_attn.q_norm", head_dim)?, norm("self_attn.k_norm", head_dim)?))
-            }
-            Family::Qwen2 | Family::Llama => None,
-        };
-        let attention_norm = norm("input_layernorm", width)?;
-        let mlp_norm = norm("post_attention_layernorm", width)?;
-        Ok(Self { attention_norm, query, key, value, head_norms, output, mlp_norm, gate, up, down })
-    }
-}
-
-/// Takes tensors out of the graph where the network is for serving.
-struct Taken<'a> {
-    source: &'a mut dyn TensorSource,
-    numerics: Numerics,
-}
-
-impl TensorSource for Taken<'_> {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, ModelError> {
-        let tensor = self.source.tensor(name, shape)?;
-        Ok(match self.numerics {
-            Numerics::Serve => tensor.detach(),
-            Numerics::Train => tensor,
-        })
-    }
-
-    fn weight(&mut self, name: &str, shape: (usize, usize)) -> std::result::Result<Weight, ModelError> {
-        let weight = self.source.weight(name, shape)?;
-        Ok(match self.numerics {
-            Numerics::Serve => weight.detach(),
-            Numerics::Train => weight,
-        })
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.source.contains(name)
-    }
-
-    fn adapter(
-        &mut self,
-        layer: &str,
-        shape: (usize, usize),
-    ) -> std::result::Result<Option<Adapter>, ModelError> {
-        let adapter = self.source.adapter(layer, shape)?;
-        Ok(match self.numerics {
-            Numerics::Serve => adapter.map(|Adapter { down, up, scale }| Adapter {
-                down: down.detach(),
-                up: up.detach(),
-                scale,
-            }),
-            Numerics::Train => adapter,
-        })
     }
 }
 

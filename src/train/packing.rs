@@ -1,5 +1,6 @@
 //! Documents and examples to micro-batches.
 use super::{fit::MicroBatch, order::Order};
+use crate::model::transformer::{Beginning, Packed};
 
 /// A prompt and what should follow it, the stop token included.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,69 @@ pub fn example_batch(examples: &[&Example], padding: u32) -> MicroBatch {
     batch
 }
 
+/// Cuts examples, in their order, into groups for [`share_prompts`]: of at most `micro_batch_tokens` where neighbours with one prompt fit
+/// together, and else of at most so many tokens of completions.
+pub fn shared_buckets(examples: &[Example], micro_batch_tokens: usize) -> Vec<Vec<usize>> {
+    let mut buckets: Vec<Vec<usize>> = Vec::new();
+    let (mut first, mut n_tokens) = (0, 0);
+    for group in examples.chunk_by(|one, next| one.prompt == next.prompt) {
+        let places = first..first + group.len();
+        first = places.end;
+        let n_prompt = group.first().map_or(0, |example| example.prompt.len());
+        let n_group = n_prompt + group.iter().map(|example| example.completion.len()).sum::<usize>();
+        if let Some(bucket) = buckets.last_mut().filter(|_| n_tokens + n_group <= micro_batch_tokens) {
+            bucket.extend(places);
+            n_tokens += n_group;
+            continue;
+        }
+        let mut bucket = Vec::new();
+        let mut n_completions = 0;
+        for (place, example) in places.zip(group) {
+            if !bucket.is_empty() && n_completions + example.completion.len() > micro_batch_tokens {
+                buckets.push(std::mem::take(&mut bucket));
+                n_completions = 0;
+            }
+            bucket.push(place);
+            n_completions += example.completion.len();
+        }
+        buckets.push(bucket);
+        n_tokens = n_prompt + n_completions;
+    }
+    buckets
+}
+
+/// Examples behind one another.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Prompts and completions.
+    pub packed: Packed,
+    /// Positions from which a target is predicted.
+    pub predictors: Vec<u32>,
+    /// The target of each predictor.
+    pub targets: Vec<u32>,
+}
+
+/// Makes a micro-batch of examples without notes; neighbours with one prompt share it. Only ids of completions are targets.
+pub fn share_prompts(examples: &[&Example]) -> Shared {
+    let mut shared = Shared { packed: Packed::default(), predictors: Vec::new(), targets: Vec::new() };
+    let mut prompt: Option<(&[u32], Beginning)> = None;
+    for example in examples {
+        let beginning = match prompt.take() {
+            Some((ids, beginning)) if ids == example.prompt => beginning,
+            _ => shared.packed.begin(&example.prompt),
+        };
+        // The first id is predicted from the prompt's last; the last id is a target only.
+        if let Some((_, read)) = example.completion.split_last() {
+            let own = shared.packed.behind(&beginning, read);
+            let places = beginning.places().last().into_iter().chain(own);
+            shared.predictors.extend(places.map(|place| u32::try_from(place).unwrap_or(u32::MAX)));
+            shared.targets.extend(&example.completion);
+        }
+        prompt = Some((&example.prompt, beginning));
+    }
+    shared
+}
+
 /// Joins micro-batches into one, whose rows are as wide as the widest; what fills them up is read by no predictor.
 pub fn join(batches: &[MicroBatch]) -> MicroBatch {
     let width_of = |batch: &MicroBatch| batch.ids.len() / batch.n_rows.max(1);
@@ -126,6 +190,44 @@ mod tests {
         assert_eq!(batch.ids, [6, 0, 0, 0, 1, 2, 3, 4]);
         assert_eq!(batch.predictors, [0, 5, 6, 7]);
         assert_eq!(batch.targets, [7, 9, 4, 5]);
+    }
+
+    #[test]
+    fn neighbours_with_one_prompt_share_it_and_each_id_is_predicted_from_the_one_before() {
+        let example = |prompt: &[u32], completion: &[u32]| Example {
+            prompt: prompt.to_vec(),
+            completion: completion.to_vec(),
+            notes: vec![],
+        };
+        let examples = [
+            example(&[1, 2, 3], &[4, 5]),
+            example(&[1, 2, 3], &[6]),
+            example(&[1, 2, 3], &[7, 8, 9]),
+            example(&[10], &[11, 12]),
+        ];
+        let shared = share_prompts(&examples.iter().collect::<Vec<_>>());
+        assert_eq!(shared.packed.ids(), [1, 2, 3, 4, 7, 8, 10, 11]);
+        assert_eq!(shared.predictors, [2, 3, 2, 2, 4, 5, 6, 7]);
+        assert_eq!(shared.targets, [4, 5, 6, 7, 8, 9, 11, 12]);
+    }
+
+    #[test]
+    fn examples_of_one_prompt_stay_together_where_they_fit() {
+        let group = |prompt: u32, n: usize| {
+            let example =
+                move |_| Example { prompt: vec![prompt; 10], completion: vec![1; 5], notes: vec![] };
+            (0..n).map(example)
+        };
+        let examples: Vec<_> = group(1, 2).chain(group(2, 2)).chain(group(3, 5)).collect();
+        let cut = |micro_batch_tokens| {
+            let buckets = shared_buckets(&examples, micro_batch_tokens);
+            assert_eq!(buckets.concat(), (0..examples.len()).collect::<Vec<_>>());
+            buckets.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(1_000), [9]);
+        assert_eq!(cut(40), [4, 5], "two groups of 20 tokens, then one of 35");
+        assert_eq!(cut(20), [2, 2, 4, 1], "at most 20 tokens of completions beside a prompt");
+        assert_eq!(cut(1), [1; 9]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
     },
     model_folder::ModelFolder,
     order::Order,
-    packing::{self, Example},
+    packing::{self, Example, Shared},
     pretrain::{id_bytes, settings_digest},
     remote::teacher::{Protocol, RemoteTeacher},
     rewards::Judge,
@@ -34,7 +34,10 @@ use super::{
 use crate::{
     bundle::load::WEIGHTS_FILE,
     decode::{batch::FinishedRow, sampler::SamplerSettings},
-    model::{ops::Numerics, transformer::Transformer},
+    model::{
+        ops::Numerics,
+        transformer::{Packed, Transformer},
+    },
     text::tokens::Tokens,
 };
 use candle_core::{Device, Tensor};
@@ -228,11 +231,11 @@ impl Stage<'_> {
             Teacher::Local(_) => Vec::new(),
             Teacher::Remote(teacher) => advantages(teacher, rows)?,
         };
-        let buckets = packing::buckets(&examples, self.settings.fit.micro_batch_tokens);
+        let buckets = packing::shared_buckets(&examples, self.settings.fit.micro_batch_tokens);
         let (mut loss, mut gradients) = (0.0, Gradients::default());
         let of_bucket = |bucket: &Vec<usize>| {
             let chosen: Vec<&Example> = bucket.iter().map(|&idx| &examples[idx]).collect();
-            let inputs = self.inputs(student, &chosen)?;
+            let inputs = Self::inputs(student, &chosen)?;
             let part = match &self.teacher {
                 Teacher::Local(teacher) => self.share(student, teacher, &inputs, n_tokens)?,
                 Teacher::Remote(_) => {
@@ -259,13 +262,10 @@ impl Stage<'_> {
     }
 
     /// Rows that go through the networks together.
-    fn inputs(&self, student: &Transformer, examples: &[&Example]) -> Result<Inputs, TrainError> {
-        let batch = packing::example_batch(examples, self.tokens.end_of_text());
-        let device = student.device();
-        let width = batch.ids.len() / batch.n_rows.max(1);
-        let ids = Tensor::from_slice(&batch.ids, (batch.n_rows, width), device)?;
-        let predictors = Tensor::from_slice(&batch.predictors, batch.predictors.len(), device)?;
-        Ok(Inputs { ids, predictors, targets: batch.targets })
+    fn inputs(student: &Transformer, examples: &[&Example]) -> Result<Inputs, TrainError> {
+        let Shared { packed, predictors, targets } = packing::share_prompts(examples);
+        let predictors = Tensor::from_slice(&predictors, predictors.len(), student.device())?;
+        Ok(Inputs { packed, predictors, targets })
     }
 
     /// A micro-batch's share of the step's loss, by a teacher whose every probability is known.
@@ -294,9 +294,9 @@ impl Stage<'_> {
     }
 }
 
-/// A micro-batch on the device.
+/// A micro-batch, and on the device the positions that predict completions.
 struct Inputs {
-    ids: Tensor,
+    packed: Packed,
     predictors: Tensor,
     targets: Vec<u32>,
 }
@@ -304,9 +304,7 @@ struct Inputs {
 impl Inputs {
     /// Hidden states (n, D) at the positions that predict completions.
     fn hidden(&self, model: &Transformer) -> Result<Tensor, TrainError> {
-        let hidden = model.hidden(&self.ids, None)?;
-        let (n_rows, width, hidden_size) = hidden.dims3()?; // (B, T, D)
-        Ok(hidden.reshape((n_rows * width, hidden_size))?.index_select(&self.predictors, 0)?)
+        Ok(model.hidden_of(&self.packed)?.squeeze(0)?.index_select(&self.predictors, 0)?)
     }
 }
 

@@ -232,7 +232,6 @@ impl Stage<'_> {
                 examples: rollout::examples(&rows),
                 rows: &rows,
                 advantages: &credit::of_tokens(credit, &rollout.groups)?,
-                padding: self.tokens.end_of_text(),
             };
             let updated = update(&self.workers, (&model, &run.parameters), self.settings, &sampled)?;
             let line = line::figures(step, &updated, &rollout, &rows, credit)?;

@@ -6,17 +6,18 @@
 use crate::model::fused::exponentiate;
 use std::ops::Range;
 
-/// Numbers that a product is wide in memory: keys and values are stored filled up to a multiple of it.
-pub(in crate::model) const PADDING: usize = 32;
+/// Columns of a panel. Keys and values are matrices in panels, one behind the other, so that a product reads memory in the order in
+/// which it lies: row after row of a panel.
+pub(in crate::model) const PANEL: usize = 32;
 
 /// Keys and values of one key head.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::model) struct Span<'a> {
-    /// (`head_dim`, stride): the keys' numbers of one dimension lie side by side.
+    /// Columns are positions: (capacity / `PANEL`, `head_dim`, `PANEL`).
     pub(in crate::model) keys: &'a [f32],
-    /// Positions that there is room for, a multiple of `PADDING`.
-    pub(in crate::model) stride: usize,
-    /// (positions, width): `head_dim` filled up to a multiple of `PADDING`.
+    /// Positions that there is room for, a multiple of `PANEL`.
+    pub(in crate::model) capacity: usize,
+    /// Columns are dimensions, filled up: (width / `PANEL`, capacity, `PANEL`).
     pub(in crate::model) values: &'a [f32],
 }
 
@@ -38,9 +39,9 @@ pub(in crate::model) struct Unit<'a> {
     pub(in crate::model) n_tail: usize,
 }
 
-/// Smallest multiple of `PADDING` that holds `n` numbers.
+/// Smallest multiple of `PANEL` that holds `n` numbers.
 pub(in crate::model) fn padded(n: usize) -> usize {
-    n.next_multiple_of(PADDING)
+    n.next_multiple_of(PANEL)
 }
 
 /// Attends; `output`: of each row, the (`n_shared` · `head_dim`) numbers of the unit's heads.
@@ -78,11 +79,12 @@ trait Machine {
     fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>);
 }
 
-/// A matrix of which whole blocks of columns are read.
+/// A matrix of which whole panels are read.
 #[derive(Clone, Copy)]
 struct Matrix<'a> {
     values: &'a [f32],
-    stride: usize,
+    /// Numbers from one panel to the next.
+    panel_len: usize,
     n_columns: usize,
 }
 
@@ -150,7 +152,7 @@ fn four_at_a_time<const FUSED: bool>(rows: &[&[f32]], matrix: Matrix<'_>, sums: 
     }
 }
 
-/// Sums of `R` rows (K) times (K, columns), `W` columns at a time.
+/// Sums of `R` rows (K) times (K, columns), `W` columns at a time; a panel is a multiple of them.
 #[inline(always)]
 fn product<const R: usize, const W: usize, const FUSED: bool>(
     rows: [&[f32]; R],
@@ -159,25 +161,28 @@ fn product<const R: usize, const W: usize, const FUSED: bool>(
 ) {
     let n_terms = rows.iter().map(|row| row.len()).min().unwrap_or(0);
     let rows = rows.map(|row| &row[..n_terms]);
-    for first in (0..matrix.n_columns).step_by(W) {
-        let mut registers = [[0.0_f32; W]; R];
-        if sums.adds {
-            for (row_idx, register) in registers.iter_mut().enumerate() {
-                register.copy_from_slice(&sums.values[row_idx * sums.stride + first..][..W]);
-            }
-        }
-        for (at, terms) in matrix.values.chunks(matrix.stride).take(n_terms).enumerate() {
-            let terms: &[f32; W] =
-                terms[first..].first_chunk().expect("matrices are filled up to whole blocks");
-            for (register, row) in registers.iter_mut().zip(rows) {
-                let factor = row[at];
-                for (sum, term) in register.iter_mut().zip(terms) {
-                    *sum = if FUSED { factor.mul_add(*term, *sum) } else { factor * term + *sum };
+    let panels = matrix.values.chunks(matrix.panel_len).take(matrix.n_columns.div_ceil(PANEL));
+    for (panel_idx, panel) in panels.enumerate() {
+        for within in (0..PANEL).step_by(W) {
+            let first = panel_idx * PANEL + within;
+            let mut registers = [[0.0_f32; W]; R];
+            if sums.adds {
+                for (row_idx, register) in registers.iter_mut().enumerate() {
+                    register.copy_from_slice(&sums.values[row_idx * sums.stride + first..][..W]);
                 }
             }
-        }
-        for (row_idx, register) in registers.iter().enumerate() {
-            sums.values[row_idx * sums.stride + first..][..W].copy_from_slice(register);
+            for (at, terms) in panel.as_chunks::<PANEL>().0[..n_terms].iter().enumerate() {
+                let terms: &[f32; W] = terms[within..].first_chunk().expect("a panel is a multiple of them");
+                for (register, row) in registers.iter_mut().zip(rows) {
+                    let factor = row[at];
+                    for (sum, term) in register.iter_mut().zip(terms) {
+                        *sum = if FUSED { factor.mul_add(*term, *sum) } else { factor * term + *sum };
+                    }
+                }
+            }
+            for (row_idx, register) in registers.iter().enumerate() {
+                sums.values[row_idx * sums.stride + first..][..W].copy_from_slice(register);
+            }
         }
     }
 }
@@ -246,14 +251,15 @@ impl<'a> Work<'a> {
     fn score<M: Machine>(&mut self) {
         let queries: Vec<&[f32]> = self.queries.chunks_exact(self.unit.head_dim).collect();
         for (tile, n_columns) in self.tiles() {
-            let keys = self.unit.prefix.keys(n_columns);
+            let keys = self.unit.prefix.keys(self.unit.head_dim, n_columns);
             let values = &mut self.scores[tile.start * self.stride..];
             M::product(&queries[tile], keys, &mut Sums { values, stride: self.stride, adds: false });
         }
         for (tile, tail) in self.tail_tiles() {
             let values = &mut self.scores[tile.start * self.stride + self.tail_at..];
             let mut sums = Sums { values, stride: self.stride, adds: false };
-            M::product(&queries[tile], tail.keys(self.unit.n_tail), &mut sums);
+            let keys = tail.keys(self.unit.head_dim, self.unit.n_tail);
+            M::product(&queries[tile], keys, &mut sums);
         }
     }
 
@@ -296,12 +302,12 @@ impl<'a> Work<'a> {
 }
 
 impl<'a> Span<'a> {
-    fn keys(&self, n_columns: usize) -> Matrix<'a> {
-        Matrix { values: self.keys, stride: self.stride, n_columns }
+    fn keys(&self, head_dim: usize, n_columns: usize) -> Matrix<'a> {
+        Matrix { values: self.keys, panel_len: head_dim * PANEL, n_columns }
     }
 
     fn values(&self, width: usize) -> Matrix<'a> {
-        Matrix { values: self.values, stride: width, n_columns: width }
+        Matrix { values: self.values, panel_len: self.capacity * PANEL, n_columns: width }
     }
 }
 
@@ -310,7 +316,8 @@ mod tests {
     use super::*;
     use rand::{Rng, SeedableRng, rngs::StdRng};
 
-    const HEAD_DIM: usize = 20;
+    // Two panels wide.
+    const HEAD_DIM: usize = 40;
     const SHARED: usize = 3;
     const PREFIX: usize = 70;
     const TAIL: usize = 5;
@@ -330,12 +337,14 @@ mod tests {
         let rows =
             |rng: &mut StdRng| -> Vec<Vec<f32>> { (0..n_positions).map(|_| random(HEAD_DIM, rng)).collect() };
         let (keys, values) = (rows(rng), rows(rng));
-        let (stride, width) = (padded(n_positions), padded(HEAD_DIM));
-        let mut laid_out = (vec![0.0; HEAD_DIM * stride], vec![0.0; stride * width]);
+        let (capacity, width) = (padded(n_positions), padded(HEAD_DIM));
+        let mut laid_out = (vec![0.0; HEAD_DIM * capacity], vec![0.0; capacity * width]);
         for position in 0..n_positions {
             for dim in 0..HEAD_DIM {
-                laid_out.0[dim * stride + position] = keys[position][dim];
-                laid_out.1[position * width + dim] = values[position][dim];
+                let panel = position / PANEL * HEAD_DIM;
+                laid_out.0[(panel + dim) * PANEL + position % PANEL] = keys[position][dim];
+                let panel = dim / PANEL * capacity;
+                laid_out.1[(panel + position) * PANEL + dim % PANEL] = values[position][dim];
             }
         }
         Head { keys, values, laid_out }
@@ -343,7 +352,7 @@ mod tests {
 
     impl Head {
         fn span(&self) -> Span<'_> {
-            Span { keys: &self.laid_out.0, stride: padded(self.keys.len()), values: &self.laid_out.1 }
+            Span { keys: &self.laid_out.0, capacity: padded(self.keys.len()), values: &self.laid_out.1 }
         }
     }
 

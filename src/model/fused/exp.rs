@@ -26,7 +26,20 @@ pub(crate) fn exp(x: f32) -> f32 {
 pub(super) fn exponentials(scores: &[f32], out: &mut [f32]) -> (f32, f32) {
     let out = &mut out[..scores.len()];
     out.copy_from_slice(scores);
-    exponentiate(out)
+    pulp::Arch::new().dispatch(Exponentiate(out))
+}
+
+/// Compiled for several kinds of vector registers: the widest that the processor has are used. Without a fused multiplication, they
+/// all give the same bits.
+struct Exponentiate<'a>(&'a mut [f32]);
+
+impl pulp::NullaryFnOnce for Exponentiate<'_> {
+    type Output = (f32, f32);
+
+    #[inline(always)]
+    fn call(self) -> (f32, f32) {
+        exponentiate(self.0)
+    }
 }
 
 /// The same in place, with the instructions of the function that it is called from.
@@ -66,7 +79,8 @@ pub(super) fn sum(values: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
-/// Sum of products.
+/// Sum of products, with the instructions of the function that it is called from.
+#[inline(always)]
 pub(super) fn dot(left: &[f32], right: &[f32]) -> f32 {
     let (left_blocks, left_rest) = left.as_chunks::<LANES>();
     let (right_blocks, right_rest) = right.as_chunks::<LANES>();

@@ -51,9 +51,8 @@ impl CustomOp1 for TokenLogprobs {
                         // log p(v) = scaled logit - log of the sum, and the sum is known from the result.
                         let log_total = row[id as usize] * self.scale - logprob;
                         let factor = grad * self.scale;
-                        for (out, logit) in out.iter_mut().zip(row) {
-                            *out = -factor * exp(logit * self.scale - log_total);
-                        }
+                        let spread = Spread { row, out: &mut *out, scale: self.scale, log_total, factor };
+                        pulp::Arch::new().dispatch(spread);
                         out[id as usize] += factor;
                     });
                     Ok(out)
@@ -61,6 +60,26 @@ impl CustomOp1 for TokenLogprobs {
             })
         })?;
         Ok(Some(Tensor::from_vec(logits_grad, logits.shape(), logits.device())?))
+    }
+}
+
+/// What every logit of a row loses, each by its probability; compiled for several kinds of vector registers.
+struct Spread<'a> {
+    row: &'a [f32],
+    out: &'a mut [f32],
+    scale: f32,
+    log_total: f32,
+    factor: f32,
+}
+
+impl pulp::NullaryFnOnce for Spread<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (out, logit) in self.out.iter_mut().zip(self.row) {
+            *out = -self.factor * exp(logit * self.scale - self.log_total);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod norm;
 mod rope;
 mod swiglu;
 
-pub(super) use attention::attention;
+pub(super) use attention::{Span, attention};
 pub(super) use bias::add_bias;
 pub(super) use cross_entropy::linear_cross_entropy;
 pub(crate) use exp::exp;
@@ -19,7 +19,7 @@ pub(super) use exp::exponentiate;
 pub(super) use logprobs::token_logprobs;
 pub(super) use norm::rms_norm;
 pub(super) use rope::rope;
-pub(super) use swiglu::swiglu;
+pub(super) use swiglu::{gated, swiglu};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 

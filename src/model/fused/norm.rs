@@ -17,11 +17,24 @@ struct RmsNorm {
 }
 
 impl RmsNorm {
+    #[inline(always)]
     fn inverse(&self, row: &[f32]) -> f32 {
         (dot(row, row) / row.len() as f32 + self.eps).sqrt().recip()
     }
 
+    #[inline(always)]
+    fn forward_rows(&self, input: &[f32], weight: &[f32], out: &mut [f32]) {
+        let width = weight.len();
+        for (out, x) in out.chunks_exact_mut(width).zip(input.chunks_exact(width)) {
+            let inverse = self.inverse(x);
+            for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                *out = x * inverse * w;
+            }
+        }
+    }
+
     /// Writes the rows' input gradients; returns their share of the weight gradient.
+    #[inline(always)]
     fn backward_rows(&self, input: &[f32], weight: &[f32], grad: &[f32], out: &mut [f32]) -> Vec<f32> {
         let width = weight.len();
         let mut weight_grad = vec![0.0; width];
@@ -39,6 +52,33 @@ impl RmsNorm {
             }
         }
         weight_grad
+    }
+}
+
+/// A chunk of rows, compiled for several kinds of vector registers.
+struct Rows<'a> {
+    norm: &'a RmsNorm,
+    input: &'a [f32],
+    weight: &'a [f32],
+    /// The gradient of what came out; none: it is what is asked for.
+    grad: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+impl pulp::NullaryFnOnce for Rows<'_> {
+    /// Their share of the weight's gradient.
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<f32> {
+        let Self { norm, input, weight, grad, out } = self;
+        match grad {
+            Some(grad) => norm.backward_rows(input, weight, grad, out),
+            None => {
+                norm.forward_rows(input, weight, out);
+                Vec::new()
+            }
+        }
     }
 }
 
@@ -61,13 +101,8 @@ impl CustomOp2 for RmsNorm {
         }
         let mut output = vec![0.0; input.len()];
         output.par_chunks_mut(width * CHUNK_ROWS).zip(input.par_chunks(width * CHUNK_ROWS)).for_each(
-            |(out, x)| {
-                for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                    let inverse = self.inverse(x);
-                    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                        *out = x * inverse * w;
-                    }
-                }
+            |(out, input)| {
+                pulp::Arch::new().dispatch(Rows { norm: self, input, weight, grad: None, out });
             },
         );
         Ok((CpuStorage::F32(output), l1.shape().clone()))
@@ -89,7 +124,10 @@ impl CustomOp2 for RmsNorm {
                     let parts: Vec<Vec<f32>> = input_grad
                         .par_chunks_mut(chunk)
                         .zip(x.par_chunks(chunk).zip(g.par_chunks(chunk)))
-                        .map(|(out, (x, g))| self.backward_rows(x, w, g, out))
+                        .map(|(out, (input, grad))| {
+                            let rows = Rows { norm: self, input, weight: w, grad: Some(grad), out };
+                            pulp::Arch::new().dispatch(rows)
+                        })
                         .collect();
                     Ok((input_grad, super::bias::total(&parts, width)))
                 })

@@ -26,9 +26,40 @@ impl pulp::NullaryFnOnce for Forward<'_> {
     #[inline(always)]
     fn call(self) {
         for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            *out = gate * sigmoid(*gate) * up;
+            *out = gated(*gate, *up);
         }
     }
+}
+
+/// The gradients of one chunk.
+struct Backward<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    grad: &'a [f32],
+    gate_grad: &'a mut [f32],
+    up_grad: &'a mut [f32],
+}
+
+impl pulp::NullaryFnOnce for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let inputs = self.gate.iter().zip(self.up).zip(self.grad);
+        let outputs = self.gate_grad.iter_mut().zip(self.up_grad);
+        for ((gate_grad, up_grad), ((gate, up), grad)) in outputs.zip(inputs) {
+            let share = sigmoid(*gate);
+            let silu = gate * share;
+            *gate_grad = grad * up * (share + silu * (1.0 - share));
+            *up_grad = grad * silu;
+        }
+    }
+}
+
+/// silu(gate) · up of two numbers, with the instructions of the function that it is called from.
+#[inline(always)]
+pub(in crate::model) fn gated(gate: f32, up: f32) -> f32 {
+    gate * sigmoid(gate) * up
 }
 
 #[inline(always)]
@@ -74,12 +105,7 @@ impl CustomOp2 for SwiGlu {
                     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(grad.par_chunks(CHUNK));
                     let outputs = gate_grad.par_chunks_mut(CHUNK).zip(up_grad.par_chunks_mut(CHUNK));
                     outputs.zip(inputs).for_each(|((gate_grad, up_grad), ((gate, up), grad))| {
-                        for idx in 0..grad.len() {
-                            let share = sigmoid(gate[idx]);
-                            let silu = gate[idx] * share;
-                            gate_grad[idx] = grad[idx] * up[idx] * (share + silu * (1.0 - share));
-                            up_grad[idx] = grad[idx] * silu;
-                        }
+                        pulp::Arch::new().dispatch(Backward { gate, up, grad, gate_grad, up_grad });
                     });
                     Ok((gate_grad, up_grad))
                 })

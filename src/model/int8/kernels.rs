@@ -1,14 +1,15 @@
-//! The inner loops: sums of products of bytes, chosen for the machine at run time.
+//! The inner loops: sums of products of bytes, chosen for the machine at run time, and what becomes of them.
 //!
 //! Weights are kept as unsigned bytes 128 above their value, because the instructions multiply unsigned by signed bytes; 128
 //! times the sum of a row's inputs is taken off again. Every kernel sums exactly, so all give the same bits.
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+use super::rows::{INPUTS, Rows};
+use crate::model::fused::gated;
+
 /// Outputs of a panel: four registers of 16 sums.
 pub(super) const OUTPUTS: usize = 64;
-/// Inputs that one instruction multiplies and adds up for each output.
-pub(super) const INPUTS: usize = 4;
 /// The byte of a weight 0.
 pub(super) const ZERO: u8 = 128;
 /// Rows that a panel is multiplied with at a time: 6 × 4 sums, 4 weights and an input fill the 32 registers.
@@ -19,34 +20,26 @@ const TILE_ROWS: usize = 6;
 #[repr(C, align(64))]
 pub(super) struct Block(pub(super) [u8; OUTPUTS * INPUTS]);
 
-/// Rows of inputs, rounded.
-#[derive(Debug)]
-pub(super) struct Rows {
-    /// Blocks of inputs per row; the last one is filled up with zeros.
-    pub(super) n_blocks: usize,
-    /// The inputs, row after row.
-    pub(super) words: Vec<[i8; INPUTS]>,
-    /// Of each row: its inputs are the rounded ones times this; NaN where an input is not finite.
-    pub(super) scales: Vec<f32>,
-    /// Of each row: the sum of its rounded inputs.
-    pub(super) sums: Vec<i32>,
+/// Some panels of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Panels<'a> {
+    /// Panels one after another.
+    pub(super) blocks: &'a [Block],
+    /// Of each output: its weights are the rounded ones times this.
+    pub(super) scales: &'a [f32],
+    /// Of each output, what is added; it may end within the last panel.
+    pub(super) bias: Option<&'a [f32]>,
 }
 
-impl Rows {
-    pub(super) fn new(n_rows: usize, n_in: usize) -> Self {
-        let n_blocks = n_in.div_ceil(INPUTS);
-        let words = vec![[0; INPUTS]; n_rows * n_blocks];
-        Self { n_blocks, words, scales: vec![0.0; n_rows], sums: vec![0; n_rows] }
-    }
-}
-
-/// A value in units of `1 / inverse`, rounded to a signed byte; its bits.
-#[allow(clippy::cast_possible_truncation, reason = "the last byte is what is wanted")]
-pub(super) fn byte(value: f32, inverse: f32) -> u8 {
-    // 1.5 · 2²³ leaves no room for a fraction, so that the sum is rounded to a whole number, half to even, which then stands
-    // in the last bits in two's complement. A loop of this needs no call and fits vector registers.
-    const MAGIC: f32 = 12_582_912.0;
-    (value * inverse + MAGIC).to_bits() as u8
+/// What becomes of sums.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Product<'a> {
+    /// They are written.
+    Set(Panels<'a>),
+    /// They are added to what is there.
+    Add(Panels<'a>),
+    /// silu(gate) · up is written.
+    Gated { gate: Panels<'a>, up: Panels<'a> },
 }
 
 /// The weight that a byte stands for, in steps.
@@ -54,100 +47,88 @@ pub(super) fn signed(byte: u8) -> f32 {
     f32::from(i16::from(byte) - i16::from(ZERO))
 }
 
-/// Rounds one row into `words`; returns its scale and the sum of what was written.
-#[allow(unsafe_code, reason = "the compiler cannot know what the processor has")]
-pub(super) fn round(values: &[f32], words: &mut [[i8; INPUTS]]) -> (f32, i32) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if vnni::is_here() {
-            // SAFETY: the processor has what the function was compiled for.
-            return unsafe { vnni::round(values, words) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: as above.
-            return unsafe { round_avx2(values, words) };
-        }
-    }
-    round_anywhere(values, words)
-}
-
 /// Multiplies all rows with panels of weights. `output`: of each row, the columns of these panels.
 #[allow(unsafe_code, reason = "the compiler cannot know what the processor has")]
-pub(super) fn multiply(
-    rows: &Rows,
-    blocks: &[Block],
-    scales: &[f32],
-    bias: Option<&[f32]>,
-    output: &mut [&mut [f32]],
-) {
+pub(super) fn multiply(rows: &Rows, product: Product<'_>, output: &mut [&mut [f32]]) {
     #[cfg(target_arch = "x86_64")]
     {
         if vnni::is_here() {
             // SAFETY: the processor has what the function was compiled for.
-            return unsafe { vnni::multiply(rows, blocks, scales, bias, output) };
+            return unsafe { vnni::multiply(rows, product, output) };
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: as above.
-            return unsafe { multiply_avx2(rows, blocks, scales, bias, output) };
+            return unsafe { multiply_avx2(rows, product, output) };
         }
     }
-    multiply_with(sums_anywhere, rows, (blocks, scales, bias), output);
+    multiply_with(sums_anywhere, rows, product, output);
 }
 
-#[inline(always)]
-fn round_anywhere(values: &[f32], words: &mut [[i8; INPUTS]]) -> (f32, i32) {
-    // The bits of magnitudes are ordered as the magnitudes are, and infinity and NaN stand above all numbers.
-    let max = values.iter().fold(0, |max: u32, value| max.max(value.abs().to_bits()));
-    let scale = match f32::from_bits(max) {
-        max if max.is_finite() => super::step(max),
-        _ => f32::NAN,
-    };
-    let inverse = scale.recip();
-    let bytes = words.as_flattened_mut();
-    for (written, value) in bytes.iter_mut().zip(values) {
-        *written = byte(*value, inverse).cast_signed();
-    }
-    (scale, bytes.iter().map(|&byte| i32::from(byte)).sum())
-}
+type Sums = [[i32; OUTPUTS]; TILE_ROWS];
 
-/// Up to `TILE_ROWS` rows at a time, panel by panel: sums by `sums`, then scales and bias.
+/// Up to `TILE_ROWS` rows at a time, panel by panel: sums by `sums`, then what becomes of them.
 #[inline(always)]
 fn multiply_with(
-    sums: impl Fn(&[&[[i8; INPUTS]]], &[Block], &mut [[i32; OUTPUTS]; TILE_ROWS]),
+    sums: impl Fn(&[&[[i8; INPUTS]]], &[Block], &mut Sums),
     rows: &Rows,
-    (blocks, scales, bias): (&[Block], &[f32], Option<&[f32]>),
+    product: Product<'_>,
     output: &mut [&mut [f32]],
 ) {
     let mut tile_sums = [[0; OUTPUTS]; TILE_ROWS];
-    let panels = blocks.chunks_exact(rows.n_blocks).zip(scales.chunks_exact(OUTPUTS));
-    for (panel_idx, (panel, scales)) in panels.enumerate() {
-        let first = panel_idx * OUTPUTS;
-        let bias = bias.map(|bias| &bias[first..]);
-        for tile in tiles(rows.scales.len()) {
+    let mut gates = [[0.0; OUTPUTS]; TILE_ROWS];
+    let (Product::Set(last) | Product::Add(last) | Product::Gated { up: last, .. }) = product;
+    for panel_idx in 0..last.scales.len() / OUTPUTS {
+        let panel = last.panel(panel_idx, rows.n_blocks());
+        for tile in tiles(rows.n_rows()) {
             let mut inputs: [&[[i8; INPUTS]]; TILE_ROWS] = [&[]; TILE_ROWS];
-            let n_rows = tile.len();
-            for (inputs, row_idx) in inputs.iter_mut().zip(tile.clone()) {
-                *inputs = &rows.words[row_idx * rows.n_blocks..][..rows.n_blocks];
+            inputs.iter_mut().zip(tile.clone()).for_each(|(inputs, row_idx)| *inputs = rows.words(row_idx));
+            let inputs = &inputs[..tile.len()];
+            if let Product::Gated { gate, .. } = product {
+                let gate = gate.panel(panel_idx, rows.n_blocks());
+                sums(inputs, gate.blocks, &mut tile_sums);
+                for ((gates, sums), row_idx) in gates.iter_mut().zip(&tile_sums).zip(tile.clone()) {
+                    *gates = gate.values(sums, rows, row_idx);
+                }
             }
-            sums(&inputs[..n_rows], panel, &mut tile_sums);
-            for (sums, row_idx) in tile_sums.iter().zip(tile) {
-                let width = OUTPUTS.min(output[row_idx].len() - first);
-                let out = &mut output[row_idx][first..][..width];
-                let (scale, excess) = (rows.scales[row_idx], i32::from(ZERO) * rows.sums[row_idx]);
-                write(sums, (scale, excess), scales, out);
-                if let Some(bias) = bias {
-                    out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            sums(inputs, panel.blocks, &mut tile_sums);
+            for ((sums, gates), row_idx) in tile_sums.iter().zip(&gates).zip(tile) {
+                let values = panel.values(sums, rows, row_idx);
+                let out = output[row_idx][panel_idx * OUTPUTS..].iter_mut().zip(values);
+                match product {
+                    Product::Set(_) => out.for_each(|(out, value)| *out = value),
+                    Product::Add(_) => out.for_each(|(out, value)| *out += value),
+                    Product::Gated { .. } => {
+                        out.zip(gates).for_each(|((out, value), gate)| *out = gated(*gate, value));
+                    }
                 }
             }
         }
     }
 }
 
-#[inline(always)]
-#[allow(clippy::cast_precision_loss, reason = "a sum's last bits are less than what rounding has cost")]
-fn write(sums: &[i32; OUTPUTS], (scale, excess): (f32, i32), scales: &[f32], out: &mut [f32]) {
-    for ((out, sum), output_scale) in out.iter_mut().zip(sums).zip(scales) {
-        *out = (sum - excess) as f32 * (scale * output_scale);
+impl<'a> Panels<'a> {
+    fn panel(self, panel_idx: usize, n_blocks: usize) -> Self {
+        let first = panel_idx * OUTPUTS;
+        Self {
+            blocks: &self.blocks[panel_idx * n_blocks..][..n_blocks],
+            scales: &self.scales[first..][..OUTPUTS],
+            bias: self.bias.map(|bias| &bias[first..]),
+        }
+    }
+
+    /// The outputs of one panel for one row.
+    #[inline(always)]
+    #[allow(clippy::cast_precision_loss, reason = "a sum's last bits are less than what rounding has cost")]
+    fn values(self, sums: &[i32; OUTPUTS], rows: &Rows, row_idx: usize) -> [f32; OUTPUTS] {
+        let (scale, excess) = (rows.scale(row_idx), i32::from(ZERO) * rows.sum(row_idx));
+        let mut values = [0.0; OUTPUTS];
+        for ((value, sum), output_scale) in values.iter_mut().zip(sums).zip(self.scales) {
+            *value = (sum - excess) as f32 * (scale * output_scale);
+        }
+        if let Some(bias) = self.bias {
+            values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+        }
+        values
     }
 }
 
@@ -159,7 +140,7 @@ fn tiles(n_rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
 
 /// Sums in plain arithmetic, which the compiler turns into what the enclosing function may use.
 #[inline(always)]
-fn sums_anywhere(rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut [[i32; OUTPUTS]; TILE_ROWS]) {
+fn sums_anywhere(rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut Sums) {
     for (row, sums) in rows.iter().zip(sums) {
         *sums = [0; OUTPUTS];
         for (inputs, block) in row.iter().zip(panel) {
@@ -174,20 +155,8 @@ fn sums_anywhere(rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut [[i32; OU
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn round_avx2(values: &[f32], words: &mut [[i8; INPUTS]]) -> (f32, i32) {
-    round_anywhere(values, words)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn multiply_avx2(
-    rows: &Rows,
-    blocks: &[Block],
-    scales: &[f32],
-    bias: Option<&[f32]>,
-    output: &mut [&mut [f32]],
-) {
-    multiply_with(sums_anywhere, rows, (blocks, scales, bias), output);
+fn multiply_avx2(rows: &Rows, product: Product<'_>, output: &mut [&mut [f32]]) {
+    multiply_with(sums_anywhere, rows, product, output);
 }
 
 #[cfg(test)]
@@ -199,31 +168,29 @@ mod tests {
     fn every_kernel_gives_the_same_bits() {
         let mut rng = StdRng::seed_from_u64(1);
         for (n_rows, n_in, n_panels) in [(1, 5, 1), (8, 64, 2), (11, 130, 3)] {
-            let mut rows = Rows::new(n_rows, n_in);
-            let mut again = Rows::new(n_rows, n_in);
-            for row_idx in 0..n_rows {
-                let values: Vec<f32> = (0..n_in).map(|_| rng.random_range(-3.0..3.0)).collect();
-                let place = row_idx * rows.n_blocks..(row_idx + 1) * rows.n_blocks;
-                let one = round(&values, &mut rows.words[place.clone()]);
-                let other = round_anywhere(&values, &mut again.words[place]);
-                assert_eq!(one, other);
-                (rows.scales[row_idx], rows.sums[row_idx]) = one;
-            }
-            assert_eq!(rows.words, again.words);
-            let blocks: Vec<Block> =
-                (0..n_panels * rows.n_blocks).map(|_| Block(std::array::from_fn(|_| rng.random()))).collect();
+            let values: Vec<f32> = (0..n_rows * n_in).map(|_| rng.random_range(-3.0..3.0)).collect();
+            let rows = Rows::round(&values, n_in);
+            let mut blocks = || -> Vec<Block> {
+                (0..n_panels * rows.n_blocks())
+                    .map(|_| Block(std::array::from_fn(|_| rng.random())))
+                    .collect()
+            };
+            let (blocks, others) = (blocks(), blocks());
             let scales: Vec<f32> = (0..n_panels * OUTPUTS).map(|_| rng.random_range(0.1..1.0)).collect();
             let n_out = n_panels * OUTPUTS - 3;
             let bias: Vec<f32> = (0..n_out).map(|_| rng.random_range(-1.0..1.0)).collect();
-            let run = |compute: &dyn Fn(&mut [&mut [f32]])| {
-                let mut output = vec![0.0; n_rows * n_out];
-                compute(&mut output.chunks_mut(n_out).collect::<Vec<_>>());
-                output
-            };
-            let here = run(&|output| multiply(&rows, &blocks, &scales, Some(&bias), output));
-            let plain =
-                run(&|output| multiply_with(sums_anywhere, &rows, (&blocks, &scales, Some(&bias)), output));
-            assert_eq!(here, plain);
+            let panels = Panels { blocks: &blocks, scales: &scales, bias: Some(&bias) };
+            let gate = Panels { blocks: &others, scales: &scales, bias: None };
+            for product in [Product::Set(panels), Product::Add(panels), Product::Gated { gate, up: panels }] {
+                let run = |compute: &dyn Fn(&mut [&mut [f32]])| {
+                    let mut output = vec![1.0; n_rows * n_out];
+                    compute(&mut output.chunks_mut(n_out).collect::<Vec<_>>());
+                    output
+                };
+                let here = run(&|output| multiply(&rows, product, output));
+                let plain = run(&|output| multiply_with(sums_anywhere, &rows, product, output));
+                assert_eq!(here, plain);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
-//! Keys and values on the CPU in f32, laid out for `attention::host`: keys by dimension, values by position.
+//! Keys and values on the CPU in f32, laid out for `attention::host`.
 use super::super::{
-    attention::host::{PADDING, Span, Unit, attend, padded},
+    attention::host::{PANEL, Span, Unit, attend, padded},
     fused::with_values,
 };
 use candle_core::{Device, Result, Tensor, bail};
@@ -22,11 +22,11 @@ pub(super) struct Heads {
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
     heads: Heads,
-    /// (sequences, `n_kv`, dim, capacity)
+    /// (sequences, `n_kv`, capacity / `PANEL`, dim, `PANEL`)
     keys: Vec<f32>,
-    /// (sequences, `n_kv`, capacity, padded dim)
+    /// (sequences, `n_kv`, padded dim / `PANEL`, capacity, `PANEL`)
     values: Vec<f32>,
-    /// Positions that there is room for, a multiple of `PADDING`.
+    /// Positions that there is room for, a multiple of `PANEL`.
     capacity: usize,
 }
 
@@ -42,13 +42,16 @@ impl Layer {
     fn grown(&self, n_used: usize, capacity: usize) -> Self {
         let n_sequences = self.keys.len() / (self.heads.n_kv * self.heads.dim * self.capacity);
         let mut grown = Self::new(self.heads, n_sequences, capacity);
-        for (to, from) in grown.keys.chunks_mut(capacity).zip(self.keys.chunks(self.capacity)) {
-            to[..n_used].copy_from_slice(&from[..n_used]);
-        }
-        let width = padded(self.heads.dim);
-        let heads = grown.values.chunks_mut(capacity * width).zip(self.values.chunks(self.capacity * width));
+        let dim = self.heads.dim;
+        let heads = grown.keys.chunks_mut(dim * capacity).zip(self.keys.chunks(dim * self.capacity));
         for (to, from) in heads {
-            to[..n_used * width].copy_from_slice(&from[..n_used * width]);
+            // Whole panels: what stands behind the last position is written before it is seen.
+            let n_copied = padded(n_used) * dim;
+            to[..n_copied].copy_from_slice(&from[..n_copied]);
+        }
+        let panels = grown.values.chunks_mut(capacity * PANEL).zip(self.values.chunks(self.capacity * PANEL));
+        for (to, from) in panels {
+            to[..n_used * PANEL].copy_from_slice(&from[..n_used * PANEL]);
         }
         grown
     }
@@ -63,12 +66,15 @@ impl Layer {
         let Heads { n_kv, dim } = self.heads;
         for head in 0..n_kv {
             let at = sequence * n_kv + head;
-            let keys = self.keys[at * dim * self.capacity..].chunks_mut(self.capacity);
-            for (column, number) in keys.zip(&key[head * dim..][..dim]) {
-                column[position] = *number;
+            let panel = at * self.capacity * dim + position / PANEL * dim * PANEL;
+            let rows = self.keys[panel..].chunks_exact_mut(PANEL);
+            for (row, number) in rows.zip(&key[head * dim..][..dim]) {
+                row[position % PANEL] = *number;
             }
-            let start = (at * self.capacity + position) * padded(dim);
-            self.values[start..start + dim].copy_from_slice(&value[head * dim..][..dim]);
+            let panels = self.values[at * self.capacity * padded(dim)..].chunks_mut(self.capacity * PANEL);
+            for (panel, numbers) in panels.zip(value[head * dim..][..dim].chunks(PANEL)) {
+                panel[position * PANEL..][..numbers.len()].copy_from_slice(numbers);
+            }
         }
     }
 
@@ -84,7 +90,7 @@ impl Layer {
         let (n_keys, n_values) = (self.heads.dim * self.capacity, self.capacity * padded(self.heads.dim));
         Span {
             keys: &self.keys[at * n_keys..(at + 1) * n_keys],
-            stride: self.capacity,
+            capacity: self.capacity,
             values: &self.values[at * n_values..(at + 1) * n_values],
         }
     }
@@ -158,11 +164,11 @@ impl Tails {
     fn write(&mut self, layer_idx: usize, heads: Heads, position: usize, rows: (&[f32], &[f32])) {
         let width = heads.n_kv * heads.dim;
         if self.layers.len() <= layer_idx {
-            self.layers.push(Layer::new(heads, rows.0.len() / width, PADDING));
+            self.layers.push(Layer::new(heads, rows.0.len() / width, PANEL));
         }
         let layer = &mut self.layers[layer_idx];
         if position == layer.capacity {
-            *layer = layer.grown(position, position + PADDING);
+            *layer = layer.grown(position, position + PANEL);
         }
         for (row_idx, (key, value)) in rows.0.chunks(width).zip(rows.1.chunks(width)).enumerate() {
             layer.write(row_idx, position, key, value);

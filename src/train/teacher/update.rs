@@ -1,4 +1,4 @@
-//! One update of the policy: micro-batches of like lengths side by side, their gradients summed.
+//! One update of the policy: micro-batches side by side, their gradients summed. The lists of a prompt read it once.
 use crate::{
     decode::batch::FinishedRow,
     model::{ops::token_logprobs, transformer::Transformer, weights::Parameters},
@@ -28,8 +28,6 @@ pub(super) struct Rows<'a> {
     pub(super) rows: &'a [(Vec<u32>, FinishedRow)],
     /// One per token of each row.
     pub(super) advantages: &'a [Vec<f32>],
-    /// What fills up short rows.
-    pub(super) padding: u32,
 }
 
 /// What an update computed.
@@ -52,7 +50,7 @@ pub(super) fn update(
 ) -> Result<Updated, TrainError> {
     let taught: Vec<usize> = (0..rows.rows.len()).filter(|&idx| !rows.rows[idx].1.ids.is_empty()).collect();
     let examples: Vec<Example> = taught.iter().map(|&idx| rows.examples[idx].clone()).collect();
-    let buckets = packing::buckets(&examples, settings.fit.micro_batch_tokens);
+    let buckets = packing::shared_buckets(&examples, settings.fit.micro_batch_tokens);
     let totals = StepTotals {
         n_rows: rows.rows.len(),
         n_tokens: examples.iter().map(|example| example.completion.len()).sum(),
@@ -98,14 +96,10 @@ fn micro_batch(
     (rows, chosen): (&Rows<'_>, &[usize]),
 ) -> Result<(f64, Gradients, PolicyMetrics), TrainError> {
     let examples: Vec<&Example> = chosen.iter().map(|&idx| &rows.examples[idx]).collect();
-    let batch = packing::example_batch(&examples, rows.padding);
+    let batch = packing::share_prompts(&examples);
     let device = model.device();
-    let width = batch.ids.len() / batch.n_rows.max(1);
-    let ids = Tensor::from_slice(&batch.ids, (batch.n_rows, width), device)?;
-    let hidden = model.hidden(&ids, None)?; // (B, T, D)
-    let hidden_size = hidden.dims3()?.2;
     let predictors = Tensor::from_slice(&batch.predictors, batch.predictors.len(), device)?;
-    let hidden = hidden.reshape((batch.n_rows * width, hidden_size))?.index_select(&predictors, 0)?;
+    let hidden = model.hidden_of(&batch.packed)?.squeeze(0)?.index_select(&predictors, 0)?;
     let lengths: Vec<usize> = examples.iter().map(|example| example.completion.len()).collect();
     let advantages: Vec<f32> = chosen.iter().flat_map(|&idx| rows.advantages[idx].iter().copied()).collect();
     let logits = model.logits(&hidden)?;
@@ -186,7 +180,7 @@ mod tests {
                 .iter()
                 .map(|list| Example { prompt: PROMPT.to_vec(), completion: list.clone(), notes: vec![] })
                 .collect();
-            let rows = Rows { examples, rows: &rows, advantages: &advantages, padding: 0 };
+            let rows = Rows { examples, rows: &rows, advantages: &advantages };
             let workers = Workers::new(&Device::Cpu).unwrap();
             let updated = update(&workers, (&model, &parameters), &settings, &rows).unwrap();
             // On the policy every ratio is 1: the loss is minus the mean of advantage x length / the constant.

@@ -1,5 +1,5 @@
 //! AVX-512 with VNNI: one instruction multiplies four bytes for each of 16 sums.
-use super::{Block, INPUTS, OUTPUTS, Rows, TILE_ROWS, multiply_with, round_anywhere};
+use super::{Block, INPUTS, OUTPUTS, Product, Rows, Sums, multiply_with};
 use bytemuck::must_cast;
 use std::arch::x86_64::{__m512i, _mm512_dpbusd_epi32, _mm512_set1_epi32, _mm512_setzero_si512};
 
@@ -16,21 +16,9 @@ pub(super) fn is_here() -> bool {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn round(values: &[f32], words: &mut [[i8; INPUTS]]) -> (f32, i32) {
-    round_anywhere(values, words)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn multiply(
-    rows: &Rows,
-    blocks: &[Block],
-    scales: &[f32],
-    bias: Option<&[f32]>,
-    output: &mut [&mut [f32]],
-) {
+pub(super) fn multiply(rows: &Rows, product: Product<'_>, output: &mut [&mut [f32]]) {
     // A closure may use the instructions of the function that it stands in.
-    let sums = |rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut [[i32; OUTPUTS]; TILE_ROWS]| match *rows
-    {
+    let sums = |rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut Sums| match *rows {
         [a] => tile([a], panel, sums),
         [a, b] => tile([a, b], panel, sums),
         [a, b, c] => tile([a, b, c], panel, sums),
@@ -39,13 +27,13 @@ pub(super) fn multiply(
         [a, b, c, d, e, f, ..] => tile([a, b, c, d, e, f], panel, sums),
         [] => {}
     };
-    multiply_with(sums, rows, (blocks, scales, bias), output);
+    multiply_with(sums, rows, product, output);
 }
 
 /// Sums of `R` rows with one panel, in registers throughout.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn tile<const R: usize>(rows: [&[[i8; INPUTS]]; R], panel: &[Block], sums: &mut [[i32; OUTPUTS]; TILE_ROWS]) {
+fn tile<const R: usize>(rows: [&[[i8; INPUTS]]; R], panel: &[Block], sums: &mut Sums) {
     let mut registers = [[_mm512_setzero_si512(); REGISTERS]; R];
     // As long as the panel, which the compiler cannot see otherwise.
     let rows = rows.map(|row| &row[..panel.len()]);
