@@ -1,7 +1,8 @@
 //! Rows as a state machine: groups join and leave between steps; one step feeds one token to every live row.
 use super::{
+    group::Group,
     pruning::Pruning,
-    row::{Row, Rules, State, Turn, sample},
+    row::{Row, State, Turn, sample},
     sampler::SamplerSettings,
 };
 use crate::model::{
@@ -13,7 +14,6 @@ use crate::model::{
 use candle_core::Tensor;
 use std::sync::Arc;
 use thiserror::Error;
-use tracing::warn;
 
 /// Names a group within a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -157,6 +157,13 @@ impl From<candle_core::Error> for DecodeError {
     }
 }
 
+/// Positions of a prompt that are computed before one step of the rows that run: about as many as rows, since each costs about what a
+/// row costs, so that a long prompt at most doubles the time of a step; but no fewer than 64, for small products waste the machine.
+#[must_use]
+pub fn prefill_budget(n_rows: usize) -> usize {
+    n_rows.max(64)
+}
+
 /// What admitting a group cost.
 #[derive(Clone, Debug)]
 pub struct Admitted {
@@ -215,6 +222,27 @@ impl Batch {
             self.groups.push(group);
         }
         Ok(Admitted { prefill_tokens_computed, prefix: Some(prefix) })
+    }
+
+    /// Computes some positions of a prompt that is not admitted yet: `request` knows them afterwards. Returns how many they were: at most
+    /// `n_positions_max`, and none once only the last id is left, which `admit` computes.
+    ///
+    /// # Errors
+    /// As for `admit`. The request is unchanged then.
+    pub fn extend(&self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
+        self.check(request)?;
+        let n_known = request.known.as_ref().map_or(0, |known| known.n_positions);
+        let n_positions = request.prompt.len().saturating_sub(1).min(n_known.saturating_add(n_positions_max));
+        if n_positions <= n_known {
+            return Ok(0);
+        }
+        let ids = &request.prompt[..n_positions];
+        let (prefix, _) = match &request.known {
+            Some(known) => self.model.prefill_after(&known.prefix, n_known, ids)?,
+            None => self.model.prefill(ids)?,
+        };
+        request.known = Some(Known { prefix: Arc::new(prefix), n_positions });
+        Ok(n_positions - n_known)
     }
 
     /// One token for every live row; returns rows that finished since the last call (those of admit included).
@@ -303,72 +331,6 @@ impl Batch {
         let first = self.groups.iter().find(|group| is_broken(group)).map(|group| group.id);
         self.groups.retain(|group| !is_broken(group));
         first
-    }
-}
-
-/// Live rows of one prompt, in the order of their keys and values.
-#[derive(Debug)]
-struct Group {
-    id: GroupId,
-    rules: Rules,
-    forks: Forks,
-    rows: Vec<Row>,
-    pruning: Option<Pruning>,
-    /// Rows that have ended by themselves as lists, where weak ones are measured by them.
-    ended: Vec<FinishedRow>,
-    n_steps: usize,
-}
-
-impl Group {
-    fn new(request: GroupRequest, forks: Forks) -> Self {
-        let GroupRequest {
-            id, prompt, seeds, sampler, max_new_tokens, stop_ids, boundary_ids, pruning, ..
-        } = request;
-        let rows = seeds.into_iter().enumerate();
-        let rows = rows.map(|(row_idx, seed)| Row::new(row_idx, sampler, seed, &prompt)).collect();
-        let distinct_queries = sampler.distinct_queries;
-        let rules = Rules { max_new_tokens, stop_ids, boundary_ids, distinct_queries };
-        Self { id, rules, forks, rows, pruning, ended: Vec::new(), n_steps: 0 }
-    }
-
-    /// Moves rows that ended out of the group, and frees their keys and values.
-    fn take_finished(&mut self, finished: &mut Vec<FinishedRow>) -> Result<(), DecodeError> {
-        let n_before = finished.len();
-        for at in (0..self.rows.len()).rev() {
-            let State::Finished(finish) = self.rows[at].state else { continue };
-            self.forks.drop_row(at)?;
-            let Row { row_idx, ids, logprobs, query_ends, .. } = self.rows.remove(at);
-            let row = FinishedRow { group: self.id, row_idx, ids, logprobs, finish, query_ends };
-            let is_list = |pruning: &Pruning| finish != Finish::Pruned && (pruning.is_list)(&row);
-            if self.pruning.as_ref().is_some_and(is_list) {
-                self.ended.push(row.clone());
-            }
-            finished.push(row);
-        }
-        finished[n_before..].reverse();
-        Ok(())
-    }
-
-    /// Stops rows that cannot become the best list of the group.
-    fn prune(&mut self, finished: &mut Vec<FinishedRow>) -> Result<(), DecodeError> {
-        self.n_steps += 1;
-        let is_due = !self.rows.is_empty() && Pruning::is_due(self.n_steps);
-        let Some(pruning) = self.pruning.as_ref().filter(|_| is_due) else { return Ok(()) };
-        let live: Vec<FinishedRow> = self.rows.iter().map(|row| row.so_far(self.id)).collect();
-        let rows: Vec<&FinishedRow> = self.ended.iter().chain(&live).collect();
-        match pruning.weak(&rows, self.ended.len()) {
-            Ok(weak) => {
-                for place in weak {
-                    self.rows[place - self.ended.len()].state = State::Finished(Finish::Pruned);
-                }
-            }
-            // What only saves work must not cost anybody an answer.
-            Err(error) => {
-                warn!(%error, "early stopping failed and is off for this request");
-                self.pruning = None;
-            }
-        }
-        self.take_finished(finished)
     }
 }
 

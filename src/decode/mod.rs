@@ -1,6 +1,7 @@
 //! Prompt ids in, sampled rows out.
 pub mod batch;
 pub mod features;
+mod group;
 mod logits;
 pub mod pruning;
 mod row;

@@ -49,7 +49,6 @@ pub use admission::Ticket;
 pub use deadline::Deadline;
 pub use generator::Generator;
 pub use rates::Work;
-pub use thread::PREFILL_TOKENS_PER_STEP_MAX;
 
 /// Limits of the batch and its queue.
 #[derive(Clone, Copy, Debug, PartialEq)]

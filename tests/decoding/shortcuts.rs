@@ -3,7 +3,7 @@ use super::{alone, assert_same, drain, model, request};
 use candle_core::{Device, Tensor};
 use newshound::{
     decode::{
-        batch::{Batch, Finish, FinishedRow, GroupRequest, Known},
+        batch::{Batch, DecodeError, Finish, FinishedRow, GroupRequest, Known},
         pruning::{IsList, Pruning},
     },
     model::{precision::Precision, reward_head::RewardHead, weights::Parameters},
@@ -74,6 +74,33 @@ fn a_known_beginning_changes_what_is_computed_and_not_what_is_said() {
     let known = Some(Known { prefix, n_positions: 40 });
     assert!(batch.admit(GroupRequest { known, ..request }).is_err(), "nothing would be left to compute");
     assert_eq!(batch.n_rows(), 0);
+}
+
+#[test]
+fn a_prompt_that_is_computed_in_pieces_says_what_it_says_whole() {
+    let model = model();
+    let request = request(6, 40, 4);
+    let mut batch = Batch::new(model.clone());
+    batch.admit(request.clone()).unwrap();
+    let expected = drain(&mut batch);
+    for piece in [1, 7, 39, 100] {
+        let mut asked = request.clone();
+        let mut pieces = Vec::new();
+        loop {
+            match batch.extend(&mut asked, piece).unwrap() {
+                0 => break,
+                n_positions => pieces.push(n_positions),
+            }
+        }
+        assert_eq!(pieces.iter().sum::<usize>(), 39, "the last id is left for its logits");
+        assert!(pieces.iter().all(|&n_positions| n_positions <= piece));
+        assert_eq!(batch.admit(asked).unwrap().prefill_tokens_computed, 1);
+        for (place, row) in drain(&mut batch) {
+            assert_same(&row, &expected[&place]);
+        }
+    }
+    let mut refused = GroupRequest { prompt: vec![], ..request };
+    assert!(matches!(batch.extend(&mut refused, 8), Err(DecodeError::EmptyPrompt)));
 }
 
 /// In 8 bits sums are whole numbers, so that a row says the same to the last bit in any company.

@@ -124,9 +124,15 @@ async fn a_request_pays_its_share_of_the_steps_and_says_how_much_that_was() {
         options(&mut request).candidate_count = Some(n_candidates);
         tokio::spawn(async move { client.generate_queries(request).await.unwrap().into_inner() })
     };
-    let one = call(1, server.client().await);
     let three = call(3, server.client().await);
-    server.until("newshound_running_rows", 4.0).await;
+    server.until("newshound_running_rows", 3.0).await;
+    let one = call(1, server.client().await);
+    server.until("newshound_prompt_tokens_count", 2.0).await;
+    // A prompt enters between steps. It may not have reached the queue yet, so more than one may be needed.
+    while server.metric("newshound_running_rows").await != Some(4.0) {
+        server.gate.allow(1);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     // Long enough for prefills and the time between steps to be nothing beside it.
     let held = Instant::now();
     while held.elapsed() < Duration::from_millis(300) {
@@ -237,6 +243,10 @@ async fn without_a_price_no_cost_is_told_and_none_is_counted() {
 struct Stopping(Script);
 
 impl Generator for Stopping {
+    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
+        self.0.extend(request, n_positions_max)
+    }
+
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         self.0.admit(request)
     }

@@ -13,6 +13,7 @@ mod health;
 mod ladder;
 mod logs;
 mod model;
+mod pieces;
 mod queue;
 mod readers;
 mod reload;

@@ -1,6 +1,6 @@
 //! The queue is bounded in length and age, and says when to come back.
 use super::server::{Plan, Server, ask, refusal, request, within};
-use newshound::serve::{engine::PREFILL_TOKENS_PER_STEP_MAX, settings::ServeSettings};
+use newshound::{decode::batch::prefill_budget, serve::settings::ServeSettings};
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -85,7 +85,8 @@ async fn a_burst_does_not_hold_up_rows_that_run_and_is_served_all_the_same() {
         within(call).await.unwrap().unwrap();
     }
     let prefill_tokens = server.metric("newshound_prefill_tokens_total").await.unwrap();
-    let (prompt_tokens, budget) = (prefill_tokens / (BURST + 1) as f64, PREFILL_TOKENS_PER_STEP_MAX as f64);
+    let prompt_tokens = prefill_tokens / (BURST + 1) as f64;
+    let budget = prefill_budget(ServeSettings::demo().engine.rows_max) as f64;
     let steps_before = server.log.steps_before.lock().unwrap().clone();
     let most = steps_before.chunk_by(|one, next| one == next).map(<[usize]>::len).max().unwrap();
     // The last prompt may go beyond the budget, but is begun within it.

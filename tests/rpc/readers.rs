@@ -206,6 +206,10 @@ async fn a_forgotten_reader_leaves_no_answer_in_memory_also_none_that_is_under_w
 struct Keeping(Script, Arc<Prefix>);
 
 impl Generator for Keeping {
+    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
+        self.0.extend(request, n_positions_max)
+    }
+
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         Ok(Admitted { prefix: Some(Arc::clone(&self.1)), ..self.0.admit(request)? })
     }
@@ -241,7 +245,8 @@ async fn a_forgotten_readers_prompt_is_not_kept_also_not_one_that_waits() {
     let script = (Arc::clone(&gate), Arc::clone(&log));
     let text = Arc::new(|_, _| LIST.to_owned());
     let make = move || Keeping(Script::new(text, script.0, script.1, Mishap::None), prefix);
-    let mut settings = ServeSettings::demo();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut settings = ServeSettings { grpc_addr: any, http_addr: any, ..ServeSettings::demo() };
     settings.engine.rows_max = 32;
     let server = Server::start(settings, parts(false), make, gate, log).await;
     let client = server.client().await;

@@ -115,6 +115,11 @@ impl Script {
 }
 
 impl Generator for Script {
+    /// Its prompts cost nothing, so there is nothing to split.
+    fn extend(&mut self, _request: &mut GroupRequest, _n_positions_max: usize) -> Result<usize, DecodeError> {
+        Ok(0)
+    }
+
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         assert!(self.mishap != Mishap::Panic, "the script says so");
         self.log.prefills.fetch_add(1, Ordering::SeqCst);

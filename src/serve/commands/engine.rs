@@ -1,9 +1,12 @@
 //! `bench engine`: how many readers per second the model answers under load, without a server around it.
+mod load;
+mod roofline;
+
 use super::CommandError;
 use crate::{
-    bundle::load::{self, BundleSource, CONFIG_FILE},
+    bundle::load::{self as bundle, BundleSource, CONFIG_FILE},
     decode::{
-        batch::{Batch, FinishedRow, GroupId, GroupRequest, Known},
+        batch::{Batch, GroupId, GroupRequest, Known},
         sampler::SamplerSettings,
     },
     model::{
@@ -17,10 +20,11 @@ use crate::{
 };
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
+use load::Load;
 use rand::{Rng, SeedableRng};
+use roofline::Limits;
 use serde::Serialize;
 use std::{
-    collections::HashMap,
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
@@ -63,6 +67,9 @@ pub struct EngineArgs {
     /// Likeliest tokens that are drawn from; 0: all that hold 0.95 together
     #[arg(long, default_value_t = 0)]
     pub top_k: usize,
+    /// Tokens of the prompt of a reader who comes when half of the others have come; 0: nobody does
+    #[arg(long, default_value_t = 0)]
+    pub late_prompt_tokens: usize,
     /// No token ends a candidate, so that every run does the same work
     #[arg(long)]
     pub ignore_eos: bool,
@@ -89,6 +96,11 @@ struct Report {
     /// From the start of a reader's prompt to the last candidate.
     latency_ms_p50: f64,
     latency_ms_p95: f64,
+    /// From one token of a row to its next, with what is computed of prompts in between.
+    step_ms_p50: f64,
+    step_ms_p95: f64,
+    /// Readers per second over those that the machine could answer at best; none where that is not known.
+    roofline_share: Option<f64>,
     kv_bytes_peak: usize,
     /// Most memory of the process on the host; none where the system does not say.
     host_bytes_peak: Option<u64>,
@@ -106,6 +118,13 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     }
     let (model, boundary_ids) = subject(args)?;
     let device = device::name(model.device());
+    // Before the load: a machine that is warm from it would be slower.
+    let limits = if model.device().is_cpu() {
+        Limits::measure(args.dtype).map_err(ModelError::Forward)?
+    } else {
+        None
+    };
+    let best = limits.map(|limits| limits.users_per_s(model.config(), args));
     let mut requests = requests(args, model.config(), &boundary_ids);
     if let Some(known) = shared(args, &model, &requests)? {
         requests.iter_mut().for_each(|request| request.known = Some(known.clone()));
@@ -115,7 +134,9 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     let mut load = Load::default();
     let started = Instant::now();
     load.run(&mut Batch::new(model), requests.iter(), args.concurrency)?;
-    let report = load.report(args, device, started.elapsed());
+    let report = report(load, args, device, started.elapsed());
+    let roofline_share = best.map(|best| report.users_per_s / best);
+    let report = Report { roofline_share, ..report };
     if json {
         writeln!(out, "{}", serde_json::to_string(&report).map_err(std::io::Error::from)?)?;
         return Ok(());
@@ -123,7 +144,15 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     let Report { device, dtype, users_per_s, latency_ms_p50, latency_ms_p95, .. } = &report;
     writeln!(out, "on {device} in {dtype}, {} readers at a time, {} rows", report.concurrency, report.rows)?;
     writeln!(out, "  {users_per_s:.2} readers per second in {:.1} s", report.seconds)?;
+    if let Some(share) = report.roofline_share {
+        writeln!(
+            out,
+            "  roofline     {:.0} % of what products and memory of this machine allow",
+            share * 100.0
+        )?;
+    }
     writeln!(out, "  latency      p50 {latency_ms_p50:.1} ms, p95 {latency_ms_p95:.1} ms")?;
+    writeln!(out, "  next token   p50 {:.1} ms, p95 {:.1} ms", report.step_ms_p50, report.step_ms_p95)?;
     writeln!(out, "  prompts      {:.0} tokens per second", report.prefill_tokens_per_s)?;
     writeln!(out, "  candidates   {:.0} tokens per second", report.decode_tokens_per_s)?;
     writeln!(out, "  keys, values {:.1} MB at most", mega(report.kv_bytes_peak as u64))?;
@@ -153,88 +182,45 @@ fn requests(args: &EngineArgs, config: &DecoderConfig, boundary_ids: &Arc<[u32]>
     let mut words =
         |n_tokens: usize| (0..n_tokens).map(|_| random.random_range(0..vocab_size)).collect::<Vec<u32>>();
     let shared = words(args.shared_prefix.min(args.prompt_tokens));
-    let mut prompt = || [shared.clone(), words(args.prompt_tokens - shared.len())].concat();
-    let request = |user: u64| GroupRequest {
-        id: GroupId(user),
-        prompt: prompt(),
+    let mut prompt = |n_tokens: usize| [&shared[..], &words(n_tokens.saturating_sub(shared.len()))].concat();
+    let late = (args.late_prompt_tokens > 0).then_some(args.users / 2);
+    let request = |user: usize| GroupRequest {
+        id: GroupId(user as u64),
+        prompt: prompt(if late == Some(user) { args.late_prompt_tokens } else { args.prompt_tokens }),
         known: None,
         pruning: None,
-        seeds: (0..args.n as u64).map(|row| (user << 32) + row).collect(),
+        seeds: (0..args.n as u64).map(|row| ((user as u64) << 32) + row).collect(),
         sampler: SamplerSettings { top_k: args.top_k, ..SamplerSettings::SERVING },
         max_new_tokens: args.new_tokens,
         stop_ids: Arc::clone(&stop_ids),
         boundary_ids: Arc::clone(boundary_ids),
     };
-    (0..args.users as u64).map(request).collect()
+    (0..args.users + usize::from(late.is_some())).map(request).collect()
 }
 
-/// Readers on their way, and sums over those that were answered.
-#[derive(Debug, Default)]
-struct Load {
-    /// Start of each reader in the batch, and how many candidates are still to come.
-    live: HashMap<GroupId, (Instant, usize)>,
-    latencies: Vec<Duration>,
-    prefill_time: Duration,
-    prefill_tokens: usize,
-    decode_time: Duration,
-    decode_tokens: usize,
-    kv_bytes_peak: usize,
-}
-
-impl Load {
-    fn run<'a>(
-        &mut self,
-        batch: &mut Batch,
-        requests: impl Iterator<Item = &'a GroupRequest>,
-        concurrency: usize,
-    ) -> Result<(), CommandError> {
-        let mut requests = requests.peekable();
-        while requests.peek().is_some() || !self.live.is_empty() {
-            while let Some(request) = requests.next_if(|_| self.live.len() < concurrency) {
-                let started = Instant::now();
-                self.prefill_tokens += batch.admit(request.clone())?.prefill_tokens_computed;
-                self.prefill_time += started.elapsed();
-                self.live.insert(request.id, (started, request.seeds.len()));
-            }
-            self.kv_bytes_peak = self.kv_bytes_peak.max(batch.kv_bytes());
-            self.decode_tokens += batch.n_rows();
-            let started = Instant::now();
-            let finished = batch.step()?;
-            self.decode_time += started.elapsed();
-            finished.iter().for_each(|row| self.count(row));
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, row: &FinishedRow) {
-        let Some((started, n_left)) = self.live.get_mut(&row.group) else { return };
-        *n_left -= 1;
-        if *n_left == 0 {
-            self.latencies.push(started.elapsed());
-            self.live.remove(&row.group);
-        }
-    }
-
-    fn report(mut self, args: &EngineArgs, device: String, took: Duration) -> Report {
-        self.latencies.sort_unstable();
-        Report {
-            device,
-            dtype: args.dtype.to_string(),
-            prompt_tokens: args.prompt_tokens,
-            new_tokens: args.new_tokens,
-            n: args.n,
-            users: args.users,
-            concurrency: args.concurrency,
-            rows: args.n * args.concurrency.min(args.users),
-            seconds: took.as_secs_f64(),
-            users_per_s: rate(args.users, took),
-            prefill_tokens_per_s: rate(self.prefill_tokens, self.prefill_time),
-            decode_tokens_per_s: rate(self.decode_tokens, self.decode_time),
-            latency_ms_p50: percentile_ms(&self.latencies, 50),
-            latency_ms_p95: percentile_ms(&self.latencies, 95),
-            kv_bytes_peak: self.kv_bytes_peak,
-            host_bytes_peak: host_bytes_peak(),
-        }
+fn report(mut load: Load, args: &EngineArgs, device: String, took: Duration) -> Report {
+    load.latencies.sort_unstable();
+    load.intervals.sort_unstable();
+    Report {
+        device,
+        dtype: args.dtype.to_string(),
+        prompt_tokens: args.prompt_tokens,
+        new_tokens: args.new_tokens,
+        n: args.n,
+        users: args.users,
+        concurrency: args.concurrency,
+        rows: args.n * args.concurrency.min(args.users),
+        seconds: took.as_secs_f64(),
+        users_per_s: rate(args.users, took),
+        prefill_tokens_per_s: rate(load.prefill_tokens, load.prefill_time),
+        decode_tokens_per_s: rate(load.decode_tokens, load.decode_time),
+        latency_ms_p50: percentile_ms(&load.latencies, 50),
+        latency_ms_p95: percentile_ms(&load.latencies, 95),
+        step_ms_p50: percentile_ms(&load.intervals, 50),
+        step_ms_p95: percentile_ms(&load.intervals, 95),
+        roofline_share: None,
+        kv_bytes_peak: load.kv_bytes_peak,
+        host_bytes_peak: host_bytes_peak(),
     }
 }
 
@@ -245,7 +231,7 @@ fn subject(args: &EngineArgs) -> Result<(Arc<Transformer>, Arc<[u32]>), CommandE
         return Ok((Arc::new(model(dir, args.dtype, &device)?), Arc::new([])));
     }
     let bundle = match &args.bundle {
-        Some(dir) => load::load(BundleSource::Dir(dir), args.dtype, &device)?,
+        Some(dir) => bundle::load(BundleSource::Dir(dir), args.dtype, &device)?,
         None => demo::bundle_in(args.dtype, &device)?,
     };
     Ok((Arc::new(bundle.model), bundle.tokens.boundary_ids()))
@@ -345,6 +331,7 @@ mod tests {
             [(1, Precision::F32), (2, Precision::Int8), (9, Precision::F32), (2, Precision::Bf16)]
         {
             let args = EngineArgs {
+                late_prompt_tokens: 0,
                 bundle: None,
                 model: Some(dir.path().to_owned()),
                 prompt_tokens: 6,

@@ -3,6 +3,12 @@ use crate::decode::batch::{Admitted, Batch, DecodeError, FinishedRow, GroupId, G
 
 /// What decodes. `decode::batch::Batch` does; tests put a script in its place.
 pub trait Generator {
+    /// Computes some positions of a prompt that is to be admitted, at most so many, and writes into the request that they are known;
+    /// returns how many. 0: `admit` computes the rest at once.
+    ///
+    /// # Errors
+    /// If the prompt cannot be decoded or the model fails.
+    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError>;
     /// Starts the rows of a prompt.
     ///
     /// # Errors
@@ -24,6 +30,10 @@ pub trait Generator {
 }
 
 impl<G: Generator + ?Sized> Generator for Box<G> {
+    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
+        (**self).extend(request, n_positions_max)
+    }
+
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         (**self).admit(request)
     }
@@ -50,6 +60,10 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
 }
 
 impl Generator for Batch {
+    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
+        Self::extend(self, request, n_positions_max)
+    }
+
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         Self::admit(self, request)
     }

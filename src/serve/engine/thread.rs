@@ -1,15 +1,13 @@
 //! The loop of the model thread: receive, forget who is gone, admit, step.
+mod arriving;
+
 use super::{
     Arc, Batcher, Bill, Command, DecodeError, Duration, EngineError, EngineGauges, EngineState, Event,
-    FinishedRow, Generator, GroupId, GroupRequest, HashMap, Instant, Job, Leave, Ordering, Picked,
-    PrefillRate, Prefixes, Queued, Room, Saving, Shared, Spending, debug, error, mpsc, split,
+    FinishedRow, Generator, GroupId, HashMap, Instant, Ordering, PrefillRate, Prefixes, Queued, Room, Shared,
+    Spending, debug, error, mpsc, split,
 };
 use crate::decode::batch::Finish;
-
-/// Prompt tokens after which nobody else is admitted before the next step, as long as rows run: a burst of requests would
-/// otherwise hold their next token up by the prefills of all of them. One prompt may go beyond it, because none is split.
-/// 1024: more than one of the longest prompts of the default settings, and less than two.
-pub const PREFILL_TOKENS_PER_STEP_MAX: usize = 1024;
+use arriving::Arriving;
 
 /// Runs until told to stop or until nobody can send commands any more.
 pub(super) fn run<G: Generator>(
@@ -24,6 +22,7 @@ pub(super) fn run<G: Generator>(
         generator,
         prefixes: Prefixes::new(shared.limits.prefixes, opening),
         waiting,
+        arriving: None,
         running: HashMap::new(),
         next_group: 0,
         has_orphans: false,
@@ -42,6 +41,8 @@ struct Thread<'a, G> {
     generator: G,
     prefixes: Prefixes,
     waiting: Batcher<Box<Queued>>,
+    /// The prompt that is being computed; others wait for their turn.
+    arriving: Option<Arriving>,
     running: HashMap<GroupId, Running>,
     next_group: u64,
     /// Whether groups may have been dropped that nobody named.
@@ -72,7 +73,7 @@ struct Running {
 impl<G: Generator> Thread<'_, G> {
     fn serve(&mut self, mut inbox: mpsc::Receiver<Command>) {
         loop {
-            if self.running.is_empty() && self.waiting.is_empty() {
+            if self.running.is_empty() && self.waiting.is_empty() && self.arriving.is_none() {
                 self.left_at = None;
                 self.show_state();
                 match inbox.blocking_recv() {
@@ -148,6 +149,9 @@ impl<G: Generator> Thread<'_, G> {
                 tell(&queued.reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
             },
         );
+        if let Some(arriving) = self.arriving.take() {
+            self.arriving = arriving.unless_gone(now, &shared.metrics);
+        }
         let (late, gone): (Vec<_>, Vec<_>) = self
             .running
             .iter()
@@ -175,75 +179,9 @@ impl<G: Generator> Thread<'_, G> {
     }
 
     fn free_room(&self) -> Room {
-        self.running.values().fold(self.shared.limits.room, |free, running| free.less(running.need))
-    }
-
-    /// Admits what fits, but lets rows that run wait for no more than a budget of prefills before their next step.
-    fn admit(&mut self) {
-        let mut n_prefilled = 0;
-        while self.running.is_empty() || n_prefilled < PREFILL_TOKENS_PER_STEP_MAX {
-            let idle = self.running.is_empty();
-            let Some(picked) = self.waiting.pick(Instant::now(), self.free_room(), idle) else { return };
-            n_prefilled += self.admit_one(picked);
-            // A prefill takes long enough for others to leave or to be late, and theirs would be for nobody.
-            self.forget_gone();
-        }
-    }
-
-    /// Starts a job's rows; returns the prompt tokens that went through the model.
-    fn admit_one(&mut self, picked: Picked<Box<Queued>>) -> usize {
-        let Picked { job: queued, need, waited } = picked;
-        let Queued { job, reply, ticket, .. } = *queued;
-        drop(ticket);
-        // A client may have gone since `forget_gone`; a prefill for nobody would cost more than this look.
-        if reply.is_closed() {
-            return 0;
-        }
-        let group = GroupId(self.next_group);
-        self.next_group += 1;
-        let (rows_left, deadline) = (job.seeds.len(), Arc::clone(&job.deadline));
-        let (leave, ids) = (job.leave.clone(), job.prompt.clone());
-        let started = Instant::now();
-        let begun = self.shared.metrics.compute_from(started);
-        let known = leave.as_ref().and_then(|leave| self.prefixes.find(leave.epoch.owner, &ids, started));
-        let (mut bill, request) = request(group, job);
-        let admitted = self.generator.admit(GroupRequest { known, ..request });
-        let prefilled_at = Instant::now();
-        let prefill = prefilled_at - started;
-        bill.used.prefill(self.shared.metrics.computed(begun, prefilled_at));
-        match admitted {
-            Ok(admitted) => {
-                let n_known = ids.len() - admitted.prefill_tokens_computed.min(ids.len());
-                self.shared.metrics.known_tokens(n_known);
-                // A `Forget` that ends the leave after this look is still to come, and drops what is kept here.
-                let leave = leave.filter(Leave::stands);
-                if let (Some(leave), Some(prefix)) = (leave, admitted.prefix) {
-                    self.prefixes.keep(leave.epoch.owner, ids, prefix, prefilled_at);
-                }
-                let prefill_tokens_computed = admitted.prefill_tokens_computed;
-                self.shared.metrics.prefilled(prefill_tokens_computed, prefill, waited);
-                self.prefill_rate.note(prefill_tokens_computed, prefill);
-                self.shared.load.lock().rates.prefilled(n_known + prefill_tokens_computed, prefill);
-                self.shared.metrics.saved(Saving::Prefix, self.prefill_rate.of(n_known));
-                tell(&reply, Event::Admitted { queue: waited, prefill, prefill_tokens_computed });
-                let (n_tokens, longest) = (1, 0);
-                let running =
-                    Running { reply, deadline, need, rows_left, n_tokens, longest, prefilled_at, bill };
-                self.running.insert(group, running);
-                prefill_tokens_computed
-            }
-            Err(error) => {
-                // Only this job is at fault; the others know nothing of it.
-                self.generator.cancel(group);
-                error!(reason = %super::cause(&error), "prompt could not be decoded");
-                self.shared.metrics.engine_fault();
-                let error = EngineError::Fault(Arc::new(error));
-                bill.settle(error.spending());
-                tell(&reply, Event::Failed(error));
-                // It may have been computed in vain.
-                ids.len()
-            }
-        }
+        let needs = self.running.values().map(|running| running.need);
+        let needs = needs.chain(self.arriving.iter().map(Arriving::need));
+        needs.fold(self.shared.limits.room, Room::less)
     }
 
     fn step(&mut self) {
@@ -342,6 +280,9 @@ impl<G: Generator> Thread<'_, G> {
     }
 
     fn give_up(&mut self) {
+        if let Some(arriving) = self.arriving.take() {
+            arriving.fail(EngineError::Gone);
+        }
         let groups: Vec<GroupId> = self.running.keys().copied().collect();
         for group in groups {
             self.cancel(group, EngineError::Gone);
@@ -358,20 +299,4 @@ impl<G: Generator> Thread<'_, G> {
 /// is noticed before the next step.
 fn tell(reply: &mpsc::Sender<Event>, event: Event) {
     let _ = reply.try_send(event);
-}
-
-/// A job as the generator wants it, and its bill.
-fn request(id: GroupId, job: Job) -> (Bill, GroupRequest) {
-    let request = GroupRequest {
-        id,
-        prompt: job.prompt,
-        known: None,
-        pruning: job.pruning,
-        seeds: job.seeds,
-        sampler: job.sampler,
-        max_new_tokens: job.max_new_tokens,
-        stop_ids: job.stop_ids,
-        boundary_ids: job.boundary_ids,
-    };
-    (job.bill, request)
 }

@@ -183,6 +183,10 @@ struct Living {
 }
 
 impl Generator for Living {
+    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
+        self.script.extend(request, n_positions_max)
+    }
+
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         self.script.admit(request)
     }

@@ -1,0 +1,74 @@
+//! The rows of one prompt: which of them end, and which are stopped.
+use super::{
+    batch::{DecodeError, Finish, FinishedRow, GroupId, GroupRequest},
+    pruning::Pruning,
+    row::{Row, Rules, State},
+};
+use crate::model::kv_cache::Forks;
+use tracing::warn;
+
+/// Live rows of one prompt, in the order of their keys and values.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) id: GroupId,
+    pub(super) rules: Rules,
+    pub(super) forks: Forks,
+    pub(super) rows: Vec<Row>,
+    pruning: Option<Pruning>,
+    /// Rows that have ended by themselves as lists, where weak ones are measured by them.
+    ended: Vec<FinishedRow>,
+    n_steps: usize,
+}
+
+impl Group {
+    pub(super) fn new(request: GroupRequest, forks: Forks) -> Self {
+        let GroupRequest {
+            id, prompt, seeds, sampler, max_new_tokens, stop_ids, boundary_ids, pruning, ..
+        } = request;
+        let rows = seeds.into_iter().enumerate();
+        let rows = rows.map(|(row_idx, seed)| Row::new(row_idx, sampler, seed, &prompt)).collect();
+        let distinct_queries = sampler.distinct_queries;
+        let rules = Rules { max_new_tokens, stop_ids, boundary_ids, distinct_queries };
+        Self { id, rules, forks, rows, pruning, ended: Vec::new(), n_steps: 0 }
+    }
+
+    /// Moves rows that ended out of the group, and frees their keys and values.
+    pub(super) fn take_finished(&mut self, finished: &mut Vec<FinishedRow>) -> Result<(), DecodeError> {
+        let n_before = finished.len();
+        for at in (0..self.rows.len()).rev() {
+            let State::Finished(finish) = self.rows[at].state else { continue };
+            self.forks.drop_row(at)?;
+            let Row { row_idx, ids, logprobs, query_ends, .. } = self.rows.remove(at);
+            let row = FinishedRow { group: self.id, row_idx, ids, logprobs, finish, query_ends };
+            let is_list = |pruning: &Pruning| finish != Finish::Pruned && (pruning.is_list)(&row);
+            if self.pruning.as_ref().is_some_and(is_list) {
+                self.ended.push(row.clone());
+            }
+            finished.push(row);
+        }
+        finished[n_before..].reverse();
+        Ok(())
+    }
+
+    /// Stops rows that cannot become the best list of the group.
+    pub(super) fn prune(&mut self, finished: &mut Vec<FinishedRow>) -> Result<(), DecodeError> {
+        self.n_steps += 1;
+        let is_due = !self.rows.is_empty() && Pruning::is_due(self.n_steps);
+        let Some(pruning) = self.pruning.as_ref().filter(|_| is_due) else { return Ok(()) };
+        let live: Vec<FinishedRow> = self.rows.iter().map(|row| row.so_far(self.id)).collect();
+        let rows: Vec<&FinishedRow> = self.ended.iter().chain(&live).collect();
+        match pruning.weak(&rows, self.ended.len()) {
+            Ok(weak) => {
+                for place in weak {
+                    self.rows[place - self.ended.len()].state = State::Finished(Finish::Pruned);
+                }
+            }
+            // What only saves work must not cost anybody an answer.
+            Err(error) => {
+                warn!(%error, "early stopping failed and is off for this request");
+                self.pruning = None;
+            }
+        }
+        self.take_finished(finished)
+    }
+}

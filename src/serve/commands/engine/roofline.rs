@@ -1,0 +1,157 @@
+//! What the machine could do at best with the work of a reader: the floor that a measured engine is compared with.
+//!
+//! Three limits are measured on the spot: products of matrices in cache, products in f32 (attention), and reads of memory. Prompts are
+//! bound by products; a step of all rows by products or by reading every weight and all keys and values once, whichever takes longer.
+#![allow(clippy::cast_precision_loss, reason = "counts of a measurement")]
+use super::EngineArgs;
+use crate::model::{
+    config::DecoderConfig,
+    int8::{self, Job, Layer, Matrix, Rows},
+    precision::Precision,
+};
+use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
+use std::{hint::black_box, time::Instant};
+
+/// Width of the matrices that are multiplied: their bytes stay in a core's cache.
+const WIDTH: usize = 512;
+/// Rows that they are multiplied with: enough that nothing else counts.
+const ROWS: usize = 384;
+/// Bytes that are read: far more than caches hold.
+const READ_BYTES: usize = 256 << 20;
+/// Each limit is measured so often; the best counts, since a machine is never faster than it is.
+const TRIES: usize = 12;
+/// Bytes of a number of keys and values in f32.
+const KV_BYTES: f64 = 4.0;
+
+/// Limits of the machine, per second.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Multiplications and additions of matrix products.
+    products: f64,
+    /// The same in f32.
+    f32_products: f64,
+    /// Bytes read.
+    bytes: f64,
+    /// Bytes of a weight.
+    weight_bytes: f64,
+}
+
+impl Limits {
+    /// Measures them on the CPU for f32 or 8 bits; none for what is computed in other ways.
+    /// # Errors
+    /// If a product fails.
+    pub(super) fn measure(precision: Precision) -> Result<Option<Self>> {
+        let weight = Tensor::randn(0.0_f32, 1.0, (WIDTH, WIDTH), &Device::Cpu)?;
+        let rows = Tensor::randn(0.0_f32, 1.0, (ROWS, WIDTH), &Device::Cpu)?;
+        let per_second = |seconds: f64| (2 * ROWS * WIDTH * WIDTH) as f64 / seconds;
+        let transposed = weight.t()?;
+        let f32_products = per_second(best(|| rows.matmul(&transposed).map(black_box))?);
+        let (products, weight_bytes) = match precision {
+            Precision::F32 => (f32_products, 4.0),
+            Precision::Int8 => {
+                let matrix = Matrix::round(&weight).map_err(candle_core::Error::wrap)?;
+                let rows = Rows::round(&rows.flatten_all()?.to_vec1::<f32>()?, WIDTH);
+                let layer = Layer { matrix: &matrix, bias: None };
+                let mut output = vec![0.0; ROWS * WIDTH];
+                let seconds = best(|| int8::compute(&rows, vec![(Job::Set(layer), &mut output)]))?;
+                (per_second(seconds), 1.0)
+            }
+            Precision::Bf16 | Precision::F16 => return Ok(None),
+        };
+        let memory = vec![1_u64; READ_BYTES / size_of::<u64>()];
+        let read =
+            || Ok(black_box(memory.par_chunks(1 << 16).map(|part| part.iter().sum::<u64>()).sum::<u64>()));
+        let bytes = READ_BYTES as f64 / best(read)?;
+        Ok(Some(Self { products, f32_products, bytes, weight_bytes }))
+    }
+
+    /// Readers per second at best.
+    pub(super) fn users_per_s(self, config: &DecoderConfig, args: &EngineArgs) -> f64 {
+        let work = Work::of(config);
+        let concurrency = args.concurrency.min(args.users) as f64;
+        let n_shared = args.shared_prefix.min(args.prompt_tokens - 1);
+        let n_new = (args.prompt_tokens - n_shared) as f64;
+        let seen: f64 = (n_shared..args.prompt_tokens).map(|position| (position + 1) as f64).sum();
+        let prefill =
+            2.0 * (work.body * n_new + work.head) / self.products + work.attention * seen / self.f32_products;
+        // The first token of a row follows from the prompt.
+        let n_steps = (args.new_tokens - 1) as f64;
+        let (n_rows, mean_tail) = (concurrency * args.n as f64, args.new_tokens as f64 / 2.0);
+        let context = args.prompt_tokens as f64 + mean_tail;
+        let computed = n_rows
+            * (2.0 * (work.body + work.head) / self.products + work.attention * context / self.f32_products);
+        let kept = concurrency * args.prompt_tokens as f64 + n_rows * mean_tail;
+        let read = (work.body + work.head) * self.weight_bytes + work.kv * KV_BYTES * kept;
+        let step = computed.max(read / self.bytes);
+        (prefill + n_steps * step / concurrency).recip()
+    }
+}
+
+/// What one token costs.
+struct Work {
+    /// Weights of all layers.
+    body: f64,
+    /// Weights of the output head.
+    head: f64,
+    /// Multiplications and additions of attention for each position that is seen.
+    attention: f64,
+    /// Numbers of keys and values.
+    kv: f64,
+}
+
+impl Work {
+    fn of(config: &DecoderConfig) -> Self {
+        let (width, layers) = (config.hidden_size, config.n_layers);
+        let (query, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+        let layer = 2 * width * query + 2 * width * kv + 3 * width * config.intermediate_size;
+        Self {
+            body: (layers * layer) as f64,
+            head: (config.vocab_size * width) as f64,
+            attention: (4 * layers * query) as f64,
+            kv: (2 * layers * kv) as f64,
+        }
+    }
+}
+
+/// Seconds of the fastest of some tries.
+fn best<R>(mut work: impl FnMut() -> Result<R>) -> Result<f64> {
+    let mut fastest = f64::INFINITY;
+    for _ in 0..TRIES {
+        let started = Instant::now();
+        work()?;
+        fastest = fastest.min(started.elapsed().as_secs_f64());
+    }
+    Ok(fastest.max(f64::MIN_POSITIVE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Bench {
+        #[command(flatten)]
+        args: EngineArgs,
+    }
+
+    #[test]
+    fn the_floor_of_the_reference_workload_is_the_one_computed_elsewhere() {
+        let config = DecoderConfig::parse(
+            br#"{"model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+                "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 151936,
+                "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+                "hidden_act": "silu", "tie_word_embeddings": true, "eos_token_id": 2}"#,
+            "config.json",
+        )
+        .unwrap();
+        let limits = Limits { products: 1340e9, f32_products: 317e9, bytes: 30.4e9, weight_bytes: 1.0 };
+        let words = |n: &str| format!("bench --shared-prefix 160 --concurrency 8 --n {n}");
+        let args = |n: &str| Bench::parse_from(words(n).split(' ')).args;
+        // Computed apart, for keys and values of half the bytes: 2.51 and 1.28 readers per second.
+        let (one, eight) = (limits.users_per_s(&config, &args("1")), limits.users_per_s(&config, &args("8")));
+        assert!((one - 2.51).abs() < 0.2, "{one}");
+        assert!((eight - 1.28).abs() < 0.1, "{eight}");
+    }
+}

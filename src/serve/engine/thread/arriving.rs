@@ -1,0 +1,189 @@
+//! How a prompt enters the batch: some of it before each step, so that rows that run do not wait for all of it.
+use super::{
+    super::{
+        Arc, Bill, DecodeError, Duration, EngineError, Event, Generator, GroupId, GroupRequest, Instant, Job,
+        Leave, Metrics, Picked, Queued, Room, Saving, debug, error, mpsc,
+    },
+    Running, Thread, tell,
+};
+use crate::decode::batch::{Admitted, prefill_budget};
+
+/// Positions of a prompt after which the thread looks up also where no row waits: whoever asked may have gone.
+const POSITIONS_PER_LOOK: usize = 512;
+
+/// A prompt that is being computed.
+pub(super) struct Arriving {
+    request: GroupRequest,
+    reply: mpsc::Sender<Event>,
+    deadline: Arc<super::super::Deadline>,
+    need: Room,
+    bill: Bill,
+    leave: Option<Leave>,
+    /// Time in the queue.
+    waited: Duration,
+    /// Positions that were known before.
+    n_known: usize,
+    /// Time of what is computed so far.
+    prefill: Duration,
+}
+
+impl Arriving {
+    pub(super) fn need(&self) -> Room {
+        self.need
+    }
+
+    pub(super) fn fail(self, why: EngineError) {
+        self.bill.settle(why.spending());
+        tell(&self.reply, Event::Failed(why));
+    }
+
+    /// Itself, if anybody still waits for it.
+    pub(super) fn unless_gone(self, now: Instant, metrics: &Metrics) -> Option<Self> {
+        if self.deadline.passed(now) {
+            metrics.deadline_missed("running", 1);
+            self.fail(EngineError::DeadlineHit);
+            return None;
+        }
+        if self.reply.is_closed() {
+            debug!("client is gone, its prompt is given up");
+            self.fail(EngineError::Gone);
+            return None;
+        }
+        Some(self)
+    }
+
+    fn n_left(&self) -> usize {
+        let n_known = self.request.known.as_ref().map_or(0, |known| known.n_positions);
+        self.request.prompt.len().saturating_sub(n_known)
+    }
+}
+
+impl<G: Generator> Thread<'_, G> {
+    /// Admits what fits, but lets rows that run wait for no more than a budget of positions before their next step.
+    pub(super) fn admit(&mut self) {
+        let mut n_computed = 0;
+        loop {
+            // The first rows of all wait for nobody.
+            let budget = match self.generator.n_rows() {
+                0 => POSITIONS_PER_LOOK,
+                n_rows => prefill_budget(n_rows).saturating_sub(n_computed),
+            };
+            if budget == 0 {
+                return;
+            }
+            let Some(arriving) = self.arriving.take().or_else(|| self.begin()) else { return };
+            n_computed += self.compute(arriving, budget);
+            // That took long enough for others to leave or to be late, and theirs would be for nobody.
+            self.forget_gone();
+        }
+    }
+
+    /// Takes the next job that fits out of the queue.
+    fn begin(&mut self) -> Option<Arriving> {
+        loop {
+            let idle = self.running.is_empty();
+            let Picked { job: queued, need, waited } =
+                self.waiting.pick(Instant::now(), self.free_room(), idle)?;
+            let Queued { job, reply, ticket, .. } = *queued;
+            drop(ticket);
+            // A client may have gone since `forget_gone`; a prefill for nobody would cost more than this look.
+            if reply.is_closed() {
+                continue;
+            }
+            let group = GroupId(self.next_group);
+            self.next_group += 1;
+            let (leave, deadline) = (job.leave.clone(), Arc::clone(&job.deadline));
+            let owner = leave.as_ref().map(|leave| leave.epoch.owner);
+            let known = owner.and_then(|owner| self.prefixes.find(owner, &job.prompt, Instant::now()));
+            let n_known = known.as_ref().map_or(0, |known| known.n_positions);
+            let (bill, request) = request(group, job);
+            let request = GroupRequest { known, ..request };
+            let prefill = Duration::ZERO;
+            return Some(Arriving { request, reply, deadline, need, bill, leave, waited, n_known, prefill });
+        }
+    }
+
+    /// Computes some of a prompt, and starts its rows with the last of it; returns the positions that went through the model.
+    fn compute(&mut self, mut arriving: Arriving, budget: usize) -> usize {
+        let started = Instant::now();
+        let begun = self.shared.metrics.compute_from(started);
+        let n_left = arriving.n_left();
+        let extended = match n_left {
+            // With what `admit` computes, the whole rest fits the budget.
+            n_left if n_left <= budget => Ok(0),
+            _ => self.generator.extend(&mut arriving.request, budget),
+        };
+        let admitted = match extended {
+            Ok(0) => Some(self.generator.admit(arriving.request.clone())),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        };
+        let ended = Instant::now();
+        arriving.prefill += ended - started;
+        arriving.bill.used.prefill(self.shared.metrics.computed(begun, ended));
+        match admitted {
+            None => {
+                let n_computed = n_left - arriving.n_left();
+                self.arriving = Some(arriving);
+                n_computed
+            }
+            Some(Ok(admitted)) => {
+                self.run(arriving, admitted, ended);
+                n_left
+            }
+            Some(Err(error)) => {
+                self.fail_prompt(arriving, error);
+                // It may have been computed in vain.
+                n_left
+            }
+        }
+    }
+
+    /// A prompt's rows have their first token.
+    fn run(&mut self, arriving: Arriving, admitted: Admitted, prefilled_at: Instant) {
+        let Arriving { request, reply, deadline, need, bill, leave, waited, prefill, .. } = arriving;
+        let (group, ids, rows_left) = (request.id, request.prompt, request.seeds.len());
+        // What `admit` did not compute was known to begin with, or was computed here before.
+        let before = request.known.map_or(0, |known| known.n_positions).saturating_sub(arriving.n_known);
+        let prefill_tokens_computed = before + admitted.prefill_tokens_computed;
+        let n_known = ids.len() - prefill_tokens_computed.min(ids.len());
+        self.shared.metrics.known_tokens(n_known);
+        // A `Forget` that ends the leave after this look is still to come, and drops what is kept here.
+        let leave = leave.filter(Leave::stands);
+        if let (Some(leave), Some(prefix)) = (leave, admitted.prefix) {
+            self.prefixes.keep(leave.epoch.owner, ids, prefix, prefilled_at);
+        }
+        self.shared.metrics.prefilled(prefill_tokens_computed, prefill, waited);
+        self.prefill_rate.note(prefill_tokens_computed, prefill);
+        self.shared.load.lock().rates.prefilled(n_known + prefill_tokens_computed, prefill);
+        self.shared.metrics.saved(Saving::Prefix, self.prefill_rate.of(n_known));
+        tell(&reply, Event::Admitted { queue: waited, prefill, prefill_tokens_computed });
+        let (n_tokens, longest) = (1, 0);
+        let running = Running { reply, deadline, need, rows_left, n_tokens, longest, prefilled_at, bill };
+        self.running.insert(group, running);
+    }
+
+    /// Only this job is at fault; the others know nothing of it.
+    fn fail_prompt(&mut self, arriving: Arriving, error: DecodeError) {
+        self.generator.cancel(arriving.request.id);
+        error!(reason = %super::super::cause(&error), "prompt could not be decoded");
+        self.shared.metrics.engine_fault();
+        arriving.fail(EngineError::Fault(Arc::new(error)));
+    }
+}
+
+/// A job as the generator wants it, and its bill.
+fn request(id: GroupId, job: Job) -> (Bill, GroupRequest) {
+    let request = GroupRequest {
+        id,
+        prompt: job.prompt,
+        known: None,
+        pruning: job.pruning,
+        seeds: job.seeds,
+        sampler: job.sampler,
+        max_new_tokens: job.max_new_tokens,
+        stop_ids: job.stop_ids,
+        boundary_ids: job.boundary_ids,
+    };
+    (job.bill, request)
+}
