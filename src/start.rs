@@ -15,6 +15,13 @@ pub fn product_threads() -> (&'static str, String) {
     (PRODUCT_THREADS, candle_core::utils::get_num_threads().min(usable).to_string())
 }
 
+/// A variable for `with_environment`: for how many milliseconds free memory is kept, so that one operation's serves the next without
+/// being zeroed by the system again; -1: for good.
+#[must_use]
+pub fn kept_memory(milliseconds: i32) -> (&'static str, String) {
+    ("MIMALLOC_PURGE_DELAY", milliseconds.to_string())
+}
+
 /// Starts this program again, in the same process, with those of `defaults` that are not set; returns if all are. `environment`
 /// and `arguments` are the program's own, its name among the arguments.
 ///

@@ -13,6 +13,7 @@ use newshound::{
     text::prompt::PROMPT_VERSION,
     train::{
         pack_bundle::{self, Parts, Provenance},
+        quantize,
         settings::NetworkShape,
     },
 };
@@ -279,4 +280,50 @@ fn a_model_that_was_trained_with_another_prompt_is_not_packed() {
     assert!(refused.contains(&format!("prompt version {}", PROMPT_VERSION - 1)), "{refused}");
     assert!(!dir.path().join("bundle").exists());
     pack(PROMPT_VERSION).unwrap();
+}
+
+#[test]
+fn a_model_in_8_bits_is_packed_and_served_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, rounded) = (dir.path().join("run"), dir.path().join("rounded"));
+    fs::create_dir(&model).unwrap();
+    for (name, bytes) in files(512) {
+        fs::write(model.join(name), bytes).unwrap();
+    }
+    quantize::run(&model, &rounded).unwrap();
+    let again = quantize::run(&rounded, &dir.path().join("again")).unwrap_err().to_string();
+    assert!(again.contains("in 8 bits already"), "{again}");
+    let pack = |model: &Path, name: &str| {
+        let parts = Parts {
+            model: model.to_owned(),
+            tokenizer: model.to_owned(),
+            head: None,
+            cleaner: None,
+            others: Vec::new(),
+            bytes_max: None,
+        };
+        let provenance = Provenance {
+            name: "test".to_owned(),
+            version: "1".to_owned(),
+            prompt_tokens_max: 60,
+            commands: Vec::new(),
+            seeds: BTreeMap::new(),
+            training: BTreeMap::new(),
+        };
+        let out = dir.path().join(name);
+        let manifest = pack_bundle::run(parts, provenance, &out).unwrap();
+        let size = fs::metadata(out.join("model.safetensors")).unwrap().len();
+        let bundle = load::load(BundleSource::Dir(&out), Precision::Int8, &Device::Cpu).unwrap();
+        let (_, hidden) = bundle.model.prefill(&[1, 2, 3]).unwrap();
+        let logits = bundle.model.logits(&hidden).unwrap().squeeze(0).unwrap().to_vec1::<f32>().unwrap();
+        (manifest.training["weights"].clone(), size, logits)
+    };
+    let (in_floats, size, expected) = pack(&model, "floats");
+    let (in_8_bits, small, got) = pack(&rounded, "bytes");
+    assert_eq!((in_floats.as_str(), in_8_bits.as_str()), ("f16", "8 bits, rounded per output"));
+    assert!(small * 10 < size * 7, "{small} bytes of {size}");
+    // Floats of 16 bits have rounded the one before it was rounded to 8.
+    for (got, expected) in got.iter().zip(&expected) {
+        assert!((got - expected).abs() < 1e-2 * (1.0 + expected.abs()), "{got} {expected}");
+    }
 }

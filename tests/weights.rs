@@ -1,4 +1,6 @@
 //! Checkpoints and configs: what loads, and the one clear error of each kind of damage.
+mod rounded;
+
 use candle_core::{DType, Device};
 use newshound::model::{
     config::{Biases, DecoderConfig, Family, RopeScaling},
@@ -324,7 +326,7 @@ fn configs_of_no_supported_decoder_are_refused() {
     config_refused("layer_types", json!(["full_attention", "sliding_attention"]), "sliding_attention");
     config_refused("rope_scaling", json!({"type": "yarn", "factor": 4.0}), "yarn");
     config_refused("rope_scaling", json!({"rope_type": "llama3", "factor": 4.0}), "low_freq_factor");
-    config_refused("quantization_config", json!({"bits": 4}), "quantised");
+    config_refused("quantization_config", json!({"bits": 4}), "quantization_config");
     for key in
         ["hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers", "vocab_size"]
     {

@@ -2,7 +2,7 @@
 use clap::{Parser, Subcommand};
 use newshound::{
     serve::commands::{
-        CommandError,
+        CommandError, ENVIRONMENT_HELP, ENVIRONMENT_PREFIX,
         ask::{self, AskArgs},
         bench::{self, BenchArgs, Measure},
         experiment::{self, ExperimentCommand},
@@ -17,6 +17,12 @@ use newshound::{
     telemetry::{self, Chain, LogFormat},
 };
 use std::{io::Write, process::ExitCode};
+
+/// Each step makes tensors of the same sizes as the one before.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// How long memory that is free is kept: longer than a step, and no longer, for loading a model needs far more than serving it.
+const KEPT_MS: i32 = 1_000;
 
 /// Turns a reader's signals into news search queries, over gRPC. Without a command: the demo on 127.0.0.1.
 #[derive(Debug, Parser)]
@@ -64,20 +70,9 @@ enum Command {
     Token(TokenArgs),
 }
 
-/// Settings that the environment holds, such as `NEWSHOUND__ENGINE__ROWS_MAX`. Two underscores, because Kubernetes gives every pod
-/// variables such as `NEWSHOUND_SERVICE_HOST` and `NEWSHOUND_PORT` for a service of that name, and none of them has two.
-const ENVIRONMENT_PREFIX: &str = "NEWSHOUND__";
-const ENVIRONMENT_HELP: &str = "\
-Environment, for the demo and for `serve`:
-  NEWSHOUND__GRPC_ADDR, NEWSHOUND__ENGINE__ROWS_MAX, ...
-          Any setting of deploy/server.toml: NEWSHOUND__KEY or NEWSHOUND__SECTION__KEY. It wins over the file.
-
-Environment, for every command:
-  RAYON_NUM_THREADS
-          Threads that compute one matrix product. Default: the cores that this process may use.";
-
 fn main() -> ExitCode {
-    start::with_environment(std::env::vars_os(), std::env::args_os(), &[start::product_threads()]);
+    let defaults = [start::product_threads(), start::kept_memory(KEPT_MS)];
+    start::with_environment(std::env::vars_os(), std::env::args_os(), &defaults);
     let arguments = Arguments::parse();
     let format = if arguments.log_json { LogFormat::Json } else { LogFormat::Text };
     let started = telemetry::start(&arguments.log, format).map_err(anyhow::Error::from);

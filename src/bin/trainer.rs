@@ -32,8 +32,7 @@ fn main() -> ExitCode {
         // Candle spreads each element-wise operation over a pool that only one thread can use at a time. The trainer computes
         // whole micro-batches side by side instead, which would wait for that pool in turns.
         (start::ELEMENTWISE_THREADS, "1".to_owned()),
-        // Memory of one operation serves the next; given back to the system, it would have to be zeroed again.
-        ("MIMALLOC_PURGE_DELAY", "-1".to_owned()),
+        start::kept_memory(-1),
     ];
     start::with_environment(std::env::vars_os(), std::env::args_os(), &defaults);
     let arguments = Arguments::parse();

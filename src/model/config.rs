@@ -1,5 +1,10 @@
 //! `config.json` of the Qwen2/2.5, Qwen3 and Llama families (both layouts), checked.
+mod quantization;
+
+pub use quantization::quantization;
+
 use super::weights::ModelError;
+use quantization::check_quantization;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -337,10 +342,10 @@ impl Raw {
         if let Some(share) = rotary_share.or(self.partial_rotary_factor).filter(|&share| share < 1.0) {
             return Err(format!("partial_rotary_factor {share} is not supported, expected 1"));
         }
-        if self.quantization_config.is_some() {
-            return Err("quantised checkpoints are not supported, expected f32, f16 or bf16".to_owned());
+        match &self.quantization_config {
+            Some(quantization) => check_quantization(quantization),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

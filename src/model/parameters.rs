@@ -108,7 +108,20 @@ impl Parameters {
     /// # Errors
     /// For another dtype, or a value that is not finite in it.
     pub fn to_safetensors(&self, dtype: DType) -> Result<Vec<u8>, ModelError> {
-        let tensors = match &self.origin {
+        stored::write(&self.merged()?, dtype)
+    }
+
+    /// Writes a safetensors file with every matrix in 8 bits, rounded per output as for serving, and all else in f32.
+    ///
+    /// # Errors
+    /// If a value is not finite.
+    pub fn to_rounded_safetensors(&self) -> Result<Vec<u8>, ModelError> {
+        stored::write_rounded(&self.merged()?)
+    }
+
+    /// Every parameter, adapters merged.
+    fn merged(&self) -> Result<BTreeMap<String, Tensor>, ModelError> {
+        match &self.origin {
             Origin::Adapted { frozen, lora, .. } => {
                 let merged = |(name, tensor): (&String, &Tensor)| {
                     let adapter =
@@ -117,13 +130,12 @@ impl Parameters {
                         adapter.map_or_else(|| Ok(tensor.clone()), |adapter| adapter.merged(tensor))?;
                     Ok((name.clone(), tensor))
                 };
-                frozen.iter().map(merged).collect::<Result<_, ModelError>>()?
+                frozen.iter().map(merged).collect()
             }
             Origin::Fresh { .. } | Origin::Copied { .. } => {
-                self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
+                Ok(self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect())
             }
-        };
-        stored::write(&tensors, dtype)
+        }
     }
 
     /// The adapter of a layer, where a network has asked for it.

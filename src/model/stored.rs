@@ -1,5 +1,5 @@
 //! One safetensors file in memory: its header is checked against its bytes before any tensor is read.
-use super::weights::ModelError;
+use super::{int8, weights::ModelError};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use safetensors::{
@@ -41,8 +41,12 @@ impl StoredFile {
         &self.name
     }
 
+    /// Names of what can be read; the scales of a weight in 8 bits belong to it.
     pub(super) fn tensor_names(&self) -> impl Iterator<Item = &String> {
-        self.tensors.keys()
+        self.tensors.keys().filter(|name| {
+            let weight = name.strip_suffix(SCALE_SUFFIX).and_then(|weight| self.tensors.get(weight));
+            weight.is_none_or(|weight| weight.dtype != Dtype::I8)
+        })
     }
 
     pub(super) fn shape(&self, tensor: &str) -> Option<&[usize]> {
@@ -71,20 +75,81 @@ impl StoredFile {
                 expected: shape.to_vec(),
             });
         }
-        let (start, end) = info.data_offsets;
-        let values = widen(&self.bytes[self.data_start + start..self.data_start + end], info.dtype)
-            .ok_or_else(|| ModelError::Unreadable {
-                file: self.name.clone(),
-                reason: format!(
-                    "tensor {tensor} is stored as {:?}; F32, F16 and BF16 can be read",
-                    info.dtype
-                ),
-            })?;
+        let values = match (info.dtype, shape) {
+            (Dtype::I8, &[n_out, n_in]) => self.read_rounded(tensor, (n_out, n_in))?,
+            _ => widen(self.data(info), info.dtype).ok_or_else(|| self.unreadable(format!(
+                "tensor {tensor} is stored as {:?}; F32, F16 and BF16 can be read, and I8 with a scale per output",
+                info.dtype
+            )))?,
+        };
         if !all_finite(&values, dtype) {
             return Err(ModelError::NotFinite { file: self.name.clone(), tensor: tensor.to_owned() });
         }
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
     }
+
+    fn data(&self, info: &TensorInfo) -> &[u8] {
+        let (start, end) = info.data_offsets;
+        &self.bytes[self.data_start + start..self.data_start + end]
+    }
+
+    fn unreadable(&self, reason: String) -> ModelError {
+        ModelError::Unreadable { file: self.name.clone(), reason }
+    }
+
+    /// Whether a weight is stored in 8 bits.
+    pub(super) fn is_rounded(&self) -> bool {
+        self.tensors.values().any(|info| info.dtype == Dtype::I8)
+    }
+
+    /// Reads a weight (out, in) that is stored in 8 bits, each output in steps of its own size.
+    fn read_rounded(&self, tensor: &str, (n_out, n_in): (usize, usize)) -> Result<Vec<f32>, ModelError> {
+        let name = format!("{tensor}{SCALE_SUFFIX}");
+        let info = self
+            .tensors
+            .get(&name)
+            .ok_or_else(|| ModelError::MissingTensor { file: self.name.clone(), tensor: name.clone() })?;
+        let n_scales: usize = info.shape.iter().product();
+        let scales = widen(self.data(info), info.dtype).filter(|_| n_scales == n_out).ok_or_else(|| {
+            let reason =
+                format!("{name} has shape {:?} as {:?}, expected {n_out} floats", info.shape, info.dtype);
+            self.unreadable(reason)
+        })?;
+        let bytes = self.tensors.get(tensor).map_or(&[][..], |info| self.data(info));
+        let rows = bytes.chunks_exact(n_in.max(1)).zip(scales);
+        let values =
+            rows.flat_map(|(row, scale)| row.iter().map(move |&byte| f32::from(byte.cast_signed()) * scale));
+        Ok(values.collect())
+    }
+}
+
+/// Behind a weight's name: the sizes of its outputs' steps, (out, 1). Source: compressed-tensors, as vLLM and others read it.
+const SCALE_SUFFIX: &str = "_scale";
+
+/// Writes tensors as one safetensors file, sorted by name: matrices in 8 bits with a scale per output, all else in f32.
+///
+/// # Errors
+/// `NotFinite` for a value that is not.
+pub(super) fn write_rounded(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>, ModelError> {
+    let mut stored = Vec::with_capacity(2 * tensors.len());
+    for (name, tensor) in tensors {
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        if !all_finite(&values, DType::F32) {
+            return Err(ModelError::NotFinite { file: OUTPUT_NAME.to_owned(), tensor: name.clone() });
+        }
+        let shape = tensor.dims().to_vec();
+        let floats = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        if let &[n_out, n_in] = shape.as_slice() {
+            let (bytes, scales) = int8::rounded(&values, n_in);
+            let bytes = bytes.iter().map(|byte| byte.cast_unsigned()).collect();
+            stored.push((name.clone(), Narrowed { dtype: Dtype::I8, shape, bytes }));
+            let scales = Narrowed { dtype: Dtype::F32, shape: vec![n_out, 1], bytes: floats(&scales) };
+            stored.push((format!("{name}{SCALE_SUFFIX}"), scales));
+        } else {
+            stored.push((name.clone(), Narrowed { dtype: Dtype::F32, shape, bytes: floats(&values) }));
+        }
+    }
+    serialize(stored)
 }
 
 /// Writes tensors as one safetensors file in `dtype` (f32, f16 or bf16), sorted by name: same values, same bytes.
@@ -101,10 +166,15 @@ pub(super) fn write(tensors: &BTreeMap<String, Tensor>, dtype: DType) -> Result<
         }
         let (dtype, bytes) = narrow(&values, dtype)
             .ok_or_else(|| unreadable(format!("cannot be written as {dtype:?}; use f32, f16 or bf16")))?;
-        narrowed.push((name.as_str(), Narrowed { dtype, shape: tensor.dims().to_vec(), bytes }));
+        narrowed.push((name.clone(), Narrowed { dtype, shape: tensor.dims().to_vec(), bytes }));
     }
+    serialize(narrowed)
+}
+
+fn serialize(tensors: Vec<(String, Narrowed)>) -> Result<Vec<u8>, ModelError> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize(narrowed, Some(metadata)).map_err(|error| unreadable(error.to_string()))
+    safetensors::serialize(tensors, Some(metadata))
+        .map_err(|error| ModelError::Unreadable { file: OUTPUT_NAME.to_owned(), reason: error.to_string() })
 }
 
 const OUTPUT_NAME: &str = "safetensors output";

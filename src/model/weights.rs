@@ -181,6 +181,12 @@ impl Checkpoint {
             .filter_map(|(name, &file)| self.files[file].shape(name).map(|shape| (name.as_str(), shape)))
     }
 
+    /// Whether weights are stored in 8 bits. They are handed out as floats like others: rounded again for serving, they are what is stored.
+    #[must_use]
+    pub fn is_rounded(&self) -> bool {
+        self.files.iter().any(StoredFile::is_rounded)
+    }
+
     /// Where its tensors are put.
     #[must_use]
     pub fn device(&self) -> &Device {

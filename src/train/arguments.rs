@@ -50,6 +50,15 @@ pub enum Command {
     /// A news index by words and vectors.
     #[command(subcommand)]
     Index(IndexCommand),
+    /// Write a model folder with weights in 8 bits, a quarter of the size, in the format of compressed-tensors.
+    Quantize {
+        /// Model folder or run's folder.
+        #[arg(long)]
+        model: PathBuf,
+        /// Folder to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Pack a model, its tokenizer and its head into a bundle.
     Bundle(BundleArgs),
     /// Run every stage in its order, pack the bundle and measure it on validation readers; what is done is not run again.

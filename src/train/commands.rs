@@ -23,7 +23,7 @@ use super::{
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
     pipeline::{self, Profile},
-    pretrain, report, score, search, serve_reward,
+    pretrain, quantize, report, score, search, serve_reward,
     settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
     sft,
     student::{self, Pair},
@@ -86,6 +86,10 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
             say(output, &embedder::run(&args.world, &settings, &encoder.out)?)
         }
         Command::Index(what) => run_index(what, output),
+        Command::Quantize { model, out } => {
+            quantize::run(&model, &out)?;
+            say(output, &out.display())
+        }
         Command::Bundle(args) => run_bundle(args, output),
         Command::Pipeline(args) => run_pipeline(&args, device, output),
         Command::DemoBundle { out, work, world } => {

@@ -39,6 +39,7 @@ pub mod packing;
 pub mod pipeline;
 pub mod pretrain;
 pub mod probe;
+pub mod quantize;
 pub mod ranking;
 pub mod remote;
 pub mod report;

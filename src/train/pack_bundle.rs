@@ -1,4 +1,4 @@
-//! A trained model to a bundle: weights in f16, tokenizer, head, and how all of it was made.
+//! A trained model to a bundle: weights in f16, or in 8 bits where `quantize` has rounded them, tokenizer, head, and how all of it was made.
 use super::{checkpoint, error::TrainError, fit::DEVICE};
 use crate::{
     bundle::{
@@ -6,6 +6,7 @@ use crate::{
         manifest::{FORMAT_VERSION, Manifest},
         save::{self, Files},
     },
+    model::weights::Checkpoint,
     text::prompt::PROMPT_VERSION,
 };
 use candle_core::DType;
@@ -57,10 +58,16 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
     let model = checkpoint::resolve(&parts.model)?;
     check_prompt(&model)?;
     let (config, parameters) = checkpoint::open_model(&model, &DEVICE)?;
+    let in_8_bits = Checkpoint::open(&model, DType::F32, &DEVICE)?.is_rounded();
+    let weights = if in_8_bits {
+        parameters.to_rounded_safetensors()?
+    } else {
+        parameters.to_safetensors(DType::F16)?
+    };
     let (_tokens, tokenizer) = super::tokenizer::read(&parts.tokenizer)?;
     let mut files = vec![
         (CONFIG_FILE.to_owned(), config.to_json().into_bytes()),
-        (WEIGHTS_FILE.to_owned(), parameters.to_safetensors(DType::F16)?),
+        (WEIGHTS_FILE.to_owned(), weights),
         (TOKENIZER_FILE.to_owned(), tokenizer),
     ];
     if let Some(head) = &parts.head {
@@ -86,9 +93,15 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
         files: BTreeMap::new(),
         commands: provenance.commands,
         seeds: provenance.seeds,
-        training: provenance.training,
+        training: provenance.training.into_iter().chain([weights_fact(in_8_bits)]).collect(),
     };
     Ok(save::save(out, manifest, files)?)
+}
+
+/// What the manifest says of weights.
+fn weights_fact(in_8_bits: bool) -> (String, String) {
+    let how = if in_8_bits { "8 bits, rounded per output" } else { "f16" };
+    ("weights".to_owned(), how.to_owned())
 }
 
 /// A model reads only prompts like those it was trained on.

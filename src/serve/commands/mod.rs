@@ -24,6 +24,21 @@ use crate::{
 use std::{io, path::PathBuf};
 use thiserror::Error;
 
+/// Settings that the environment holds, such as `NEWSHOUND__ENGINE__ROWS_MAX`. Two underscores, because Kubernetes gives every pod
+/// variables such as `NEWSHOUND_SERVICE_HOST` and `NEWSHOUND_PORT` for a service of that name, and none of them has two.
+pub const ENVIRONMENT_PREFIX: &str = "NEWSHOUND__";
+/// What the help says of variables.
+pub const ENVIRONMENT_HELP: &str = "\
+Environment, for the demo and for `serve`:
+  NEWSHOUND__GRPC_ADDR, NEWSHOUND__ENGINE__ROWS_MAX, ...
+          Any setting of deploy/server.toml: NEWSHOUND__KEY or NEWSHOUND__SECTION__KEY. It wins over the file.
+
+Environment, for every command:
+  RAYON_NUM_THREADS
+          Threads that compute one matrix product. Default: the cores that this process may use.
+  MIMALLOC_PURGE_DELAY
+          Milliseconds for which free memory is kept before the system gets it back; -1: for good. Default: 1000.";
+
 /// Why a command failed.
 #[derive(Debug, Error)]
 pub enum CommandError {
