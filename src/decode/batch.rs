@@ -1,4 +1,6 @@
 //! Rows as a state machine: groups join and leave between steps; one step feeds one token to every live row.
+pub use super::error::DecodeError;
+
 use super::{
     group::Group,
     pruning::Pruning,
@@ -13,7 +15,6 @@ use crate::model::{
 };
 use candle_core::Tensor;
 use std::sync::Arc;
-use thiserror::Error;
 
 /// Names a group within a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +50,14 @@ pub struct GroupRequest {
     pub boundary_ids: Arc<[u32]>,
     /// How weak rows are stopped early; none: all are written to their end.
     pub pruning: Option<Pruning>,
+}
+
+impl GroupRequest {
+    /// Positions that need not be computed.
+    #[must_use]
+    pub fn n_known(&self) -> usize {
+        self.known.as_ref().map_or(0, |known| known.n_positions)
+    }
 }
 
 /// Why a row ended.
@@ -99,65 +108,7 @@ impl FinishedRow {
     }
 }
 
-/// Why a group is refused or a step fails.
-#[derive(Debug, Error)]
-pub enum DecodeError {
-    /// There is nothing to continue.
-    #[error("prompt is empty")]
-    EmptyPrompt,
-    /// No row, or no token to sample.
-    #[error("request for {n_rows} rows of {max_new_tokens} tokens asks for nothing")]
-    EmptyRequest {
-        /// Rows asked for.
-        n_rows: usize,
-        /// Tokens per row asked for.
-        max_new_tokens: usize,
-    },
-    /// The prompt holds an id that the model has no embedding for.
-    #[error("prompt holds id {id}, the model knows {vocab_size}")]
-    UnknownId {
-        /// The id.
-        id: u32,
-        /// Number of ids that the model knows.
-        vocab_size: usize,
-    },
-    /// The id is taken by a group in the batch.
-    #[error("group {} is already in the batch", .id.0)]
-    GroupExists {
-        /// The group.
-        id: GroupId,
-    },
-    /// The group does not fit the model.
-    #[error(
-        "prompt of {prompt_tokens} and {max_new_tokens} new tokens exceed the model's {max_positions} positions"
-    )]
-    TooLong {
-        /// Tokens of the prompt.
-        prompt_tokens: usize,
-        /// Tokens to sample per row.
-        max_new_tokens: usize,
-        /// Positions of the model.
-        max_positions: usize,
-    },
-    /// A group's logits are broken. The group has been dropped; every other group goes on.
-    #[error("group {} got logits that are not finite", .id.0)]
-    NotFinite {
-        /// The group.
-        id: GroupId,
-    },
-    /// The model failed. A request that was being admitted is not in the batch. After a step, rows may lack keys and
-    /// values of their last token: cancel every group.
-    #[error("model failed")]
-    Model(#[from] ModelError),
-}
-
-impl From<candle_core::Error> for DecodeError {
-    fn from(error: candle_core::Error) -> Self {
-        Self::Model(ModelError::Forward(error))
-    }
-}
-
-/// Positions of a prompt that are computed before one step of the rows that run: about as many as rows, since each costs about what a
+/// Positions of a prompt that are computed beside one step of the rows that run: about as many as rows, since each costs about what a
 /// row costs, so that a long prompt at most doubles the time of a step; but no fewer than 64, for small products waste the machine.
 #[must_use]
 pub fn prefill_budget(n_rows: usize) -> usize {
@@ -206,7 +157,7 @@ impl Batch {
             }
             None => self.model.prefill(&request.prompt)?,
         };
-        let n_known = request.known.as_ref().map_or(0, |known| known.n_positions);
+        let n_known = request.n_known();
         let prefill_tokens_computed = prefix.n_positions() - n_known;
         let prefix = Arc::new(prefix);
         let mut group = Group::new(request, Forks::new(Arc::clone(&prefix), n_rows));
@@ -224,50 +175,64 @@ impl Batch {
         Ok(Admitted { prefill_tokens_computed, prefix: Some(prefix) })
     }
 
-    /// Computes some positions of a prompt that is not admitted yet: `request` knows them afterwards. Returns how many they were: at most
-    /// `n_positions_max`, and none once only the last id is left, which `admit` computes.
-    ///
-    /// # Errors
-    /// As for `admit`. The request is unchanged then.
-    pub fn extend(&self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
-        self.check(request)?;
-        let n_known = request.known.as_ref().map_or(0, |known| known.n_positions);
-        let n_positions = request.prompt.len().saturating_sub(1).min(n_known.saturating_add(n_positions_max));
-        if n_positions <= n_known {
-            return Ok(0);
-        }
-        let ids = &request.prompt[..n_positions];
-        let (prefix, _) = match &request.known {
-            Some(known) => self.model.prefill_after(&known.prefix, n_known, ids)?,
-            None => self.model.prefill(ids)?,
-        };
-        request.known = Some(Known { prefix: Arc::new(prefix), n_positions });
-        Ok(n_positions - n_known)
-    }
-
     /// One token for every live row; returns rows that finished since the last call (those of admit included).
     ///
     /// # Errors
     /// If the model fails, or if a group's logits are not finite: that group is dropped then, the others have made
     /// their step, and rows that finished come back with the next call.
     pub fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
+        self.step_with(None)
+    }
+
+    /// The same, and beside it some positions of a prompt that is not admitted yet, which `request` knows afterwards: at most
+    /// `n_positions_max`, and not the last, which `admit` computes. Together they cost less than one after the other.
+    ///
+    /// # Errors
+    /// As for `step`; if the request could not be admitted, before any row has moved.
+    pub fn step_beside(
+        &mut self,
+        request: &mut GroupRequest,
+        n_positions_max: usize,
+    ) -> Result<Vec<FinishedRow>, DecodeError> {
+        self.check(request)?;
+        let n_known = request.n_known();
+        let n_positions = request.prompt.len().saturating_sub(1).min(n_known.saturating_add(n_positions_max));
+        if n_positions <= n_known {
+            return self.step();
+        }
+        if self.groups.is_empty() {
+            let ids = &request.prompt[..n_positions];
+            let (prefix, _) = match &request.known {
+                Some(known) => self.model.prefill_after(&known.prefix, n_known, ids)?,
+                None => self.model.prefill(ids)?,
+            };
+            request.known = Some(Known { prefix: Arc::new(prefix), n_positions });
+            return self.step();
+        }
+        self.step_with(Some((request, n_positions)))
+    }
+
+    fn step_with(
+        &mut self,
+        prompt: Option<(&mut GroupRequest, usize)>,
+    ) -> Result<Vec<FinishedRow>, DecodeError> {
         if self.groups.is_empty() {
             return Ok(std::mem::take(&mut self.finished));
         }
         let ids: Vec<u32> =
             self.groups.iter().flat_map(|group| group.rows.iter().map(Row::last_id)).collect();
         let mut forks: Vec<&mut Forks> = self.groups.iter_mut().map(|group| &mut group.forks).collect();
-        let hidden = self.model.step(&mut forks, &ids)?;
-        read_outputs(&self.model, &hidden, &mut self.room, |hidden, logits| {
-            let (hidden_size, vocab_size) = (hidden.len() / ids.len(), logits.len() / ids.len());
-            let mut outputs = hidden.chunks(hidden_size.max(1)).zip(logits.chunks(vocab_size.max(1)));
-            let mut turns = Vec::with_capacity(ids.len());
-            for Group { rows, rules, .. } in &mut self.groups {
-                let outputs = rows.iter_mut().zip(&mut outputs);
-                turns.extend(outputs.map(|(row, (hidden, logits))| Turn { row, rules, hidden, logits }));
+        let hidden = match prompt {
+            None => self.model.step(&mut forks, &ids)?,
+            Some((request, n_positions)) => {
+                let known = request.known.as_ref().map(|known| &*known.prefix);
+                let prompt = (known, request.n_known(), &request.prompt[..n_positions]);
+                let (hidden, prefix) = self.model.step_beside(&mut forks, &ids, prompt)?;
+                request.known = Some(Known { prefix: Arc::new(prefix), n_positions });
+                hidden
             }
-            sample(turns);
-        })?;
+        };
+        self.sample(&hidden, ids.len())?;
         let broken = self.drop_broken();
         for group in &mut self.groups {
             group.take_finished(&mut self.finished)?;
@@ -278,6 +243,21 @@ impl Batch {
             Some(id) => Err(DecodeError::NotFinite { id }),
             None => Ok(std::mem::take(&mut self.finished)),
         }
+    }
+
+    /// Draws a token for every row from its hidden state.
+    fn sample(&mut self, hidden: &Tensor, n_rows: usize) -> Result<(), DecodeError> {
+        read_outputs(&self.model, hidden, &mut self.room, |hidden, logits| {
+            let (hidden_size, vocab_size) = (hidden.len() / n_rows, logits.len() / n_rows);
+            let mut outputs = hidden.chunks(hidden_size.max(1)).zip(logits.chunks(vocab_size.max(1)));
+            let mut turns = Vec::with_capacity(n_rows);
+            for Group { rows, rules, .. } in &mut self.groups {
+                let outputs = rows.iter_mut().zip(&mut outputs);
+                turns.extend(outputs.map(|(row, (hidden, logits))| Turn { row, rules, hidden, logits }));
+            }
+            sample(turns);
+        })?;
+        Ok(())
     }
 
     /// Drops every row of a group, also those that finished and were not handed over; returns how many were live.

@@ -1,5 +1,6 @@
 //! Prompt ids in, sampled rows out.
 pub mod batch;
+mod error;
 pub mod features;
 mod group;
 mod logits;

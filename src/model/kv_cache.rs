@@ -246,3 +246,27 @@ impl Attend for Step<'_, '_> {
         }
     }
 }
+
+/// Attention of a step and, before it in the same tensors, of some positions of a prompt.
+#[derive(Debug)]
+pub(super) struct Beside<'a, 'b> {
+    pub(super) prompt: Prefill<'a>,
+    /// Positions of the prompt.
+    pub(super) n_positions: usize,
+    pub(super) step: Step<'a, 'b>,
+}
+
+impl Attend for Beside<'_, '_> {
+    /// `query` (1, positions + rows, n_heads, head_dim), and so on.
+    fn attend(&mut self, layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let n_positions = self.n_positions;
+        let n_rows = query.dim(1)? - n_positions;
+        let of_prompt = |tensor: &Tensor| tensor.narrow(1, 0, n_positions)?.contiguous();
+        // A step has a row for each, of one position.
+        let of_rows = |tensor: &Tensor| tensor.narrow(1, n_positions, n_rows)?.contiguous()?.transpose(0, 1);
+        let prompt =
+            self.prompt.attend(layer_idx, &of_prompt(query)?, &of_prompt(key)?, &of_prompt(value)?)?;
+        let rows = self.step.attend(layer_idx, &of_rows(query)?, &of_rows(key)?, &of_rows(value)?)?;
+        Tensor::cat(&[prompt, rows.transpose(0, 1)?], 1)
+    }
+}

@@ -23,6 +23,13 @@ pub struct Rotation {
     pub sin: Tensor,
 }
 
+impl Rotation {
+    /// Turns the positions (T) of one row into those of T rows of one position.
+    pub(super) fn of_rows(&self) -> Result<Self> {
+        Ok(Self { cos: self.cos.unsqueeze(1)?, sin: self.sin.unsqueeze(1)? })
+    }
+}
+
 impl Rotary {
     pub(super) fn new(config: &DecoderConfig) -> Self {
         let frequency = |pair: usize| {

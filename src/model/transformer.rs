@@ -7,7 +7,7 @@ pub use packed::{Beginning, Packed};
 use super::{
     attention::{Attend, PackedRows, WholeRows},
     config::DecoderConfig,
-    kv_cache::{Forks, Prefill, Prefix, Step},
+    kv_cache::{Beside, Forks, Prefill, Prefix, Step},
     linear::{Bias, Linear, Weight},
     ops::{self, Numerics},
     rotary::{Rotary, Rotation},
@@ -140,11 +140,23 @@ impl Transformer {
         n_known: usize,
         ids: &[u32],
     ) -> std::result::Result<(Prefix, Tensor), ModelError> {
-        if n_known >= ids.len() || n_known > known.n_positions() {
-            let (n_ids, n_there) = (ids.len(), known.n_positions());
+        self.prefill_behind(ids, Some(known), n_known)
+    }
+
+    fn check_known(
+        &self,
+        known: Option<&Prefix>,
+        n_known: usize,
+        ids: &[u32],
+    ) -> std::result::Result<(), ModelError> {
+        self.check_length(ids.len())?;
+        self.check_ids(ids)?;
+        let n_there = known.map_or(0, Prefix::n_positions);
+        if n_known >= ids.len() || n_known > n_there {
+            let n_ids = ids.len();
             return Err(message(format!("{n_known} of {n_ids} positions should be known, {n_there} are")));
         }
-        self.prefill_behind(ids, Some(known), n_known)
+        Ok(())
     }
 
     fn prefill_behind(
@@ -153,8 +165,7 @@ impl Transformer {
         known: Option<&Prefix>,
         n_known: usize,
     ) -> std::result::Result<(Prefix, Tensor), ModelError> {
-        self.check_length(ids.len())?;
-        self.check_ids(ids)?;
+        self.check_known(known, n_known, ids)?;
         let (n_positions, n_new) = (ids.len(), ids.len() - n_known);
         let positions: Vec<u32> = (0..).take(n_positions).skip(n_known).collect();
         let rotation = self.rotary.at(&positions, &[n_new], self.embedding.dtype(), self.device())?;
@@ -170,22 +181,59 @@ impl Transformer {
     /// # Errors
     /// If there is not one id per row, an id is not below the vocabulary, or a row stands at the last position.
     pub fn step(&self, groups: &mut [&mut Forks], ids: &[u32]) -> std::result::Result<Tensor, ModelError> {
+        let rotation = self.step_rotation(groups, ids, &[])?;
+        let tensor = Tensor::from_slice(ids, (ids.len(), 1), self.device())?;
+        // A step has a row for each, of one position.
+        let rotation = rotation.of_rows()?;
+        let hidden = self.run(&tensor, &rotation, &mut Step { groups: &mut *groups })?.detach();
+        groups.iter_mut().for_each(|group| group.advance());
+        Ok(hidden.squeeze(1)?)
+    }
+
+    /// The same, and beside it some positions of a prompt, so that weights are read once for both: those of `ids` behind the first
+    /// `n_known` of `known`. Returns the rows' hidden states, and keys and values of all of `prompt`.
+    ///
+    /// # Errors
+    /// As for `step` and `prefill_after`.
+    pub fn step_beside(
+        &self,
+        groups: &mut [&mut Forks],
+        ids: &[u32],
+        (known, n_known, prompt): (Option<&Prefix>, usize, &[u32]),
+    ) -> std::result::Result<(Tensor, Prefix), ModelError> {
+        self.check_known(known, n_known, prompt)?;
+        let n_positions = prompt.len() - n_known;
+        let positions: Vec<u32> = (0..).take(prompt.len()).skip(n_known).collect();
+        let rotation = self.step_rotation(groups, ids, &positions)?;
+        let all = [&prompt[n_known..], ids].concat();
+        let tensor = Tensor::from_slice(&all, (1, all.len()), self.device())?;
+        let prefill = Prefill::new(WholeRows::after(n_known, prompt.len()), known, n_known);
+        let mut beside = Beside { prompt: prefill, n_positions, step: Step { groups: &mut *groups } };
+        let hidden = self.run(&tensor, &rotation, &mut beside)?.detach();
+        let prefix = beside.prompt.into_prefix(prompt.len())?;
+        groups.iter_mut().for_each(|group| group.advance());
+        Ok((hidden.narrow(1, n_positions, ids.len())?.squeeze(0)?, prefix))
+    }
+
+    /// Rotations of `before` and of each row's next position, behind one another.
+    fn step_rotation(
+        &self,
+        groups: &[&mut Forks],
+        ids: &[u32],
+        before: &[u32],
+    ) -> std::result::Result<Rotation, ModelError> {
         self.check_ids(ids)?;
-        let n_rows = ids.len();
-        let mut positions = Vec::with_capacity(n_rows);
-        for group in groups.iter() {
+        let mut positions = before.to_vec();
+        for group in groups {
             self.check_length(group.next_position() + 1)?;
             let position = u32::try_from(group.next_position()).map_err(candle_core::Error::wrap)?;
             positions.extend(std::iter::repeat_n(position, group.n_rows()));
         }
-        if n_rows == 0 || positions.len() != n_rows {
-            return Err(message(format!("{n_rows} ids were given for {} rows", positions.len())));
+        let n_rows = positions.len() - before.len();
+        if ids.is_empty() || n_rows != ids.len() {
+            return Err(message(format!("{} ids were given for {n_rows} rows", ids.len())));
         }
-        let rotation = self.rotary.at(&positions, &[n_rows, 1], self.embedding.dtype(), self.device())?;
-        let ids = Tensor::from_slice(ids, (n_rows, 1), self.device())?;
-        let hidden = self.run(&ids, &rotation, &mut Step { groups: &mut *groups })?.detach();
-        groups.iter_mut().for_each(|group| group.advance());
-        Ok(hidden.squeeze(1)?)
+        Ok(self.rotary.at(&positions, &[positions.len()], self.embedding.dtype(), self.device())?)
     }
 
     /// Computes logits (.., V) f32 of hidden states (.., D).

@@ -8,7 +8,7 @@ use newshound::{
     },
     model::{precision::Precision, reward_head::RewardHead, weights::Parameters},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A head that takes what a list scores now for what it will score, sure to a millionth.
 fn sure_head() -> Arc<RewardHead> {
@@ -76,31 +76,39 @@ fn a_known_beginning_changes_what_is_computed_and_not_what_is_said() {
     assert_eq!(batch.n_rows(), 0);
 }
 
+/// The rows that step beside the pieces say what they say alone, too.
 #[test]
-fn a_prompt_that_is_computed_in_pieces_says_what_it_says_whole() {
+fn a_prompt_in_pieces_beside_steps_says_what_it_says_whole_and_changes_no_row() {
     let model = model();
-    let request = request(6, 40, 4);
+    let (request, other) = (request(6, 40, 4), request(7, 11, 3));
     let mut batch = Batch::new(model.clone());
-    batch.admit(request.clone()).unwrap();
-    let expected = drain(&mut batch);
+    let mut expected = BTreeMap::new();
+    for request in [&request, &other] {
+        batch.admit(request.clone()).unwrap();
+        expected.extend(drain(&mut batch));
+    }
     for piece in [1, 7, 39, 100] {
+        batch.admit(other.clone()).unwrap();
+        let mut rows = Vec::new();
         let mut asked = request.clone();
-        let mut pieces = Vec::new();
-        loop {
-            match batch.extend(&mut asked, piece).unwrap() {
-                0 => break,
-                n_positions => pieces.push(n_positions),
-            }
+        while asked.n_known() < 39 {
+            let before = asked.n_known();
+            rows.extend(batch.step_beside(&mut asked, piece).unwrap());
+            assert!((1..=piece).contains(&(asked.n_known() - before)), "also where no row runs any more");
         }
-        assert_eq!(pieces.iter().sum::<usize>(), 39, "the last id is left for its logits");
-        assert!(pieces.iter().all(|&n_positions| n_positions <= piece));
-        assert_eq!(batch.admit(asked).unwrap().prefill_tokens_computed, 1);
-        for (place, row) in drain(&mut batch) {
-            assert_same(&row, &expected[&place]);
+        let admitted = batch.admit(asked).unwrap();
+        assert_eq!(admitted.prefill_tokens_computed, 1, "the last id is left for its logits");
+        while batch.n_rows() > 0 {
+            rows.extend(batch.step().unwrap());
+        }
+        rows.extend(batch.step().unwrap());
+        assert_eq!(rows.len(), 7);
+        for row in rows {
+            assert_same(&row, &expected[&(row.group, row.row_idx)]);
         }
     }
     let mut refused = GroupRequest { prompt: vec![], ..request };
-    assert!(matches!(batch.extend(&mut refused, 8), Err(DecodeError::EmptyPrompt)));
+    assert!(matches!(batch.step_beside(&mut refused, 8), Err(DecodeError::EmptyPrompt)));
 }
 
 /// In 8 bits sums are whole numbers, so that a row says the same to the last bit in any company.

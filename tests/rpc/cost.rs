@@ -243,8 +243,12 @@ async fn without_a_price_no_cost_is_told_and_none_is_counted() {
 struct Stopping(Script);
 
 impl Generator for Stopping {
-    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
-        self.0.extend(request, n_positions_max)
+    fn splits_prompts(&self) -> bool {
+        false
+    }
+
+    fn step_beside(&mut self, _: &mut GroupRequest, _: usize) -> Result<Vec<FinishedRow>, DecodeError> {
+        self.step()
     }
 
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {

@@ -1,4 +1,4 @@
-//! A long prompt enters between the steps of rows that run, some of it at a time.
+//! A long prompt enters beside the steps of rows that run, some of it at a time.
 use super::{
     model,
     script::{Gate, LIST, Log, Mishap, Script},
@@ -29,17 +29,24 @@ struct Piecewise {
 }
 
 impl Generator for Piecewise {
-    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
-        let n_known = request.known.as_ref().map_or(0, |known| known.n_positions);
+    fn splits_prompts(&self) -> bool {
+        true
+    }
+
+    fn step_beside(
+        &mut self,
+        request: &mut GroupRequest,
+        n_positions_max: usize,
+    ) -> Result<Vec<FinishedRow>, DecodeError> {
+        let n_known = request.n_known();
         let n_positions = (n_known + n_positions_max).min(request.prompt.len() - 1);
         request.known = Some(Known { prefix: Arc::clone(&self.prefix), n_positions });
         self.pieces.lock().unwrap().push((self.log.steps(), n_positions - n_known));
-        Ok(n_positions - n_known)
+        self.step()
     }
 
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
-        let n_known = request.known.as_ref().map_or(0, |known| known.n_positions);
-        let prefill_tokens_computed = request.prompt.len() - n_known;
+        let prefill_tokens_computed = request.prompt.len() - request.n_known();
         self.script.admit(request)?;
         Ok(Admitted { prefill_tokens_computed, prefix: None })
     }
@@ -99,7 +106,7 @@ async fn until_begun(server: &Server, pieces: &Pieces) {
 }
 
 #[tokio::test]
-async fn rows_that_run_step_between_the_pieces_of_a_long_prompt() {
+async fn rows_that_run_step_with_every_piece_of_a_long_prompt() {
     let (server, pieces) = server().await;
     let (mut runs, mut comes) = (server.client().await, server.client().await);
     let runs = tokio::spawn(async move { runs.generate_queries(request("runs")).await });
@@ -112,7 +119,7 @@ async fn rows_that_run_step_between_the_pieces_of_a_long_prompt() {
     let pieces = pieces.lock().unwrap().clone();
     assert!(pieces.len() >= 2, "{pieces:?}");
     for (before, piece) in pieces.iter().zip(pieces.iter().skip(1)) {
-        assert!(before.0 < piece.0, "a step was made in between: {pieces:?}");
+        assert!(before.0 < piece.0, "each piece is computed beside a step of its own: {pieces:?}");
     }
     assert!(pieces.iter().all(|&(_, n_positions)| n_positions <= prefill_budget(4)), "{pieces:?}");
     let usage = response.usage.unwrap();

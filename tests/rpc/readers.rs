@@ -206,8 +206,12 @@ async fn a_forgotten_reader_leaves_no_answer_in_memory_also_none_that_is_under_w
 struct Keeping(Script, Arc<Prefix>);
 
 impl Generator for Keeping {
-    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
-        self.0.extend(request, n_positions_max)
+    fn splits_prompts(&self) -> bool {
+        false
+    }
+
+    fn step_beside(&mut self, _: &mut GroupRequest, _: usize) -> Result<Vec<FinishedRow>, DecodeError> {
+        self.step()
     }
 
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {

@@ -116,8 +116,12 @@ impl Script {
 
 impl Generator for Script {
     /// Its prompts cost nothing, so there is nothing to split.
-    fn extend(&mut self, _request: &mut GroupRequest, _n_positions_max: usize) -> Result<usize, DecodeError> {
-        Ok(0)
+    fn splits_prompts(&self) -> bool {
+        false
+    }
+
+    fn step_beside(&mut self, _: &mut GroupRequest, _: usize) -> Result<Vec<FinishedRow>, DecodeError> {
+        self.step()
     }
 
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {

@@ -3,12 +3,6 @@ use crate::decode::batch::{Admitted, Batch, DecodeError, FinishedRow, GroupId, G
 
 /// What decodes. `decode::batch::Batch` does; tests put a script in its place.
 pub trait Generator {
-    /// Computes some positions of a prompt that is to be admitted, at most so many, and writes into the request that they are known;
-    /// returns how many. 0: `admit` computes the rest at once.
-    ///
-    /// # Errors
-    /// If the prompt cannot be decoded or the model fails.
-    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError>;
     /// Starts the rows of a prompt.
     ///
     /// # Errors
@@ -19,6 +13,18 @@ pub trait Generator {
     /// # Errors
     /// If the model fails.
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError>;
+    /// Whether `step_beside` computes anything of a prompt; else prompts are admitted whole.
+    fn splits_prompts(&self) -> bool;
+    /// As `step`; and beside it computes some positions of a prompt that is to be admitted, at most so many, and writes into the request
+    /// that they are known. The last is left to `admit`.
+    ///
+    /// # Errors
+    /// If the prompt cannot be decoded, before any row has moved; or if the model fails.
+    fn step_beside(
+        &mut self,
+        request: &mut GroupRequest,
+        n_positions_max: usize,
+    ) -> Result<Vec<FinishedRow>, DecodeError>;
     /// Drops the rows of a group; returns how many there were.
     fn cancel(&mut self, group: GroupId) -> usize;
     /// Rows of a group that are not finished.
@@ -30,16 +36,24 @@ pub trait Generator {
 }
 
 impl<G: Generator + ?Sized> Generator for Box<G> {
-    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
-        (**self).extend(request, n_positions_max)
-    }
-
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         (**self).admit(request)
     }
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
         (**self).step()
+    }
+
+    fn splits_prompts(&self) -> bool {
+        (**self).splits_prompts()
+    }
+
+    fn step_beside(
+        &mut self,
+        request: &mut GroupRequest,
+        n_positions_max: usize,
+    ) -> Result<Vec<FinishedRow>, DecodeError> {
+        (**self).step_beside(request, n_positions_max)
     }
 
     fn cancel(&mut self, group: GroupId) -> usize {
@@ -60,16 +74,24 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
 }
 
 impl Generator for Batch {
-    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
-        Self::extend(self, request, n_positions_max)
-    }
-
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         Self::admit(self, request)
     }
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
         Self::step(self)
+    }
+
+    fn splits_prompts(&self) -> bool {
+        true
+    }
+
+    fn step_beside(
+        &mut self,
+        request: &mut GroupRequest,
+        n_positions_max: usize,
+    ) -> Result<Vec<FinishedRow>, DecodeError> {
+        Self::step_beside(self, request, n_positions_max)
     }
 
     fn cancel(&mut self, group: GroupId) -> usize {

@@ -90,11 +90,11 @@ impl<G: Generator> Thread<'_, G> {
             }
             self.forget_gone();
             self.prefixes.forget_old(Instant::now());
-            self.admit();
+            let budget = self.admit();
             self.is_saturated = !self.waiting.is_empty();
             self.show_state();
-            if !self.running.is_empty() {
-                self.step();
+            if !self.running.is_empty() || self.arriving.is_some() {
+                self.step(budget);
             }
         }
     }
@@ -184,15 +184,25 @@ impl<G: Generator> Thread<'_, G> {
         needs.fold(self.shared.limits.room, Room::less)
     }
 
-    fn step(&mut self) {
+    /// Gives every row a token, and computes up to `budget` positions of the arriving prompt beside it.
+    fn step(&mut self, budget: usize) {
         let groups: Vec<(GroupId, usize)> =
             self.running.keys().map(|&group| (group, self.generator.n_rows_of(group))).collect();
         let started = Instant::now();
         let begun = self.shared.metrics.compute_from(started);
-        let stepped = self.generator.step();
+        let before = self.arriving.as_ref().map_or(0, |arriving| arriving.request.n_known());
+        let stepped = match &mut self.arriving {
+            Some(arriving) => self.generator.step_beside(&mut arriving.request, budget),
+            None => self.generator.step(),
+        };
         let ended = Instant::now();
-        let took = ended - started;
-        self.split_step(&groups, self.shared.metrics.computed(begun, ended));
+        let n_positions = self.arriving.as_ref().map_or(0, |arriving| arriving.request.n_known()) - before;
+        let took = self.split_step(
+            &groups,
+            n_positions,
+            self.shared.metrics.computed(begun, ended),
+            ended - started,
+        );
         match stepped {
             Ok(finished) => {
                 let rows = groups.iter().map(|(_, n_rows)| n_rows).sum();
@@ -207,21 +217,41 @@ impl<G: Generator> Thread<'_, G> {
                 }
             }
             Err(DecodeError::NotFinite { id }) => self.fail_one(id),
-            Err(error) => self.fail_all(error),
+            Err(error) => match self.arriving.take() {
+                Some(arriving) if error.is_of_request() => self.fail_prompt(arriving, error),
+                arriving => self.fail_all(error, arriving),
+            },
         }
     }
 
-    /// Writes a step on the bills of the groups that it computed a token for, by their rows; where there was none it was idle time.
-    fn split_step(&mut self, groups: &[(GroupId, usize)], took: Duration) {
-        let weights: Vec<u64> = groups.iter().map(|&(_, n_rows)| n_rows as u64).collect();
-        if weights.iter().all(|&n_rows| n_rows == 0) {
-            self.shared.metrics.spent(Spending::Idle, took);
+    /// Writes a step on the bills of the groups that it computed a token for, by their rows, and on that of the arriving prompt, by its
+    /// positions; where there was neither it was idle time. Returns the rows' share of the time that it took by the clock.
+    fn split_step(
+        &mut self,
+        groups: &[(GroupId, usize)],
+        n_positions: usize,
+        device: Duration,
+        clock: Duration,
+    ) -> Duration {
+        let rows = groups.iter().map(|&(_, n_rows)| n_rows as u64);
+        let weights: Vec<u64> = std::iter::once(n_positions as u64).chain(rows).collect();
+        if weights.iter().all(|&weight| weight == 0) {
+            self.shared.metrics.spent(Spending::Idle, device);
         }
-        for (&(group, n_rows), share) in groups.iter().zip(split(took, &weights)) {
+        let mut shares = split(device, &weights);
+        if let (Some(arriving), Some(share)) = (&mut self.arriving, shares.next()) {
+            arriving.bill.used.prefill(share);
+        }
+        for (&(group, n_rows), share) in groups.iter().zip(shares) {
             if let Some(running) = self.running.get_mut(&group) {
                 running.bill.used.step(share, n_rows);
             }
         }
+        let of_prompt = split(clock, &weights).next().unwrap_or_default();
+        if let Some(arriving) = &mut self.arriving {
+            arriving.prefill += of_prompt;
+        }
+        clock - of_prompt
     }
 
     fn hand_over(&mut self, row: FinishedRow) {
@@ -268,11 +298,14 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
-    /// A failed step leaves no row that can be trusted: all end, and the next job starts from an empty batch.
-    fn fail_all(&mut self, error: DecodeError) {
+    /// A failed step leaves no row that can be trusted: all end, with the prompt beside it, and the next job starts from an empty batch.
+    fn fail_all(&mut self, error: DecodeError, arriving: Option<Arriving>) {
         error!(reason = %super::cause(&error), n_groups = self.running.len(), "decode step failed");
         self.shared.metrics.engine_fault();
         let error = Arc::new(error);
+        if let Some(arriving) = arriving {
+            arriving.fail(EngineError::Fault(Arc::clone(&error)));
+        }
         let groups: Vec<GroupId> = self.running.keys().copied().collect();
         for group in groups {
             self.cancel(group, EngineError::Fault(Arc::clone(&error)));

@@ -183,8 +183,12 @@ struct Living {
 }
 
 impl Generator for Living {
-    fn extend(&mut self, request: &mut GroupRequest, n_positions_max: usize) -> Result<usize, DecodeError> {
-        self.script.extend(request, n_positions_max)
+    fn splits_prompts(&self) -> bool {
+        false
+    }
+
+    fn step_beside(&mut self, _: &mut GroupRequest, _: usize) -> Result<Vec<FinishedRow>, DecodeError> {
+        self.step()
     }
 
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {

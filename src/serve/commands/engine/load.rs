@@ -1,4 +1,4 @@
-//! Readers who come and go, as in the server: prompts are computed in pieces between the steps of those who came before.
+//! Readers who come and go, as in the server: prompts are computed in pieces beside the steps of those who came before.
 use crate::decode::batch::{Batch, DecodeError, FinishedRow, GroupId, GroupRequest, prefill_budget};
 use std::{
     collections::HashMap,
@@ -34,45 +34,63 @@ impl Load {
         while requests.peek().is_some() || !self.live.is_empty() {
             let (before, n_before) = (Instant::now(), batch.n_rows());
             let mut n_computed = 0;
-            while n_computed < prefill_budget(batch.n_rows()) {
-                let next = || requests.next_if(|_| self.live.len() < concurrency).cloned();
-                let Some(request) = self.arriving.take().or_else(next) else { break };
-                n_computed += self.admit(batch, request, prefill_budget(batch.n_rows()) - n_computed)?;
+            while self.arriving.is_none() && n_computed < prefill_budget(batch.n_rows()) {
+                let Some(request) = requests.next_if(|_| self.live.len() < concurrency) else { break };
+                self.live.insert(request.id, (Instant::now(), request.seeds.len()));
+                let budget = prefill_budget(batch.n_rows()) - n_computed;
+                n_computed += self.admit_or_wait(batch, request.clone(), budget)?;
+            }
+            if let Some(arriving) = self.arriving.take() {
+                self.admit_or_wait(batch, arriving, prefill_budget(batch.n_rows()))?;
             }
             self.kv_bytes_peak = self.kv_bytes_peak.max(batch.kv_bytes());
-            self.decode_tokens += batch.n_rows();
-            let started = Instant::now();
-            let finished = batch.step()?;
-            self.decode_time += started.elapsed();
+            self.step(batch)?.iter().for_each(|row| self.count(row));
             if n_before > 0 {
                 self.intervals.push(before.elapsed());
             }
-            finished.iter().for_each(|row| self.count(row));
         }
         Ok(())
     }
 
-    /// Computes some of a prompt, all of it where no row waits; returns how many positions.
-    fn admit(
+    /// Admits a prompt if what is left of it fits the budget or nobody waits for it, and else lets it be computed beside steps; returns
+    /// the positions that were computed.
+    fn admit_or_wait(
         &mut self,
         batch: &mut Batch,
-        mut request: GroupRequest,
+        request: GroupRequest,
         budget: usize,
     ) -> Result<usize, DecodeError> {
-        let started = Instant::now();
-        self.live.entry(request.id).or_insert((started, request.seeds.len()));
-        let n_known = request.known.as_ref().map_or(0, |known| known.n_positions);
-        let n_left = request.prompt.len() - n_known;
-        let n_computed = if batch.n_rows() > 0 && n_left > budget {
-            let n_computed = batch.extend(&mut request, budget)?;
+        if batch.n_rows() > 0 && request.prompt.len() - request.n_known() > budget {
             self.arriving = Some(request);
-            n_computed
-        } else {
-            batch.admit(request)?.prefill_tokens_computed
-        };
+            return Ok(0);
+        }
+        let started = Instant::now();
+        let n_computed = batch.admit(request)?.prefill_tokens_computed;
         self.prefill_tokens += n_computed;
         self.prefill_time += started.elapsed();
         Ok(n_computed)
+    }
+
+    fn step(&mut self, batch: &mut Batch) -> Result<Vec<FinishedRow>, DecodeError> {
+        let (started, n_rows) = (Instant::now(), batch.n_rows());
+        let mut n_positions = 0;
+        let finished = match &mut self.arriving {
+            Some(request) => {
+                let before = request.n_known();
+                let finished = batch.step_beside(request, prefill_budget(n_rows))?;
+                n_positions = request.n_known() - before;
+                finished
+            }
+            None => batch.step()?,
+        };
+        let took = started.elapsed();
+        // A position costs about what a row costs.
+        let of_prompt = took.mul_f64(share(n_positions, n_rows));
+        self.prefill_tokens += n_positions;
+        self.prefill_time += of_prompt;
+        self.decode_tokens += n_rows;
+        self.decode_time += took - of_prompt;
+        Ok(finished)
     }
 
     fn count(&mut self, row: &FinishedRow) {
@@ -83,4 +101,9 @@ impl Load {
             self.live.remove(&row.group);
         }
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of a measurement")]
+fn share(part: usize, rest: usize) -> f64 {
+    part as f64 / (part + rest).max(1) as f64
 }

@@ -1,4 +1,4 @@
-//! How a prompt enters the batch: some of it before each step, so that rows that run do not wait for all of it.
+//! How a prompt enters the batch: some of it beside each step, so that rows that run do not wait for all of it.
 use super::{
     super::{
         Arc, Bill, DecodeError, Duration, EngineError, Event, Generator, GroupId, GroupRequest, Instant, Job,
@@ -13,18 +13,18 @@ const POSITIONS_PER_LOOK: usize = 512;
 
 /// A prompt that is being computed.
 pub(super) struct Arriving {
-    request: GroupRequest,
+    pub(super) request: GroupRequest,
     reply: mpsc::Sender<Event>,
     deadline: Arc<super::super::Deadline>,
     need: Room,
-    bill: Bill,
+    pub(super) bill: Bill,
     leave: Option<Leave>,
     /// Time in the queue.
     waited: Duration,
     /// Positions that were known before.
     n_known: usize,
     /// Time of what is computed so far.
-    prefill: Duration,
+    pub(super) prefill: Duration,
 }
 
 impl Arriving {
@@ -53,14 +53,14 @@ impl Arriving {
     }
 
     fn n_left(&self) -> usize {
-        let n_known = self.request.known.as_ref().map_or(0, |known| known.n_positions);
-        self.request.prompt.len().saturating_sub(n_known)
+        self.request.prompt.len().saturating_sub(self.request.n_known())
     }
 }
 
 impl<G: Generator> Thread<'_, G> {
-    /// Admits what fits, but lets rows that run wait for no more than a budget of positions before their next step.
-    pub(super) fn admit(&mut self) {
+    /// Admits what fits, but lets rows that run wait for no more than a budget of positions before their next step. Returns how many
+    /// positions of a prompt that is not admitted yet may be computed beside that step.
+    pub(super) fn admit(&mut self) -> usize {
         let mut n_computed = 0;
         loop {
             // The first rows of all wait for nobody.
@@ -68,11 +68,14 @@ impl<G: Generator> Thread<'_, G> {
                 0 => POSITIONS_PER_LOOK,
                 n_rows => prefill_budget(n_rows).saturating_sub(n_computed),
             };
-            if budget == 0 {
-                return;
+            let Some(arriving) = self.arriving.take().or_else(|| (budget > 0).then(|| self.begin())?) else {
+                return 0;
+            };
+            if arriving.n_left() > budget && self.generator.splits_prompts() {
+                self.arriving = Some(arriving);
+                return budget;
             }
-            let Some(arriving) = self.arriving.take().or_else(|| self.begin()) else { return };
-            n_computed += self.compute(arriving, budget);
+            n_computed += self.start(arriving);
             // That took long enough for others to leave or to be late, and theirs would be for nobody.
             self.forget_gone();
         }
@@ -103,49 +106,31 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
-    /// Computes some of a prompt, and starts its rows with the last of it; returns the positions that went through the model.
-    fn compute(&mut self, mut arriving: Arriving, budget: usize) -> usize {
+    /// Computes what is left of a prompt and starts its rows; returns the positions that went through the model.
+    fn start(&mut self, mut arriving: Arriving) -> usize {
         let started = Instant::now();
         let begun = self.shared.metrics.compute_from(started);
         let n_left = arriving.n_left();
-        let extended = match n_left {
-            // With what `admit` computes, the whole rest fits the budget.
-            n_left if n_left <= budget => Ok(0),
-            _ => self.generator.extend(&mut arriving.request, budget),
-        };
-        let admitted = match extended {
-            Ok(0) => Some(self.generator.admit(arriving.request.clone())),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        };
+        let admitted = self.generator.admit(arriving.request.clone());
         let ended = Instant::now();
         arriving.prefill += ended - started;
         arriving.bill.used.prefill(self.shared.metrics.computed(begun, ended));
         match admitted {
-            None => {
-                let n_computed = n_left - arriving.n_left();
-                self.arriving = Some(arriving);
-                n_computed
-            }
-            Some(Ok(admitted)) => {
-                self.run(arriving, admitted, ended);
-                n_left
-            }
-            Some(Err(error)) => {
-                self.fail_prompt(arriving, error);
-                // It may have been computed in vain.
-                n_left
-            }
+            Ok(admitted) => self.run(arriving, admitted, ended),
+            Err(error) => self.fail_prompt(arriving, error),
         }
+        // Also where it was in vain.
+        n_left
     }
 
     /// A prompt's rows have their first token.
     fn run(&mut self, arriving: Arriving, admitted: Admitted, prefilled_at: Instant) {
-        let Arriving { request, reply, deadline, need, bill, leave, waited, prefill, .. } = arriving;
-        let (group, ids, rows_left) = (request.id, request.prompt, request.seeds.len());
-        // What `admit` did not compute was known to begin with, or was computed here before.
-        let before = request.known.map_or(0, |known| known.n_positions).saturating_sub(arriving.n_known);
+        let Arriving { request, reply, deadline, need, bill, leave, waited, n_known, prefill } = arriving;
+        let (group, rows_left) = (request.id, request.seeds.len());
+        // What `admit` did not compute was known to begin with, or was computed beside steps.
+        let before = request.n_known().saturating_sub(n_known);
         let prefill_tokens_computed = before + admitted.prefill_tokens_computed;
+        let ids = request.prompt;
         let n_known = ids.len() - prefill_tokens_computed.min(ids.len());
         self.shared.metrics.known_tokens(n_known);
         // A `Forget` that ends the leave after this look is still to come, and drops what is kept here.
@@ -164,7 +149,7 @@ impl<G: Generator> Thread<'_, G> {
     }
 
     /// Only this job is at fault; the others know nothing of it.
-    fn fail_prompt(&mut self, arriving: Arriving, error: DecodeError) {
+    pub(super) fn fail_prompt(&mut self, arriving: Arriving, error: DecodeError) {
         self.generator.cancel(arriving.request.id);
         error!(reason = %super::super::cause(&error), "prompt could not be decoded");
         self.shared.metrics.engine_fault();
