@@ -194,6 +194,8 @@ PROCESSES = Row("Processes", (
     Panel("Versions", "Servers of each version; two for long are a release that got stuck.", "short",
           (Query(f"count by (version) ({metric('newshound_build_info')})", "{{version}}"),), "stack"),
     Panel("Reachable", "1 where Prometheus could read the metrics.", "short", (Query(f"{metric('up')}", "{{instance}}"),), highest=1, width=12),
+    Panel("Spans of traces", "exported; dropped, because too many waited for the collector; or failed, because it did not take them. Zero where none is named.",
+          "cps", (Query(rate("newshound_trace_spans_total", by="result"), "{{result}}"),), "stack", width=24),
     Panel("Time to read the metrics", "Grows with the number of series, and where a server has no CPU left.", "s",
           (Query(f"{metric('scrape_duration_seconds')}", "{{instance}}"),), width=12),
 ))

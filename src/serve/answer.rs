@@ -18,6 +18,7 @@ use crate::{
         owner::{Epochs, Owner},
         question::{CacheMode, Question},
         settings::{CacheSettings, DegradationSettings},
+        traces::{Stage, Trace},
     },
 };
 pub use admission::Degradation;
@@ -26,7 +27,7 @@ use counted::Counted;
 pub use error::ServeError;
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::watch;
 
@@ -72,9 +73,14 @@ impl Course {
     /// Shows the candidates, and waits for the answer.
     async fn run(
         self,
+        trace: &Trace,
         deadline: Option<Instant>,
         watch: impl FnMut(&Arc<Candidate>),
     ) -> (Origin, Result<Arc<Answer>, ServeError>) {
+        let _waiting = match &self {
+            Self::Flying(watcher, Origin::Coalesced) => Some(trace.coalesced(&watcher.borrow().trace)),
+            Self::Stored(..) | Self::Flying(..) | Self::Failed(_) | Self::Refused(_) => None,
+        };
         match self {
             Self::Stored(answer, origin) => {
                 answer.candidates.iter().for_each(watch);
@@ -120,7 +126,8 @@ impl Answerer {
         question: Question,
         mut watch: impl FnMut(&Arc<Candidate>),
     ) -> Result<Answered, ServeError> {
-        let mut counted = Counted::new(&self.metrics, &question.enrolment);
+        let mut counted = Counted::new(&self.metrics, &question);
+        let trace = question.trace.clone();
         let mut n_seen = 0;
         let count = |candidate: &Arc<Candidate>| {
             n_seen += 1;
@@ -129,7 +136,7 @@ impl Answerer {
         let (course, mut degradation) = self.start(question.clone()).await;
         let (status, age) = course.status();
         self.metrics.cache_request(status, age);
-        let (mut origin, mut result) = course.run(question.deadline, count).await;
+        let (mut origin, mut result) = course.run(&trace, question.deadline, count).await;
         // Another's limit ended what this request had joined. Candidates that were seen cannot be taken back, so only a flight
         // that showed none is given another try, and only one, so that nobody waits for ever behind those who hurry.
         let in_time = question.deadline.is_none_or(|deadline| Instant::now() < deadline);
@@ -138,7 +145,7 @@ impl Answerer {
             let deadline = question.deadline;
             let course;
             (course, degradation) = self.start(question).await;
-            (origin, result) = course.run(deadline, watch).await;
+            (origin, result) = course.run(&trace, deadline, watch).await;
         }
         counted.outcome = match (&result, origin) {
             (Ok(_), Origin::Hit(_) | Origin::Stale(_)) => Outcome::Cached,
@@ -148,6 +155,7 @@ impl Answerer {
         };
         let answered =
             result.map(|answer| Answered { paid_nanos: answer.owed.pay(), answer, origin, degradation });
+        answered.iter().for_each(|answered| trace.answered(answered));
         counted.answered = answered.as_ref().ok().cloned();
         if let Ok(Answered { degradation: Some(Degradation { rung, why }), .. }) = &answered {
             self.metrics.degraded(rung.word(), *why);
@@ -162,11 +170,13 @@ impl Answerer {
             return (course, None);
         }
         let decision = admission::decide(&self.degradation, &question, &self.metrics);
+        let from = SystemTime::now();
         if let Some(why) = decision.stored
             && question.cache == CacheMode::Default
             && let Some(Found { answer, age, .. }) = self.cache.get(key, Instant::now()).await
         {
             self.metrics.admission(question.class, "stored");
+            drop(question.trace.stage(Stage::Cache, from));
             return (
                 Course::Stored(answer, Origin::Stale(age)),
                 Some(Degradation { rung: Rung::Stale, why }),
@@ -194,10 +204,11 @@ impl Answerer {
         if question.cache != CacheMode::Default {
             return None;
         }
-        let now = Instant::now();
+        let (now, from) = (Instant::now(), SystemTime::now());
         if let Some(Found { answer, age, freshness }) = self.cache.get(key, now).await
             && freshness != Freshness::Spare
         {
+            drop(question.trace.stage(Stage::Cache, from));
             if freshness != Freshness::Fresh {
                 self.renew(question.clone(), key, freshness).await;
             }
@@ -249,7 +260,9 @@ impl Answerer {
         }
         let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
         self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
-        self.fly(Question { class: Class::Bulk, ..question }, flight, key);
+        // No request waits for it, so it is in the trace of none.
+        let trace = Trace::default();
+        self.fly(Question { class: Class::Bulk, trace, ..question }, flight, key);
         // A flight that nobody watches is given up.
         tokio::spawn(async move {
             let _ = watcher.wait_for(|progress| progress.outcome.is_some()).await;

@@ -1,4 +1,6 @@
 //! One generation: prompt, engine, parser, reward head, and the choice of the best list.
+mod course;
+
 use crate::{
     cleaner::{self, Cleaner, CleanerError, Verdict, rules},
     decode::{
@@ -19,7 +21,7 @@ use crate::{
         models::facts::ModelFacts,
         owner::Leave,
         question::{Options, Question},
-        rerank::{self, Method},
+        rerank::Method,
     },
     signals::{Stream, UserSignals},
     text::{
@@ -28,6 +30,7 @@ use crate::{
         tokens::Tokens,
     },
 };
+use course::Course;
 use sha2::{Digest, Sha256};
 use std::{
     sync::Arc,
@@ -75,20 +78,19 @@ impl Writer {
         Passage { ticket, leave, deadline }: Passage,
         publish: impl Fn(&Arc<Candidate>),
     ) -> Result<Answer, ServeError> {
-        let mut course = Course::new(question.options.method);
+        let mut course = Course::new(question);
         let (writer, of_task) = (Arc::clone(self), Arc::clone(question));
         // Cleaning and tokenising a full set of signals takes longer than an async thread may be held.
         let built = tokio::task::spawn_blocking(move || writer.prompt(&of_task.signals));
         let (prompt, n_cleaned, clean) = built.await.map_err(|_| ServeError::Panicked)??;
-        (course.phases.clean, course.phases.tokenize) =
-            (clean, course.started.elapsed().saturating_sub(clean));
-        (course.prompt_tokens, course.n_cleaned_signals) = (prompt.ids.len(), n_cleaned);
+        course.prepared(clean, prompt.ids.len(), n_cleaned);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
         if prompt.n_truncated_signals == 0 {
             self.engine.prepared(question.n_bytes(), prompt.ids.len(), course.started.elapsed());
         }
         let mut events = self.engine.submit(ticket, self.job(prompt.ids, question, leave, deadline))?;
+        course.queued();
         loop {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
             events.recv_many(&mut ready, usize::MAX).await;
@@ -99,8 +101,7 @@ impl Writer {
                 match event {
                     Event::Admitted { queue, prefill, prefill_tokens_computed } => {
                         self.metrics.candidates_started(question.options.n_candidates);
-                        (course.phases.queue, course.phases.prefill) = (queue, prefill);
-                        course.prefill_tokens_computed = prefill_tokens_computed;
+                        course.admitted(queue, prefill, prefill_tokens_computed);
                     }
                     Event::Row(row) => rows.push(row),
                     Event::Done { decode, bill } => ended = Some(Ok((decode, bill))),
@@ -116,7 +117,7 @@ impl Writer {
             }
             if let Some(ended) = ended {
                 let (decode, bill) = ended?;
-                course.phases.decode = decode;
+                course.decoded(decode);
                 return self.finish(course, question, n_truncated_signals, bill);
             }
         }
@@ -199,6 +200,7 @@ impl Writer {
         let writer = Arc::clone(self);
         let taken = tokio::task::spawn_blocking(move || {
             let started = Instant::now();
+            let _rerank = course.reranking(rows.len());
             let n_before = course.candidates.len();
             course.candidates.extend(rows.iter().map(|row| writer.candidate(row)));
             course.rows.extend(rows);
@@ -326,47 +328,6 @@ impl Writer {
             self.metrics.arm_output_tokens(arm, answer.n_output_tokens());
         }
         Ok(answer)
-    }
-}
-
-/// What a generation knows so far.
-struct Course {
-    started: Instant,
-    method: Method,
-    /// In the order in which they ended.
-    candidates: Vec<Candidate>,
-    /// What each was read from.
-    rows: Vec<FinishedRow>,
-    time_to_first_candidate: Option<Duration>,
-    prompt_tokens: usize,
-    prefill_tokens_computed: usize,
-    n_cleaned_signals: usize,
-    phases: Phases,
-}
-
-impl Course {
-    fn new(method: Method) -> Self {
-        Self {
-            started: Instant::now(),
-            method,
-            candidates: Vec::new(),
-            rows: Vec::new(),
-            time_to_first_candidate: None,
-            prompt_tokens: 0,
-            prefill_tokens_computed: 0,
-            n_cleaned_signals: 0,
-            phases: Phases::default(),
-        }
-    }
-
-    /// Marks the valid lists that beat every one before them, as the scores are now.
-    fn mark_leaders(&mut self) {
-        let mut valid: Vec<&mut Candidate> =
-            self.candidates.iter_mut().filter(|candidate| candidate.list.is_ok()).collect();
-        let standings: Vec<_> = valid.iter().map(|candidate| candidate.standing()).collect();
-        for (candidate, leads) in valid.iter_mut().zip(rerank::leaders(self.method, &standings)) {
-            candidate.best_so_far = leads;
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod generation;
 pub mod models;
 mod money;
 pub mod outcome;
+mod spans;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -192,6 +193,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
         H(LOAD),
         "Time to read, verify and warm up a model beside the one that answers.",
     ),
+    (
+        "newshound_trace_spans_total",
+        C,
+        "Spans of traces that were to be told to the collector, by what became of them.",
+    ),
     ("newshound_build_info", G, "Always 1; its label is the server's version."),
     ("newshound_ready", G, "Whether new work is accepted: 1 or 0."),
     ("newshound_draining", G, "Whether the server was told to stop: 1 or 0."),
@@ -276,6 +282,7 @@ impl Metrics {
         self.show_costs_from_the_start();
         self.show_models_from_the_start();
         self.show_access_from_the_start();
+        self.show_spans_from_the_start();
         for (name, kind, _) in METRICS {
             if matches!(kind, G) && !LABELLED_GAUGES.contains(name) {
                 self.set(name, 0.0);

@@ -26,6 +26,7 @@ pub mod question;
 pub mod rerank;
 pub mod rpc;
 pub mod settings;
+pub mod traces;
 
 use crate::{
     bundle::{
@@ -58,6 +59,7 @@ use crate::{
             service::{Rooms, Service},
         },
         settings::{CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, LogSettings, ServeSettings},
+        traces::{Sending, Traces},
     },
     telemetry::Chain,
     text::{
@@ -218,6 +220,7 @@ pub async fn run_with(
     let door = Door::open(&settings.access, &metrics)?;
     let (experiments, models) = models(&settings, first, loader, &metrics).await?;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
+    let (traces, spans) = Traces::open(&settings.telemetry, &metrics);
     let reporter = HealthReporter::new();
     let health_service = HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter.clone(), SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
@@ -228,6 +231,7 @@ pub async fn run_with(
         ledger: Arc::new(Ledger::new(log.clone(), Arc::clone(&metrics))),
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
+        traces,
     };
     let rpc = Rpc {
         service: Service::new(rooms.clone(), &settings),
@@ -258,7 +262,7 @@ pub async fn run_with(
     health.draining().await;
     let ended_well = models.end().await;
     drop(background);
-    close(log).await;
+    close(log, spans).await;
     served?;
     info!("stopped");
     if ended_well { Ok(()) } else { Err(RunError::EnginePanicked) }
@@ -323,8 +327,11 @@ fn open_log(settings: &LogSettings, metrics: &Arc<Metrics>) -> Result<Arc<Record
     opened.map(Arc::new).map_err(|source| RunError::Log { dir: settings.dir.clone(), source })
 }
 
-/// Writes what waits for the log, unless the disk holds the end up.
-async fn close(log: Option<Arc<RecordLog>>) {
+/// Writes what waits for the log and tells what is left of traces, unless the disk or the collector holds the end up.
+async fn close(log: Option<Arc<RecordLog>>, spans: Option<Sending>) {
+    if let Some(spans) = spans {
+        spans.close().await;
+    }
     let Some(log) = log else { return };
     let closing = tokio::task::spawn_blocking(move || log.close());
     if tokio::time::timeout(LOG_CLOSE_MAX, closing).await.is_err() {

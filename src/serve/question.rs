@@ -2,7 +2,9 @@
 use crate::{
     decode::sampler::SamplerSettings,
     experiment::policy::{EarlyStopping, Field, Policy, Rerank, Rung},
-    serve::{batcher::Class, experiments::enrolment::Enrolment, generation::Writer, rerank::Method},
+    serve::{
+        batcher::Class, experiments::enrolment::Enrolment, generation::Writer, rerank::Method, traces::Trace,
+    },
     signals::{UserKey, UserSignals},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
@@ -32,6 +34,8 @@ pub struct Question {
     pub lowest_rung: Rung,
     /// How far it does: as `options` are.
     pub rung: Rung,
+    /// What is told of its way.
+    pub trace: Trace,
 }
 
 impl Question {

@@ -6,6 +6,7 @@ pub mod access;
 mod cost;
 mod degradation;
 mod shutdown;
+mod telemetry;
 
 use crate::{
     model::{
@@ -19,6 +20,7 @@ pub use cost::CostSettings;
 pub use degradation::DegradationSettings;
 pub use shutdown::ShutdownSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+pub use telemetry::TelemetrySettings;
 
 /// Most candidates a request may ask for; the proto promises this number.
 pub const CANDIDATES_MAX: usize = 32;
@@ -62,6 +64,8 @@ pub struct ServeSettings {
     pub connections: ConnectionSettings,
     /// The end.
     pub shutdown: ShutdownSettings,
+    /// Where traces go.
+    pub telemetry: TelemetrySettings,
 }
 
 /// `[engine]`
@@ -228,6 +232,7 @@ impl ServeSettings {
                 age_max: Duration::from_secs(600),
             },
             shutdown: ShutdownSettings::demo(),
+            telemetry: TelemetrySettings::demo(),
         }
     }
 
@@ -264,6 +269,7 @@ impl ServeSettings {
             access: access::access(&mut reader, defaults.access),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown::read(&mut reader, defaults.shutdown),
+            telemetry: telemetry::read(&mut reader, defaults.telemetry),
         };
         let largest =
             settings.generation.prompt_tokens_max + CANDIDATES_MAX * settings.generation.output_tokens_max;
@@ -397,7 +403,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 53, "the sample shows every setting");
+        assert_eq!(keys, 55, "the sample shows every setting");
     }
 
     #[test]

@@ -24,5 +24,6 @@ mod single_flight;
 mod stream;
 mod swap;
 mod swap_bundles;
+mod traces;
 mod unary;
 mod validation;

@@ -16,13 +16,16 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 impl Answerer {
     /// Generates in a task of its own, so that whoever asked first may leave.
     pub(super) fn fly(self: &Arc<Self>, question: Question, flight: Arc<Flight>, key: CacheKey) {
         let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question, &self.metrics));
-        tokio::spawn(async move {
+        let (trace, lines) = (question.trace.clone(), question.trace.log_span());
+        // Before anybody can join it: whoever does, points to this trace.
+        flight.progress.send_modify(|progress| progress.trace = trace);
+        let flying = async move {
             let joinable = question.cache == CacheMode::Default;
             let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });
             let outcome = tokio::select! {
@@ -36,7 +39,8 @@ impl Answerer {
                 answerer.flights.land(key, &flight);
             }
             flight.progress.send_modify(|progress| progress.outcome = Some(outcome));
-        });
+        };
+        tokio::spawn(flying.instrument(lines));
     }
 
     async fn generate(

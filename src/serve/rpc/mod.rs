@@ -5,6 +5,7 @@ pub mod auth;
 mod call;
 pub mod client;
 pub mod codec;
+pub mod collector;
 pub mod connections;
 pub mod decode;
 pub mod encode;

@@ -23,6 +23,7 @@ use crate::{
         question::Question,
         rerank::Method,
         settings::{CANDIDATES_MAX, ServeSettings},
+        traces::{Trace, Traces},
     },
     telemetry::Chain,
 };
@@ -35,7 +36,7 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
-use tracing::warn;
+use tracing::{Instrument, warn};
 
 /// What the service asks.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub struct Rooms {
     pub health: Arc<Health>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
+    /// Where traces begin.
+    pub traces: Traces,
 }
 
 /// What the service knows.
@@ -96,7 +99,7 @@ impl Shared {
     }
 
     /// Refuses a request, or decodes it and gives its reader her arms.
-    fn asked(&self, request: Request<proto::GenerateQueriesRequest>) -> Result<Ask, Status> {
+    fn asked(&self, request: Request<proto::GenerateQueriesRequest>, trace: &Trace) -> Result<Ask, Status> {
         let refuse = |outcome, status: Status| {
             self.rooms.metrics.outcome(outcome);
             status
@@ -114,11 +117,12 @@ impl Shared {
         };
         let asked = decode::asked(message, context)
             .map_err(|violations| refuse(Outcome::Rejected, status::invalid(&violations)))?;
-        self.enrol(asked, writer).map_err(|error| refuse(Outcome::Rejected, status::status(&error)))
+        self.enrol(asked, writer, trace.clone())
+            .map_err(|error| refuse(Outcome::Rejected, status::status(&error)))
     }
 
     /// Decides experiments for a request, and with them what it leaves open.
-    fn enrol(&self, asked: Asked, writer: Arc<Writer>) -> Result<Ask, ServeError> {
+    fn enrol(&self, asked: Asked, writer: Arc<Writer>, trace: Trace) -> Result<Ask, ServeError> {
         let experiments = self.rooms.experiments.now();
         let assignments = assigned(asked.entrant.decide(&asked.user, &experiments)?);
         let (config, explicit) = (experiments.digest.clone(), asked.wanted.explicit());
@@ -148,6 +152,7 @@ impl Shared {
             writer,
             lowest_rung,
             rung,
+            trace,
         };
         Ok(Ask { question, return_candidates, judged, correlation_id })
     }
@@ -182,7 +187,9 @@ impl Shared {
         let (question, correlation_id) = (asked.question, asked.correlation_id);
         let (user, enrolment) = (question.user.clone(), Arc::clone(&question.enrolment));
         let writer = Arc::clone(&question.writer);
-        let answered = self.rooms.answerer.answer(question, watch).await;
+        question.trace.asked(&question, &response_id);
+        let lines = question.trace.log_span();
+        let answered = self.rooms.answerer.answer(question, watch).instrument(lines).await;
         let answered = answered.map_err(|error| status::status(&error))?;
         self.rooms.ledger.expose(&user, &response_id, &enrolment, &answered).await;
         let verdicts = match asked.judged.is_empty() {
@@ -232,8 +239,8 @@ impl QueryGenerationService for Service {
         &self,
         request: Request<proto::GenerateQueriesRequest>,
     ) -> Result<Response<proto::GenerateQueriesResponse>, Status> {
-        let mut call = self.shared.call("GenerateQueries");
-        let answered = match self.shared.asked(request) {
+        let mut call = Call::traced(&self.shared.rooms, "GenerateQueries", request.metadata());
+        let answered = match self.shared.asked(request, &call.trace) {
             Ok(asked) => self.shared.answer(asked, response_id(), |_| {}).await,
             Err(status) => Err(status),
         };
@@ -247,8 +254,9 @@ impl QueryGenerationService for Service {
         &self,
         request: Request<proto::GenerateQueriesRequest>,
     ) -> Result<Response<EventStream>, Status> {
-        let mut call = self.shared.call("StreamGenerateQueries");
-        let asked = self.shared.asked(request).inspect_err(|status| call.code = status.code())?;
+        let mut call = Call::traced(&self.shared.rooms, "StreamGenerateQueries", request.metadata());
+        let asked =
+            self.shared.asked(request, &call.trace).inspect_err(|status| call.code = status.code())?;
         let response_id = response_id();
         let accepted = proto::Accepted {
             response_id: response_id.clone(),

@@ -179,6 +179,19 @@ fn with_details(code: Code, message: &str, reason: &str, facts: &[(&str, String)
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, facts))
 }
 
+/// Whether a code says that the server is at fault. Source: OpenTelemetry's semantic conventions for gRPC, status of server spans.
+pub fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
 /// The name of a code, as a metric label.
 pub fn code_word(code: Code) -> &'static str {
     match code {
