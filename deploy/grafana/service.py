@@ -45,6 +45,8 @@ REQUESTS = Row("Requests", (
     Panel("Refused by the queue", "full, tokens: more requests, or tokens of theirs, wait than the settings allow. wait: it would wait too long. "
           "age: it did. All answer RESOURCE_EXHAUSTED with a delay to keep.", "reqps",
           (Query(rate("newshound_queue_refused_total", by="reason"), "{{reason}}"),)),
+    Panel("Refused for their tenant", "Requests whose tenant's budget of tokens was used up; the log names the tenants that were refused most.", "reqps",
+          (Query(rate("newshound_tenant_limited_total"), "refused"),)),
     Panel("Missed deadlines", "Requests whose deadline passed in the queue or while the model wrote, or that were refused at the door because it would have.", "reqps",
           (Query(rate("newshound_deadline_missed_total", by="phase"), "{{phase}}"),)),
     Panel("Requests by server", "Generation requests by server. Uneven where readers are bound to servers; a server at "

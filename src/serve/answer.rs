@@ -17,7 +17,8 @@ use crate::{
         models::Models,
         owner::{Epochs, Owner},
         question::{CacheMode, Question},
-        settings::{CacheSettings, DegradationSettings},
+        settings::{CacheSettings, DegradationSettings, ServeSettings},
+        tenants::Budgets,
         traces::{Stage, Trace},
     },
 };
@@ -42,6 +43,7 @@ pub struct Answerer {
     failures: AnswerCache<ServeError>,
     flights: Flights,
     epochs: Arc<Epochs>,
+    budgets: Arc<Budgets>,
     settings: CacheSettings,
     degradation: DegradationSettings,
     metrics: Arc<Metrics>,
@@ -97,22 +99,24 @@ impl Course {
 
 impl Answerer {
     /// An answerer with an empty cache.
-    pub fn new(settings: CacheSettings, degradation: DegradationSettings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &ServeSettings, metrics: Arc<Metrics>) -> Self {
         Self {
-            cache: AnswerCache::new(settings.bytes_max),
+            cache: AnswerCache::new(settings.cache.bytes_max),
             failures: AnswerCache::new(FAILURES_MAX),
             flights: Flights::default(),
             epochs: Arc::default(),
-            settings,
-            degradation,
+            budgets: Arc::new(Budgets::new(settings.tenants.clone())),
+            settings: settings.cache,
+            degradation: settings.degradation,
             metrics,
         }
     }
 
-    /// Shows how much is stored; called now and then, as entries also leave by age.
+    /// Shows how much is stored, as entries also leave by age, and tells whose budgets are used up; called now and then.
     pub async fn upkeep(&self) {
         let (entries, bytes) = self.cache.size().await;
         self.metrics.cache_size(entries, bytes);
+        self.budgets.upkeep(Instant::now());
     }
 
     /// Answers a question; `watch` sees every candidate as it ends, or all at once if the answer is stored.
@@ -231,6 +235,13 @@ impl Answerer {
             CacheMode::Bypass => Origin::Bypass,
             CacheMode::Default | CacheMode::Refresh => Origin::Miss,
         };
+        // Before anybody can join it; whoever joins another gives it back.
+        let charge = match admission::charge(&self.budgets, &question) {
+            Ok(charge) => charge,
+            Err(exhausted) => {
+                return Course::Refused(admission::exhausted(exhausted, &question, &self.metrics));
+            }
+        };
         let (flight, watcher) = if question.cache == CacheMode::Default {
             match self.flights.join(key, question.deadline) {
                 Seat::Follower(watcher) => return Course::Flying(watcher, Origin::Coalesced),
@@ -239,7 +250,7 @@ impl Answerer {
         } else {
             Flight::alone(Deadline::new(question.deadline))
         };
-        self.fly(question, flight, key);
+        self.fly(question, flight, key, charge);
         Course::Flying(watcher, origin)
     }
 
@@ -258,11 +269,14 @@ impl Answerer {
         if question.writer.engine.is_pressed() || self.failures.get(key, Instant::now()).await.is_some() {
             return self.metrics.cache_renewal("skipped");
         }
+        let Ok(charge) = admission::charge(&self.budgets, &question) else {
+            return self.metrics.cache_renewal("skipped");
+        };
         let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
         self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
         // No request waits for it, so it is in the trace of none.
         let trace = Trace::default();
-        self.fly(Question { class: Class::Bulk, trace, ..question }, flight, key);
+        self.fly(Question { class: Class::Bulk, trace, ..question }, flight, key, charge);
         // A flight that nobody watches is given up.
         tokio::spawn(async move {
             let _ = watcher.wait_for(|progress| progress.outcome.is_some()).await;

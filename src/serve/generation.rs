@@ -22,6 +22,7 @@ use crate::{
         owner::Leave,
         question::{Options, Question},
         rerank::Method,
+        tenants::Charge,
     },
     signals::{Stream, UserSignals},
     text::{
@@ -65,6 +66,8 @@ pub struct Passage {
     pub leave: Leave,
     /// Until when anybody waits for it.
     pub deadline: Arc<Deadline>,
+    /// What the tenant was charged for it.
+    pub charge: Charge,
 }
 
 impl Writer {
@@ -75,7 +78,7 @@ impl Writer {
     pub async fn generate(
         self: &Arc<Self>,
         question: &Arc<Question>,
-        Passage { ticket, leave, deadline }: Passage,
+        Passage { ticket, leave, deadline, charge }: Passage,
         publish: impl Fn(&Arc<Candidate>),
     ) -> Result<Answer, ServeError> {
         let mut course = Course::new(question);
@@ -89,7 +92,8 @@ impl Writer {
         if prompt.n_truncated_signals == 0 {
             self.engine.prepared(question.n_bytes(), prompt.ids.len(), course.started.elapsed());
         }
-        let mut events = self.engine.submit(ticket, self.job(prompt.ids, question, leave, deadline))?;
+        let mut events =
+            self.engine.submit(ticket, self.job(prompt.ids, question, (leave, deadline, charge)))?;
         course.queued();
         loop {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
@@ -159,7 +163,12 @@ impl Writer {
         judged.await.map_err(|_| ServeError::Panicked)?
     }
 
-    fn job(&self, prompt: Vec<u32>, question: &Question, leave: Leave, deadline: Arc<Deadline>) -> Job {
+    fn job(
+        &self,
+        prompt: Vec<u32>,
+        question: &Question,
+        (leave, deadline, charge): (Leave, Arc<Deadline>, Charge),
+    ) -> Job {
         let options = &question.options;
         Job {
             // Whoever asks for a seed asks for the same rows again, and a known beginning may change the last bit of a number.
@@ -172,7 +181,7 @@ impl Writer {
             boundary_ids: self.tokens.boundary_ids(),
             pruning: self.pruning(options),
             deadline,
-            bill: Bill::open(&self.metrics, &question.enrolment),
+            bill: Bill::open(&self.metrics, &question.enrolment, charge),
         }
     }
 

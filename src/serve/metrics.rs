@@ -79,6 +79,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
         H(LATENCY),
         "Expected time of admitted requests, the wait included, where it was known.",
     ),
+    (
+        "newshound_tenant_limited_total",
+        C,
+        "Requests refused because their tenant's budget of tokens was used up.",
+    ),
     ("newshound_deadline_missed_total", C, "Requests whose deadline passed, by where they were."),
     ("newshound_batch_rows", H(ROWS), "Rows that got a token in one decode step."),
     ("newshound_step_duration_seconds", H(PART), "Time of one prefill or one decode step."),
@@ -260,6 +265,7 @@ impl Metrics {
             "newshound_prefill_tokens_total",
             "newshound_prefix_tokens_total",
             "newshound_engine_faults_total",
+            "newshound_tenant_limited_total",
         ] {
             self.counter(name, &[]).increment(0);
         }

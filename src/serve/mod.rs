@@ -26,6 +26,7 @@ pub mod question;
 pub mod rerank;
 pub mod rpc;
 pub mod settings;
+pub mod tenants;
 pub mod traces;
 
 use crate::{
@@ -225,7 +226,7 @@ pub async fn run_with(
     let health_service = HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter.clone(), SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
     let rooms = Rooms {
-        answerer: Arc::new(Answerer::new(settings.cache, settings.degradation, Arc::clone(&metrics))),
+        answerer: Arc::new(Answerer::new(&settings, Arc::clone(&metrics))),
         models: Arc::clone(&models),
         experiments,
         ledger: Arc::new(Ledger::new(log.clone(), Arc::clone(&metrics))),

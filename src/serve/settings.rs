@@ -7,6 +7,7 @@ mod cost;
 mod degradation;
 mod shutdown;
 mod telemetry;
+mod tenants;
 
 use crate::{
     model::{
@@ -21,6 +22,7 @@ pub use degradation::DegradationSettings;
 pub use shutdown::ShutdownSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 pub use telemetry::TelemetrySettings;
+pub use tenants::TenantSettings;
 
 /// Most candidates a request may ask for; the proto promises this number.
 pub const CANDIDATES_MAX: usize = 32;
@@ -66,6 +68,8 @@ pub struct ServeSettings {
     pub shutdown: ShutdownSettings,
     /// Where traces go.
     pub telemetry: TelemetrySettings,
+    /// What tenants may take.
+    pub tenants: TenantSettings,
 }
 
 /// `[engine]`
@@ -233,6 +237,7 @@ impl ServeSettings {
             },
             shutdown: ShutdownSettings::demo(),
             telemetry: TelemetrySettings::demo(),
+            tenants: TenantSettings::demo(),
         }
     }
 
@@ -270,6 +275,7 @@ impl ServeSettings {
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown::read(&mut reader, defaults.shutdown),
             telemetry: telemetry::read(&mut reader, defaults.telemetry),
+            tenants: tenants::read(&mut reader, defaults.tenants),
         };
         let largest =
             settings.generation.prompt_tokens_max + CANDIDATES_MAX * settings.generation.output_tokens_max;
@@ -403,7 +409,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 55, "the sample shows every setting");
+        assert_eq!(keys, 58, "the sample shows every setting");
     }
 
     #[test]

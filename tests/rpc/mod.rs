@@ -24,6 +24,7 @@ mod single_flight;
 mod stream;
 mod swap;
 mod swap_bundles;
+mod tenants;
 mod traces;
 mod unary;
 mod validation;

@@ -44,6 +44,16 @@ pub enum ServeError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// Come back later, and for less: others are served.
+    #[error("the tenant's {tokens_per_minute} tokens a minute are used up")]
+    TenantLimit {
+        /// The tenant; empty where none is told.
+        tenant: String,
+        /// What it may take.
+        tokens_per_minute: u64,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// Allow more time, or less than all that is asked.
     #[error("it takes some {} ms, and {} ms are left", .takes.as_millis(), .left.as_millis())]
     DeadlineUnreachable {
@@ -108,6 +118,7 @@ impl ServeError {
             | Self::TokenBacklog { .. }
             | Self::QueueSlow { .. }
             | Self::QueueAge { .. }
+            | Self::TenantLimit { .. }
             | Self::DeadlineUnreachable { .. }
             | Self::DeadlineHit
             | Self::Draining
@@ -135,7 +146,10 @@ impl ServeError {
             | Self::QueueAge { .. }
             | Self::Draining => Outcome::Shed,
             Self::DeadlineUnreachable { .. } | Self::DeadlineHit => Outcome::Deadline,
-            Self::NoRewardHead | Self::OnlyPersonalData | Self::Arm(_) => Outcome::Rejected,
+            // The tenant's doing, and no sign of how much there is room for.
+            Self::TenantLimit { .. } | Self::NoRewardHead | Self::OnlyPersonalData | Self::Arm(_) => {
+                Outcome::Rejected
+            }
             Self::NoValidList { .. } => Outcome::NoList,
             Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked => {
                 Outcome::Failed

@@ -10,6 +10,7 @@ use crate::{
         generation::Passage,
         owner::Leave,
         question::{CacheMode, Question},
+        tenants::Charge,
     },
 };
 use std::{
@@ -20,7 +21,13 @@ use tracing::{Instrument, debug};
 
 impl Answerer {
     /// Generates in a task of its own, so that whoever asked first may leave.
-    pub(super) fn fly(self: &Arc<Self>, question: Question, flight: Arc<Flight>, key: CacheKey) {
+    pub(super) fn fly(
+        self: &Arc<Self>,
+        question: Question,
+        flight: Arc<Flight>,
+        key: CacheKey,
+        charge: Charge,
+    ) {
         let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question, &self.metrics));
         let (trace, lines) = (question.trace.clone(), question.trace.log_span());
         // Before anybody can join it: whoever does, points to this trace.
@@ -29,7 +36,7 @@ impl Answerer {
             let joinable = question.cache == CacheMode::Default;
             let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });
             let outcome = tokio::select! {
-                outcome = answerer.generate(Arc::new(question), &flight, key, ticket) => outcome,
+                outcome = answerer.generate(Arc::new(question), &flight, key, (ticket, charge)) => outcome,
                 () = answerer.unwatched(&flight, key, joinable) => {
                     debug!("nobody waits for the answer any more");
                     return;
@@ -48,7 +55,7 @@ impl Answerer {
         question: Arc<Question>,
         flight: &Flight,
         key: CacheKey,
-        ticket: Result<Ticket, EngineError>,
+        (ticket, charge): (Result<Ticket, EngineError>, Charge),
     ) -> Result<Landed, ServeError> {
         // Between this request's look into the cache and its take-off, an earlier flight may have landed.
         if question.cache == CacheMode::Default
@@ -65,7 +72,7 @@ impl Answerer {
         let deadline = Arc::clone(&flight.deadline);
         let generated = match ticket {
             Ok(ticket) => {
-                let passage = Passage { ticket, leave, deadline };
+                let passage = Passage { ticket, leave, deadline, charge };
                 question.writer.generate(&question, passage, publish).await
             }
             Err(error) => Err(error.into()),

@@ -210,7 +210,10 @@ impl<G: Generator> Thread<'_, G> {
         let admitted = self.generator.admit(GroupRequest { known, ..request });
         let prefilled_at = Instant::now();
         let prefill = prefilled_at - started;
-        bill.used.prefill(self.shared.metrics.computed(begun, prefilled_at));
+        // What came to nothing may have been computed too.
+        let n_computed =
+            admitted.as_ref().map_or(ids.len(), |admitted| admitted.prefill_tokens_computed + rows_left);
+        bill.used.prefill(self.shared.metrics.computed(begun, prefilled_at), n_computed);
         match admitted {
             Ok(admitted) => {
                 let n_known = ids.len() - admitted.prefill_tokens_computed.min(ids.len());

@@ -25,6 +25,12 @@ impl Metrics {
         self.counter(ADMISSIONS, &[("class", class.word()), ("decision", decision)]).increment(1);
     }
 
+    /// Counts a generation that was not begun because its tenant's budget is used up, and the delay that it was asked to keep.
+    pub fn tenant_limited(&self, retry_after: Duration) {
+        self.counter("newshound_tenant_limited_total", &[]).increment(1);
+        self.histogram("newshound_retry_after_seconds", &[]).record(retry_after.as_secs_f64());
+    }
+
     /// Records how long an admitted request is expected to take; nothing where that is not known.
     pub fn expected(&self, takes: Duration) {
         if !takes.is_zero() {

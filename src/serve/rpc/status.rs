@@ -61,6 +61,12 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::TokenBacklog { retry_after, .. } => busy(&message, "TOKEN_BACKLOG", *retry_after),
         ServeError::QueueSlow { retry_after, .. } => busy(&message, "QUEUE_SLOW", *retry_after),
         ServeError::QueueAge { retry_after, .. } => busy(&message, "QUEUE_AGE", *retry_after),
+        ServeError::TenantLimit { tenant, tokens_per_minute, retry_after } => {
+            let facts = HashMap::from([("tokens_per_minute".to_owned(), tokens_per_minute.to_string())]);
+            let mut details = ErrorDetails::with_error_info("TENANT_RATE_LIMIT", DOMAIN, facts);
+            details.add_quota_failure_violation(format!("tenant:{tenant}"), &message);
+            later(&message, details, *retry_after)
+        }
         ServeError::DeadlineUnreachable { takes, left } => {
             let facts = [("estimated_ms", *takes), ("remaining_ms", *left)];
             let facts = facts.map(|(name, time)| (name, milliseconds(time).to_string()));
@@ -161,7 +167,11 @@ pub fn malformed() -> Status {
 }
 
 fn busy(message: &str, reason: &str, retry_after: Duration) -> Status {
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    later(message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()), retry_after)
+}
+
+/// What a client hears that is to come back.
+fn later(message: &str, mut details: ErrorDetails, retry_after: Duration) -> Status {
     details.set_retry_info(Some(retry_after));
     let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);
     // What gRPC libraries with a retry policy obey by themselves; RetryInfo is for applications.
