@@ -66,6 +66,8 @@ LATENCY = Row("Latency", (
           (Query(quantile(0.95, "newshound_phase_duration_seconds", by="phase"), "{{phase}}"),)),
     Panel("Phases, mean", "Where the time of a generation goes. The stack is its mean duration.", "s",
           (Query(mean("newshound_phase_duration_seconds", by="phase"), "{{phase}}"),), "stack"),
+    Panel("Failures of the reward head", "Generations whose best list was found by consensus, because the head failed. Never, unless the bundle is broken.",
+          "cps", (Query(rate("newshound_head_failures_total"), "failed"),)),
     Panel("Time to the first list", "From the start of a generation to its first valid list, which a streaming client sees at once.",
           "s", quantiles("newshound_time_to_first_candidate_seconds")),
 ))

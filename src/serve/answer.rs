@@ -30,10 +30,16 @@ use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Questions without an answer that are remembered: each for a second or two, so that these are the failures of a bad minute.
 const FAILURES_MAX: u64 = 10_000;
+/// Readers that are forgotten at the same time: each has all that is stored looked through, and waits for the models. Who comes later is told to come back.
+const FORGETTING_MAX: usize = 8;
+/// How long forgetting a reader may take: far longer than a step of any model.
+const FORGET_MAX: Duration = Duration::from_secs(10);
+/// When to come back for it: most take less.
+const FORGET_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Answers questions: everything that requests share.
 #[derive(Debug)]
@@ -44,6 +50,7 @@ pub struct Answerer {
     flights: Flights,
     epochs: Arc<Epochs>,
     budgets: Arc<Budgets>,
+    forgetting: Arc<Semaphore>,
     settings: CacheSettings,
     degradation: DegradationSettings,
     metrics: Arc<Metrics>,
@@ -106,6 +113,7 @@ impl Answerer {
             flights: Flights::default(),
             epochs: Arc::default(),
             budgets: Arc::new(Budgets::new(settings.tenants.clone())),
+            forgetting: Arc::new(Semaphore::new(FORGETTING_MAX)),
             settings: settings.cache,
             degradation: settings.degradation,
             metrics,
@@ -293,18 +301,35 @@ impl Answerer {
     /// wait.
     ///
     /// # Errors
-    /// If a task panicked; then it is invalidated, and may be in memory.
-    pub async fn forget(self: &Arc<Self>, whose: &[u8], models: &Models) -> Result<(), ServeError> {
+    /// If too many are being forgotten, it takes longer than the caller or we wait, or a task panicked; then it is invalidated, and may be in
+    /// memory.
+    pub async fn forget(
+        self: &Arc<Self>,
+        whose: &[u8],
+        models: &Models,
+        deadline: Option<Instant>,
+    ) -> Result<(), ServeError> {
         let owner = Owner::of(whose);
         self.epochs.end(owner);
+        let turn = Arc::clone(&self.forgetting).try_acquire_owned();
+        let turn = turn.map_err(|_| ServeError::ForgetBusy { retry_after: FORGET_RETRY_AFTER })?;
+        let latest = Instant::now() + FORGET_MAX;
+        let until = deadline.map_or(latest, |deadline| deadline.min(latest));
         let answerer = Arc::clone(self);
-        let stored = tokio::task::spawn_blocking(move || answerer.cache.keys_of(owner));
-        for key in stored.await.map_err(|_| ServeError::Panicked)? {
-            self.cache.remove(key).await;
+        let forgetting = async {
+            // The place is taken as long as the look lasts, whoever still waits for it.
+            let stored = tokio::task::spawn_blocking(move || (answerer.cache.keys_of(owner), turn));
+            let (keys, _turn) = stored.await.map_err(|_| ServeError::Panicked)?;
+            for key in keys {
+                self.cache.remove(key).await;
+            }
+            models.forget(owner).await;
+            Ok(())
+        };
+        match tokio::time::timeout_at(until.into(), forgetting).await {
+            Ok(forgotten) => forgotten.inspect(|()| self.metrics.cache_invalidation("forget")),
+            Err(_) => Err(ServeError::ForgetLate),
         }
-        models.forget(owner).await;
-        self.metrics.cache_invalidation("forget");
-        Ok(())
     }
 }
 

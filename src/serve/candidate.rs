@@ -148,6 +148,8 @@ pub struct Answer {
     pub n_queries_max: usize,
     /// How it was found.
     pub method: Method,
+    /// Whether the reward head failed, so that it was found otherwise than was asked, or without what the head says.
+    pub is_headless: bool,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens of the prompt that went through the model.

@@ -2,7 +2,7 @@
 mod course;
 
 use crate::{
-    cleaner::{self, Cleaner, CleanerError, Verdict, rules},
+    cleaner::{self, Cleaner, CleanerError, Verdict, rules, with_category},
     decode::{
         batch::{Finish, FinishedRow},
         features::list_features,
@@ -20,11 +20,12 @@ use crate::{
         metrics::Metrics,
         models::facts::ModelFacts,
         owner::Leave,
-        question::{Options, Question},
+        question::{Judged, Options, Question},
         rerank::Method,
         tenants::Charge,
     },
-    signals::{Stream, UserSignals},
+    signals::UserSignals,
+    telemetry::Chain,
     text::{
         parse,
         prompt::{self, Prompt},
@@ -37,6 +38,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tracing::warn;
 
 /// What a generation needs of the bundle. The model lives as long as this does.
 #[derive(Debug)]
@@ -149,15 +151,16 @@ impl Writer {
     ///
     /// # Errors
     /// If the cleaner fails.
-    pub async fn verdicts(
-        self: &Arc<Self>,
-        texts: Vec<(Stream, String)>,
-    ) -> Result<Vec<Verdict>, ServeError> {
+    pub async fn verdicts(self: &Arc<Self>, texts: Vec<Judged>) -> Result<Vec<Verdict>, ServeError> {
         let writer = Arc::clone(self);
         let judged = tokio::task::spawn_blocking(move || match &writer.cleaner {
-            Some(cleaner) => cleaner
-                .verdicts(texts.iter().map(|(stream, text)| (*stream, text.as_str())))
-                .map_err(cleaner_failed),
+            Some(cleaner) => {
+                let judged = texts.iter().map(|judged| (judged.stream, judged.text.as_str()));
+                let verdicts = cleaner.verdicts(judged).map_err(cleaner_failed)?.into_iter().zip(&texts);
+                Ok(verdicts
+                    .map(|(verdict, judged)| with_category(verdict, judged.category.as_deref()))
+                    .collect())
+            }
             None => Ok(Vec::new()),
         });
         judged.await.map_err(|_| ServeError::Panicked)?
@@ -215,13 +218,13 @@ impl Writer {
             course.rows.extend(rows);
             if course.candidates[n_before..].iter().any(|candidate| candidate.list.is_ok()) {
                 course.time_to_first_candidate.get_or_insert(course.started.elapsed());
-                writer.score(&mut course)?;
+                writer.score(&mut course);
                 course.mark_leaders();
             }
             course.phases.rerank += started.elapsed();
-            Ok(course)
+            course
         });
-        taken.await.map_err(|_| ServeError::Panicked)?
+        taken.await.map_err(|_| ServeError::Panicked)
     }
 
     /// Parses a row.
@@ -246,7 +249,7 @@ impl Writer {
     }
 
     /// Scores every valid candidate again: each list more is one more opinion on those that were there.
-    fn score(&self, course: &mut Course) -> Result<(), ServeError> {
+    fn score(&self, course: &mut Course) {
         let (mut valid, rows): (Vec<&mut Candidate>, Vec<&FinishedRow>) = course
             .candidates
             .iter_mut()
@@ -259,15 +262,21 @@ impl Writer {
             candidate.query_consensus =
                 read.consensus.iter().flat_map(|found| found.queries.clone()).collect();
         }
-        let Some(head) = &self.head else { return Ok(()) };
-        let scored = head.score(&features).map_err(|error| ServeError::Head(Arc::new(error)))?;
+        let Some(head) = self.head.as_ref().filter(|_| !course.is_headless) else { return };
+        let scored = match head.score(&features) {
+            Ok(scored) => scored,
+            Err(error) => {
+                warn!(error = %Chain(&error), "reward head failed, lists are chosen by consensus");
+                self.metrics.head_failed();
+                return course.lose_head();
+            }
+        };
         for (candidate, scored) in valid.iter_mut().zip(scored) {
             let n_queries = candidate.list.as_ref().map_or(0, |list| list.as_slice().len());
             let queries: Vec<f32> = scored.queries.iter().map(|score| score.mean).collect();
             let queries = Some(queries).filter(|queries| queries.len() == n_queries);
             candidate.scores = Some(Scores { list: scored.list.mean, queries });
         }
-        Ok(())
     }
 
     fn count(&self, list: &Result<QueryList, Invalid>, n_tokens: usize) {
@@ -322,7 +331,8 @@ impl Writer {
             best_idx,
             stitched,
             n_queries_max: question.options.n_queries_max.unwrap_or(parse::QUERIES_MAX),
-            method: question.options.method,
+            method: course.method,
+            is_headless: course.is_headless,
             prompt_tokens: course.prompt_tokens,
             prefill_tokens_computed: course.prefill_tokens_computed,
             n_truncated_signals,

@@ -103,6 +103,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
         C,
         "Failures of the model, in one prompt or in a step of all requests.",
     ),
+    (
+        "newshound_head_failures_total",
+        C,
+        "Generations in which the reward head failed, so that the best list was found without it.",
+    ),
     ("newshound_prompt_tokens", H(TOKENS), "Tokens of a prompt."),
     ("newshound_phase_duration_seconds", H(PART), "Time of each phase of a generation."),
     (
@@ -266,6 +271,7 @@ impl Metrics {
             "newshound_prefix_tokens_total",
             "newshound_engine_faults_total",
             "newshound_tenant_limited_total",
+            "newshound_head_failures_total",
         ] {
             self.counter(name, &[]).increment(0);
         }

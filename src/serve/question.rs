@@ -5,7 +5,7 @@ use crate::{
     serve::{
         batcher::Class, experiments::enrolment::Enrolment, generation::Writer, rerank::Method, traces::Trace,
     },
-    signals::{UserKey, UserSignals},
+    signals::{Stream, UserKey, UserSignals},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
@@ -70,6 +70,17 @@ pub fn whose(tenant: Option<&str>, user: &UserKey) -> Vec<u8> {
     bytes.extend_from_slice(tenant.as_bytes());
     bytes.extend_from_slice(user.as_str().as_bytes());
     bytes
+}
+
+/// A signal of which the cleaner's verdict is told, as it came.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Where it comes from.
+    pub stream: Stream,
+    /// Its text.
+    pub text: String,
+    /// Its category, if it has one.
+    pub category: Option<String>,
 }
 
 /// How a request uses the cache.

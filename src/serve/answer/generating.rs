@@ -94,7 +94,7 @@ impl Answerer {
         if question.cache == CacheMode::Bypass {
             return;
         }
-        let keep = self.keep(question);
+        let keep = self.keep(question, answer);
         self.cache.put(key, (Arc::clone(answer), answer.n_bytes()), keep, Instant::now()).await;
         // Nobody can find it any more then; and whoever ended the epoch may have looked before it was stored.
         if !self.epochs.holds(key.epoch()) {
@@ -103,10 +103,10 @@ impl Answerer {
     }
 
     /// How long an answer is kept. One that fell short is asked for again as soon as there may be room for a whole one.
-    fn keep(&self, question: &Question) -> Keep {
+    fn keep(&self, question: &Question, answer: &Answer) -> Keep {
         let (policy, settings) = (question.enrolment.policy(), &self.settings);
         let fresh = policy.cache_ttl.unwrap_or(settings.ttl);
-        if question.rung > Rung::Full {
+        if question.rung > Rung::Full || answer.is_headless {
             return Keep::only(fresh.min(self.degradation.answer_ttl));
         }
         let spare = if question.lowest_rung == Rung::Stale { self.degradation.spare } else { Duration::ZERO };

@@ -340,7 +340,7 @@ impl<G: Generator> Thread<'_, G> {
         let error = Arc::new(error);
         let groups: Vec<GroupId> = self.running.keys().copied().collect();
         for group in groups {
-            self.cancel(group, EngineError::Fault(Arc::clone(&error)));
+            self.cancel(group, EngineError::Step(Arc::clone(&error)));
         }
     }
 

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub(super) struct Course {
     pub(super) started: Instant,
     pub(super) method: Method,
+    /// Whether the reward head failed, and is asked no more.
+    pub(super) is_headless: bool,
     /// In the order in which they ended.
     pub(super) candidates: Vec<Candidate>,
     /// What each was read from.
@@ -36,6 +38,7 @@ impl Course {
         Self {
             started: Instant::now(),
             method: question.options.method,
+            is_headless: false,
             candidates: Vec::new(),
             rows: Vec::new(),
             time_to_first_candidate: None,
@@ -90,6 +93,15 @@ impl Course {
     /// Rows that ended are parsed and scored, until this is dropped.
     pub(super) fn reranking(&self, n_rows: usize) -> Open {
         self.trace.stage(Stage::Rerank, SystemTime::now()).with("newshound.candidates", n_rows)
+    }
+
+    /// Goes on without the reward head: what it has said of some lists cannot be compared with nothing of others.
+    pub(super) fn lose_head(&mut self) {
+        self.is_headless = true;
+        self.candidates.iter_mut().for_each(|candidate| candidate.scores = None);
+        if self.method == Method::RewardHead {
+            self.method = Method::Consensus;
+        }
     }
 
     /// Marks the valid lists that beat every one before them, as the scores are now.

@@ -20,7 +20,7 @@ use crate::{
         ledger::Ledger,
         metrics::{Metrics, outcome::Outcome},
         models::Models,
-        question::Question,
+        question::{Judged, Question},
         rerank::Method,
         settings::{CANDIDATES_MAX, ServeSettings},
         traces::{Trace, Traces},
@@ -185,13 +185,14 @@ impl Shared {
     ) -> Result<proto::GenerateQueriesResponse, Status> {
         let started = Instant::now();
         let (question, correlation_id) = (asked.question, asked.correlation_id);
-        let (user, enrolment) = (question.user.clone(), Arc::clone(&question.enrolment));
+        let (user, tenant) = (question.user.clone(), question.tenant.clone());
+        let enrolment = Arc::clone(&question.enrolment);
         let writer = Arc::clone(&question.writer);
         question.trace.asked(&question, &response_id);
         let lines = question.trace.log_span();
         let answered = self.rooms.answerer.answer(question, watch).instrument(lines).await;
         let answered = answered.map_err(|error| status::status(&error))?;
-        self.rooms.ledger.expose(&user, &response_id, &enrolment, &answered).await;
+        self.rooms.ledger.expose((tenant.as_deref(), &user), &response_id, &enrolment, &answered).await;
         let verdicts = match asked.judged.is_empty() {
             true => Vec::new(),
             // They are extra: an answer that is there is not lost with them.
@@ -220,16 +221,16 @@ impl Shared {
 
 /// What of a request's metadata experiments read.
 pub(super) fn headers(metadata: &MetadataMap) -> Headers<'_> {
-    let header = |name| metadata.get(name).map(|value| value.as_bytes());
-    let n_tenants = metadata.get_all(TENANT_HEADER).iter().count();
-    Headers { tenant: header(TENANT_HEADER), n_tenants, arms: header(ARM_HEADER) }
+    let all = |name| metadata.get_all(name).iter().map(|value| value.as_bytes());
+    let (tenant, n_tenants) = (all(TENANT_HEADER).next(), all(TENANT_HEADER).count());
+    Headers { tenant, n_tenants, arms: all(ARM_HEADER).collect() }
 }
 
 /// A request that can be answered.
 struct Ask {
     question: Question,
     return_candidates: bool,
-    judged: Vec<(crate::signals::Stream, String)>,
+    judged: Vec<Judged>,
     correlation_id: String,
 }
 

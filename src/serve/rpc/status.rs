@@ -72,6 +72,8 @@ pub fn status(error: &ServeError) -> Status {
             let facts = facts.map(|(name, time)| (name, milliseconds(time).to_string()));
             with_details(Code::DeadlineExceeded, &message, "DEADLINE_UNREACHABLE", &facts)
         }
+        ServeError::ForgetBusy { retry_after } => busy(&message, "FORGET_BUSY", *retry_after),
+        ServeError::ForgetLate => plain(Code::DeadlineExceeded, "FORGET_UNFINISHED"),
         ServeError::DeadlineHit => plain(Code::DeadlineExceeded, "DEADLINE_HIT"),
         ServeError::Draining => {
             let mut details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
@@ -90,7 +92,7 @@ pub fn status(error: &ServeError) -> Status {
             with_details(Code::NotFound, &message, "NO_VALID_LIST", &facts)
         }
         // What went wrong inside is logged where it happened; a client can do nothing with it.
-        ServeError::Engine(_) | ServeError::Head(_) | ServeError::Cleaner(_) | ServeError::Panicked => {
+        ServeError::Engine(_) | ServeError::Step(_) | ServeError::Cleaner(_) | ServeError::Panicked => {
             plain(Code::Internal, "ENGINE_FAULT")
         }
     }
