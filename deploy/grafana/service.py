@@ -104,6 +104,8 @@ QUEUE = Row("Queue and connections", (
     Panel("Connections refused", "total and per_peer: a limit of the settings. handshake: no HTTP/2 preface in time. tls: no certificate that both "
           "sides trust.", "cps",
           (Query(rate("newshound_connections_refused_total", by="reason"), "{{reason}}"),), width=12),
+    Panel("Connections closed for silence", "Nobody called on them for connections.idle_timeout_s.", "cps",
+          (Query(rate("newshound_connections_idled_total"), "closed"),), width=24),
     Panel("Tokens refused", "missing: a call showed no token, or two. unknown: one that nobody has.", "cps",
           (Query(rate("newshound_access_refused_total", by="reason"), "{{reason}}"),), width=12),
     Panel("Changes of tokens and certificates", "loaded, or refused for a mistake, so that the old ones stay in force.", "cps",

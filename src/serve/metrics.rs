@@ -169,6 +169,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_connections_open", G, "Open gRPC connections."),
     ("newshound_connections_refused_total", C, "Connections closed by the server before a call, by reason."),
     (
+        "newshound_connections_idled_total",
+        C,
+        "Connections closed by the server because nobody called on them for long.",
+    ),
+    (
         "newshound_access_refused_total",
         C,
         "Calls refused for the token that they showed or did not show, by reason.",
@@ -272,6 +277,7 @@ impl Metrics {
             "newshound_engine_faults_total",
             "newshound_tenant_limited_total",
             "newshound_head_failures_total",
+            "newshound_connections_idled_total",
         ] {
             self.counter(name, &[]).increment(0);
         }

@@ -16,3 +16,4 @@ pub mod reader;
 pub mod server;
 pub mod service;
 pub mod status;
+pub mod streams;
