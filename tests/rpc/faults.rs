@@ -69,7 +69,8 @@ async fn a_head_that_fails_leaves_the_choice_to_consensus_and_the_answer_says_so
         (RerankMethod::RewardHead, RerankMethod::Consensus),
         (RerankMethod::Stitch, RerankMethod::Stitch),
     ] {
-        let mut request = request("reader");
+        // Each a reader of its own: what one way has found is not another's answer.
+        let mut request = request(&format!("{method:?}"));
         options(&mut request).rerank = method.into();
         let response = ask(&mut client, request).await;
         let best = response.best.clone().unwrap();

@@ -16,28 +16,7 @@ impl fmt::Display for Report {
             }
             writeln!(out)?;
         }
-        match &self.mismatch {
-            Some(mismatch) if mismatch.is_alarming() => writeln!(
-                out,
-                "BROKEN: arms have not the readers that their weights say (p = {:.1e}); believe nothing below",
-                mismatch.p
-            )?,
-            Some(mismatch) => {
-                writeln!(out, "  arms have the readers that their weights say (p = {:.3})", mismatch.p)?
-            }
-            None => writeln!(out, "  there is nothing to compare the numbers of readers with")?,
-        }
-        match &self.degraded {
-            Some(degraded) if degraded.is_alarming() => writeln!(
-                out,
-                "UNEVEN: answers of some arms fall short for more readers (p = {:.1e}); the rows below are of all answers, as readers got them",
-                degraded.p
-            )?,
-            Some(degraded) => {
-                writeln!(out, "  answers of all arms fall short for as many readers (p = {:.3})", degraded.p)?
-            }
-            None => {}
-        }
+        self.write_soundness(out)?;
         if let Some(needed) = self.readers_needed {
             let lift = 100.0 * self.expected_lift;
             writeln!(
@@ -102,6 +81,33 @@ fn write_row(out: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
 }
 
 impl Report {
+    /// Whether arms can be compared at all, and whether they were answered alike.
+    fn write_soundness(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.mismatch {
+            Some(mismatch) if mismatch.is_alarming() => writeln!(
+                out,
+                "BROKEN: arms have not the readers that their weights say (p = {:.1e}); believe nothing below",
+                mismatch.p
+            )?,
+            Some(mismatch) => {
+                writeln!(out, "  arms have the readers that their weights say (p = {:.3})", mismatch.p)?
+            }
+            None => writeln!(out, "  there is nothing to compare the numbers of readers with")?,
+        }
+        match &self.degraded {
+            Some(degraded) if degraded.is_alarming() => writeln!(
+                out,
+                "UNEVEN: answers of some arms fall short for more readers (p = {:.1e}); the rows below are of all answers, as readers got them",
+                degraded.p
+            )?,
+            Some(degraded) => {
+                writeln!(out, "  answers of all arms fall short for as many readers (p = {:.3})", degraded.p)?
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
     /// What can be said in a sentence or two.
     fn verdict(&self) -> String {
         if self.mismatch.as_ref().is_some_and(Mismatch::is_alarming) {

@@ -38,7 +38,6 @@ fn endpoint(text: &str) -> Option<Option<Uri>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::serve::settings::ServeSettings;
 
     #[test]
