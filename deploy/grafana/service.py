@@ -91,10 +91,11 @@ QUEUE = Row("Queue and connections", (
     Panel("Wait in the queue", "How long admitted requests waited for the model.", "s", quantiles("newshound_queue_wait_seconds")),
     Panel("Delay told to refused clients", "RetryInfo of refusals, mean. Zero where nobody is refused.", "s",
           (Query(f"({mean('newshound_retry_after_seconds')}) > 0 or vector(0)", "mean"),)),
-    Panel("Admissions", "Requests without a fresh answer, by class. admitted: they wait or run. stored: an old answer had to do. refused: for the queue, "
+    Panel("Admissions", "Requests without a fresh answer, by class. admitted: they wait or run. stored: an old answer had to do. cohort: the list of the locale had to. refused: for the queue, "
           "the wait or the deadline.", "reqps",
           (Query(rate("newshound_admissions_total", by="class, decision"), "{{class}} {{decision}}"),), "stack", width=24),
-    Panel("Answers that fall short", "fewer: half the candidates. greedy: one list. stale: a stored answer that was too old. refused: not even that. "
+    Panel("Answers that fall short", "fewer: half the candidates. greedy: one list. stale: a stored answer that was too old. "
+          "cohort: the list of the locale. refused: not even that. "
           "pressure: too many wait. deadline: it was too near.", "reqps",
           (Query(rate("newshound_degraded_total", by="rung, reason"), "{{rung}} {{reason}}"),), "stack", width=12),
     Panel("Expected time of requests", "What the door expects of those whom it admits, from what was measured: the wait, the prompt and the lists.", "s",
@@ -126,6 +127,8 @@ CACHE = Row("Cache", (
           "stack", width=12),
     Panel("Invalidated readers", "Readers whose stored answers are used no more, by a call of InvalidateUser or ForgetUser.", "cps",
           (Query(rate("newshound_cache_invalidations_total", by="scope"), "{{scope}}"),), width=12),
+    Panel("Changes of the file of cohorts", "loaded, or refused for a mistake, so that the old lists stay in force.", "cps",
+          (Query(rate("newshound_cohort_reads_total", by="result"), "{{result}}"),), width=24),
     Panel("Stored answers", "Answers in the cache of each server.", "short",
           (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),), width=12),
     Panel("Memory of stored answers", "Approximate; the setting cache.bytes_max bounds it.", "bytes",

@@ -31,9 +31,9 @@ pub struct Exposure {
     /// Digest of the bundle that wrote the answer; empty in lines of versions that did not tell.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub bundle: String,
-    /// Where the answer came from: `hit`, `stale`, `miss`, `coalesced` or `bypass`.
+    /// Where the answer came from: `hit`, `stale`, `miss`, `coalesced`, `bypass` or `cohort`.
     pub served: String,
-    /// How far it fell short of what was asked: `fewer`, `greedy` or `stale`; absent where it did not.
+    /// How far it fell short of what was asked: `fewer`, `greedy`, `stale` or `cohort`; absent where it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
     /// What the reader's request cost; absent where the server had no price, or was of a version that told none.

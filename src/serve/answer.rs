@@ -11,8 +11,10 @@ use crate::{
         batcher::Class,
         cache::{AnswerCache, CacheKey, Found, Freshness},
         candidate::{Answer, Candidate},
+        cohorts::Cohorts,
         engine::Deadline,
         flights::{Flight, Flights, Landed, Progress, Seat},
+        ladder::Decision,
         metrics::{Metrics, outcome::Outcome},
         models::Models,
         owner::{Epochs, Owner},
@@ -21,6 +23,7 @@ use crate::{
         tenants::Budgets,
         traces::{Stage, Trace},
     },
+    text::parse::QUERIES_MAX,
 };
 pub use admission::Degradation;
 pub use answered::{Answered, Origin};
@@ -51,6 +54,7 @@ pub struct Answerer {
     epochs: Arc<Epochs>,
     budgets: Arc<Budgets>,
     forgetting: Arc<Semaphore>,
+    cohorts: Arc<Cohorts>,
     settings: CacheSettings,
     degradation: DegradationSettings,
     metrics: Arc<Metrics>,
@@ -106,7 +110,7 @@ impl Course {
 
 impl Answerer {
     /// An answerer with an empty cache.
-    pub fn new(settings: &ServeSettings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &ServeSettings, cohorts: Arc<Cohorts>, metrics: Arc<Metrics>) -> Self {
         Self {
             cache: AnswerCache::new(settings.cache.bytes_max),
             failures: AnswerCache::new(FAILURES_MAX),
@@ -114,10 +118,16 @@ impl Answerer {
             epochs: Arc::default(),
             budgets: Arc::new(Budgets::new(settings.tenants.clone())),
             forgetting: Arc::new(Semaphore::new(FORGETTING_MAX)),
+            cohorts,
             settings: settings.cache,
-            degradation: settings.degradation,
+            degradation: settings.degradation.clone(),
             metrics,
         }
+    }
+
+    /// The lists for everybody.
+    pub fn cohorts(&self) -> Arc<Cohorts> {
+        Arc::clone(&self.cohorts)
     }
 
     /// Shows how much is stored, as entries also leave by age, and tells whose budgets are used up; called now and then.
@@ -160,7 +170,7 @@ impl Answerer {
             (origin, result) = course.run(&trace, deadline, watch).await;
         }
         counted.outcome = match (&result, origin) {
-            (Ok(_), Origin::Hit(_) | Origin::Stale(_)) => Outcome::Cached,
+            (Ok(_), Origin::Hit(_) | Origin::Stale(_) | Origin::Cohort) => Outcome::Cached,
             (Ok(_), Origin::Coalesced) => Outcome::Coalesced,
             (Ok(_), Origin::Miss | Origin::Bypass) => Outcome::Ok,
             (Err(error), _) => error.outcome(),
@@ -194,6 +204,12 @@ impl Answerer {
                 Some(Degradation { rung: Rung::Stale, why }),
             );
         }
+        if let Some(why) = decision.stored
+            && let Some(answer) = self.of_cohort(&question, &decision)
+        {
+            self.metrics.admission(question.class, "cohort");
+            return (Course::Stored(answer, Origin::Cohort), Some(Degradation { rung: Rung::Cohort, why }));
+        }
         let step = match decision.otherwise {
             Ok(step) => step,
             Err(refusal) => {
@@ -209,6 +225,17 @@ impl Answerer {
             None => self.take_off(less, key),
         };
         (course, degradation)
+    }
+
+    /// The list of the reader's locale as an answer, where nothing can be generated for her and she may have it.
+    fn of_cohort(&self, question: &Question, decision: &Decision) -> Option<Arc<Answer>> {
+        let is_refused = decision.otherwise.is_err() || question.writer.engine.is_full(question.class);
+        if question.lowest_rung < Rung::Cohort || !is_refused {
+            return None;
+        }
+        let list = self.cohorts.of(question.locale.as_deref())?;
+        let n_queries_max = question.options.n_queries_max.unwrap_or(QUERIES_MAX);
+        Some(Arc::new(Answer::of_cohort(list, Arc::clone(&question.writer.facts), n_queries_max)))
     }
 
     /// What is stored under a key, or under way.

@@ -128,6 +128,7 @@ const METRICS: &[(&str, Kind, &str)] = &[
         "Stored answers that were to be made anew when they were used, by whether they were.",
     ),
     ("newshound_cache_invalidations_total", C, "Readers whose stored answers are used no more, by scope."),
+    ("newshound_cohort_reads_total", C, "Changes of the file of cohorts' lists, by what became of them."),
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),

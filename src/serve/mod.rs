@@ -7,6 +7,7 @@ pub mod batcher;
 pub mod bill;
 pub mod cache;
 pub mod candidate;
+pub mod cohorts;
 pub mod commands;
 pub mod cost;
 pub mod demo;
@@ -40,6 +41,7 @@ use crate::{
     serve::{
         answer::Answerer,
         batcher::{Room, Sharing},
+        cohorts::{Cohorts, CohortsError},
         door::{AccessError, Door},
         engine::{Limits, prefixes::PrefixLimits},
         experiments::{ExperimentsError, InForce, log::RecordLog},
@@ -102,6 +104,9 @@ pub enum RunError {
     /// Experiments cannot be used.
     #[error("experiments cannot be used")]
     Experiments(#[from] ExperimentsError),
+    /// Lists of cohorts cannot be used.
+    #[error(transparent)]
+    Cohorts(#[from] CohortsError),
     /// Nobody can be let in.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -226,7 +231,7 @@ pub async fn run_with(
     let health_service = HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter.clone(), SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
     let rooms = Rooms {
-        answerer: Arc::new(Answerer::new(&settings, Arc::clone(&metrics))),
+        answerer: answerer(&settings, &metrics)?,
         models: Arc::clone(&models),
         experiments,
         ledger: Arc::new(Ledger::new(log.clone(), Arc::clone(&metrics))),
@@ -284,6 +289,13 @@ async fn models(
     let first = workshop.start(first, 1, place)?;
     let dir = settings.admin.models_dir.clone();
     Ok((Arc::clone(&experiments), Models::new(first, workshop, experiments, dir)))
+}
+
+/// What answers, with the lists that it has for everybody.
+fn answerer(settings: &ServeSettings, metrics: &Arc<Metrics>) -> Result<Arc<Answerer>, RunError> {
+    let file = settings.degradation.cohort_file.clone();
+    let cohorts = Arc::new(Cohorts::open(file, Arc::clone(metrics))?);
+    Ok(Arc::new(Answerer::new(settings, cohorts, Arc::clone(metrics))))
 }
 
 fn limits(settings: EngineSettings) -> Limits {
@@ -351,6 +363,7 @@ fn background(
     let Rooms { answerer, models, experiments, health, metrics, .. } = rooms;
     let (of_http, of_upkeep) = (Arc::clone(&metrics), Arc::clone(&metrics));
     tasks.spawn(experiments.watch(settings.experiments.check_interval));
+    tasks.spawn(answerer.cohorts().watch());
     tasks.spawn(async move {
         if let Err(error) = http::serve(http, of_http, health).await {
             error!(%error, "operators' port failed");

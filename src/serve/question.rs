@@ -16,6 +16,8 @@ pub struct Question {
     pub user: UserKey,
     /// Of which tenant they are a reader, if it is told.
     pub tenant: Option<String>,
+    /// Of which locale they are, if it is told.
+    pub locale: Option<String>,
     /// What is known of them.
     pub signals: UserSignals,
     /// How to sample and choose.
@@ -190,7 +192,7 @@ impl Options {
     /// What is asked of the model on a rung; none where it is no less work.
     pub fn at(&self, rung: Rung) -> Option<Self> {
         let less = match rung {
-            Rung::Full | Rung::Stale => return None,
+            Rung::Full | Rung::Stale | Rung::Cohort => return None,
             Rung::Fewer => Self { n_candidates: self.n_candidates.div_ceil(2), ..*self },
             Rung::Greedy => {
                 let sampler =

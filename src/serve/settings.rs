@@ -369,7 +369,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 59, "the sample shows every setting");
+        assert_eq!(keys, 60, "the sample shows every setting");
     }
 
     #[test]
@@ -396,7 +396,12 @@ mod tests {
         let full = read("lowest_rung = \"full\"").unwrap();
         assert_eq!(full.degradation.lowest_rung, crate::experiment::policy::Rung::Full);
         assert!(read("fewer_wait_ms = 1500").is_ok());
-        for wrong in ["fewer_wait_ms = 1501", "stale_wait_ms = 1499", "lowest_rung = \"cohort\""] {
+        for wrong in [
+            "fewer_wait_ms = 1501",
+            "stale_wait_ms = 1499",
+            "lowest_rung = \"cohort\"",
+            "lowest_rung = \"none\"",
+        ] {
             assert_eq!(read(wrong).unwrap_err().mistakes.len(), 1, "{wrong}");
         }
     }

@@ -225,7 +225,7 @@ mod tests {
         let trace = begun(Some(&parent));
         assert_eq!(trace.span_context().unwrap().trace_id().to_string(), TRACE);
         assert!(trace.stage(Stage::Queue, SystemTime::now()).0.is_none());
-        for wrong in [None, Some(""), Some("00-0-0-01"), Some("no parent"), Some(&parent[1..])] {
+        for wrong in [None, Some(""), Some("00-0-0-01"), Some("no parent"), Some(&parent[..40])] {
             assert!(begun(wrong).span_context().is_none(), "{wrong:?}");
         }
     }

@@ -109,7 +109,7 @@ impl Answerer {
         if question.rung > Rung::Full || answer.is_headless {
             return Keep::only(fresh.min(self.degradation.answer_ttl));
         }
-        let spare = if question.lowest_rung == Rung::Stale { self.degradation.spare } else { Duration::ZERO };
+        let spare = if question.lowest_rung >= Rung::Stale { self.degradation.spare } else { Duration::ZERO };
         let stale = policy.cache_stale.unwrap_or(settings.stale);
         Keep::until(fresh, settings.renew_ahead, (stale, spare), rand::random())
     }

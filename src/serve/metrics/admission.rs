@@ -9,18 +9,21 @@ use std::time::Duration;
 impl Metrics {
     pub(super) fn show_admission_from_the_start(&self) {
         for class in Class::ALL {
-            for decision in ["admitted", "stored", "refused"] {
+            for decision in ["admitted", "stored", "cohort", "refused"] {
                 self.counter(ADMISSIONS, &[("class", class.word()), ("decision", decision)]).increment(0);
             }
         }
-        for rung in [Rung::Fewer.word(), Rung::Greedy.word(), Rung::Stale.word(), "refused"] {
+        for rung in
+            [Rung::Fewer.word(), Rung::Greedy.word(), Rung::Stale.word(), Rung::Cohort.word(), "refused"]
+        {
             for why in Why::ALL {
                 self.counter(DEGRADED, &[("rung", rung), ("reason", why.word())]).increment(0);
             }
         }
     }
 
-    /// Counts a question that nobody had generated: `admitted` to the queue, `stored` where it was answered from what is kept, or `refused`.
+    /// Counts a question that nobody had generated: `admitted` to the queue, `stored` where it was answered from what is kept, `cohort`
+    /// where with the list of its locale, or `refused`.
     pub fn admission(&self, class: Class, decision: &'static str) {
         self.counter(ADMISSIONS, &[("class", class.word()), ("decision", decision)]).increment(1);
     }

@@ -138,11 +138,12 @@ impl Shared {
         let Asked {
             user, signals, class, cache, deadline, return_candidates, judged, correlation_id, ..
         } = asked;
-        let tenant = asked.entrant.tenant;
+        let (tenant, locale) = (asked.entrant.tenant, asked.entrant.locale);
         let rung = Rung::Full;
         let question = Question {
             user,
             tenant,
+            locale,
             signals,
             options,
             class,
