@@ -139,6 +139,21 @@ impl Reader {
         })
     }
 
+    /// Whole numbers within a range by name, in a table of the file or between braces; none where the key is absent.
+    pub fn wholes(&mut self, key: &str, range: RangeInclusive<u64>) -> BTreeMap<String, u64> {
+        let Some(value) = self.values.remove(key) else { return BTreeMap::new() };
+        let whole = |value: &toml::Value| value.as_integer().and_then(|value| u64::try_from(value).ok());
+        let named = |(name, value): (&String, &toml::Value)| {
+            Some((name.clone(), whole(value).filter(|value| range.contains(value))?))
+        };
+        let wholes = value.as_table().and_then(|table| table.iter().map(named).collect());
+        wholes.unwrap_or_else(|| {
+            let expected =
+                format!("whole numbers from {} to {} by name, as {{ a = 1 }}", range.start(), range.end());
+            self.refuse(key, &value, &expected, BTreeMap::new())
+        })
+    }
+
     /// Notes a mistake that only several values together make.
     pub fn require(&mut self, holds: bool, sentence: &str) {
         if !holds {

@@ -254,6 +254,15 @@ fn only_the_rpc_room_names_protobuf_or_a_status() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What else can put something into a span is a way for content to leave.
+#[test]
+fn only_traces_and_their_way_out_name_opentelemetry() {
+    for (file, source) in rust_files("src") {
+        let may = file.starts_with("src/serve/traces") || file == "src/serve/rpc/collector.rs";
+        assert!(may || !code_of(&source).contains("opentelemetry"), "{file} names OpenTelemetry");
+    }
+}
+
 #[test]
 fn only_binaries_read_the_environment_or_exit() {
     for (file, source) in rust_files("src") {

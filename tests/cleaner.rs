@@ -64,11 +64,12 @@ fn a_trained_cleaner_tells_noise_from_searches_of_readers_it_has_not_seen() {
 }
 
 #[test]
-fn noise_and_personal_data_are_left_out_and_clicks_never() {
+fn noise_and_personal_data_are_left_out_and_of_clicks_only_what_is_personal() {
     let cleaner = Cleaner::open(&trained().join("cleaner")).unwrap();
     let given = signals(&[
         (Stream::Search, "www.mailbox.com"),
         (Stream::Click, "www.mailbox.com opens its archive"),
+        (Stream::Click, "write to jane@example.org and win"),
         (Stream::Search, "mail jane@example.org"),
         (Stream::Page, "%20%20"),
         (Stream::Search, "free prize claim 77"),
@@ -79,6 +80,7 @@ fn noise_and_personal_data_are_left_out_and_clicks_never() {
     let expected = [
         Verdict::Navigational,
         Verdict::Keep,
+        Verdict::Personal,
         Verdict::Personal,
         Verdict::Malformed,
         Verdict::Automated,

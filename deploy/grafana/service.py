@@ -45,6 +45,8 @@ REQUESTS = Row("Requests", (
     Panel("Refused by the queue", "full, tokens: more requests, or tokens of theirs, wait than the settings allow. wait: it would wait too long. "
           "age: it did. All answer RESOURCE_EXHAUSTED with a delay to keep.", "reqps",
           (Query(rate("newshound_queue_refused_total", by="reason"), "{{reason}}"),)),
+    Panel("Refused for their tenant", "Requests whose tenant's budget of tokens was used up; the log names the tenants that were refused most.", "reqps",
+          (Query(rate("newshound_tenant_limited_total"), "refused"),)),
     Panel("Missed deadlines", "Requests whose deadline passed in the queue or while the model wrote, or that were refused at the door because it would have.", "reqps",
           (Query(rate("newshound_deadline_missed_total", by="phase"), "{{phase}}"),)),
     Panel("Requests by server", "Generation requests by server. Uneven where readers are bound to servers; a server at "
@@ -64,6 +66,8 @@ LATENCY = Row("Latency", (
           (Query(quantile(0.95, "newshound_phase_duration_seconds", by="phase"), "{{phase}}"),)),
     Panel("Phases, mean", "Where the time of a generation goes. The stack is its mean duration.", "s",
           (Query(mean("newshound_phase_duration_seconds", by="phase"), "{{phase}}"),), "stack"),
+    Panel("Failures of the reward head", "Generations whose best list was found by consensus, because the head failed. Never, unless the bundle is broken.",
+          "cps", (Query(rate("newshound_head_failures_total"), "failed"),)),
     Panel("Time to the first list", "From the start of a generation to its first valid list, which a streaming client sees at once.",
           "s", quantiles("newshound_time_to_first_candidate_seconds")),
 ))
@@ -87,10 +91,11 @@ QUEUE = Row("Queue and connections", (
     Panel("Wait in the queue", "How long admitted requests waited for the model.", "s", quantiles("newshound_queue_wait_seconds")),
     Panel("Delay told to refused clients", "RetryInfo of refusals, mean. Zero where nobody is refused.", "s",
           (Query(f"({mean('newshound_retry_after_seconds')}) > 0 or vector(0)", "mean"),)),
-    Panel("Admissions", "Requests without a fresh answer, by class. admitted: they wait or run. stored: an old answer had to do. refused: for the queue, "
+    Panel("Admissions", "Requests without a fresh answer, by class. admitted: they wait or run. stored: an old answer had to do. cohort: the list of the locale had to. refused: for the queue, "
           "the wait or the deadline.", "reqps",
           (Query(rate("newshound_admissions_total", by="class, decision"), "{{class}} {{decision}}"),), "stack", width=24),
-    Panel("Answers that fall short", "fewer: half the candidates. greedy: one list. stale: a stored answer that was too old. refused: not even that. "
+    Panel("Answers that fall short", "fewer: half the candidates. greedy: one list. stale: a stored answer that was too old. "
+          "cohort: the list of the locale. refused: not even that. "
           "pressure: too many wait. deadline: it was too near.", "reqps",
           (Query(rate("newshound_degraded_total", by="rung, reason"), "{{rung}} {{reason}}"),), "stack", width=12),
     Panel("Expected time of requests", "What the door expects of those whom it admits, from what was measured: the wait, the prompt and the lists.", "s",
@@ -100,6 +105,8 @@ QUEUE = Row("Queue and connections", (
     Panel("Connections refused", "total and per_peer: a limit of the settings. handshake: no HTTP/2 preface in time. tls: no certificate that both "
           "sides trust.", "cps",
           (Query(rate("newshound_connections_refused_total", by="reason"), "{{reason}}"),), width=12),
+    Panel("Connections closed for silence", "Nobody called on them for connections.idle_timeout_s.", "cps",
+          (Query(rate("newshound_connections_idled_total"), "closed"),), width=24),
     Panel("Tokens refused", "missing: a call showed no token, or two. unknown: one that nobody has.", "cps",
           (Query(rate("newshound_access_refused_total", by="reason"), "{{reason}}"),), width=12),
     Panel("Changes of tokens and certificates", "loaded, or refused for a mistake, so that the old ones stay in force.", "cps",
@@ -120,6 +127,8 @@ CACHE = Row("Cache", (
           "stack", width=12),
     Panel("Invalidated readers", "Readers whose stored answers are used no more, by a call of InvalidateUser or ForgetUser.", "cps",
           (Query(rate("newshound_cache_invalidations_total", by="scope"), "{{scope}}"),), width=12),
+    Panel("Changes of the file of cohorts", "loaded, or refused for a mistake, so that the old lists stay in force.", "cps",
+          (Query(rate("newshound_cohort_reads_total", by="result"), "{{result}}"),), width=24),
     Panel("Stored answers", "Answers in the cache of each server.", "short",
           (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),), width=12),
     Panel("Memory of stored answers", "Approximate; the setting cache.bytes_max bounds it.", "bytes",
@@ -194,6 +203,8 @@ PROCESSES = Row("Processes", (
     Panel("Versions", "Servers of each version; two for long are a release that got stuck.", "short",
           (Query(f"count by (version) ({metric('newshound_build_info')})", "{{version}}"),), "stack"),
     Panel("Reachable", "1 where Prometheus could read the metrics.", "short", (Query(f"{metric('up')}", "{{instance}}"),), highest=1, width=12),
+    Panel("Spans of traces", "exported; dropped, because too many waited for the collector; or failed, because it did not take them. Zero where none is named.",
+          "cps", (Query(rate("newshound_trace_spans_total", by="result"), "{{result}}"),), "stack", width=24),
     Panel("Time to read the metrics", "Grows with the number of series, and where a server has no CPU left.", "s",
           (Query(f"{metric('scrape_duration_seconds')}", "{{instance}}"),), width=12),
 ))

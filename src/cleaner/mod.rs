@@ -1,6 +1,7 @@
 //! Which signals say something about their reader, and which are noise: rules first, then a small RoBERTa classifier.
 //!
-//! A cleaner given to training judges as the one in the bundle does. News clicks and categories are not judged: their text is the platform's own.
+//! A cleaner given to training judges as the one in the bundle does. News clicks and categories are the platform's own words, so that they are
+//! judged by one rule alone: what identifies a person must not reach a model, whoever wrote it.
 pub mod rules;
 
 use crate::{
@@ -138,7 +139,10 @@ impl Cleaner {
         let mut verdicts = Vec::new();
         let mut unsure: Vec<(usize, Vec<u32>)> = Vec::new();
         for (idx, (stream, text)) in signals.enumerate() {
-            let by_rule = if stream == Stream::Click { Some(Verdict::Keep) } else { rules::verdict(text) };
+            let by_rule = match stream {
+                Stream::Click => Some(platform(text)),
+                Stream::Search | Stream::Page => rules::verdict(text),
+            };
             if by_rule.is_none() {
                 unsure.push((idx, self.tokens.encode(&line(stream, text))));
             }
@@ -164,7 +168,10 @@ impl Cleaner {
     /// If the classifier fails.
     pub fn clean(&self, signals: &UserSignals) -> Result<(Option<UserSignals>, Vec<Verdict>), CleanerError> {
         let all = signals.as_slice();
-        let verdicts = self.verdicts(all.iter().map(|signal| (signal.stream(), signal.text())))?;
+        let mut verdicts = self.verdicts(all.iter().map(|signal| (signal.stream(), signal.text())))?;
+        for (verdict, signal) in verdicts.iter_mut().zip(all) {
+            *verdict = with_category(*verdict, signal.category());
+        }
         let without = |drops: fn(Verdict) -> bool| {
             signals.kept(&verdicts.iter().map(|verdict| !drops(*verdict)).collect::<Vec<_>>())
         };
@@ -176,10 +183,31 @@ impl Cleaner {
 
 /// Leaves personal data out by the rules alone, where there is no classifier; none if nothing else is left.
 pub fn without_personal(signals: &UserSignals) -> Option<UserSignals> {
-    let keeps = signals.as_slice().iter().map(|signal| {
-        signal.stream() == Stream::Click || rules::verdict(signal.text()) != Some(Verdict::Personal)
-    });
+    let is_personal = |text: &str| platform(text) == Verdict::Personal;
+    let keeps = signals
+        .as_slice()
+        .iter()
+        .map(|signal| !is_personal(signal.text()) && !signal.category().is_some_and(is_personal));
     signals.kept(&keeps.collect::<Vec<_>>())
+}
+
+/// The verdict on a signal of which the text has this one: its category goes the way of its text.
+pub fn with_category(verdict: Verdict, category: Option<&str>) -> Verdict {
+    if category.is_some_and(|category| platform(category) == Verdict::Personal) {
+        Verdict::Personal
+    } else {
+        verdict
+    }
+}
+
+/// The verdict on words of the platform's own.
+fn platform(text: &str) -> Verdict {
+    match rules::verdict(text) {
+        Some(Verdict::Personal) => Verdict::Personal,
+        Some(Verdict::Keep | Verdict::Malformed | Verdict::Navigational | Verdict::Automated) | None => {
+            Verdict::Keep
+        }
+    }
 }
 
 /// What the classifier reads of a signal.

@@ -66,10 +66,12 @@ pub enum Rung {
     Greedy,
     /// It is a stored one that is too old.
     Stale,
+    /// It is the list of everybody of the reader's locale.
+    Cohort,
 }
 
 impl Rung {
-    const ALL: [Self; 4] = [Self::Full, Self::Fewer, Self::Greedy, Self::Stale];
+    const ALL: [Self; 5] = [Self::Full, Self::Fewer, Self::Greedy, Self::Stale, Self::Cohort];
 
     /// Its word in files, metrics and records.
     pub fn word(self) -> &'static str {
@@ -78,6 +80,7 @@ impl Rung {
             Self::Fewer => "fewer",
             Self::Greedy => "greedy",
             Self::Stale => "stale",
+            Self::Cohort => "cohort",
         }
     }
 
@@ -388,7 +391,7 @@ mod tests {
             ("cache_ttl_ms", json!([1, 1000]), json!([0, 1001])),
             ("cache_stale_ms", json!([0, 1000]), json!([-1, 1001])),
             ("early_stopping", json!(["off"]), json!(["on", true, "safe", "aggressive"])),
-            ("lowest_rung", json!(["full", "fewer", "greedy", "stale"]), json!(["cohort", 1])),
+            ("lowest_rung", json!(["full", "fewer", "greedy", "stale", "cohort"]), json!(["refused", 1])),
             ("rerank", json!(["consensus", "none"]), json!(["auto", 1, "reward_head"])),
         ] {
             for value in inside.as_array().unwrap() {

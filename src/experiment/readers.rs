@@ -35,6 +35,8 @@ pub struct Reader {
     pub split: BTreeMap<String, u32>,
     /// Answers in the experiment.
     pub n_answers: u32,
+    /// Those of them that fell short of what was asked.
+    pub n_degraded: u32,
     /// Events of those answers, by kind.
     pub events: BTreeMap<EventKind, u32>,
     /// Seconds that she stayed, all together.
@@ -63,6 +65,10 @@ pub struct Readers {
     pub currency: Option<String>,
     /// In the order of their digests.
     pub readers: Vec<Reader>,
+    /// The same by their answers in full alone; whoever had none is not among them.
+    ///
+    /// Which answers fall short is decided after the arm is, and partly by it: these readers are not those whom the hash has drawn.
+    pub in_full: Vec<Reader>,
     /// What is not among them.
     pub left_out: LeftOut,
 }
@@ -81,6 +87,7 @@ struct Answer {
     time_unix_ms: u64,
     reader: String,
     cost: Option<CostRecord>,
+    is_degraded: bool,
     /// What this experiment has to do with it.
     arm: Option<ArmRecord>,
 }
@@ -95,9 +102,11 @@ impl Collector {
     /// Takes a line.
     pub fn add(&mut self, line: &str) {
         match serde_json::from_str(line) {
-            Ok(Record::Exposure(Exposure { time_unix_ms, response_id, reader, cost, arms, .. })) => {
+            Ok(Record::Exposure(exposure)) => {
+                let Exposure { time_unix_ms, response_id, reader, cost, degraded, arms, .. } = exposure;
                 let arm = arms.into_iter().find(|arm| arm.experiment == self.experiment);
-                self.answers.insert(response_id, Answer { time_unix_ms, reader, cost, arm });
+                let is_degraded = degraded.is_some();
+                self.answers.insert(response_id, Answer { time_unix_ms, reader, cost, is_degraded, arm });
             }
             Ok(Record::Outcomes(outcomes)) => {
                 let key = (outcomes.response_id.clone(), outcomes.request_id.clone());
@@ -116,8 +125,21 @@ impl Collector {
         let latest = latest.and_then(|answer| answer.arm.as_ref()).map(|arm| arm.phase.clone());
         let phase = phase.map(str::to_owned).or(latest)?;
         let counted = self.counted(&phase);
-        let (mut readers, begun) = self.begin(&counted);
-        let currency = self.add_costs(&counted, &mut readers);
+        let is_full = |response_id: &&String| !self.answers[*response_id].is_degraded;
+        let full: HashSet<String> = counted.iter().filter(is_full).cloned().collect();
+        let left_out = self.left_out;
+        let (in_full, _) = self.join(&full);
+        // What is left out of the experiment is that of all answers.
+        self.left_out = left_out;
+        let (readers, currency) = self.join(&counted);
+        let left_out = self.left_out;
+        (!readers.is_empty()).then_some(Readers { phase, currency, readers, in_full, left_out })
+    }
+
+    /// Readers by these answers, and the currency of what they cost.
+    fn join(&mut self, counted: &HashSet<String>) -> (Vec<Reader>, Option<String>) {
+        let (mut readers, begun) = self.begin(counted);
+        let currency = self.add_costs(counted, &mut readers);
         for outcomes in self.reports.values() {
             let Some(answer) = self.answers.get(&outcomes.response_id) else {
                 self.left_out.reports_of_unknown_answers += 1;
@@ -134,13 +156,9 @@ impl Collector {
                 reader.n_clicks_before += u32::try_from(clicks.count()).unwrap_or(u32::MAX);
             }
         }
-        if readers.is_empty() {
-            return None;
-        }
         let mut sorted: Vec<_> = readers.into_iter().collect();
         sorted.sort_by(|one, other| one.0.cmp(&other.0));
-        let readers = sorted.into_iter().map(|(_, reader)| reader).collect();
-        Some(Readers { phase, currency, readers, left_out: self.left_out })
+        (sorted.into_iter().map(|(_, reader)| reader).collect(), currency)
     }
 
     /// Ids of the answers that belong to the experiment's phase and can be compared.
@@ -198,6 +216,7 @@ impl Collector {
                 ..Reader::default()
             });
             reader.n_answers += 1;
+            reader.n_degraded += u32::from(answer.is_degraded);
             if reader.arm != arm.arm {
                 of_two_arms.insert(answer.reader.clone());
             }
@@ -234,6 +253,7 @@ mod tests {
             response_id: format!("{time_unix_ms}"),
             reader: reader.to_owned(),
             config: "c".to_owned(),
+            bundle: "b".to_owned(),
             served: "miss".to_owned(),
             degraded: None,
             cost: Some(CostRecord {
@@ -288,6 +308,22 @@ mod tests {
         assert_eq!(read.readers[1].count(EventKind::Clicked), 0);
         assert_eq!(read.left_out.reports_repeated, 1);
         assert_eq!(read.left_out.reports_of_unknown_answers, 1);
+    }
+
+    #[test]
+    fn answers_that_fell_short_are_counted_and_apart_from_those_in_full() {
+        let short = |exposure| Exposure { degraded: Some("greedy".to_owned()), ..exposure };
+        let lines =
+            vec![exposure(1, "one", "a"), short(exposure(2, "one", "a")), short(exposure(3, "two", "b"))];
+        let read = read(lines, vec![click(1, "r"), click(2, "r"), click(3, "r"), click(77, "r")]).unwrap();
+        let of = |readers: &[Reader]| -> Vec<_> {
+            let of =
+                |reader: &Reader| (reader.n_answers, reader.n_degraded, reader.count(EventKind::Clicked));
+            readers.iter().map(of).collect()
+        };
+        assert_eq!(of(&read.readers), [(2, 1, 2), (1, 1, 1)]);
+        assert_eq!(of(&read.in_full), [(1, 0, 1)]);
+        assert_eq!(read.left_out.reports_of_unknown_answers, 1, "told once");
     }
 
     #[test]

@@ -24,13 +24,16 @@ pub struct Exposure {
     pub time_unix_ms: u64,
     /// Id of the response.
     pub response_id: String,
-    /// Salted digest of the reader's key.
+    /// Salted digest of the reader's key and tenant.
     pub reader: String,
     /// Digest of the experiments file.
     pub config: String,
-    /// Where the answer came from: `hit`, `stale`, `miss`, `coalesced` or `bypass`.
+    /// Digest of the bundle that wrote the answer; empty in lines of versions that did not tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bundle: String,
+    /// Where the answer came from: `hit`, `stale`, `miss`, `coalesced`, `bypass` or `cohort`.
     pub served: String,
-    /// How far it fell short of what was asked: `fewer`, `greedy` or `stale`; absent where it did not.
+    /// How far it fell short of what was asked: `fewer`, `greedy`, `stale` or `cohort`; absent where it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
     /// What the reader's request cost; absent where the server had no price, or was of a version that told none.
@@ -171,6 +174,7 @@ mod tests {
             response_id: "00-1".to_owned(),
             reader: "ab".to_owned(),
             config: "cd".to_owned(),
+            bundle: "ef".to_owned(),
             served: "hit".to_owned(),
             degraded: Some("fewer".to_owned()),
             cost: Some(CostRecord { nanos: 7, currency: "EUR".to_owned(), price_version: String::new() }),

@@ -11,7 +11,7 @@ use super::{
         many::Correction,
         means::{Moments, cuped, paired, percentile_interval, ratio, resampled, theta, welch},
         normal,
-        proportions::{Mismatch, Share, sample_ratio, sample_size, two_proportions},
+        proportions::{Mismatch, Share, equal_shares, sample_ratio, sample_size, two_proportions},
         ranks::mann_whitney,
         sequential::always_valid,
     },
@@ -56,12 +56,17 @@ pub struct Report {
     pub currency: Option<String>,
     /// Whether arms have the readers that their weights say; none with a single arm.
     pub mismatch: Option<Mismatch>,
+    /// Whether as many readers of each arm had answers that fell short; none where nobody or everybody had, or there is one arm.
+    pub degraded: Option<Mismatch>,
     /// Readers per arm that find the expected lift in the share of readers who click, with a power of 80 %.
     pub readers_needed: Option<f64>,
     /// The expected lift.
     pub expected_lift: f64,
-    /// One per arm and metric.
+    /// One per arm and metric, of all answers as they were: what readers of an arm got is what the arm does, also where it fell short.
     pub rows: Vec<Row>,
+    /// The same of answers in full alone, where others are among them. No verdict rests on these: which answers fall short comes after the
+    /// arm, and may come of it, so that other readers may be left in each.
+    pub in_full: Vec<Row>,
     /// One per arm whose readers were seen before.
     pub before: Vec<Before>,
     /// What was not counted.
@@ -75,6 +80,8 @@ pub struct ArmSize {
     pub readers: usize,
     /// Answers that they got.
     pub answers: u64,
+    /// Those of them that fell short of what was asked.
+    pub answers_degraded: u64,
     /// What the answers of a thousand readers cost, in units of the currency, over those whose costs are known.
     pub cost_per_1k_readers: Option<f64>,
 }
@@ -115,13 +122,14 @@ pub struct Before {
 
 /// Compares the arms of an experiment.
 pub fn report(readers: &Readers, question: &Question) -> Report {
-    let by_arm = by_arm(readers);
+    let by_arm = by_arm(&readers.readers);
     let control = by_arm.get(&question.control).cloned().unwrap_or_default();
     let mut rows = Vec::new();
     for (arm, treatment) in by_arm.iter().filter(|(arm, _)| **arm != question.control) {
         rows.extend(compare(arm, &control, treatment, question.expected_lift));
     }
     rows.extend(adjusted(&by_arm, question));
+    let in_full = if has_degraded(readers) { rows_in_full(readers, question) } else { Vec::new() };
     let ps: Vec<f64> = rows.iter().map(|row| row.comparison.p).collect();
     for (row, corrected) in rows.iter_mut().zip(question.correction.of(&ps)) {
         row.p_corrected = corrected;
@@ -135,9 +143,11 @@ pub fn report(readers: &Readers, question: &Question) -> Report {
         control: question.control.clone(),
         arms: by_arm.iter().map(|(arm, readers)| (arm.clone(), size(readers))).collect(),
         mismatch: mismatch(readers),
+        degraded: degraded(&by_arm),
         readers_needed: sample_size(base_rate, question.expected_lift, POWER),
         expected_lift: question.expected_lift,
         rows,
+        in_full,
         before: by_arm.iter().filter_map(|(arm, readers)| before(arm, readers)).collect(),
         left_out: readers.left_out,
     }
@@ -145,9 +155,9 @@ pub fn report(readers: &Readers, question: &Question) -> Report {
 
 type Arm<'a> = Vec<&'a Reader>;
 
-fn by_arm(readers: &Readers) -> BTreeMap<String, Arm<'_>> {
+fn by_arm(readers: &[Reader]) -> BTreeMap<String, Arm<'_>> {
     let mut arms: BTreeMap<String, Arm<'_>> = BTreeMap::new();
-    readers.readers.iter().for_each(|reader| arms.entry(reader.arm.clone()).or_default().push(reader));
+    readers.iter().for_each(|reader| arms.entry(reader.arm.clone()).or_default().push(reader));
     arms
 }
 
@@ -156,6 +166,7 @@ fn size(readers: &Arm<'_>) -> ArmSize {
         readers: readers.len(),
         cost_per_1k_readers: cost_per_1k_readers(readers),
         answers: readers.iter().map(|reader| u64::from(reader.n_answers)).sum(),
+        answers_degraded: readers.iter().map(|reader| u64::from(reader.n_degraded)).sum(),
     }
 }
 
@@ -181,6 +192,34 @@ fn mismatch(readers: &Readers) -> Option<Mismatch> {
     }
     let (observed, expected): (Vec<f64>, Vec<f64>) = cells.into_values().unzip();
     sample_ratio(&observed, &expected)
+}
+
+fn has_degraded(readers: &Readers) -> bool {
+    readers.readers.iter().any(|reader| reader.n_degraded > 0)
+}
+
+/// Readers with an answer that fell short, by arm: readers, because answers of one reader fall short together.
+fn degraded(by_arm: &BTreeMap<String, Arm<'_>>) -> Option<Mismatch> {
+    let share = |readers: &Arm<'_>| {
+        let n = readers.iter().filter(|reader| reader.n_degraded > 0).count();
+        Share { n: n as u64, of: readers.len() as u64 }
+    };
+    equal_shares(&by_arm.values().map(share).collect::<Vec<_>>())
+}
+
+/// Every metric of every arm against control, of answers in full alone.
+fn rows_in_full(readers: &Readers, question: &Question) -> Vec<Row> {
+    let by_arm = by_arm(&readers.in_full);
+    let control = by_arm.get(&question.control).cloned().unwrap_or_default();
+    let treatments = by_arm.iter().filter(|(arm, _)| **arm != question.control);
+    let mut rows: Vec<Row> = treatments
+        .flat_map(|(arm, treatment)| compare(arm, &control, treatment, question.expected_lift))
+        .collect();
+    let ps: Vec<f64> = rows.iter().map(|row| row.comparison.p).collect();
+    for (row, corrected) in rows.iter_mut().zip(question.correction.of(&ps)) {
+        row.p_corrected = corrected;
+    }
+    rows
 }
 
 fn share_of_clickers(readers: &Arm<'_>) -> Share {
@@ -338,7 +377,8 @@ mod tests {
     fn reported(control: Vec<Reader>, treatment: Vec<Reader>) -> Report {
         let readers = [control, treatment].concat();
         let (phase, currency) = ("1".to_owned(), Some("EUR".to_owned()));
-        let readers = Readers { phase, currency, readers, left_out: LeftOut::default() };
+        let in_full = readers.iter().filter(|reader| reader.n_degraded == 0).cloned().collect();
+        let readers = Readers { phase, currency, readers, in_full, left_out: LeftOut::default() };
         let question = Question {
             experiment: "x".to_owned(),
             control: "a".to_owned(),
@@ -426,6 +466,28 @@ mod tests {
         assert!(report.mismatch.unwrap().is_alarming());
         let text = report.to_string();
         assert!(text.contains("BROKEN") && text.contains("verdict: none"), "{text}");
+    }
+
+    #[test]
+    fn answers_that_fall_short_are_told_by_arm_and_compared_apart() {
+        let short = |arm: &str, every: usize| {
+            let mut readers = readers(arm, 900, clicks);
+            readers.iter_mut().step_by(every).for_each(|reader| reader.n_degraded = 1);
+            readers
+        };
+        let even = reported(short("a", 10), short("b", 10));
+        assert!(!even.degraded.unwrap().is_alarming() && even.arms["a"].answers_degraded == 90);
+        let text = even.to_string();
+        assert!(text.contains("2.5 % fell short") && text.contains("answers in full alone"), "{text}");
+        assert!(!text.contains("UNEVEN"), "{text}");
+        let uneven = reported(short("a", 100), short("b", 5));
+        assert!(uneven.degraded.unwrap().is_alarming());
+        assert!(
+            uneven.to_string().contains("UNEVEN") && uneven.to_string().contains("verdict: no difference")
+        );
+        let whole = reported(readers("a", 900, clicks), readers("b", 900, clicks));
+        assert!(whole.degraded.is_none() && whole.in_full.is_empty());
+        assert!(!whole.to_string().contains("fell short"));
     }
 
     #[test]

@@ -11,14 +11,19 @@ use crate::{
         batcher::Class,
         cache::{AnswerCache, CacheKey, Found, Freshness},
         candidate::{Answer, Candidate},
+        cohorts::Cohorts,
         engine::Deadline,
         flights::{Flight, Flights, Landed, Progress, Seat},
+        ladder::Decision,
         metrics::{Metrics, outcome::Outcome},
         models::Models,
         owner::{Epochs, Owner},
         question::{CacheMode, Question},
-        settings::{CacheSettings, DegradationSettings},
+        settings::{CacheSettings, DegradationSettings, ServeSettings},
+        tenants::Budgets,
+        traces::{Stage, Trace},
     },
+    text::parse::QUERIES_MAX,
 };
 pub use admission::Degradation;
 pub use answered::{Answered, Origin};
@@ -26,12 +31,18 @@ use counted::Counted;
 pub use error::ServeError;
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Questions without an answer that are remembered: each for a second or two, so that these are the failures of a bad minute.
 const FAILURES_MAX: u64 = 10_000;
+/// Readers that are forgotten at the same time: each has all that is stored looked through, and waits for the models. Who comes later is told to come back.
+const FORGETTING_MAX: usize = 8;
+/// How long forgetting a reader may take: far longer than a step of any model.
+const FORGET_MAX: Duration = Duration::from_secs(10);
+/// When to come back for it: most take less.
+const FORGET_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Answers questions: everything that requests share.
 #[derive(Debug)]
@@ -41,6 +52,9 @@ pub struct Answerer {
     failures: AnswerCache<ServeError>,
     flights: Flights,
     epochs: Arc<Epochs>,
+    budgets: Arc<Budgets>,
+    forgetting: Arc<Semaphore>,
+    cohorts: Arc<Cohorts>,
     settings: CacheSettings,
     degradation: DegradationSettings,
     metrics: Arc<Metrics>,
@@ -72,9 +86,14 @@ impl Course {
     /// Shows the candidates, and waits for the answer.
     async fn run(
         self,
+        trace: &Trace,
         deadline: Option<Instant>,
         watch: impl FnMut(&Arc<Candidate>),
     ) -> (Origin, Result<Arc<Answer>, ServeError>) {
+        let _waiting = match &self {
+            Self::Flying(watcher, Origin::Coalesced) => Some(trace.coalesced(&watcher.borrow().trace)),
+            Self::Stored(..) | Self::Flying(..) | Self::Failed(_) | Self::Refused(_) => None,
+        };
         match self {
             Self::Stored(answer, origin) => {
                 answer.candidates.iter().for_each(watch);
@@ -91,22 +110,31 @@ impl Course {
 
 impl Answerer {
     /// An answerer with an empty cache.
-    pub fn new(settings: CacheSettings, degradation: DegradationSettings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &ServeSettings, cohorts: Arc<Cohorts>, metrics: Arc<Metrics>) -> Self {
         Self {
-            cache: AnswerCache::new(settings.bytes_max),
+            cache: AnswerCache::new(settings.cache.bytes_max),
             failures: AnswerCache::new(FAILURES_MAX),
             flights: Flights::default(),
             epochs: Arc::default(),
-            settings,
-            degradation,
+            budgets: Arc::new(Budgets::new(settings.tenants.clone())),
+            forgetting: Arc::new(Semaphore::new(FORGETTING_MAX)),
+            cohorts,
+            settings: settings.cache,
+            degradation: settings.degradation.clone(),
             metrics,
         }
     }
 
-    /// Shows how much is stored; called now and then, as entries also leave by age.
+    /// The lists for everybody.
+    pub fn cohorts(&self) -> Arc<Cohorts> {
+        Arc::clone(&self.cohorts)
+    }
+
+    /// Shows how much is stored, as entries also leave by age, and tells whose budgets are used up; called now and then.
     pub async fn upkeep(&self) {
         let (entries, bytes) = self.cache.size().await;
         self.metrics.cache_size(entries, bytes);
+        self.budgets.upkeep(Instant::now());
     }
 
     /// Answers a question; `watch` sees every candidate as it ends, or all at once if the answer is stored.
@@ -120,7 +148,8 @@ impl Answerer {
         question: Question,
         mut watch: impl FnMut(&Arc<Candidate>),
     ) -> Result<Answered, ServeError> {
-        let mut counted = Counted::new(&self.metrics, &question.enrolment);
+        let mut counted = Counted::new(&self.metrics, &question);
+        let trace = question.trace.clone();
         let mut n_seen = 0;
         let count = |candidate: &Arc<Candidate>| {
             n_seen += 1;
@@ -129,7 +158,7 @@ impl Answerer {
         let (course, mut degradation) = self.start(question.clone()).await;
         let (status, age) = course.status();
         self.metrics.cache_request(status, age);
-        let (mut origin, mut result) = course.run(question.deadline, count).await;
+        let (mut origin, mut result) = course.run(&trace, question.deadline, count).await;
         // Another's limit ended what this request had joined. Candidates that were seen cannot be taken back, so only a flight
         // that showed none is given another try, and only one, so that nobody waits for ever behind those who hurry.
         let in_time = question.deadline.is_none_or(|deadline| Instant::now() < deadline);
@@ -138,16 +167,17 @@ impl Answerer {
             let deadline = question.deadline;
             let course;
             (course, degradation) = self.start(question).await;
-            (origin, result) = course.run(deadline, watch).await;
+            (origin, result) = course.run(&trace, deadline, watch).await;
         }
         counted.outcome = match (&result, origin) {
-            (Ok(_), Origin::Hit(_) | Origin::Stale(_)) => Outcome::Cached,
+            (Ok(_), Origin::Hit(_) | Origin::Stale(_) | Origin::Cohort) => Outcome::Cached,
             (Ok(_), Origin::Coalesced) => Outcome::Coalesced,
             (Ok(_), Origin::Miss | Origin::Bypass) => Outcome::Ok,
             (Err(error), _) => error.outcome(),
         };
         let answered =
             result.map(|answer| Answered { paid_nanos: answer.owed.pay(), answer, origin, degradation });
+        answered.iter().for_each(|answered| trace.answered(answered));
         counted.answered = answered.as_ref().ok().cloned();
         if let Ok(Answered { degradation: Some(Degradation { rung, why }), .. }) = &answered {
             self.metrics.degraded(rung.word(), *why);
@@ -162,15 +192,23 @@ impl Answerer {
             return (course, None);
         }
         let decision = admission::decide(&self.degradation, &question, &self.metrics);
+        let from = SystemTime::now();
         if let Some(why) = decision.stored
             && question.cache == CacheMode::Default
             && let Some(Found { answer, age, .. }) = self.cache.get(key, Instant::now()).await
         {
             self.metrics.admission(question.class, "stored");
+            drop(question.trace.stage(Stage::Cache, from));
             return (
                 Course::Stored(answer, Origin::Stale(age)),
                 Some(Degradation { rung: Rung::Stale, why }),
             );
+        }
+        if let Some(why) = decision.stored
+            && let Some(answer) = self.of_cohort(&question, &decision)
+        {
+            self.metrics.admission(question.class, "cohort");
+            return (Course::Stored(answer, Origin::Cohort), Some(Degradation { rung: Rung::Cohort, why }));
         }
         let step = match decision.otherwise {
             Ok(step) => step,
@@ -189,15 +227,27 @@ impl Answerer {
         (course, degradation)
     }
 
+    /// The list of the reader's locale as an answer, where nothing can be generated for her and she may have it.
+    fn of_cohort(&self, question: &Question, decision: &Decision) -> Option<Arc<Answer>> {
+        let is_refused = decision.otherwise.is_err() || question.writer.engine.is_full(question.class);
+        if question.lowest_rung < Rung::Cohort || !is_refused {
+            return None;
+        }
+        let list = self.cohorts.of(question.locale.as_deref())?;
+        let n_queries_max = question.options.n_queries_max.unwrap_or(QUERIES_MAX);
+        Some(Arc::new(Answer::of_cohort(list, Arc::clone(&question.writer.facts), n_queries_max)))
+    }
+
     /// What is stored under a key, or under way.
     async fn known(self: &Arc<Self>, question: &Question, key: CacheKey) -> Option<Course> {
         if question.cache != CacheMode::Default {
             return None;
         }
-        let now = Instant::now();
+        let (now, from) = (Instant::now(), SystemTime::now());
         if let Some(Found { answer, age, freshness }) = self.cache.get(key, now).await
             && freshness != Freshness::Spare
         {
+            drop(question.trace.stage(Stage::Cache, from));
             if freshness != Freshness::Fresh {
                 self.renew(question.clone(), key, freshness).await;
             }
@@ -220,6 +270,13 @@ impl Answerer {
             CacheMode::Bypass => Origin::Bypass,
             CacheMode::Default | CacheMode::Refresh => Origin::Miss,
         };
+        // Before anybody can join it; whoever joins another gives it back.
+        let charge = match admission::charge(&self.budgets, &question) {
+            Ok(charge) => charge,
+            Err(exhausted) => {
+                return Course::Refused(admission::exhausted(exhausted, &question, &self.metrics));
+            }
+        };
         let (flight, watcher) = if question.cache == CacheMode::Default {
             match self.flights.join(key, question.deadline) {
                 Seat::Follower(watcher) => return Course::Flying(watcher, Origin::Coalesced),
@@ -228,7 +285,7 @@ impl Answerer {
         } else {
             Flight::alone(Deadline::new(question.deadline))
         };
-        self.fly(question, flight, key);
+        self.fly(question, flight, key, charge);
         Course::Flying(watcher, origin)
     }
 
@@ -247,9 +304,14 @@ impl Answerer {
         if question.writer.engine.is_pressed() || self.failures.get(key, Instant::now()).await.is_some() {
             return self.metrics.cache_renewal("skipped");
         }
+        let Ok(charge) = admission::charge(&self.budgets, &question) else {
+            return self.metrics.cache_renewal("skipped");
+        };
         let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
         self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
-        self.fly(Question { class: Class::Bulk, ..question }, flight, key);
+        // No request waits for it, so it is in the trace of none.
+        let trace = Trace::default();
+        self.fly(Question { class: Class::Bulk, trace, ..question }, flight, key, charge);
         // A flight that nobody watches is given up.
         tokio::spawn(async move {
             let _ = watcher.wait_for(|progress| progress.outcome.is_some()).await;
@@ -266,18 +328,35 @@ impl Answerer {
     /// wait.
     ///
     /// # Errors
-    /// If a task panicked; then it is invalidated, and may be in memory.
-    pub async fn forget(self: &Arc<Self>, whose: &[u8], models: &Models) -> Result<(), ServeError> {
+    /// If too many are being forgotten, it takes longer than the caller or we wait, or a task panicked; then it is invalidated, and may be in
+    /// memory.
+    pub async fn forget(
+        self: &Arc<Self>,
+        whose: &[u8],
+        models: &Models,
+        deadline: Option<Instant>,
+    ) -> Result<(), ServeError> {
         let owner = Owner::of(whose);
         self.epochs.end(owner);
+        let turn = Arc::clone(&self.forgetting).try_acquire_owned();
+        let turn = turn.map_err(|_| ServeError::ForgetBusy { retry_after: FORGET_RETRY_AFTER })?;
+        let latest = Instant::now() + FORGET_MAX;
+        let until = deadline.map_or(latest, |deadline| deadline.min(latest));
         let answerer = Arc::clone(self);
-        let stored = tokio::task::spawn_blocking(move || answerer.cache.keys_of(owner));
-        for key in stored.await.map_err(|_| ServeError::Panicked)? {
-            self.cache.remove(key).await;
+        let forgetting = async {
+            // The place is taken as long as the look lasts, whoever still waits for it.
+            let stored = tokio::task::spawn_blocking(move || (answerer.cache.keys_of(owner), turn));
+            let (keys, _turn) = stored.await.map_err(|_| ServeError::Panicked)?;
+            for key in keys {
+                self.cache.remove(key).await;
+            }
+            models.forget(owner).await;
+            Ok(())
+        };
+        match tokio::time::timeout_at(until.into(), forgetting).await {
+            Ok(forgotten) => forgotten.inspect(|()| self.metrics.cache_invalidation("forget")),
+            Err(_) => Err(ServeError::ForgetLate),
         }
-        models.forget(owner).await;
-        self.metrics.cache_invalidation("forget");
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@ use crate::serve::{
     cost::{Cost, Saving, Spending, Used},
     experiments::enrolment::Enrolment,
     metrics::Metrics,
+    tenants::Charge,
 };
 use std::sync::Arc;
 
@@ -11,14 +12,17 @@ use std::sync::Arc;
 pub struct Bill {
     metrics: Arc<Metrics>,
     enrolment: Arc<Enrolment>,
+    /// What the tenant was charged before, corrected when the bill is gone.
+    charge: Charge,
     /// What the model thread adds to.
     pub used: Used,
 }
 
 impl Bill {
     /// An empty bill of a generation under these arms.
-    pub fn open(metrics: &Arc<Metrics>, enrolment: &Arc<Enrolment>) -> Self {
-        Self { metrics: Arc::clone(metrics), enrolment: Arc::clone(enrolment), used: Used::default() }
+    pub fn open(metrics: &Arc<Metrics>, enrolment: &Arc<Enrolment>, charge: Charge) -> Self {
+        let (metrics, enrolment) = (Arc::clone(metrics), Arc::clone(enrolment));
+        Self { metrics, enrolment, charge, used: Used::default() }
     }
 
     /// Counts everything that was used, and returns what it cost.
@@ -33,6 +37,7 @@ impl Bill {
         if device_time.is_zero() {
             return Cost::default();
         }
+        self.charge.used(used.tokens());
         let pruned = if on == Spending::Useful { used.pruned() } else { Default::default() };
         let nanos =
             self.metrics.spent(on, device_time - pruned) + self.metrics.spent(Spending::Pruned, pruned);

@@ -148,6 +148,8 @@ pub struct Answer {
     pub n_queries_max: usize,
     /// How it was found.
     pub method: Method,
+    /// Whether the reward head failed, so that it was found otherwise than was asked, or without what the head says.
+    pub is_headless: bool,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens of the prompt that went through the model.
@@ -165,6 +167,37 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// A list of everybody's as an answer: no model wrote it, and it costs nothing. `model`: the one that would have answered.
+    pub(super) fn of_cohort(list: QueryList, model: Arc<ModelFacts>, n_queries_max: usize) -> Self {
+        let candidate = Candidate {
+            row_idx: 0,
+            list: Ok(list),
+            scores: None,
+            consensus: None,
+            query_consensus: Vec::new(),
+            mean_logprob: 0.0,
+            finish: Finish::Stop,
+            n_tokens: 0,
+            best_so_far: true,
+        };
+        Self {
+            model,
+            candidates: vec![Arc::new(candidate)],
+            best_idx: 0,
+            stitched: None,
+            n_queries_max,
+            method: Method::None,
+            is_headless: false,
+            prompt_tokens: 0,
+            prefill_tokens_computed: 0,
+            n_truncated_signals: 0,
+            n_cleaned_signals: 0,
+            cost: Cost::default(),
+            owed: Owed::new(Cost::default()),
+            phases: Phases::default(),
+        }
+    }
+
     /// The chosen candidate.
     pub fn best(&self) -> &Candidate {
         &self.candidates[self.best_idx]

@@ -173,6 +173,8 @@ pub struct Used {
     /// Of one row that has run since the prefill.
     per_row: Duration,
     n_steps: u32,
+    /// Of the prompt, as far as it was computed, and of all rows.
+    tokens: u64,
     /// Rows that ended by themselves, and their tokens.
     ended: (u32, u64),
     /// The same of rows that were stopped early.
@@ -180,9 +182,10 @@ pub struct Used {
 }
 
 impl Used {
-    /// Adds a prefill, which was for this generation alone.
-    pub fn prefill(&mut self, took: Duration) {
+    /// Adds a prefill, which was for this generation alone; its tokens are those of the prompt that were computed, and the first of each row.
+    pub fn prefill(&mut self, took: Duration, n_tokens: usize) {
         self.total += took;
+        self.tokens += n_tokens as u64;
     }
 
     /// Adds the share in a step in which each of `n_rows` rows got a token.
@@ -190,6 +193,7 @@ impl Used {
         self.total += share;
         self.per_row += share / u32::try_from(n_rows).unwrap_or(u32::MAX).max(1);
         self.n_steps += 1;
+        self.tokens += n_rows as u64;
     }
 
     /// Notes the end of a row of so many tokens.
@@ -204,6 +208,11 @@ impl Used {
     /// All time.
     pub fn total(&self) -> Duration {
         self.total
+    }
+
+    /// All tokens that were computed.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
     }
 
     /// Time of rows that were stopped early.
@@ -317,7 +326,7 @@ mod tests {
     #[test]
     fn a_row_that_is_stopped_has_used_its_part_of_the_steps_until_then() {
         let mut used = Used::default();
-        used.prefill(ns(1000));
+        used.prefill(ns(1000), 14);
         used.step(ns(40), 4);
         used.step(ns(40), 4);
         used.row_ended(3, true);

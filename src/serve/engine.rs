@@ -159,9 +159,12 @@ pub enum EngineError {
     /// The thread has ended or is about to.
     #[error("model thread has ended")]
     Gone,
-    /// The model or its input is at fault.
+    /// The model failed in this job's own prompt or rows.
     #[error("model failed")]
     Fault(#[source] Arc<DecodeError>),
+    /// A step of all jobs failed, whichever of them it was because of, if any.
+    #[error("step of the model failed")]
+    Step(#[source] Arc<DecodeError>),
 }
 
 impl EngineError {
@@ -172,7 +175,7 @@ impl EngineError {
                 Spending::Cancelled
             }
             Self::DeadlineHit => Spending::Deadline,
-            Self::Fault(_) => Spending::Failed,
+            Self::Fault(_) | Self::Step(_) => Spending::Failed,
         }
     }
 }

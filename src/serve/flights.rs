@@ -7,6 +7,7 @@ use crate::serve::{
     cache::CacheKey,
     candidate::{Answer, Candidate},
     engine::Deadline,
+    traces::Trace,
 };
 use std::{
     collections::HashMap,
@@ -22,6 +23,8 @@ pub struct Progress {
     pub candidates: Vec<Arc<Candidate>>,
     /// How it ended.
     pub outcome: Option<Result<Landed, ServeError>>,
+    /// The trace that says what it does: that of whoever asked first.
+    pub trace: Trace,
 }
 
 /// What a generation that ended well gives.

@@ -1,6 +1,8 @@
 //! One generation: prompt, engine, parser, reward head, and the choice of the best list.
+mod course;
+
 use crate::{
-    cleaner::{self, Cleaner, CleanerError, Verdict, rules},
+    cleaner::{self, Cleaner, CleanerError, Verdict, rules, with_category},
     decode::{
         batch::{Finish, FinishedRow},
         features::list_features,
@@ -18,21 +20,25 @@ use crate::{
         metrics::Metrics,
         models::facts::ModelFacts,
         owner::Leave,
-        question::{Options, Question},
-        rerank::{self, Method},
+        question::{Judged, Options, Question},
+        rerank::Method,
+        tenants::Charge,
     },
-    signals::{Stream, UserSignals},
+    signals::UserSignals,
+    telemetry::Chain,
     text::{
         parse,
         prompt::{self, Prompt},
         tokens::Tokens,
     },
 };
+use course::Course;
 use sha2::{Digest, Sha256};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tracing::warn;
 
 /// What a generation needs of the bundle. The model lives as long as this does.
 #[derive(Debug)]
@@ -62,6 +68,8 @@ pub struct Passage {
     pub leave: Leave,
     /// Until when anybody waits for it.
     pub deadline: Arc<Deadline>,
+    /// What the tenant was charged for it.
+    pub charge: Charge,
 }
 
 impl Writer {
@@ -72,23 +80,23 @@ impl Writer {
     pub async fn generate(
         self: &Arc<Self>,
         question: &Arc<Question>,
-        Passage { ticket, leave, deadline }: Passage,
+        Passage { ticket, leave, deadline, charge }: Passage,
         publish: impl Fn(&Arc<Candidate>),
     ) -> Result<Answer, ServeError> {
-        let mut course = Course::new(question.options.method);
+        let mut course = Course::new(question);
         let (writer, of_task) = (Arc::clone(self), Arc::clone(question));
         // Cleaning and tokenising a full set of signals takes longer than an async thread may be held.
         let built = tokio::task::spawn_blocking(move || writer.prompt(&of_task.signals));
         let (prompt, n_cleaned, clean) = built.await.map_err(|_| ServeError::Panicked)??;
-        (course.phases.clean, course.phases.tokenize) =
-            (clean, course.started.elapsed().saturating_sub(clean));
-        (course.prompt_tokens, course.n_cleaned_signals) = (prompt.ids.len(), n_cleaned);
+        course.prepared(clean, prompt.ids.len(), n_cleaned);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
         if prompt.n_truncated_signals == 0 {
             self.engine.prepared(question.n_bytes(), prompt.ids.len(), course.started.elapsed());
         }
-        let mut events = self.engine.submit(ticket, self.job(prompt.ids, question, leave, deadline))?;
+        let mut events =
+            self.engine.submit(ticket, self.job(prompt.ids, question, (leave, deadline, charge)))?;
+        course.queued();
         loop {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
             events.recv_many(&mut ready, usize::MAX).await;
@@ -99,8 +107,7 @@ impl Writer {
                 match event {
                     Event::Admitted { queue, prefill, prefill_tokens_computed } => {
                         self.metrics.candidates_started(question.options.n_candidates);
-                        (course.phases.queue, course.phases.prefill) = (queue, prefill);
-                        course.prefill_tokens_computed = prefill_tokens_computed;
+                        course.admitted(queue, prefill, prefill_tokens_computed);
                     }
                     Event::Row(row) => rows.push(row),
                     Event::Done { decode, bill } => ended = Some(Ok((decode, bill))),
@@ -116,7 +123,7 @@ impl Writer {
             }
             if let Some(ended) = ended {
                 let (decode, bill) = ended?;
-                course.phases.decode = decode;
+                course.decoded(decode);
                 return self.finish(course, question, n_truncated_signals, bill);
             }
         }
@@ -144,21 +151,27 @@ impl Writer {
     ///
     /// # Errors
     /// If the cleaner fails.
-    pub async fn verdicts(
-        self: &Arc<Self>,
-        texts: Vec<(Stream, String)>,
-    ) -> Result<Vec<Verdict>, ServeError> {
+    pub async fn verdicts(self: &Arc<Self>, texts: Vec<Judged>) -> Result<Vec<Verdict>, ServeError> {
         let writer = Arc::clone(self);
         let judged = tokio::task::spawn_blocking(move || match &writer.cleaner {
-            Some(cleaner) => cleaner
-                .verdicts(texts.iter().map(|(stream, text)| (*stream, text.as_str())))
-                .map_err(cleaner_failed),
+            Some(cleaner) => {
+                let judged = texts.iter().map(|judged| (judged.stream, judged.text.as_str()));
+                let verdicts = cleaner.verdicts(judged).map_err(cleaner_failed)?.into_iter().zip(&texts);
+                Ok(verdicts
+                    .map(|(verdict, judged)| with_category(verdict, judged.category.as_deref()))
+                    .collect())
+            }
             None => Ok(Vec::new()),
         });
         judged.await.map_err(|_| ServeError::Panicked)?
     }
 
-    fn job(&self, prompt: Vec<u32>, question: &Question, leave: Leave, deadline: Arc<Deadline>) -> Job {
+    fn job(
+        &self,
+        prompt: Vec<u32>,
+        question: &Question,
+        (leave, deadline, charge): (Leave, Arc<Deadline>, Charge),
+    ) -> Job {
         let options = &question.options;
         Job {
             // Whoever asks for a seed asks for the same rows again, and a known beginning may change the last bit of a number.
@@ -171,7 +184,7 @@ impl Writer {
             boundary_ids: self.tokens.boundary_ids(),
             pruning: self.pruning(options),
             deadline,
-            bill: Bill::open(&self.metrics, &question.enrolment),
+            bill: Bill::open(&self.metrics, &question.enrolment, charge),
         }
     }
 
@@ -199,18 +212,19 @@ impl Writer {
         let writer = Arc::clone(self);
         let taken = tokio::task::spawn_blocking(move || {
             let started = Instant::now();
+            let _rerank = course.reranking(rows.len());
             let n_before = course.candidates.len();
             course.candidates.extend(rows.iter().map(|row| writer.candidate(row)));
             course.rows.extend(rows);
             if course.candidates[n_before..].iter().any(|candidate| candidate.list.is_ok()) {
                 course.time_to_first_candidate.get_or_insert(course.started.elapsed());
-                writer.score(&mut course)?;
+                writer.score(&mut course);
                 course.mark_leaders();
             }
             course.phases.rerank += started.elapsed();
-            Ok(course)
+            course
         });
-        taken.await.map_err(|_| ServeError::Panicked)?
+        taken.await.map_err(|_| ServeError::Panicked)
     }
 
     /// Parses a row.
@@ -235,7 +249,7 @@ impl Writer {
     }
 
     /// Scores every valid candidate again: each list more is one more opinion on those that were there.
-    fn score(&self, course: &mut Course) -> Result<(), ServeError> {
+    fn score(&self, course: &mut Course) {
         let (mut valid, rows): (Vec<&mut Candidate>, Vec<&FinishedRow>) = course
             .candidates
             .iter_mut()
@@ -248,15 +262,21 @@ impl Writer {
             candidate.query_consensus =
                 read.consensus.iter().flat_map(|found| found.queries.clone()).collect();
         }
-        let Some(head) = &self.head else { return Ok(()) };
-        let scored = head.score(&features).map_err(|error| ServeError::Head(Arc::new(error)))?;
+        let Some(head) = self.head.as_ref().filter(|_| !course.is_headless) else { return };
+        let scored = match head.score(&features) {
+            Ok(scored) => scored,
+            Err(error) => {
+                warn!(error = %Chain(&error), "reward head failed, lists are chosen by consensus");
+                self.metrics.head_failed();
+                return course.lose_head();
+            }
+        };
         for (candidate, scored) in valid.iter_mut().zip(scored) {
             let n_queries = candidate.list.as_ref().map_or(0, |list| list.as_slice().len());
             let queries: Vec<f32> = scored.queries.iter().map(|score| score.mean).collect();
             let queries = Some(queries).filter(|queries| queries.len() == n_queries);
             candidate.scores = Some(Scores { list: scored.list.mean, queries });
         }
-        Ok(())
     }
 
     fn count(&self, list: &Result<QueryList, Invalid>, n_tokens: usize) {
@@ -311,7 +331,8 @@ impl Writer {
             best_idx,
             stitched,
             n_queries_max: question.options.n_queries_max.unwrap_or(parse::QUERIES_MAX),
-            method: question.options.method,
+            method: course.method,
+            is_headless: course.is_headless,
             prompt_tokens: course.prompt_tokens,
             prefill_tokens_computed: course.prefill_tokens_computed,
             n_truncated_signals,
@@ -326,47 +347,6 @@ impl Writer {
             self.metrics.arm_output_tokens(arm, answer.n_output_tokens());
         }
         Ok(answer)
-    }
-}
-
-/// What a generation knows so far.
-struct Course {
-    started: Instant,
-    method: Method,
-    /// In the order in which they ended.
-    candidates: Vec<Candidate>,
-    /// What each was read from.
-    rows: Vec<FinishedRow>,
-    time_to_first_candidate: Option<Duration>,
-    prompt_tokens: usize,
-    prefill_tokens_computed: usize,
-    n_cleaned_signals: usize,
-    phases: Phases,
-}
-
-impl Course {
-    fn new(method: Method) -> Self {
-        Self {
-            started: Instant::now(),
-            method,
-            candidates: Vec::new(),
-            rows: Vec::new(),
-            time_to_first_candidate: None,
-            prompt_tokens: 0,
-            prefill_tokens_computed: 0,
-            n_cleaned_signals: 0,
-            phases: Phases::default(),
-        }
-    }
-
-    /// Marks the valid lists that beat every one before them, as the scores are now.
-    fn mark_leaders(&mut self) {
-        let mut valid: Vec<&mut Candidate> =
-            self.candidates.iter_mut().filter(|candidate| candidate.list.is_ok()).collect();
-        let standings: Vec<_> = valid.iter().map(|candidate| candidate.standing()).collect();
-        for (candidate, leads) in valid.iter_mut().zip(rerank::leaders(self.method, &standings)) {
-            candidate.best_so_far = leads;
-        }
     }
 }
 

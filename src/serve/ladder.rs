@@ -1,6 +1,6 @@
 //! How far an answer falls short where there is no time or no room for all of it: pure policy, whatever it follows from is passed in.
 //!
-//! First come fewer candidates, then one list, then a stored answer that is too old, and only then a refusal. What the model is asked for
+//! First come fewer candidates, then one list, then a stored answer that is too old, then the list of a cohort, and only then a refusal. What the model is asked for
 //! follows from two things, of which the stricter counts: how long a request is going to wait, and whether it can end before its
 //! deadline. A wait alone refuses nobody whom the queue would not refuse.
 use crate::experiment::policy::Rung;
@@ -130,7 +130,7 @@ pub fn decide(waits: &Waits, situation: &Situation<'_>) -> Decision {
         Err(refusal) => Some(refusal.why()),
         Ok(_) => is_pressed.then_some(Why::Pressure),
     };
-    Decision { stored: why.filter(|_| situation.lowest == Rung::Stale), otherwise }
+    Decision { stored: why.filter(|_| situation.lowest >= Rung::Stale), otherwise }
 }
 
 fn generated(waits: &Waits, situation: &Situation<'_>) -> Result<Step, Refusal> {

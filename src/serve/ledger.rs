@@ -59,7 +59,7 @@ impl Ledger {
     /// Notes that a reader was answered; a reader without arms is nobody's business.
     pub async fn expose(
         &self,
-        user: &UserKey,
+        (tenant, user): (Option<&str>, &UserKey),
         response_id: &str,
         enrolment: &Arc<Enrolment>,
         answered: &Answered,
@@ -69,8 +69,9 @@ impl Ledger {
         log.offer(&Record::Exposure(Exposure {
             time_unix_ms: now_unix_ms(),
             response_id: response_id.to_owned(),
-            reader: log.reader(user),
+            reader: log.reader(tenant, user),
             config: enrolment.config.clone(),
+            bundle: answered.answer.model.bundle.0.clone(),
             served: served.to_owned(),
             degraded: answered.degradation.map(|degradation| degradation.rung.word().to_owned()),
             cost: price.is_told().then(|| CostRecord {

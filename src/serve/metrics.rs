@@ -11,6 +11,7 @@ mod generation;
 pub mod models;
 mod money;
 pub mod outcome;
+mod spans;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -78,6 +79,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
         H(LATENCY),
         "Expected time of admitted requests, the wait included, where it was known.",
     ),
+    (
+        "newshound_tenant_limited_total",
+        C,
+        "Requests refused because their tenant's budget of tokens was used up.",
+    ),
     ("newshound_deadline_missed_total", C, "Requests whose deadline passed, by where they were."),
     ("newshound_batch_rows", H(ROWS), "Rows that got a token in one decode step."),
     ("newshound_step_duration_seconds", H(PART), "Time of one prefill or one decode step."),
@@ -96,6 +102,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
         "newshound_engine_faults_total",
         C,
         "Failures of the model, in one prompt or in a step of all requests.",
+    ),
+    (
+        "newshound_head_failures_total",
+        C,
+        "Generations in which the reward head failed, so that the best list was found without it.",
     ),
     ("newshound_prompt_tokens", H(TOKENS), "Tokens of a prompt."),
     ("newshound_phase_duration_seconds", H(PART), "Time of each phase of a generation."),
@@ -117,6 +128,7 @@ const METRICS: &[(&str, Kind, &str)] = &[
         "Stored answers that were to be made anew when they were used, by whether they were.",
     ),
     ("newshound_cache_invalidations_total", C, "Readers whose stored answers are used no more, by scope."),
+    ("newshound_cohort_reads_total", C, "Changes of the file of cohorts' lists, by what became of them."),
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
@@ -158,6 +170,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_connections_open", G, "Open gRPC connections."),
     ("newshound_connections_refused_total", C, "Connections closed by the server before a call, by reason."),
     (
+        "newshound_connections_idled_total",
+        C,
+        "Connections closed by the server because nobody called on them for long.",
+    ),
+    (
         "newshound_access_refused_total",
         C,
         "Calls refused for the token that they showed or did not show, by reason.",
@@ -191,6 +208,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
         "newshound_model_load_seconds",
         H(LOAD),
         "Time to read, verify and warm up a model beside the one that answers.",
+    ),
+    (
+        "newshound_trace_spans_total",
+        C,
+        "Spans of traces that were to be told to the collector, by what became of them.",
     ),
     ("newshound_build_info", G, "Always 1; its label is the server's version."),
     ("newshound_ready", G, "Whether new work is accepted: 1 or 0."),
@@ -254,6 +276,9 @@ impl Metrics {
             "newshound_prefill_tokens_total",
             "newshound_prefix_tokens_total",
             "newshound_engine_faults_total",
+            "newshound_tenant_limited_total",
+            "newshound_head_failures_total",
+            "newshound_connections_idled_total",
         ] {
             self.counter(name, &[]).increment(0);
         }
@@ -276,6 +301,7 @@ impl Metrics {
         self.show_costs_from_the_start();
         self.show_models_from_the_start();
         self.show_access_from_the_start();
+        self.show_spans_from_the_start();
         for (name, kind, _) in METRICS {
             if matches!(kind, G) && !LABELLED_GAUGES.contains(name) {
                 self.set(name, 0.0);

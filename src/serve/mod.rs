@@ -7,6 +7,7 @@ pub mod batcher;
 pub mod bill;
 pub mod cache;
 pub mod candidate;
+pub mod cohorts;
 pub mod commands;
 pub mod cost;
 pub mod demo;
@@ -26,6 +27,8 @@ pub mod question;
 pub mod rerank;
 pub mod rpc;
 pub mod settings;
+pub mod tenants;
+pub mod traces;
 
 use crate::{
     bundle::{
@@ -38,6 +41,7 @@ use crate::{
     serve::{
         answer::Answerer,
         batcher::{Room, Sharing},
+        cohorts::{Cohorts, CohortsError},
         door::{AccessError, Door},
         engine::{Limits, prefixes::PrefixLimits},
         experiments::{ExperimentsError, InForce, log::RecordLog},
@@ -58,6 +62,7 @@ use crate::{
             service::{Rooms, Service},
         },
         settings::{CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, LogSettings, ServeSettings},
+        traces::{Sending, Traces},
     },
     telemetry::Chain,
     text::{
@@ -99,6 +104,9 @@ pub enum RunError {
     /// Experiments cannot be used.
     #[error("experiments cannot be used")]
     Experiments(#[from] ExperimentsError),
+    /// Lists of cohorts cannot be used.
+    #[error(transparent)]
+    Cohorts(#[from] CohortsError),
     /// Nobody can be let in.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -218,16 +226,18 @@ pub async fn run_with(
     let door = Door::open(&settings.access, &metrics)?;
     let (experiments, models) = models(&settings, first, loader, &metrics).await?;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
+    let (traces, spans) = Traces::open(&settings.telemetry, &metrics);
     let reporter = HealthReporter::new();
     let health_service = HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter.clone(), SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
     let rooms = Rooms {
-        answerer: Arc::new(Answerer::new(settings.cache, settings.degradation, Arc::clone(&metrics))),
+        answerer: answerer(&settings, &metrics)?,
         models: Arc::clone(&models),
         experiments,
         ledger: Arc::new(Ledger::new(log.clone(), Arc::clone(&metrics))),
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
+        traces,
     };
     let rpc = Rpc {
         service: Service::new(rooms.clone(), &settings),
@@ -258,7 +268,7 @@ pub async fn run_with(
     health.draining().await;
     let ended_well = models.end().await;
     drop(background);
-    close(log).await;
+    close(log, spans).await;
     served?;
     info!("stopped");
     if ended_well { Ok(()) } else { Err(RunError::EnginePanicked) }
@@ -279,6 +289,13 @@ async fn models(
     let first = workshop.start(first, 1, place)?;
     let dir = settings.admin.models_dir.clone();
     Ok((Arc::clone(&experiments), Models::new(first, workshop, experiments, dir)))
+}
+
+/// What answers, with the lists that it has for everybody.
+fn answerer(settings: &ServeSettings, metrics: &Arc<Metrics>) -> Result<Arc<Answerer>, RunError> {
+    let file = settings.degradation.cohort_file.clone();
+    let cohorts = Arc::new(Cohorts::open(file, Arc::clone(metrics))?);
+    Ok(Arc::new(Answerer::new(settings, cohorts, Arc::clone(metrics))))
 }
 
 fn limits(settings: EngineSettings) -> Limits {
@@ -323,8 +340,11 @@ fn open_log(settings: &LogSettings, metrics: &Arc<Metrics>) -> Result<Arc<Record
     opened.map(Arc::new).map_err(|source| RunError::Log { dir: settings.dir.clone(), source })
 }
 
-/// Writes what waits for the log, unless the disk holds the end up.
-async fn close(log: Option<Arc<RecordLog>>) {
+/// Writes what waits for the log and tells what is left of traces, unless the disk or the collector holds the end up.
+async fn close(log: Option<Arc<RecordLog>>, spans: Option<Sending>) {
+    if let Some(spans) = spans {
+        spans.close().await;
+    }
     let Some(log) = log else { return };
     let closing = tokio::task::spawn_blocking(move || log.close());
     if tokio::time::timeout(LOG_CLOSE_MAX, closing).await.is_err() {
@@ -343,6 +363,7 @@ fn background(
     let Rooms { answerer, models, experiments, health, metrics, .. } = rooms;
     let (of_http, of_upkeep) = (Arc::clone(&metrics), Arc::clone(&metrics));
     tasks.spawn(experiments.watch(settings.experiments.check_interval));
+    tasks.spawn(answerer.cohorts().watch());
     tasks.spawn(async move {
         if let Err(error) = http::serve(http, of_http, health).await {
             error!(%error, "operators' port failed");

@@ -2,8 +2,10 @@
 use crate::{
     decode::sampler::SamplerSettings,
     experiment::policy::{EarlyStopping, Field, Policy, Rerank, Rung},
-    serve::{batcher::Class, experiments::enrolment::Enrolment, generation::Writer, rerank::Method},
-    signals::{UserKey, UserSignals},
+    serve::{
+        batcher::Class, experiments::enrolment::Enrolment, generation::Writer, rerank::Method, traces::Trace,
+    },
+    signals::{Stream, UserKey, UserSignals},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
@@ -14,6 +16,8 @@ pub struct Question {
     pub user: UserKey,
     /// Of which tenant they are a reader, if it is told.
     pub tenant: Option<String>,
+    /// Of which locale they are, if it is told.
+    pub locale: Option<String>,
     /// What is known of them.
     pub signals: UserSignals,
     /// How to sample and choose.
@@ -32,6 +36,8 @@ pub struct Question {
     pub lowest_rung: Rung,
     /// How far it does: as `options` are.
     pub rung: Rung,
+    /// What is told of its way.
+    pub trace: Trace,
 }
 
 impl Question {
@@ -66,6 +72,17 @@ pub fn whose(tenant: Option<&str>, user: &UserKey) -> Vec<u8> {
     bytes.extend_from_slice(tenant.as_bytes());
     bytes.extend_from_slice(user.as_str().as_bytes());
     bytes
+}
+
+/// A signal of which the cleaner's verdict is told, as it came.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Where it comes from.
+    pub stream: Stream,
+    /// Its text.
+    pub text: String,
+    /// Its category, if it has one.
+    pub category: Option<String>,
 }
 
 /// How a request uses the cache.
@@ -175,7 +192,7 @@ impl Options {
     /// What is asked of the model on a rung; none where it is no less work.
     pub fn at(&self, rung: Rung) -> Option<Self> {
         let less = match rung {
-            Rung::Full | Rung::Stale => return None,
+            Rung::Full | Rung::Stale | Rung::Cohort => return None,
             Rung::Fewer => Self { n_candidates: self.n_candidates.div_ceil(2), ..*self },
             Rung::Greedy => {
                 let sampler =

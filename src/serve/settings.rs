@@ -3,9 +3,12 @@
 //! Each can also be given by the environment, as `NEWSHOUND__GRPC_ADDR` or `NEWSHOUND__ENGINE__ROWS_MAX`: two underscores after
 //! the prefix and between section and key.
 pub mod access;
+mod connections;
 mod cost;
 mod degradation;
 mod shutdown;
+mod telemetry;
+mod tenants;
 
 use crate::{
     model::{
@@ -15,10 +18,13 @@ use crate::{
     settings::{Mistakes, Override, Reader},
 };
 use access::{AccessSettings, AdminSettings};
+pub use connections::ConnectionSettings;
 pub use cost::CostSettings;
 pub use degradation::DegradationSettings;
 pub use shutdown::ShutdownSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+pub use telemetry::TelemetrySettings;
+pub use tenants::TenantSettings;
 
 /// Most candidates a request may ask for; the proto promises this number.
 pub const CANDIDATES_MAX: usize = 32;
@@ -62,6 +68,10 @@ pub struct ServeSettings {
     pub connections: ConnectionSettings,
     /// The end.
     pub shutdown: ShutdownSettings,
+    /// Where traces go.
+    pub telemetry: TelemetrySettings,
+    /// What tenants may take.
+    pub tenants: TenantSettings,
 }
 
 /// `[engine]`
@@ -165,22 +175,6 @@ impl fmt::Debug for Salt {
     }
 }
 
-/// `[connections]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectionSettings {
-    /// `total_max`: open connections; further ones are closed at once. Default 4,096: far below the usual limit of descriptors.
-    pub total_max: usize,
-    /// `per_peer_max`: open connections of one IP address. Default 256: one client cannot take all places.
-    pub per_peer_max: usize,
-    /// `handshake_timeout_ms`: until when a new connection must have sent its HTTP/2 preface. Default 5,000.
-    pub handshake_timeout: Duration,
-    /// `message_bytes_max`: largest request. Default 262,144: a full set of signals is a tenth of it.
-    pub message_bytes_max: usize,
-    /// `age_max_s`: after which a connection is told to reconnect, so that load balances again; a tenth more or less, by server. Default 600. No grace is set:
-    /// with one, the HTTP/2 server cuts calls instead of sending a GOAWAY.
-    pub age_max: Duration,
-}
-
 impl ServeSettings {
     /// The defaults: what the demo runs with.
     pub fn demo() -> Self {
@@ -220,14 +214,10 @@ impl ServeSettings {
                 tls: None,
                 check_interval: Duration::from_secs(1),
             },
-            connections: ConnectionSettings {
-                total_max: 4096,
-                per_peer_max: 256,
-                handshake_timeout: Duration::from_secs(5),
-                message_bytes_max: 256 << 10,
-                age_max: Duration::from_secs(600),
-            },
+            connections: ConnectionSettings::demo(),
             shutdown: ShutdownSettings::demo(),
+            telemetry: TelemetrySettings::demo(),
+            tenants: TenantSettings::demo(),
         }
     }
 
@@ -262,8 +252,10 @@ impl ServeSettings {
             experiments: experiments(&mut reader, defaults.experiments),
             admin: access::admin(&mut reader),
             access: access::access(&mut reader, defaults.access),
-            connections: connections(&mut reader, defaults.connections),
+            connections: connections::read(&mut reader, defaults.connections),
             shutdown: shutdown::read(&mut reader, defaults.shutdown),
+            telemetry: telemetry::read(&mut reader, defaults.telemetry),
+            tenants: tenants::read(&mut reader, defaults.tenants),
         };
         let largest =
             settings.generation.prompt_tokens_max + CANDIDATES_MAX * settings.generation.output_tokens_max;
@@ -363,26 +355,6 @@ fn experiments(reader: &mut Reader, default: ExperimentSettings) -> ExperimentSe
     }
 }
 
-fn connections(reader: &mut Reader, default: ConnectionSettings) -> ConnectionSettings {
-    let age_s = reader.whole("connections.age_max_s", 1..=86_400, default.age_max.as_secs());
-    ConnectionSettings {
-        total_max: reader.count("connections.total_max", 1..=1_000_000, default.total_max),
-        per_peer_max: reader.count("connections.per_peer_max", 1..=1_000_000, default.per_peer_max),
-        handshake_timeout: milliseconds(
-            reader,
-            "connections.handshake_timeout_ms",
-            60_000,
-            default.handshake_timeout,
-        ),
-        message_bytes_max: reader.count(
-            "connections.message_bytes_max",
-            1024..=16_777_216,
-            default.message_bytes_max,
-        ),
-        age_max: Duration::from_secs(age_s),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -397,7 +369,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 53, "the sample shows every setting");
+        assert_eq!(keys, 60, "the sample shows every setting");
     }
 
     #[test]
@@ -424,7 +396,12 @@ mod tests {
         let full = read("lowest_rung = \"full\"").unwrap();
         assert_eq!(full.degradation.lowest_rung, crate::experiment::policy::Rung::Full);
         assert!(read("fewer_wait_ms = 1500").is_ok());
-        for wrong in ["fewer_wait_ms = 1501", "stale_wait_ms = 1499", "lowest_rung = \"cohort\""] {
+        for wrong in [
+            "fewer_wait_ms = 1501",
+            "stale_wait_ms = 1499",
+            "lowest_rung = \"cohort\"",
+            "lowest_rung = \"none\"",
+        ] {
             assert_eq!(read(wrong).unwrap_err().mistakes.len(), 1, "{wrong}");
         }
     }

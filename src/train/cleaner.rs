@@ -120,7 +120,7 @@ pub fn run(
     Ok(report)
 }
 
-/// What an event is to a cleaner that sees it alone. Clicks are not judged.
+/// What an event is to a cleaner that sees it alone. Clicks are judged by no classifier.
 fn verdict_of(event: &Event, tag: Tag) -> Option<Verdict> {
     match (event.stream, tag) {
         (Stream::Click, _) => None,

@@ -32,6 +32,7 @@ fn write_log(dir: &Path, n_readers: usize, chances: [f64; 2]) {
             response_id: response_id.clone(),
             reader,
             config: experiments.digest.clone(),
+            bundle: String::new(),
             served: "miss".to_owned(),
             degraded: None,
             cost: None,

@@ -1,7 +1,7 @@
 //! What one reader does stands in nobody else's answer, in no metric and in no record: words that stand nowhere else are planted, and
 //! looked for. The log of the process is looked at by `logs`.
 use super::experiments::{flags, text};
-use super::server::{Client, Plan, Server, options, request, signal, within};
+use super::server::{Client, Plan, Server, few_or, options, request, signal, within};
 use newshound::serve::{
     experiments::log,
     rpc::proto::{GenerateQueriesRequest, Stream},
@@ -11,9 +11,9 @@ use tempfile::TempDir;
 
 const CANARY: &str = "zanzibarquux";
 
-/// Requests of others; those of a slow run are as many as the promise says.
+/// Requests of others.
 fn n_others() -> usize {
-    if std::env::vars().any(|(name, value)| name == "NEWSHOUND_SLOW" && value == "1") { 10_000 } else { 24 }
+    few_or(24, 10_000)
 }
 
 /// The demo's network, with experiments and their log in this folder.

@@ -142,3 +142,20 @@ async fn connections_beyond_the_limit_of_a_peer_are_closed_and_one_at_the_limit_
     drop(first);
     server.until("newshound_connections_open", 1.0).await;
 }
+
+#[tokio::test]
+async fn a_connection_without_a_call_is_closed_and_one_whose_call_lasts_is_not() {
+    let idle = Duration::from_millis(500);
+    let server = Plan::new().gated().with(|settings| settings.connections.idle_timeout = idle).start().await;
+    let mut calling = server.client().await;
+    let call = tokio::spawn(async move { calling.generate_queries(request("reader")).await });
+    server.until("newshound_running_rows", 4.0).await;
+    let before = server.metric("newshound_connections_idled_total").await.unwrap();
+    let silent = server.channel().await;
+    server.until("newshound_connections_idled_total", before + 1.0).await;
+    server.until("newshound_connections_open", 1.0).await;
+    drop(silent);
+    server.gate.open();
+    within(call).await.unwrap().unwrap();
+    server.until("newshound_connections_open", 0.0).await;
+}

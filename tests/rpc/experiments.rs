@@ -169,6 +169,24 @@ async fn arms_of_request_and_metadata_are_counted_together() {
     refusal(&asked(8).await, Code::InvalidArgument, "FIELD_INVALID");
 }
 
+/// Only the first of several was once read, and the others were passed over in silence.
+#[tokio::test]
+async fn metadata_of_arms_may_be_there_several_times_and_is_read_each_time() {
+    let (_dir, server) = serving(&flags()).await;
+    let mut client = server.client().await;
+    let mut asked = async |values: &[&'static str]| {
+        let mut request = Request::new(open("reader"));
+        for value in values {
+            request.metadata_mut().append("x-newshound-arm", value.parse().unwrap());
+        }
+        within(client.generate_queries(request)).await
+    };
+    assert_eq!(asked(&["x=many"]).await.unwrap().into_inner().arms[0].arm_id(), "many");
+    refusal(&asked(&["x=many", "y=a"]).await.unwrap_err(), Code::NotFound, "ARM_UNKNOWN");
+    refusal(&asked(&["x=many", "x=few"]).await.unwrap_err(), Code::InvalidArgument, "FIELD_INVALID");
+    refusal(&asked(&["x=many", ""]).await.unwrap_err(), Code::InvalidArgument, "FIELD_INVALID");
+}
+
 /// Whoever reads the first of two would believe a client that put one there before the proxy did.
 #[tokio::test]
 async fn two_tenants_of_one_request_are_refused() {

@@ -1,7 +1,7 @@
 //! What breaks inside is told outside in one word, and what can go on goes on.
 use super::script::Mishap;
-use super::server::{Plan, ask, refusal, request, within};
-use newshound::serve::{Listeners, RunError};
+use super::server::{Plan, ask, options, refusal, request, within};
+use newshound::serve::{Listeners, RunError, rpc::proto::RerankMethod};
 use std::net::SocketAddr;
 use tonic::Code;
 
@@ -27,19 +27,23 @@ async fn a_list_with_personal_data_is_no_list_and_personal_signals_are_not_read(
     let mut client = server.client().await;
     let mut personal = request("reader");
     personal.signals[0].text = "call 555-123-4567 or anna@example.com".to_owned();
-    let mut only = personal.clone();
+    personal.signals[1].text = "Call 020 7946 0958 to win a new phone".to_owned();
+    personal.signals.push(personal.signals[0].clone());
+    (personal.signals[2].text, personal.signals[2].category) =
+        ("train strike".to_owned(), Some("jane@example.org".to_owned()));
+    let only = personal.clone();
+    personal.signals.push(request("other").signals.remove(1));
     let response = ask(&mut client, personal).await;
     let usage = response.usage.unwrap();
-    assert_eq!((usage.candidates_invalid, usage.cleaned_signals), (1, 1));
+    assert_eq!((usage.candidates_invalid, usage.cleaned_signals), (1, 3), "titles and categories too");
     assert_ne!(response.best.unwrap().index, 0);
     assert_eq!(server.metric("newshound_invalid_output_total{reason=\"personal\"}").await, Some(1.0));
-    only.signals.truncate(1);
     let status = within(client.generate_queries(only)).await.unwrap_err();
     refusal(&status, Code::FailedPrecondition, "ONLY_PERSONAL_DATA");
 }
 
 #[tokio::test]
-async fn a_failed_step_ends_the_running_requests_and_the_next_one_is_served() {
+async fn a_failed_step_ends_the_running_requests_and_the_next_ones_are_served_the_same_among_them() {
     let mut plan = Plan::new();
     plan.mishap = Mishap::Step;
     let server = plan.start().await;
@@ -48,8 +52,37 @@ async fn a_failed_step_ends_the_running_requests_and_the_next_one_is_served() {
     refusal(&status, Code::Internal, "ENGINE_FAULT");
     assert!(!status.message().contains("prompt"), "what failed inside is for the log: {status:?}");
     ask(&mut client, request("lucky")).await;
+    ask(&mut client, request("unlucky")).await;
     assert_eq!(server.metric("newshound_engine_faults_total").await, Some(1.0));
     server.until("newshound_running_rows", 0.0).await;
+}
+
+/// A head that failed once ended the generation as if its client had left.
+#[tokio::test]
+async fn a_head_that_fails_leaves_the_choice_to_consensus_and_the_answer_says_so() {
+    let mut plan = Plan::new().with_head();
+    plan.mishap = Mishap::Head;
+    let server = plan.start().await;
+    let mut client = server.client().await;
+    for (method, told) in [
+        (RerankMethod::Auto, RerankMethod::Consensus),
+        (RerankMethod::RewardHead, RerankMethod::Consensus),
+        (RerankMethod::Stitch, RerankMethod::Stitch),
+    ] {
+        // Each a reader of its own: what one way has found is not another's answer.
+        let mut request = request(&format!("{method:?}"));
+        options(&mut request).rerank = method.into();
+        let response = ask(&mut client, request).await;
+        let best = response.best.clone().unwrap();
+        assert_eq!(response.rerank(), told, "{method:?}");
+        assert!(best.list_score.is_none() && best.consensus.is_some(), "{best:?}");
+    }
+    assert_eq!(server.metric("newshound_head_failures_total").await, Some(3.0));
+    for (outcome, expected) in [("ok", 3.0), ("cancelled", 0.0), ("failed", 0.0)] {
+        let series = format!("newshound_outcomes_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(server.metric(&series).await, Some(expected), "{outcome}");
+    }
+    assert_eq!(server.metric("newshound_candidates_total{fate=\"cancelled\"}").await, Some(0.0));
 }
 
 #[tokio::test]

@@ -113,6 +113,7 @@ async fn every_answer_under_an_arm_is_exposed_also_from_the_cache() {
         assert_eq!(exposure.response_id, response.response_id);
         assert_eq!(Some(exposure.arms[0].arm.as_str()), response.arms[0].arm_id.as_deref());
         assert_eq!(exposure.config.len(), 16);
+        assert_eq!(Some(&exposure.bundle), response.model.as_ref().map(|model| &model.bundle_id));
         assert_eq!((exposure.arms[0].by.as_str(), exposure.arms[0].hash_version), ("hash", 2));
         assert_eq!(exposure.arms[0].split.values().collect::<Vec<_>>(), [&1, &1]);
     }

@@ -321,3 +321,44 @@ async fn who_is_waited_for_goes_first_and_bulk_has_half_of_the_queue() {
     }
     assert_eq!(*begun.lock().unwrap(), [5, 1, 2, 4, 3]);
 }
+
+#[tokio::test]
+async fn who_would_be_refused_gets_the_list_of_her_locale_if_she_may_and_there_is_one() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/cohorts.toml");
+    let settings = |settings: &mut ServeSettings| {
+        settings.engine.queue_requests_max = 1;
+        settings.engine.rows_max = 32;
+        settings.degradation.cohort_file = Some(file);
+        settings.degradation.lowest_rung = newshound::experiment::policy::Rung::Cohort;
+    };
+    let server = Plan::new().gated().with(settings).start().await;
+    let client = server.client().await;
+    let running = call(&client, of(Priority::Interactive, 32));
+    server.until("newshound_running_rows", 32.0).await;
+    let waiting = call(&client, of(Priority::Interactive, 31));
+    server.until("newshound_prompt_tokens_count", 2.0).await;
+    for (locale, first) in
+        [("en-GB", "top stories this morning"), ("fr-FR", "world news today"), ("", "world news today")]
+    {
+        let locale = locale.to_owned();
+        let experiment = Some(ExperimentContext { locale, ..Default::default() });
+        let answer = done(call(&client, GenerateQueriesRequest { experiment, ..request("reader") })).await;
+        assert_eq!(answer.degradation, short(Rung::Cohort, DegradationReason::Pressure));
+        assert_eq!(answer.best.as_ref().unwrap().queries[0].text, first);
+        assert_eq!((cache_status(&answer), answer.usage.unwrap().output_tokens), (CacheStatus::Miss, 0));
+    }
+    let status = within(client.clone().generate_queries(whole(request("reader")))).await.unwrap_err();
+    refusal(&status, Code::ResourceExhausted, "QUEUE_FULL");
+    let series = "newshound_degraded_total{rung=\"cohort\",reason=\"pressure\"}";
+    assert_eq!(server.metric(series).await, Some(3.0));
+    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"cached\"}").await, Some(3.0));
+    server.gate.open();
+    done(running).await;
+    done(waiting).await;
+    let own = done(call(&client, request("reader"))).await;
+    assert_eq!(
+        (own.degradation, cache_status(&own)),
+        (None, CacheStatus::Miss),
+        "no list of a cohort is stored"
+    );
+}

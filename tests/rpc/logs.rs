@@ -10,6 +10,8 @@ use tonic::Request;
 
 /// A word that stands nowhere else.
 const CANARY: &str = "zanzibarquux";
+/// A caller's trace.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
 /// What is logged, until it is taken.
 #[derive(Clone)]
@@ -69,7 +71,9 @@ async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
     server.gate.open();
     server.until("newshound_running_rows", 0.0).await;
 
-    ask(&mut client, marked("asks")).await;
+    let mut traced = Request::new(marked("asks"));
+    traced.metadata_mut().insert("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01").parse().unwrap());
+    within(client.generate_queries(traced)).await.unwrap();
     within(client.stream_generate_queries(marked("streams"))).await.unwrap();
     let mut chosen = marked("chooses");
     let arm = ForcedArm { experiment_id: "x".to_owned(), arm_id: "few".to_owned() };
@@ -86,6 +90,8 @@ async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
     for told in ["client is gone", "none of 1 candidates is a valid list", "request ended", "x=few"] {
         assert!(logged.contains(told), "{told} is not logged");
     }
+    let of_trace: Vec<&str> = logged.lines().filter(|line| line.contains(TRACE)).collect();
+    assert!(of_trace.iter().any(|line| line.contains("request ended")), "{of_trace:?}");
     let leak = logged.lines().find(|line| line.contains(CANARY));
     assert!(leak.is_none(), "{leak:?}");
 }

@@ -166,6 +166,13 @@ async fn no_history_of_questions_and_invalidations_has_an_answer_from_before() {
             })
         })
         .collect();
+    // On a busy machine all of them were once over before the model had begun with anything.
+    within(async {
+        while server.log.prefills() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     for _ in 0..N_INVALIDATIONS {
         let n_begun = server.log.prefills();
         invalidate(&server, "reader", None).await.unwrap();
@@ -272,4 +279,31 @@ async fn a_forgotten_readers_prompt_is_not_kept_also_not_one_that_waits() {
     assert_eq!(server.metric("newshound_prefix_bytes").await, Some(n_bytes), "of the one that ran");
     forget(&server, "runs").await.unwrap();
     server.until("newshound_prefix_bytes", 0.0).await;
+}
+
+#[tokio::test]
+async fn forgetting_holds_nobody_for_ever_and_only_so_many_wait_for_it() {
+    let server = Plan::new().gated().start().await;
+    let running = call(&server.client().await, request("one"));
+    server.until("newshound_running_rows", 4.0).await;
+    // The model thread is in the middle of a step, and hears of nothing.
+    let mut hurried = Request::new(ForgetUserRequest { user: user("one") });
+    hurried.set_timeout(std::time::Duration::from_millis(300));
+    within(readers(&server).await.forget_user(hurried)).await.unwrap_err();
+    server.until("newshound_rpc_in_flight{method=\"ForgetUser\"}", 0.0).await;
+    let mut waiting = Vec::new();
+    for number in 1..=8 {
+        let (mut readers, user) = (readers(&server).await, user("one"));
+        waiting.push(tokio::spawn(async move { readers.forget_user(ForgetUserRequest { user }).await }));
+        server.until("newshound_rpc_in_flight{method=\"ForgetUser\"}", f64::from(number)).await;
+    }
+    let status = forget(&server, "one").await.unwrap_err();
+    let details = refusal(&status, tonic::Code::ResourceExhausted, "FORGET_BUSY");
+    assert!(details.retry_info().unwrap().retry_delay.is_some());
+    server.gate.open();
+    for forgotten in waiting {
+        within(forgotten).await.unwrap().unwrap();
+    }
+    answered(running).await;
+    forget(&server, "one").await.unwrap();
 }

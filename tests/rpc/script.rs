@@ -85,6 +85,8 @@ pub enum Mishap {
     Panic,
     /// The first step fails.
     Step,
+    /// The reward head is made for another width than the hidden states have.
+    Head,
 }
 
 /// The text of a row, by row number and seed.

@@ -238,7 +238,9 @@ impl tonic::codec::Decoder for Raw {
     type Item = ();
     type Error = tonic::Status;
 
-    fn decode(&mut self, _: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<()>, tonic::Status> {
+    fn decode(&mut self, bytes: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<()>, tonic::Status> {
+        // What is left is read as the next message.
+        prost::bytes::Buf::advance(bytes, prost::bytes::Buf::remaining(bytes));
         Ok(Some(()))
     }
 }

@@ -108,6 +108,25 @@ pub fn sample_ratio(observed: &[f64], expected: &[f64]) -> Option<Mismatch> {
     Some(Mismatch { chi_square, degrees, p })
 }
 
+/// Compares the shares of several arms with what all of them have together; none with fewer than two arms, or where nobody or everybody did.
+///
+/// Pearson's chi-square of homogeneity.
+pub fn equal_shares(shares: &[Share]) -> Option<Mismatch> {
+    let degrees = shares.len().checked_sub(1).filter(|degrees| *degrees > 0)?;
+    let all = shares.iter().fold((0, 0), |(n, of), share| (n + share.n, of + share.of));
+    let rate = all.0 as f64 / all.1 as f64;
+    // Not a number where there is nobody at all.
+    if !(rate > 0.0 && rate < 1.0) {
+        return None;
+    }
+    let cell = |share: &Share| {
+        (share.n as f64 - share.of as f64 * rate).powi(2) / (share.of as f64 * rate * (1.0 - rate))
+    };
+    let chi_square = shares.iter().filter(|share| share.of > 0).map(cell).sum();
+    let p = ChiSquared::new(degrees as f64).ok()?.sf(chi_square);
+    Some(Mismatch { chi_square, degrees, p })
+}
+
 /// Readers that each arm needs to find a relative lift of a share with this power, at a level of 5 %; none where there is no lift or
 /// it leaves the range of shares.
 ///
@@ -157,6 +176,18 @@ mod tests {
         check([100_300.0, 99_700.0], false);
         assert!(sample_ratio(&[1.0], &[1.0]).is_none());
         assert!(sample_ratio(&[1.0, 0.0], &[1.0, 0.0]).is_none());
+    }
+
+    #[test]
+    fn shares_are_compared_as_by_the_pooled_test_of_two() {
+        let (one, other) = (Share { n: 30, of: 200 }, Share { n: 55, of: 240 });
+        let both = equal_shares(&[one, other]).unwrap();
+        let pooled = two_proportions(one, other);
+        assert!((both.chi_square - pooled.z.powi(2)).abs() < 1e-9, "{both:?} {pooled:?}");
+        assert!((both.p - pooled.p).abs() < 1e-9 && both.degrees == 1);
+        for same in [&[one][..], &[Share { n: 0, of: 9 }; 2], &[Share { n: 9, of: 9 }; 2], &[]] {
+            assert!(equal_shares(same).is_none());
+        }
     }
 
     #[test]

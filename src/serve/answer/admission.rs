@@ -8,9 +8,13 @@ use crate::{
         metrics::Metrics,
         question::{Options, Question},
         settings::DegradationSettings,
+        tenants::{Budgets, Charge, Exhausted},
     },
 };
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How far an answer fell short of what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,21 @@ pub(super) fn decide(settings: &DegradationSettings, question: &Question, metric
         metrics.expected(step.takes);
     }
     decision
+}
+
+/// Charges a question's tenant with the most that it can take of the model.
+pub(super) fn charge(budgets: &Arc<Budgets>, question: &Question) -> Result<Charge, Exhausted> {
+    let Work { prompt_tokens, rows, row_tokens_max } = work(question, &question.options);
+    let tokens = prompt_tokens.saturating_add(rows.saturating_mul(row_tokens_max));
+    budgets.charge(question.tenant.as_deref(), tokens, Instant::now())
+}
+
+/// What a question is told whose tenant's budget is used up.
+pub(super) fn exhausted(exhausted: Exhausted, question: &Question, metrics: &Metrics) -> ServeError {
+    let Exhausted { tokens_per_minute, retry_after } = exhausted;
+    metrics.tenant_limited(retry_after);
+    let tenant = question.tenant.clone().unwrap_or_default();
+    ServeError::TenantLimit { tenant, tokens_per_minute, retry_after }
 }
 
 /// Takes a place in the queue for a question.

@@ -29,6 +29,8 @@ pub enum Origin {
     Coalesced,
     /// It was generated, and the cache was left alone.
     Bypass,
+    /// It is the list of the reader's locale.
+    Cohort,
 }
 
 impl Origin {
@@ -40,13 +42,14 @@ impl Origin {
             Self::Miss => ("miss", None),
             Self::Coalesced => ("coalesced", None),
             Self::Bypass => ("bypass", None),
+            Self::Cohort => ("cohort", None),
         }
     }
 
     /// Why a request pays nothing for an answer that another one has paid for.
     pub fn saving(self) -> Saving {
         match self {
-            Self::Hit(_) | Self::Stale(_) => Saving::Cache,
+            Self::Hit(_) | Self::Stale(_) | Self::Cohort => Saving::Cache,
             Self::Miss | Self::Coalesced | Self::Bypass => Saving::Coalesce,
         }
     }

@@ -3,6 +3,8 @@ use crate::serve::{
     answer::Answered,
     experiments::enrolment::Enrolment,
     metrics::{Metrics, outcome::Outcome},
+    question::Question,
+    traces::Trace,
 };
 use std::{sync::Arc, time::Instant};
 use tracing::debug;
@@ -11,6 +13,7 @@ use tracing::debug;
 pub(super) struct Counted<'a> {
     metrics: &'a Metrics,
     enrolment: Arc<Enrolment>,
+    trace: Trace,
     started: Instant,
     /// How it ended.
     pub(super) outcome: Outcome,
@@ -19,9 +22,10 @@ pub(super) struct Counted<'a> {
 }
 
 impl<'a> Counted<'a> {
-    pub(super) fn new(metrics: &'a Metrics, enrolment: &Arc<Enrolment>) -> Self {
-        let (enrolment, started) = (Arc::clone(enrolment), Instant::now());
-        Self { metrics, enrolment, started, outcome: Outcome::Cancelled, answered: None }
+    pub(super) fn new(metrics: &'a Metrics, question: &Question) -> Self {
+        let (enrolment, trace) = (Arc::clone(&question.enrolment), question.trace.clone());
+        let (started, outcome) = (Instant::now(), Outcome::Cancelled);
+        Self { metrics, enrolment, trace, started, outcome, answered: None }
     }
 }
 
@@ -29,6 +33,7 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.metrics.outcome(self.outcome);
+        self.trace.outcome(self.outcome);
         if let Some(Answered { answer, origin, paid_nanos: 0, .. }) = &self.answered {
             self.metrics.saved(origin.saving(), answer.cost.device_time);
         }

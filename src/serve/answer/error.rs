@@ -2,7 +2,6 @@
 use crate::{
     cleaner::CleanerError,
     experiment::assign::ForceError,
-    model::weights::ModelError,
     serve::{engine::EngineError, metrics::outcome::Outcome},
 };
 use std::{sync::Arc, time::Duration};
@@ -44,6 +43,16 @@ pub enum ServeError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// Come back later, and for less: others are served.
+    #[error("the tenant's {tokens_per_minute} tokens a minute are used up")]
+    TenantLimit {
+        /// The tenant; empty where none is told.
+        tenant: String,
+        /// What it may take.
+        tokens_per_minute: u64,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// Allow more time, or less than all that is asked.
     #[error("it takes some {} ms, and {} ms are left", .takes.as_millis(), .left.as_millis())]
     DeadlineUnreachable {
@@ -55,6 +64,15 @@ pub enum ServeError {
     /// Allow more time.
     #[error("deadline passed")]
     DeadlineHit,
+    /// Come back later: the reader's answers are used no more, and may be in memory.
+    #[error("too many readers are being forgotten")]
+    ForgetBusy {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Call again: the reader's answers are used no more, and may be in memory.
+    #[error("forgetting the reader takes longer than the call may")]
+    ForgetLate,
     /// Ask another server: this one is going to stop.
     #[error("server is draining")]
     Draining,
@@ -73,9 +91,9 @@ pub enum ServeError {
     /// Report it: the model failed.
     #[error("model failed")]
     Engine(#[source] Arc<crate::decode::batch::DecodeError>),
-    /// Report it: the reward head failed.
-    #[error("reward head failed")]
-    Head(#[source] Arc<ModelError>),
+    /// Try again: the model failed in a step that it made for all who were being answered.
+    #[error("step of the model failed")]
+    Step(#[source] Arc<crate::decode::batch::DecodeError>),
     /// Report it: the signal cleaner failed.
     #[error("signal cleaner failed")]
     Cleaner(#[source] Arc<CleanerError>),
@@ -96,22 +114,24 @@ impl ServeError {
         matches!(self, Self::QueueAge { .. } | Self::DeadlineHit)
     }
 
-    /// Whether the question is at fault, or what it asks for: asked again at once it would most likely cost the same for nothing.
+    /// Whether the failure is the question's own, so that asked again at once it would most likely cost the same for nothing: its rows are no
+    /// lists, its prompt or rows broke the model, its signals the cleaner, or it made a task panic. A failed step is everybody's who was in
+    /// it, and says nothing of any of them.
     pub(super) fn is_repeatable(&self) -> bool {
         match self {
-            Self::NoValidList { .. }
-            | Self::Engine(_)
-            | Self::Head(_)
-            | Self::Cleaner(_)
-            | Self::Panicked => true,
+            Self::NoValidList { .. } | Self::Engine(_) | Self::Cleaner(_) | Self::Panicked => true,
             Self::QueueFull { .. }
             | Self::TokenBacklog { .. }
             | Self::QueueSlow { .. }
             | Self::QueueAge { .. }
+            | Self::TenantLimit { .. }
             | Self::DeadlineUnreachable { .. }
             | Self::DeadlineHit
+            | Self::ForgetBusy { .. }
+            | Self::ForgetLate
             | Self::Draining
             | Self::EngineGone
+            | Self::Step(_)
             | Self::NoRewardHead
             | Self::OnlyPersonalData
             | Self::Arm(_) => false,
@@ -133,11 +153,15 @@ impl ServeError {
             | Self::TokenBacklog { .. }
             | Self::QueueSlow { .. }
             | Self::QueueAge { .. }
+            | Self::ForgetBusy { .. }
             | Self::Draining => Outcome::Shed,
-            Self::DeadlineUnreachable { .. } | Self::DeadlineHit => Outcome::Deadline,
-            Self::NoRewardHead | Self::OnlyPersonalData | Self::Arm(_) => Outcome::Rejected,
+            Self::DeadlineUnreachable { .. } | Self::DeadlineHit | Self::ForgetLate => Outcome::Deadline,
+            // The tenant's doing, and no sign of how much there is room for.
+            Self::TenantLimit { .. } | Self::NoRewardHead | Self::OnlyPersonalData | Self::Arm(_) => {
+                Outcome::Rejected
+            }
             Self::NoValidList { .. } => Outcome::NoList,
-            Self::EngineGone | Self::Engine(_) | Self::Head(_) | Self::Cleaner(_) | Self::Panicked => {
+            Self::EngineGone | Self::Engine(_) | Self::Step(_) | Self::Cleaner(_) | Self::Panicked => {
                 Outcome::Failed
             }
         }
@@ -153,6 +177,7 @@ impl From<EngineError> for ServeError {
             EngineError::DeadlineHit => Self::DeadlineHit,
             EngineError::Gone => Self::EngineGone,
             EngineError::Fault(error) => Self::Engine(error),
+            EngineError::Step(error) => Self::Step(error),
         }
     }
 }

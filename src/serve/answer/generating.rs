@@ -10,23 +10,33 @@ use crate::{
         generation::Passage,
         owner::Leave,
         question::{CacheMode, Question},
+        tenants::Charge,
     },
 };
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 impl Answerer {
     /// Generates in a task of its own, so that whoever asked first may leave.
-    pub(super) fn fly(self: &Arc<Self>, question: Question, flight: Arc<Flight>, key: CacheKey) {
+    pub(super) fn fly(
+        self: &Arc<Self>,
+        question: Question,
+        flight: Arc<Flight>,
+        key: CacheKey,
+        charge: Charge,
+    ) {
         let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question, &self.metrics));
-        tokio::spawn(async move {
+        let (trace, lines) = (question.trace.clone(), question.trace.log_span());
+        // Before anybody can join it: whoever does, points to this trace.
+        flight.progress.send_modify(|progress| progress.trace = trace);
+        let flying = async move {
             let joinable = question.cache == CacheMode::Default;
             let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });
             let outcome = tokio::select! {
-                outcome = answerer.generate(Arc::new(question), &flight, key, ticket) => outcome,
+                outcome = answerer.generate(Arc::new(question), &flight, key, (ticket, charge)) => outcome,
                 () = answerer.unwatched(&flight, key, joinable) => {
                     debug!("nobody waits for the answer any more");
                     return;
@@ -36,7 +46,8 @@ impl Answerer {
                 answerer.flights.land(key, &flight);
             }
             flight.progress.send_modify(|progress| progress.outcome = Some(outcome));
-        });
+        };
+        tokio::spawn(flying.instrument(lines));
     }
 
     async fn generate(
@@ -44,7 +55,7 @@ impl Answerer {
         question: Arc<Question>,
         flight: &Flight,
         key: CacheKey,
-        ticket: Result<Ticket, EngineError>,
+        (ticket, charge): (Result<Ticket, EngineError>, Charge),
     ) -> Result<Landed, ServeError> {
         // Between this request's look into the cache and its take-off, an earlier flight may have landed.
         if question.cache == CacheMode::Default
@@ -61,7 +72,7 @@ impl Answerer {
         let deadline = Arc::clone(&flight.deadline);
         let generated = match ticket {
             Ok(ticket) => {
-                let passage = Passage { ticket, leave, deadline };
+                let passage = Passage { ticket, leave, deadline, charge };
                 question.writer.generate(&question, passage, publish).await
             }
             Err(error) => Err(error.into()),
@@ -83,7 +94,7 @@ impl Answerer {
         if question.cache == CacheMode::Bypass {
             return;
         }
-        let keep = self.keep(question);
+        let keep = self.keep(question, answer);
         self.cache.put(key, (Arc::clone(answer), answer.n_bytes()), keep, Instant::now()).await;
         // Nobody can find it any more then; and whoever ended the epoch may have looked before it was stored.
         if !self.epochs.holds(key.epoch()) {
@@ -92,13 +103,13 @@ impl Answerer {
     }
 
     /// How long an answer is kept. One that fell short is asked for again as soon as there may be room for a whole one.
-    fn keep(&self, question: &Question) -> Keep {
+    fn keep(&self, question: &Question, answer: &Answer) -> Keep {
         let (policy, settings) = (question.enrolment.policy(), &self.settings);
         let fresh = policy.cache_ttl.unwrap_or(settings.ttl);
-        if question.rung > Rung::Full {
+        if question.rung > Rung::Full || answer.is_headless {
             return Keep::only(fresh.min(self.degradation.answer_ttl));
         }
-        let spare = if question.lowest_rung == Rung::Stale { self.degradation.spare } else { Duration::ZERO };
+        let spare = if question.lowest_rung >= Rung::Stale { self.degradation.spare } else { Duration::ZERO };
         let stale = policy.cache_stale.unwrap_or(settings.stale);
         Keep::until(fresh, settings.renew_ahead, (stale, spare), rand::random())
     }

@@ -240,7 +240,7 @@ impl<G: Generator> Thread<'_, G> {
         }
         let mut shares = split(device, &weights);
         if let (Some(arriving), Some(share)) = (&mut self.arriving, shares.next()) {
-            arriving.bill.used.prefill(share);
+            arriving.bill.used.prefill(share, n_positions);
         }
         for (&(group, n_rows), share) in groups.iter().zip(shares) {
             if let Some(running) = self.running.get_mut(&group) {
@@ -304,11 +304,11 @@ impl<G: Generator> Thread<'_, G> {
         self.shared.metrics.engine_fault();
         let error = Arc::new(error);
         if let Some(arriving) = arriving {
-            arriving.fail(EngineError::Fault(Arc::clone(&error)));
+            arriving.fail(EngineError::Step(Arc::clone(&error)));
         }
         let groups: Vec<GroupId> = self.running.keys().copied().collect();
         for group in groups {
-            self.cancel(group, EngineError::Fault(Arc::clone(&error)));
+            self.cancel(group, EngineError::Step(Arc::clone(&error)));
         }
     }
 

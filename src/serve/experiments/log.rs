@@ -83,11 +83,13 @@ impl RecordLog {
         is_queued
     }
 
-    /// What stands in the log for a reader: 128 bits of sha256 over the salt and the key, in hex.
-    pub fn reader(&self, key: &UserKey) -> String {
+    /// What stands in the log for a reader of a tenant, if one is told: 128 bits of sha256 over the salt, the key and the tenant, in hex.
+    pub fn reader(&self, tenant: Option<&str>, key: &UserKey) -> String {
         let mut hash = Sha256::new();
         hash.update(b"newshound reader 1");
-        for part in [self.salt.as_bytes(), key.as_str().as_bytes()] {
+        let parts = [self.salt.as_bytes(), key.as_str().as_bytes()];
+        // Two tenants may call different people by the same key.
+        for part in parts.into_iter().chain(tenant.map(str::as_bytes)) {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -352,9 +354,18 @@ mod tests {
             LogSettings { reader_salt: Salt("another salt, as long".to_owned()), ..settings(dir.path()) };
         let other = RecordLog::open(&other, metrics).unwrap();
         let key = |key| UserKey::new(key).unwrap();
-        assert_eq!(log.reader(&key("u1")), log.reader(&key("u1")));
-        assert_ne!(log.reader(&key("u1")), log.reader(&key("u2")));
-        assert_ne!(log.reader(&key("u1")), other.reader(&key("u1")));
-        assert_eq!(log.reader(&key("u1")).len(), 32);
+        let known = log.reader(None, &key("u1"));
+        assert_eq!(known, log.reader(None, &key("u1")));
+        let of_tenant = log.reader(Some("daily"), &key("u1"));
+        for another in [
+            log.reader(None, &key("u2")),
+            other.reader(None, &key("u1")),
+            of_tenant.clone(),
+            log.reader(Some("weekly"), &key("u1")),
+        ] {
+            assert_ne!(known, another);
+        }
+        assert_ne!(of_tenant, log.reader(Some("weekly"), &key("u1")));
+        assert_eq!(known.len(), 32);
     }
 }

@@ -29,6 +29,11 @@ impl Metrics {
         self.counter("newshound_connections_refused_total", &[("reason", reason)]).increment(1);
     }
 
+    /// Counts a connection that was closed because nobody called on it.
+    pub fn connection_idled(&self) {
+        self.counter("newshound_connections_idled_total", &[]).increment(1);
+    }
+
     /// Counts a call without a token (`missing`), or with one that nobody has (`unknown`).
     pub fn access_refused(&self, reason: &'static str) {
         self.counter("newshound_access_refused_total", &[("reason", reason)]).increment(1);

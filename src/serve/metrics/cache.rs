@@ -4,18 +4,21 @@ use std::time::Duration;
 
 impl Metrics {
     pub(super) fn show_cache_from_the_start(&self) {
-        for status in ["hit", "stale", "miss", "coalesced", "bypass", "failed"] {
+        for status in ["hit", "stale", "miss", "coalesced", "bypass", "cohort", "failed"] {
             self.counter("newshound_cache_requests_total", &[("status", status)]).increment(0);
         }
         for result in ["early", "stale", "skipped"] {
             self.counter("newshound_cache_renewals_total", &[("result", result)]).increment(0);
+        }
+        for result in ["loaded", "refused"] {
+            self.counter("newshound_cohort_reads_total", &[("result", result)]).increment(0);
         }
         for scope in ["invalidate", "forget"] {
             self.counter("newshound_cache_invalidations_total", &[("scope", scope)]).increment(0);
         }
     }
 
-    /// Counts what a look into the cache found (`hit`, `stale`, `miss`, `coalesced`, `bypass`, or `failed` a moment ago), with the age of an
+    /// Counts what a look into the cache found (`hit`, `stale`, `miss`, `coalesced`, `bypass`, nothing but the list of a `cohort`, or `failed` a moment ago), with the age of an
     /// answer.
     pub fn cache_request(&self, status: &'static str, age: Option<Duration>) {
         self.counter("newshound_cache_requests_total", &[("status", status)]).increment(1);
@@ -33,6 +36,11 @@ impl Metrics {
     /// Counts a reader whose stored answers are used no more: `invalidate` or `forget`.
     pub fn cache_invalidation(&self, scope: &'static str) {
         self.counter("newshound_cache_invalidations_total", &[("scope", scope)]).increment(1);
+    }
+
+    /// Counts a change of the file of cohorts: `loaded` or `refused`.
+    pub fn cohorts_read(&self, result: &'static str) {
+        self.counter("newshound_cohort_reads_total", &[("result", result)]).increment(1);
     }
 
     /// Records how much is stored.

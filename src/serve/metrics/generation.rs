@@ -3,6 +3,11 @@ use super::{Metrics, size};
 use std::time::Duration;
 
 impl Metrics {
+    /// Counts a generation in which the reward head failed.
+    pub fn head_failed(&self) {
+        self.counter("newshound_head_failures_total", &[]).increment(1);
+    }
+
     /// Counts sampled tokens by fate: `valid`, `invalid`, `pruned` or `cancelled`.
     pub fn output_tokens(&self, fate: &'static str, n: usize) {
         self.counter("newshound_output_tokens_total", &[("fate", fate)]).increment(n as u64);

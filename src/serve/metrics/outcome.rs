@@ -5,7 +5,7 @@
 pub enum Outcome {
     /// Generated for it.
     Ok,
-    /// Answered from the cache.
+    /// Answered from the cache, or with the list of a cohort.
     Cached,
     /// Answered by a generation that another request started.
     Coalesced,

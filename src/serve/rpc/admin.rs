@@ -13,6 +13,7 @@ use super::{
     },
     server::{RpcError, builder},
     status::{self, Violations},
+    streams::CountStreams,
 };
 use crate::{
     bundle::manifest::BundleId,
@@ -67,6 +68,7 @@ pub async fn serve(
     let service =
         ModelAdminServiceServer::new(admin).max_decoding_message_size(connections.message_bytes_max);
     builder(connections)
+        .layer(CountStreams)
         .add_service(InterceptedService::new(service, auth))
         .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)

@@ -1,8 +1,9 @@
 //! One call, whatever it asks: counted once, and answered before its client stops waiting.
-use super::status;
+use super::{service::Rooms, status};
 use crate::serve::{
     health::{Health, InFlight},
     metrics::Metrics,
+    traces::{Caller, Trace},
 };
 use std::{
     sync::Arc,
@@ -17,6 +18,8 @@ pub(super) struct Call {
     /// How it ended, or will if nothing else is known.
     pub(super) code: Code,
     started: Instant,
+    /// What is told of its way; nothing of most calls.
+    pub(super) trace: Trace,
     metrics: Arc<Metrics>,
     /// Absent where the end of the server does not wait for the call.
     in_flight: Option<InFlight>,
@@ -30,11 +33,21 @@ impl Call {
         call
     }
 
+    /// Begins a call whose way is traced.
+    pub(super) fn traced(rooms: &Rooms, method: &'static str, metadata: &MetadataMap) -> Self {
+        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+        let caller = Caller { parent: text("traceparent"), state: text("tracestate") };
+        let mut call = Self::new(&rooms.metrics, &rooms.health, method);
+        call.trace = rooms.traces.begin(method, caller);
+        call
+    }
+
     /// Begins a call that the end of the server does not wait for.
     pub(super) fn apart(metrics: &Arc<Metrics>, method: &'static str) -> Self {
         metrics.rpc_in_flight(method).increment(1.0);
         let (metrics, started) = (Arc::clone(metrics), Instant::now());
-        Self { method, code: Code::Cancelled, started, metrics, in_flight: None }
+        let (code, trace) = (Code::Cancelled, Trace::default());
+        Self { method, code, started, trace, metrics, in_flight: None }
     }
 }
 
@@ -42,6 +55,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.metrics.rpc_in_flight(self.method).decrement(1.0);
         self.metrics.rpc_ended(self.method, status::code_word(self.code), self.started.elapsed());
+        self.trace.end(status::code_word(self.code), status::is_fault(self.code));
     }
 }
 

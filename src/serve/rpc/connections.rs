@@ -1,6 +1,7 @@
 //! Our own accept loop: what the library does not offer. Connections are counted, all together and per peer; one that does not
-//! speak HTTP/2, or TLS where there is a certificate, soon after it opened is closed; and all can be closed at once when the server must
-//! end.
+//! speak HTTP/2, or TLS where there is a certificate, soon after it opened is closed, as is one on which nobody calls for long; and all can be
+//! closed at once when the server must end.
+use super::streams::Streams;
 use crate::serve::{door::certificates::Certificates, metrics::Metrics, settings::ConnectionSettings};
 use std::{
     collections::HashMap,
@@ -20,7 +21,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 /// Bytes of the HTTP/2 preface, which a client must send first. Source: RFC 9113, section 3.4.
@@ -122,15 +123,6 @@ enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Wire {
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Peers {
     by_ip: Mutex<HashMap<IpAddr, usize>>,
@@ -186,6 +178,9 @@ pub struct Guarded {
     wire: Wire,
     /// Until the preface is here.
     handshake: Option<Handshake>,
+    /// Its calls, and when to look whether there are any.
+    streams: Streams,
+    look: Pin<Box<Sleep>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     place: Place,
 }
@@ -200,7 +195,9 @@ impl Guarded {
     fn new(wire: Wire, place: Place, timeout: Duration, cut: &CancellationToken) -> Self {
         let timeout = Box::pin(tokio::time::sleep(timeout));
         let handshake = Some(Handshake { bytes_left: PREFACE_BYTES, timeout });
-        Self { wire, handshake, cut: Box::pin(cut.clone().cancelled_owned()), place }
+        let look = Box::pin(tokio::time::sleep(place.peers.settings.idle_timeout));
+        let cut = Box::pin(cut.clone().cancelled_owned());
+        Self { wire, handshake, streams: Streams::new(), look, cut, place }
     }
 
     /// An error if the connection has to end now.
@@ -216,13 +213,27 @@ impl Guarded {
         }
         Ok(())
     }
+
+    /// Whether nobody has called for as long as a connection may be idle; otherwise it is looked at again when that may be so.
+    fn is_idle(&mut self, context: &mut Context<'_>) -> bool {
+        let timeout = self.place.peers.settings.idle_timeout;
+        while self.look.as_mut().poll(context).is_ready() {
+            let until = self.streams.idle_since().unwrap_or_else(Instant::now) + timeout;
+            if until <= Instant::now() {
+                return true;
+            }
+            self.look.as_mut().reset(until.into());
+        }
+        false
+    }
 }
 
 impl Connected for Guarded {
-    type ConnectInfo = TcpConnectInfo;
+    /// What every call of the connection finds in its extensions.
+    type ConnectInfo = Streams;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.wire.tcp().connect_info()
+    fn connect_info(&self) -> Streams {
+        self.streams.clone()
     }
 }
 
@@ -233,6 +244,11 @@ impl AsyncRead for Guarded {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.ended(context)?;
+        if self.is_idle(context) {
+            self.place.peers.metrics.connection_idled();
+            // The end of what is read: the server closes the connection as if the client had.
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         ready!(match &mut self.wire {
             Wire::Plain(stream) => Pin::new(stream).poll_read(context, buffer),

@@ -7,7 +7,7 @@ use crate::{
     serve::{
         batcher::Class,
         experiments::enrolment::Entrant,
-        question::{CacheMode, Wanted},
+        question::{CacheMode, Judged, Wanted},
     },
     signals::{
         DRAFTS_MAX, SignalDraft, SignalViolation, Stream, TEXT_CHARS_MAX, UserKey, UserSignals, characters,
@@ -34,18 +34,18 @@ pub const TENANT_HEADER: &str = "x-newshound-tenant";
 pub const ARM_HEADER: &str = "x-newshound-arm";
 
 /// Metadata that experiments read.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Headers<'a> {
     /// `x-newshound-tenant`.
     pub tenant: Option<&'a [u8]>,
     /// How often it is there: a second one may be the client's own, past the proxy that authenticates.
     pub n_tenants: usize,
-    /// `x-newshound-arm`.
-    pub arms: Option<&'a [u8]>,
+    /// `x-newshound-arm`, each time that it is there.
+    pub arms: Vec<&'a [u8]>,
 }
 
 /// What the server adds to a request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Context<'a> {
     /// Most tokens of one candidate, and the default.
     pub output_tokens_max: usize,
@@ -77,7 +77,7 @@ pub struct Asked {
     /// Whether every candidate is returned.
     pub return_candidates: bool,
     /// What the cleaner is asked of, in the order of the request; empty unless it is asked.
-    pub judged: Vec<(Stream, String)>,
+    pub judged: Vec<Judged>,
     /// Comes back in the response.
     pub correlation_id: String,
 }
@@ -136,15 +136,16 @@ pub fn explained(
     user.filter(|_| checks.violations.is_empty()).map(|user| (user, entrant)).ok_or(checks.violations)
 }
 
-/// Streams and texts of signals as the cleaner would see them; as many as a request may have.
-fn judged(signals: &[proto::Signal]) -> Vec<(Stream, String)> {
+/// Signals as the cleaner would see them; as many as a request may have.
+fn judged(signals: &[proto::Signal]) -> Vec<Judged> {
     let text = |signal: &proto::Signal| {
         let stream = match proto::Stream::try_from(signal.stream) {
             Ok(proto::Stream::Page) => Stream::Page,
             Ok(proto::Stream::Click) => Stream::Click,
             Ok(proto::Stream::Search | proto::Stream::Unspecified) | Err(_) => Stream::Search,
         };
-        (stream, characters::clean(&signal.text, TEXT_CHARS_MAX))
+        let text = characters::clean(&signal.text, TEXT_CHARS_MAX);
+        Judged { stream, text, category: signal.category.clone() }
     };
     signals.iter().take(DRAFTS_MAX).map(text).collect()
 }
@@ -257,7 +258,11 @@ impl Checks {
         if headers.n_tenants > 1 {
             self.refuse(TENANT_HEADER, "must be there once".to_owned());
         }
-        let of_header = headers.arms.map(|pairs| self.forced_by_header(pairs)).unwrap_or_default();
+        let of_header = match headers.arms[..] {
+            [] => Vec::new(),
+            // Metadata that is there several times is as if it stood there once with commas between. Source: RFC 9110, section 5.3.
+            [..] => self.forced_by_header(&headers.arms.join(&b","[..])),
+        };
         let named = |id: &str| entrant.forced.iter().any(|(experiment, _)| experiment == id);
         let others: Vec<_> = of_header.into_iter().filter(|(experiment, _)| !named(experiment)).collect();
         let forced: Vec<_> = entrant.forced.into_iter().chain(others).collect();

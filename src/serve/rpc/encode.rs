@@ -72,7 +72,7 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
 
 /// What a request pays of what its answer cost, where there is a price.
 pub fn cost(answered: &Answered, price: &Price) -> Option<proto::Cost> {
-    let pays = answered.paid_nanos == answered.answer.cost.nanos;
+    let pays = answered.paid_nanos == answered.answer.cost.nanos && answered.origin != Origin::Cohort;
     let basis = match answered.origin.saving() {
         _ if pays => proto::CostBasis::DeviceTime,
         Saving::Cache => proto::CostBasis::Cached,
@@ -102,6 +102,7 @@ pub fn rung(rung: Rung) -> proto::Rung {
         Rung::Fewer => proto::Rung::Fewer,
         Rung::Greedy => proto::Rung::Greedy,
         Rung::Stale => proto::Rung::Stale,
+        Rung::Cohort => proto::Rung::Cohort,
     }
 }
 
@@ -273,7 +274,7 @@ fn cache(origin: Origin) -> proto::CacheInfo {
     let (status, age) = match origin {
         Origin::Hit(age) => (proto::CacheStatus::Hit, duration(age)),
         Origin::Stale(age) => (proto::CacheStatus::Stale, duration(age)),
-        Origin::Miss => (proto::CacheStatus::Miss, None),
+        Origin::Miss | Origin::Cohort => (proto::CacheStatus::Miss, None),
         Origin::Coalesced => (proto::CacheStatus::Coalesced, None),
         Origin::Bypass => (proto::CacheStatus::Bypass, None),
     };

@@ -1,6 +1,6 @@
 //! The reader service: ends the use of what is kept of a reader.
 use super::{
-    call::Call,
+    call::{Call, deadline},
     decode,
     proto::{self, reader_service_server::ReaderService},
     service::{Rooms, headers},
@@ -47,7 +47,8 @@ impl ReaderService for Reader {
         let mut call = self.call("ForgetUser");
         let (metadata, _, message) = request.into_parts();
         let whose = named(message.user, &metadata).inspect_err(|status| call.code = status.code())?;
-        let forgotten = self.rooms.answerer.forget(&whose, &self.rooms.models).await;
+        let until = deadline(&metadata);
+        let forgotten = self.rooms.answerer.forget(&whose, &self.rooms.models, until).await;
         forgotten.map_err(|error| status::status(&error)).inspect_err(|status| call.code = status.code())?;
         call.code = Code::Ok;
         Ok(Response::new(proto::ForgetUserResponse {}))

@@ -10,6 +10,7 @@ use super::{
     },
     reader::Reader,
     service::Service,
+    streams::CountStreams,
 };
 use crate::serve::{
     door::Door,
@@ -113,6 +114,7 @@ impl Rpc {
         let reader = ReaderServiceServer::new(self.reader)
             .max_decoding_message_size(self.connections.message_bytes_max);
         let routes = builder(self.connections)
+            .layer(CountStreams)
             .add_service(InterceptedService::new(service, auth.clone()))
             .add_service(InterceptedService::new(feedback, auth.clone()))
             .add_service(InterceptedService::new(reader, auth))

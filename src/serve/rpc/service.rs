@@ -20,9 +20,10 @@ use crate::{
         ledger::Ledger,
         metrics::{Metrics, outcome::Outcome},
         models::Models,
-        question::Question,
+        question::{Judged, Question},
         rerank::Method,
         settings::{CANDIDATES_MAX, ServeSettings},
+        traces::{Trace, Traces},
     },
     telemetry::Chain,
 };
@@ -35,7 +36,7 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
-use tracing::warn;
+use tracing::{Instrument, warn};
 
 /// What the service asks.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub struct Rooms {
     pub health: Arc<Health>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
+    /// Where traces begin.
+    pub traces: Traces,
 }
 
 /// What the service knows.
@@ -96,7 +99,7 @@ impl Shared {
     }
 
     /// Refuses a request, or decodes it and gives its reader her arms.
-    fn asked(&self, request: Request<proto::GenerateQueriesRequest>) -> Result<Ask, Status> {
+    fn asked(&self, request: Request<proto::GenerateQueriesRequest>, trace: &Trace) -> Result<Ask, Status> {
         let refuse = |outcome, status: Status| {
             self.rooms.metrics.outcome(outcome);
             status
@@ -114,11 +117,12 @@ impl Shared {
         };
         let asked = decode::asked(message, context)
             .map_err(|violations| refuse(Outcome::Rejected, status::invalid(&violations)))?;
-        self.enrol(asked, writer).map_err(|error| refuse(Outcome::Rejected, status::status(&error)))
+        self.enrol(asked, writer, trace.clone())
+            .map_err(|error| refuse(Outcome::Rejected, status::status(&error)))
     }
 
     /// Decides experiments for a request, and with them what it leaves open.
-    fn enrol(&self, asked: Asked, writer: Arc<Writer>) -> Result<Ask, ServeError> {
+    fn enrol(&self, asked: Asked, writer: Arc<Writer>, trace: Trace) -> Result<Ask, ServeError> {
         let experiments = self.rooms.experiments.now();
         let assignments = assigned(asked.entrant.decide(&asked.user, &experiments)?);
         let (config, explicit) = (experiments.digest.clone(), asked.wanted.explicit());
@@ -134,11 +138,12 @@ impl Shared {
         let Asked {
             user, signals, class, cache, deadline, return_candidates, judged, correlation_id, ..
         } = asked;
-        let tenant = asked.entrant.tenant;
+        let (tenant, locale) = (asked.entrant.tenant, asked.entrant.locale);
         let rung = Rung::Full;
         let question = Question {
             user,
             tenant,
+            locale,
             signals,
             options,
             class,
@@ -148,6 +153,7 @@ impl Shared {
             writer,
             lowest_rung,
             rung,
+            trace,
         };
         Ok(Ask { question, return_candidates, judged, correlation_id })
     }
@@ -180,11 +186,14 @@ impl Shared {
     ) -> Result<proto::GenerateQueriesResponse, Status> {
         let started = Instant::now();
         let (question, correlation_id) = (asked.question, asked.correlation_id);
-        let (user, enrolment) = (question.user.clone(), Arc::clone(&question.enrolment));
+        let (user, tenant) = (question.user.clone(), question.tenant.clone());
+        let enrolment = Arc::clone(&question.enrolment);
         let writer = Arc::clone(&question.writer);
-        let answered = self.rooms.answerer.answer(question, watch).await;
+        question.trace.asked(&question, &response_id);
+        let lines = question.trace.log_span();
+        let answered = self.rooms.answerer.answer(question, watch).instrument(lines).await;
         let answered = answered.map_err(|error| status::status(&error))?;
-        self.rooms.ledger.expose(&user, &response_id, &enrolment, &answered).await;
+        self.rooms.ledger.expose((tenant.as_deref(), &user), &response_id, &enrolment, &answered).await;
         let verdicts = match asked.judged.is_empty() {
             true => Vec::new(),
             // They are extra: an answer that is there is not lost with them.
@@ -213,16 +222,16 @@ impl Shared {
 
 /// What of a request's metadata experiments read.
 pub(super) fn headers(metadata: &MetadataMap) -> Headers<'_> {
-    let header = |name| metadata.get(name).map(|value| value.as_bytes());
-    let n_tenants = metadata.get_all(TENANT_HEADER).iter().count();
-    Headers { tenant: header(TENANT_HEADER), n_tenants, arms: header(ARM_HEADER) }
+    let all = |name| metadata.get_all(name).iter().map(|value| value.as_bytes());
+    let (tenant, n_tenants) = (all(TENANT_HEADER).next(), all(TENANT_HEADER).count());
+    Headers { tenant, n_tenants, arms: all(ARM_HEADER).collect() }
 }
 
 /// A request that can be answered.
 struct Ask {
     question: Question,
     return_candidates: bool,
-    judged: Vec<(crate::signals::Stream, String)>,
+    judged: Vec<Judged>,
     correlation_id: String,
 }
 
@@ -232,8 +241,8 @@ impl QueryGenerationService for Service {
         &self,
         request: Request<proto::GenerateQueriesRequest>,
     ) -> Result<Response<proto::GenerateQueriesResponse>, Status> {
-        let mut call = self.shared.call("GenerateQueries");
-        let answered = match self.shared.asked(request) {
+        let mut call = Call::traced(&self.shared.rooms, "GenerateQueries", request.metadata());
+        let answered = match self.shared.asked(request, &call.trace) {
             Ok(asked) => self.shared.answer(asked, response_id(), |_| {}).await,
             Err(status) => Err(status),
         };
@@ -247,8 +256,9 @@ impl QueryGenerationService for Service {
         &self,
         request: Request<proto::GenerateQueriesRequest>,
     ) -> Result<Response<EventStream>, Status> {
-        let mut call = self.shared.call("StreamGenerateQueries");
-        let asked = self.shared.asked(request).inspect_err(|status| call.code = status.code())?;
+        let mut call = Call::traced(&self.shared.rooms, "StreamGenerateQueries", request.metadata());
+        let asked =
+            self.shared.asked(request, &call.trace).inspect_err(|status| call.code = status.code())?;
         let response_id = response_id();
         let accepted = proto::Accepted {
             response_id: response_id.clone(),

@@ -61,11 +61,19 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::TokenBacklog { retry_after, .. } => busy(&message, "TOKEN_BACKLOG", *retry_after),
         ServeError::QueueSlow { retry_after, .. } => busy(&message, "QUEUE_SLOW", *retry_after),
         ServeError::QueueAge { retry_after, .. } => busy(&message, "QUEUE_AGE", *retry_after),
+        ServeError::TenantLimit { tenant, tokens_per_minute, retry_after } => {
+            let facts = HashMap::from([("tokens_per_minute".to_owned(), tokens_per_minute.to_string())]);
+            let mut details = ErrorDetails::with_error_info("TENANT_RATE_LIMIT", DOMAIN, facts);
+            details.add_quota_failure_violation(format!("tenant:{tenant}"), &message);
+            later(&message, details, *retry_after)
+        }
         ServeError::DeadlineUnreachable { takes, left } => {
             let facts = [("estimated_ms", *takes), ("remaining_ms", *left)];
             let facts = facts.map(|(name, time)| (name, milliseconds(time).to_string()));
             with_details(Code::DeadlineExceeded, &message, "DEADLINE_UNREACHABLE", &facts)
         }
+        ServeError::ForgetBusy { retry_after } => busy(&message, "FORGET_BUSY", *retry_after),
+        ServeError::ForgetLate => plain(Code::DeadlineExceeded, "FORGET_UNFINISHED"),
         ServeError::DeadlineHit => plain(Code::DeadlineExceeded, "DEADLINE_HIT"),
         ServeError::Draining => {
             let mut details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
@@ -84,7 +92,7 @@ pub fn status(error: &ServeError) -> Status {
             with_details(Code::NotFound, &message, "NO_VALID_LIST", &facts)
         }
         // What went wrong inside is logged where it happened; a client can do nothing with it.
-        ServeError::Engine(_) | ServeError::Head(_) | ServeError::Cleaner(_) | ServeError::Panicked => {
+        ServeError::Engine(_) | ServeError::Step(_) | ServeError::Cleaner(_) | ServeError::Panicked => {
             plain(Code::Internal, "ENGINE_FAULT")
         }
     }
@@ -161,7 +169,11 @@ pub fn malformed() -> Status {
 }
 
 fn busy(message: &str, reason: &str, retry_after: Duration) -> Status {
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    later(message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()), retry_after)
+}
+
+/// What a client hears that is to come back.
+fn later(message: &str, mut details: ErrorDetails, retry_after: Duration) -> Status {
     details.set_retry_info(Some(retry_after));
     let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);
     // What gRPC libraries with a retry policy obey by themselves; RetryInfo is for applications.
@@ -177,6 +189,19 @@ fn with_details(code: Code, message: &str, reason: &str, facts: &[(&str, String)
     let facts: HashMap<String, String> =
         facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, facts))
+}
+
+/// Whether a code says that the server is at fault. Source: OpenTelemetry's semantic conventions for gRPC, status of server spans.
+pub fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 /// The name of a code, as a metric label.

@@ -114,7 +114,11 @@ impl<G: Generator> Thread<'_, G> {
         let admitted = self.generator.admit(arriving.request.clone());
         let ended = Instant::now();
         arriving.prefill += ended - started;
-        arriving.bill.used.prefill(self.shared.metrics.computed(begun, ended));
+        // What came to nothing may have been computed too.
+        let n_computed = admitted.as_ref().map_or(n_left, |admitted| {
+            admitted.prefill_tokens_computed + arriving.request.seeds.len()
+        });
+        arriving.bill.used.prefill(self.shared.metrics.computed(begun, ended), n_computed);
         match admitted {
             Ok(admitted) => self.run(arriving, admitted, ended),
             Err(error) => self.fail_prompt(arriving, error),

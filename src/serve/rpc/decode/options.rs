@@ -81,6 +81,7 @@ impl Checks {
             Ok(proto::Rung::Fewer) => Some(Rung::Fewer),
             Ok(proto::Rung::Greedy) => Some(Rung::Greedy),
             Ok(proto::Rung::Stale) => Some(Rung::Stale),
+            Ok(proto::Rung::Cohort) => Some(Rung::Cohort),
             Err(_) => {
                 self.refuse("options.lowest_rung", "must be a Rung".to_owned());
                 None

@@ -1,0 +1,123 @@
+//! Which connections have a call open: counted by a layer above all services, and read where connections are accepted.
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Instant,
+};
+use tonic::codegen::{
+    Body,
+    http::{Request, Response},
+};
+use tower::{Layer, Service};
+
+/// The open calls of one connection. Clones share them; each call finds one in its extensions.
+#[derive(Clone, Debug)]
+pub struct Streams(Arc<Mutex<State>>);
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    n_open: usize,
+    /// When the last one ended, or the connection began.
+    since: Instant,
+}
+
+impl Streams {
+    /// Those of a new connection.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(State { n_open: 0, since: Instant::now() })))
+    }
+
+    /// Since when no call is open; none while one is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = *self.lock();
+        (state.n_open == 0).then_some(state.since)
+    }
+
+    fn open(&self) -> Open {
+        self.lock().n_open += 1;
+        Open(self.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is whole after every statement.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open call.
+#[derive(Debug)]
+struct Open(Streams);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        *state = State { n_open: state.n_open.saturating_sub(1), since: Instant::now() };
+    }
+}
+
+/// Counts calls, whatever service they are of.
+#[derive(Clone, Copy, Debug)]
+pub struct CountStreams;
+
+impl<S> Layer<S> for CountStreams {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Counted<S> {
+        Counted(inner)
+    }
+}
+
+/// A service whose calls are counted.
+#[derive(Clone, Debug)]
+pub struct Counted<S>(S);
+
+impl<S, A, B> Service<Request<A>> for Counted<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Held<B>>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let open = request.extensions().get::<Streams>().map(Streams::open);
+        let answering = self.0.call(request);
+        Box::pin(
+            async move { answering.await.map(|response| response.map(|body| Held { body, _open: open })) },
+        )
+    }
+}
+
+/// A body that keeps its call open to its end.
+#[derive(Debug)]
+pub struct Held<B> {
+    body: B,
+    _open: Option<Open>,
+}
+
+impl<B: Body + Unpin> Body for Held<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
