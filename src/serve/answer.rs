@@ -2,6 +2,7 @@
 mod admission;
 mod answered;
 mod counted;
+mod elsewhere;
 mod error;
 mod generating;
 
@@ -18,6 +19,7 @@ use crate::{
         owner::{Epochs, Owner},
         question::{CacheMode, Question},
         settings::{CacheSettings, DegradationSettings},
+        shared::SharedCache,
     },
 };
 pub use admission::Degradation;
@@ -39,6 +41,8 @@ pub struct Answerer {
     cache: AnswerCache<Answer>,
     /// Questions that had no answer a moment ago.
     failures: AnswerCache<ServeError>,
+    /// Answers that servers share, if they do.
+    shared: Option<Arc<SharedCache>>,
     flights: Flights,
     epochs: Arc<Epochs>,
     settings: CacheSettings,
@@ -91,10 +95,16 @@ impl Course {
 
 impl Answerer {
     /// An answerer with an empty cache.
-    pub fn new(settings: CacheSettings, degradation: DegradationSettings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        settings: CacheSettings,
+        shared: Option<Arc<SharedCache>>,
+        degradation: DegradationSettings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             cache: AnswerCache::new(settings.bytes_max),
             failures: AnswerCache::new(FAILURES_MAX),
+            shared,
             flights: Flights::default(),
             epochs: Arc::default(),
             settings,
@@ -161,6 +171,10 @@ impl Answerer {
         if let Some(course) = self.known(&question, key).await {
             return (course, None);
         }
+        // Before anything is decided: what another server has made costs this one nothing, however much it has to do.
+        if let Some(course) = self.elsewhere(&question, key).await {
+            return (course, None);
+        }
         let decision = admission::decide(&self.degradation, &question, &self.metrics);
         if let Some(why) = decision.stored
             && question.cache == CacheMode::Default
@@ -195,23 +209,30 @@ impl Answerer {
             return None;
         }
         let now = Instant::now();
-        if let Some(Found { answer, age, freshness }) = self.cache.get(key, now).await
-            && freshness != Freshness::Spare
+        if let Some(found) = self.cache.get(key, now).await
+            && found.freshness != Freshness::Spare
         {
-            if freshness != Freshness::Fresh {
-                self.renew(question.clone(), key, freshness).await;
-            }
-            let is_stale = freshness == Freshness::Stale;
-            return Some(Course::Stored(
-                answer,
-                if is_stale { Origin::Stale(age) } else { Origin::Hit(age) },
-            ));
+            return Some(self.stored(question, key, found).await);
         }
         if let Some(failed) = self.failures.get(key, now).await {
             return Some(Course::Failed(ServeError::clone(&failed.answer)));
         }
         let watcher = self.flights.follow(key, question.deadline)?;
         Some(Course::Flying(watcher, Origin::Coalesced))
+    }
+
+    /// A stored answer, which is generated anew where its time is over, or nearly.
+    async fn stored(
+        self: &Arc<Self>,
+        question: &Question,
+        key: CacheKey,
+        Found { answer, age, freshness }: Found<Answer>,
+    ) -> Course {
+        if freshness != Freshness::Fresh {
+            self.renew(question.clone(), key, freshness).await;
+        }
+        let is_stale = freshness == Freshness::Stale;
+        Course::Stored(answer, if is_stale { Origin::Stale(age) } else { Origin::Hit(age) })
     }
 
     /// Generates an answer, or joins whoever began to in the meantime.
@@ -256,20 +277,24 @@ impl Answerer {
         });
     }
 
-    /// Lets nothing be used any more that was made for a reader, or begun, until now.
-    pub fn invalidate(&self, whose: &[u8]) {
-        self.epochs.end(Owner::of(whose));
+    /// Lets nothing be used any more that was made for a reader, or begun, until now. Where servers share answers, hers are removed there; if
+    /// that cannot be done now, it is as soon as it can, and until then this server reads none of them.
+    ///
+    /// # Errors
+    /// If that can be neither done nor remembered; then only this server's own answers are used no more.
+    pub async fn invalidate(&self, whose: &[u8]) -> Result<(), ServeError> {
         self.metrics.cache_invalidation("invalidate");
+        self.end(Owner::of(whose)).await.map(|_| ())
     }
 
     /// Invalidates, and returns when nothing of it is in memory, of none of the models, but what is being generated for requests that still
-    /// wait.
+    /// wait; and nothing where servers share answers.
     ///
     /// # Errors
-    /// If a task panicked; then it is invalidated, and may be in memory.
+    /// If a task panicked, or shared answers could not be removed; then she is invalidated, and answers may be there until they end.
     pub async fn forget(self: &Arc<Self>, whose: &[u8], models: &Models) -> Result<(), ServeError> {
         let owner = Owner::of(whose);
-        self.epochs.end(owner);
+        let ended = self.end(owner).await;
         let answerer = Arc::clone(self);
         let stored = tokio::task::spawn_blocking(move || answerer.cache.keys_of(owner));
         for key in stored.await.map_err(|_| ServeError::Panicked)? {
@@ -277,8 +302,30 @@ impl Answerer {
         }
         models.forget(owner).await;
         self.metrics.cache_invalidation("forget");
-        Ok(())
+        match ended? {
+            Told::Yes => Ok(()),
+            Told::NotYet => Err(ServeError::SharedCacheSilent),
+        }
     }
+
+    /// Ends a reader's epoch, here and where answers are shared; says whether nothing of her is there any more.
+    async fn end(&self, owner: Owner) -> Result<Told, ServeError> {
+        let Some(shared) = &self.shared else {
+            self.epochs.end(owner);
+            return Ok(Told::Yes);
+        };
+        // First nothing is read there; otherwise a question of the new epoch could find what was stored in the old one.
+        let ending = shared.end(owner);
+        self.epochs.end(owner);
+        let told = ending.map_err(|_| ServeError::SharedCacheSilent)?.tell().await;
+        Ok(if told.is_ok() { Told::Yes } else { Told::NotYet })
+    }
+}
+
+/// Whether the shared cache has been told of something.
+enum Told {
+    Yes,
+    NotYet,
 }
 
 /// Watches a flight to its end.

@@ -26,6 +26,7 @@ pub mod question;
 pub mod rerank;
 pub mod rpc;
 pub mod settings;
+pub mod shared;
 
 use crate::{
     bundle::{
@@ -58,6 +59,7 @@ use crate::{
             service::{Rooms, Service},
         },
         settings::{CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, LogSettings, ServeSettings},
+        shared::{SharedCache, SharedCacheError},
     },
     telemetry::Chain,
     text::{
@@ -102,6 +104,9 @@ pub enum RunError {
     /// Nobody can be let in.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// Answers cannot be shared as the settings say.
+    #[error(transparent)]
+    Shared(#[from] SharedCacheError),
     /// Nothing can be written where the log should be.
     #[error("experiments.log_dir {} cannot be written to", .dir.display())]
     Log {
@@ -216,13 +221,14 @@ pub async fn run_with(
 ) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
     let door = Door::open(&settings.access, &metrics)?;
+    let (answerer, shared) = answerer(&settings, &metrics)?;
     let (experiments, models) = models(&settings, first, loader, &metrics).await?;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let reporter = HealthReporter::new();
     let health_service = HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter.clone(), SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
     let rooms = Rooms {
-        answerer: Arc::new(Answerer::new(settings.cache, settings.degradation, Arc::clone(&metrics))),
+        answerer,
         models: Arc::clone(&models),
         experiments,
         ledger: Arc::new(Ledger::new(log.clone(), Arc::clone(&metrics))),
@@ -247,7 +253,8 @@ pub async fn run_with(
         info!(%grpc, "ready");
     }
     let of_admin = HealthService::from_health_reporter(reporter);
-    let background = background((http, admin), (rooms, of_admin), door, &settings);
+    let mut background = background((http, admin), (rooms, of_admin), door, &settings);
+    shared.into_iter().for_each(|shared| drop(background.spawn(async move { shared.keep().await })));
     let stop = async {
         tokio::select! {
             () = shutdown => {}
@@ -262,6 +269,16 @@ pub async fn run_with(
     served?;
     info!("stopped");
     if ended_well { Ok(()) } else { Err(RunError::EnginePanicked) }
+}
+
+/// Whoever answers, and the cache that servers share, if they do.
+fn answerer(
+    settings: &ServeSettings,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Answerer>, Option<Arc<SharedCache>>), SharedCacheError> {
+    let shared = settings.redis.as_ref().map(|redis| SharedCache::open(redis, metrics)).transpose()?;
+    let answerer = Answerer::new(settings.cache, shared.clone(), settings.degradation, Arc::clone(metrics));
+    Ok((Arc::new(answerer), shared))
 }
 
 /// The experiments in force and the models, of which there is one.

@@ -1,5 +1,5 @@
 //! A generation: in a task of its own, so that whoever asked first may leave, and what is kept of it.
-use super::{Answerer, ServeError, admission};
+use super::{Answerer, ServeError, admission, elsewhere::Turn};
 use crate::{
     experiment::policy::Rung,
     serve::{
@@ -10,6 +10,7 @@ use crate::{
         generation::Passage,
         owner::Leave,
         question::{CacheMode, Question},
+        shared::Claim,
     },
 };
 use std::{
@@ -25,8 +26,9 @@ impl Answerer {
         tokio::spawn(async move {
             let joinable = question.cache == CacheMode::Default;
             let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });
+            let question = Arc::new(question);
             let outcome = tokio::select! {
-                outcome = answerer.generate(Arc::new(question), &flight, key, ticket) => outcome,
+                outcome = answerer.generate(&question, &flight, key, ticket) => outcome,
                 () = answerer.unwatched(&flight, key, joinable) => {
                     debug!("nobody waits for the answer any more");
                     return;
@@ -35,25 +37,39 @@ impl Answerer {
             if joinable {
                 answerer.flights.land(key, &flight);
             }
-            flight.progress.send_modify(|progress| progress.outcome = Some(outcome));
+            let (outcome, claim) = match outcome {
+                Ok((landed, claim)) => (Ok(landed), claim),
+                Err(error) => (Err(error), None),
+            };
+            flight.progress.send_modify(|progress| progress.outcome = Some(outcome.clone()));
+            if let (Ok(landed), Some(claim)) = (outcome, claim) {
+                answerer.share(&question, key, claim, &landed).await;
+            }
         });
     }
 
     async fn generate(
         &self,
-        question: Arc<Question>,
+        question: &Arc<Question>,
         flight: &Flight,
         key: CacheKey,
         ticket: Result<Ticket, EngineError>,
-    ) -> Result<Landed, ServeError> {
+    ) -> Result<(Landed, Option<Claim>), ServeError> {
         // Between this request's look into the cache and its take-off, an earlier flight may have landed.
         if question.cache == CacheMode::Default
             && let Some(Found { answer, age, freshness: Freshness::Fresh }) =
                 self.cache.get(key, Instant::now()).await
         {
-            flight.progress.send_modify(|progress| progress.candidates.clone_from(&answer.candidates));
-            return Ok(Landed { answer, age: Some(age) });
+            return Ok((shown(flight, Landed { answer, age: Some(age) }), None));
         }
+        let claim = match &ticket {
+            // Whoever is refused is refused at once.
+            Err(_) => None,
+            Ok(_) => match self.lead(question, key, &flight.deadline).await {
+                Turn::Ours(claim) => claim,
+                Turn::Theirs(landed) => return Ok((shown(flight, landed), None)),
+            },
+        };
         let publish = |candidate: &Arc<Candidate>| {
             flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
         };
@@ -62,7 +78,7 @@ impl Answerer {
         let generated = match ticket {
             Ok(ticket) => {
                 let passage = Passage { ticket, leave, deadline };
-                question.writer.generate(&question, passage, publish).await
+                question.writer.generate(question, passage, publish).await
             }
             Err(error) => Err(error.into()),
         };
@@ -70,21 +86,19 @@ impl Answerer {
             Ok(answer) => Arc::new(answer),
             Err(error) => {
                 error.tell();
-                self.remember(&question, key, &error).await;
+                self.remember(question, key, &error).await;
                 return Err(error);
             }
         };
-        self.store(&question, key, &answer).await;
-        Ok(Landed { answer, age: None })
+        if question.cache != CacheMode::Bypass {
+            self.put(key, &answer, self.keep(question), Instant::now()).await;
+        }
+        Ok((Landed { answer, age: None }, claim))
     }
 
-    /// Stores an answer, unless the reader's epoch has ended since it was asked for.
-    async fn store(&self, question: &Question, key: CacheKey, answer: &Arc<Answer>) {
-        if question.cache == CacheMode::Bypass {
-            return;
-        }
-        let keep = self.keep(question);
-        self.cache.put(key, (Arc::clone(answer), answer.n_bytes()), keep, Instant::now()).await;
+    /// Stores an answer that was made at `since`, unless the reader's epoch has ended since it was asked for.
+    pub(super) async fn put(&self, key: CacheKey, answer: &Arc<Answer>, keep: Keep, since: Instant) {
+        self.cache.put(key, (Arc::clone(answer), answer.n_bytes()), keep, since).await;
         // Nobody can find it any more then; and whoever ended the epoch may have looked before it was stored.
         if !self.epochs.holds(key.epoch()) {
             self.cache.remove(key).await;
@@ -92,7 +106,7 @@ impl Answerer {
     }
 
     /// How long an answer is kept. One that fell short is asked for again as soon as there may be room for a whole one.
-    fn keep(&self, question: &Question) -> Keep {
+    pub(super) fn keep(&self, question: &Question) -> Keep {
         let (policy, settings) = (question.enrolment.policy(), &self.settings);
         let fresh = policy.cache_ttl.unwrap_or(settings.ttl);
         if question.rung > Rung::Full {
@@ -123,6 +137,12 @@ impl Answerer {
             }
         }
     }
+}
+
+/// Shows the candidates of an answer that is there.
+fn shown(flight: &Flight, landed: Landed) -> Landed {
+    flight.progress.send_modify(|progress| progress.candidates.clone_from(&landed.answer.candidates));
+    landed
 }
 
 /// Takes a flight off the board even if its task panics.
