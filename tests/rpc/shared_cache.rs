@@ -1,5 +1,6 @@
 //! Answers that servers share: two real servers, or three, and a real Redis.
 mod faults;
+mod ladder;
 mod poison;
 mod privacy;
 mod proxy;

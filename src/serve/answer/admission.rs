@@ -60,10 +60,11 @@ pub(super) fn ticket(question: &Question, metrics: &Metrics) -> Result<Ticket, E
     ticket
 }
 
-/// How long a question can wait for another server, at most `most`: whoever waits for it must still have time for its generation here.
+/// How long a question can wait for another server, at most `most`: whoever waits for it must still have time for its generation here,
+/// which is half of the time where nobody knows how long it takes.
 pub(super) fn patience(question: &Question, deadline: &Deadline, most: Duration) -> Duration {
     let Some(left) = deadline.left(Instant::now()) else { return most };
-    let takes = question.writer.engine.takes(&work(question, &question.options)).unwrap_or_default();
+    let takes = question.writer.engine.takes(&work(question, &question.options)).unwrap_or(left / 2);
     most.min(left.saturating_sub(takes))
 }
 

@@ -13,7 +13,7 @@ const PREFIX_BYTES_MAX: usize = 64;
 /// `[cache.redis]`, where `url` is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisSettings {
-    /// `url`: Redis 6.2 or newer, as `redis://:password@host:6379/0`; `rediss` for TLS. Default empty: servers share no answers.
+    /// `url`: a Redis 6.2 or newer that is no cluster, as `redis://:password@host:6379/0`; `rediss` for TLS. Default empty: servers share no answers.
     pub address: Address,
     /// `key_prefix`: what every key begins with. Default newshound. Fleets that share no answers need different ones.
     pub key_prefix: String,
@@ -98,6 +98,8 @@ mod tests {
         let redis = settings("url = \"rediss://reader:opensesame@cache:6379/0\"").unwrap();
         assert_eq!(redis.address.to_string(), "rediss://..@cache:6379/0");
         assert!(!format!("{redis:?}").contains("opensesame"), "{redis:?}");
+        let socket = settings("url = \"unix:///run/redis.sock?pass=opensesame\"").unwrap();
+        assert_eq!(socket.address.to_string(), "unix:///run/redis.sock?..");
         let wrong =
             "[cache.redis]\nurl = \"http://:opensesame@cache\"\nkey_prefix = \"two words\"\nbudget_ms = 0";
         let error = ServeSettings::read(wrong, "a", &[]).unwrap_err();

@@ -1,5 +1,5 @@
 //! What Redis holds of readers, and that it is gone when they are forgotten.
-use super::{store::Redis, *};
+use super::{super::access::authority::Authority, store::Redis, *};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -52,6 +52,51 @@ async fn with_a_secret_nothing_can_be_read_but_by_those_who_have_it() {
         assert_eq!(cache_status(&ask(&mut another.client().await, marked()).await), CacheStatus::Miss);
     }
     readers::forget(&same, &format!("{CANARY}-reader")).await.unwrap();
+}
+
+#[tokio::test]
+async fn redis_is_spoken_to_by_tls_where_the_address_says_so_and_its_authority_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let files = authority.write(dir.path());
+    let known = |name: &str, authority: &Authority| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, authority.pem()).unwrap();
+        Some(path)
+    };
+    let (ca, strange_ca) = (known("ca.pem", &authority), known("strange.pem", &stranger));
+    let tls_port = store::free_port().to_string();
+    let [cert, key, ca_file] =
+        [&files.cert, &files.key, ca.as_ref().unwrap()].map(|path| path.to_str().unwrap());
+    let more = [
+        "--tls-port",
+        &tls_port,
+        "--tls-cert-file",
+        cert,
+        "--tls-key-file",
+        key,
+        "--tls-ca-cert-file",
+        ca_file,
+        "--tls-auth-clients",
+        "no",
+    ];
+    let redis = Redis::start_on(store::free_port(), &more);
+    let with = |ca_file| {
+        let url = format!("rediss://127.0.0.1:{tls_port}");
+        sharing(RedisSettings { ca_file, ..patient(&url) })
+    };
+    let one = started(with(ca)).await;
+    ask(&mut one.client().await, single("reader")).await;
+    stored(&one, 1.0).await;
+    assert_eq!(redis.keys().len(), 1);
+    let wary = with(strange_ca).start().await;
+    within(async {
+        while wary.metric("newshound_shared_cache_errors_total{reason=\"connection\"}").await < Some(1.0) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(cache_status(&ask(&mut wary.client().await, single("reader")).await), CacheStatus::Miss);
 }
 
 #[tokio::test]

@@ -26,9 +26,11 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.split_once("://").zip(self.0.rsplit_once('@')) {
-            Some(((scheme, _), (_, rest))) => write!(out, "{scheme}://..@{rest}"),
-            None => out.write_str(&self.0),
+        // Passwords stand before the host, and for sockets behind the path.
+        let (address, query) = self.0.split_once('?').map_or((&*self.0, ""), |(address, _)| (address, "?.."));
+        match address.split_once("://").zip(address.rsplit_once('@')) {
+            Some(((scheme, _), (_, rest))) => write!(out, "{scheme}://..@{rest}{query}"),
+            None => write!(out, "{address}{query}"),
         }
     }
 }
