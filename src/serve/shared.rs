@@ -93,6 +93,7 @@ pub struct SharedCache {
     seal: Seal,
     prefix: String,
     lease: Duration,
+    budget: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -104,13 +105,19 @@ impl SharedCache {
     pub fn open(settings: &RedisSettings, metrics: &Arc<Metrics>) -> Result<Arc<Self>, SharedCacheError> {
         let seal = settings.secret_file.as_deref().map_or(Ok(Seal::plain()), Seal::open)?;
         let keeper = Keeper::new(Opener::new(settings)?, settings, Arc::clone(metrics));
-        let (prefix, lease, metrics) = (settings.key_prefix.clone(), settings.lease, Arc::clone(metrics));
-        Ok(Arc::new(Self { keeper, seal, prefix, lease, metrics }))
+        let (lease, budget) = (settings.lease, settings.budget);
+        let (prefix, metrics) = (settings.key_prefix.clone(), Arc::clone(metrics));
+        Ok(Arc::new(Self { keeper, seal, prefix, lease, budget, metrics }))
     }
 
     /// Keeps the way to Redis open, for ever.
     pub async fn keep(&self) {
         self.keeper.keep().await;
+    }
+
+    /// How long an operation takes at most.
+    pub fn budget(&self) -> Duration {
+        self.budget
     }
 
     /// How long one server is waited for by the others at most.
