@@ -28,7 +28,7 @@ use crate::{
 };
 use keeper::{Keeper, Operation};
 use link::{
-    Failure, FoundRecord, Grant, Holder, Names, Reply, Storing, Wanted, milliseconds,
+    Failure, FoundRecord, Grant, Holder, Names, Reply, Storing, milliseconds,
     opener::{LinkError, Opener},
 };
 use record::Place;
@@ -127,8 +127,8 @@ impl SharedCache {
 
     /// Looks for an answer that is not older than it may be.
     pub async fn look(&self, place: &Place, age_max: Duration, model: &Arc<ModelFacts>) -> Option<Shared> {
-        let (names, wanted) = (self.names(place), Wanted { age_max: Some(age_max) });
-        let looked = self.keeper.ask_of(place.owner, Operation::Look, |link| link.look(names, wanted)).await;
+        let names = self.names(place);
+        let looked = self.keeper.ask_of(place.owner, Operation::Look, |link| link.look(names, age_max)).await;
         let read = looked.map(|found| found.map(|found| self.read(found, place, model)));
         let (word, shared) = match read {
             Ok(Some(Some(shared))) => ("hit", Some(shared)),
@@ -144,19 +144,16 @@ impl SharedCache {
     /// Finds out who generates an answer. While another server does, its answer is waited for, but not for longer than `Asking::patience`.
     pub async fn lead(self: &Arc<Self>, asking: Asking) -> Lead {
         let Asking { place, age_max, patience, model } = asking;
-        let (begun, holder) = (Instant::now(), rand::random());
-        let lease = if patience.is_some() { self.lease } else { Duration::ZERO };
+        let (begun, wanted) = (Instant::now(), patience.map_or(Duration::ZERO, |_| self.lease));
+        let mut lease = Lease { shared: Arc::clone(self), names: self.names(&place), holder: None };
         // Since when a record has been there that cannot be read: only a younger one is of use.
         let mut unreadable: Option<Instant> = None;
         let mut has_waited = false;
         loop {
             let age_max = age_max.map(|most| unreadable.map_or(most, |since| most.min(since.elapsed())));
-            let (names, wanted) = (self.names(&place), Wanted { age_max });
-            let asked = self
-                .keeper
-                .ask_of(place.owner, Operation::Lead, |link| link.lead(names, wanted, holder, lease));
-            let grant = match asked.await {
+            let grant = match lease.ask(place.owner, age_max, wanted).await {
                 Ok(Reply::Found(found)) => {
+                    lease.holder = None;
                     if let Some(shared) = self.read(found, &place, &model) {
                         self.metrics.shared_led(if has_waited { "followed" } else { "found" });
                         return Lead::Found(shared);
@@ -168,9 +165,8 @@ impl SharedCache {
                     return Lead::Alone;
                 }
                 Ok(Reply::Led(grant)) => {
-                    self.metrics.shared_led(if lease.is_zero() { "alone" } else { "led" });
-                    let holder = (!lease.is_zero()).then_some(holder);
-                    return Lead::Claimed(Claim { shared: Arc::clone(self), place, grant, holder });
+                    self.metrics.shared_led(if lease.holder.is_some() { "led" } else { "alone" });
+                    return Lead::Claimed(Claim { lease, place, grant });
                 }
                 Ok(Reply::Busy(grant)) => grant,
                 Err(_) => {
@@ -178,10 +174,10 @@ impl SharedCache {
                     return Lead::Alone;
                 }
             };
+            lease.holder = None;
             if patience.is_none_or(|patience| begun.elapsed() >= patience) {
                 self.metrics.shared_led("outwaited");
-                let shared = Arc::clone(self);
-                return Lead::Claimed(Claim { shared, place, grant, holder: None });
+                return Lead::Claimed(Claim { lease, place, grant });
             }
             has_waited = true;
             tokio::time::sleep(POLL.mul_f64(1.0 + rand::random::<f64>())).await;
@@ -224,32 +220,32 @@ pub type Ending<'a> = keeper::Owing<'a>;
 /// servers wait until it is dropped or runs out.
 #[derive(Debug)]
 pub struct Claim {
-    shared: Arc<SharedCache>,
+    lease: Lease,
     place: Place,
     grant: Grant,
-    holder: Option<Holder>,
 }
 
 impl Claim {
     /// Stores an answer that was just generated, for a while.
-    pub async fn store(mut self, answer: &Answer, life: Duration) {
-        let made_ms = self.grant.clock_ms.saturating_add(milliseconds(self.grant.heard.elapsed()));
-        let shared = Arc::clone(&self.shared);
-        let Some(record) = record::encode(answer, &self.place, &shared.seal) else {
+    pub async fn store(self, answer: &Answer, life: Duration) {
+        let Self { mut lease, place, grant } = self;
+        let made_ms = grant.clock_ms.saturating_add(milliseconds(grant.heard.elapsed()));
+        let shared = Arc::clone(&lease.shared);
+        let Some(record) = record::encode(answer, &place, &shared.seal) else {
             return shared.metrics.shared_stored("unfit");
         };
         let storing = Storing {
-            epoch: self.grant.epoch.clone(),
-            holder: self.holder,
+            epoch: grant.epoch,
+            holder: lease.holder,
             made_ms,
             ends_ms: made_ms.saturating_add(milliseconds(life)),
             record,
         };
-        let names = shared.names(&self.place);
+        let names = lease.names.clone();
         let word = match shared.keeper.ask(Operation::Store, |link| link.store(names, storing)).await {
             Ok(is_stored) => {
                 // The lease went with it.
-                self.holder = None;
+                lease.holder = None;
                 if is_stored { "stored" } else { "outdated" }
             }
             Err(Failure::Open) => "skipped",
@@ -259,17 +255,40 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+/// The lease of a question, which is given up when this is dropped: also one of which nobody has heard whether it was granted, because Redis
+/// took too long, or nobody waits any more.
+#[derive(Debug)]
+struct Lease {
+    shared: Arc<SharedCache>,
+    names: Names,
+    /// None where there is nothing to be given up.
+    holder: Option<Holder>,
+}
+
+impl Lease {
+    /// Asks for the answer, or a claim, with a lease of so long, if that is not zero.
+    async fn ask(
+        &mut self,
+        owner: Owner,
+        age_max: Option<Duration>,
+        wanted: Duration,
+    ) -> Result<Reply, Failure> {
+        let (names, holder) = (self.names.clone(), rand::random());
+        self.holder = (!wanted.is_zero()).then_some(holder);
+        let keeper = &self.shared.keeper;
+        keeper.ask_of(owner, Operation::Lead, |link| link.lead(names, age_max, holder, wanted)).await
+    }
+}
+
+impl Drop for Lease {
     fn drop(&mut self) {
         let Some(holder) = self.holder.take() else { return };
-        let (shared, names, epoch) =
-            (Arc::clone(&self.shared), self.shared.names(&self.place), self.grant.epoch.clone());
+        let (shared, names) = (Arc::clone(&self.shared), self.names.clone());
         // Where no runtime is left the process ends, and the lease runs out.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 // What fails is counted, and the lease runs out by itself.
-                let _ =
-                    shared.keeper.ask(Operation::Release, |link| link.release(names, epoch, holder)).await;
+                let _ = shared.keeper.ask(Operation::Release, |link| link.release(names, holder)).await;
             });
         }
     }

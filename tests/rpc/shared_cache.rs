@@ -211,6 +211,32 @@ async fn a_generation_that_fails_or_that_nobody_waits_for_gives_up_its_lease() {
     assert_eq!(other.metric("newshound_shared_cache_leads_total{result=\"led\"}").await, Some(2.0));
 }
 
+/// Redis grants it, and nobody hears of it in time.
+#[tokio::test]
+async fn a_lease_that_is_granted_too_late_is_given_up() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port).await;
+    // A link that fails for a while is not lost.
+    let (budget, failures_max) = (Duration::from_millis(20), u32::MAX);
+    let hasty = RedisSettings { budget, failures_max, ..patient(&store::url(proxy.port)) };
+    let one = started(sharing(hasty)).await;
+    let other = started(sharing(patient(&redis.url()))).await;
+    proxy.set(Mode::Slow(Duration::from_millis(200)));
+    assert_eq!(cache_status(&ask(&mut one.client().await, single("reader")).await), CacheStatus::Miss);
+    // The look, the lead, and the end of a lease that the test made as long as a test may be.
+    within(async {
+        while redis.n_scripts() < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(redis.keys().iter().filter(|key| key.contains(":lease:")).count(), 0);
+    assert_eq!(redis.keys().len(), 1, "the lead came");
+    assert_eq!(cache_status(&ask(&mut other.client().await, single("reader")).await), CacheStatus::Miss);
+    assert!(one.metric("newshound_shared_cache_errors_total{reason=\"timeout\"}").await >= Some(2.0));
+    stored(&other, 1.0).await;
+}
+
 const NEWER: &str = "harbour bridge closed\nferry strike ends\ncity marathon route";
 
 /// What a generation writes, by how many there were before it; each has one row.

@@ -106,13 +106,6 @@ pub struct Names {
     pub question: Vec<u8>,
 }
 
-/// What is wanted of a stored answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// The greatest age; none where no stored answer is wanted.
-    pub age_max: Option<Duration>,
-}
-
 /// A stored record and its age.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FoundRecord {
@@ -200,13 +193,13 @@ impl Link {
         Ok(redis::cmd("PING").query_async::<()>(&mut self.connection).await?)
     }
 
-    /// The stored answer to a question.
+    /// The stored answer to a question, if it is not older than `age_max`.
     ///
     /// # Errors
     /// If Redis cannot be asked.
-    pub async fn look(self, names: Names, wanted: Wanted) -> Result<Option<FoundRecord>, Failure> {
+    pub async fn look(self, names: Names, age_max: Duration) -> Result<Option<FoundRecord>, Failure> {
         let mut call = called(&self.scripts.look, &[&names.reader]);
-        wanted.write(&names, &mut call);
+        sought(&mut call, &names, Some(age_max));
         match self.reply::<Option<Vec<Vec<u8>>>>(call).await?.as_deref() {
             None => Ok(None),
             Some([record, age]) => found(record, age).map(Some),
@@ -214,19 +207,20 @@ impl Link {
         }
     }
 
-    /// The stored answer, or else a claim to store one: with a lease of `lease`, where that is not zero, unless another server has it.
+    /// The stored answer, if it is not older than `age_max`, or else a claim to store one: with a lease of `lease`, where that is not zero,
+    /// unless another server has it. Without `age_max` no stored answer is wanted.
     ///
     /// # Errors
     /// If Redis cannot be asked.
     pub async fn lead(
         self,
         names: Names,
-        wanted: Wanted,
+        age_max: Option<Duration>,
         holder: Holder,
         lease: Duration,
     ) -> Result<Reply, Failure> {
         let mut call = called(&self.scripts.lead, &[&names.reader, &names.lease]);
-        wanted.write(&names, &mut call);
+        sought(&mut call, &names, age_max);
         let epoch: [u8; 16] = rand::random();
         call.arg(&epoch).arg(&holder).arg(milliseconds(lease)).arg(CLAIM_MS);
         let reply = self.reply::<Vec<Vec<u8>>>(call).await?;
@@ -262,9 +256,9 @@ impl Link {
     ///
     /// # Errors
     /// If Redis cannot be asked; then it runs out by itself.
-    pub async fn release(self, names: Names, epoch: Vec<u8>, holder: Holder) -> Result<(), Failure> {
+    pub async fn release(self, names: Names, holder: Holder) -> Result<(), Failure> {
         let mut call = called(&self.scripts.release, &[&names.lease]);
-        call.arg([&epoch[..], &holder].concat());
+        call.arg(&holder);
         self.reply::<u64>(call).await.map(|_| ())
     }
 
@@ -283,12 +277,11 @@ impl Link {
     }
 }
 
-impl Wanted {
-    fn write(self, names: &Names, call: &mut Cmd) {
-        // No age is as small as that of what is not wanted.
-        let age_max = self.age_max.map_or_else(|| "-1".to_owned(), |age| milliseconds(age).to_string());
-        call.arg(&names.question).arg(age_max).arg(RECORD_BYTES_MAX);
-    }
+/// What find.lua is told.
+fn sought(call: &mut Cmd, names: &Names, age_max: Option<Duration>) {
+    // No age is as small as that of what is not wanted.
+    let age_max = age_max.map_or_else(|| "-1".to_owned(), |age| milliseconds(age).to_string());
+    call.arg(&names.question).arg(age_max).arg(RECORD_BYTES_MAX);
 }
 
 fn called(script: &str, keys: &[&str]) -> Cmd {

@@ -78,6 +78,13 @@ impl Redis {
         redis::cmd("KEYS").arg("*").query(&mut self.link()).unwrap()
     }
 
+    /// How many scripts were called.
+    pub fn n_scripts(&self) -> usize {
+        let text: String = redis::cmd("INFO").arg("commandstats").query(&mut self.link()).unwrap();
+        let calls = text.split("cmdstat_evalsha:calls=").nth(1).and_then(|rest| rest.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
     /// Fields and values of the only hash there is, which is what is kept of one reader.
     pub fn only_reader(&self) -> (String, Hash) {
         let keys = self.keys();
