@@ -102,6 +102,21 @@ async fn a_redis_that_has_forgotten_the_scripts_learns_them_again() {
 }
 
 #[tokio::test]
+async fn a_redis_without_memory_stores_nothing_and_is_no_reason_to_leave_it_alone() {
+    let redis =
+        Redis::start_on(store::free_port(), &["--maxmemory", "1kb", "--maxmemory-policy", "noeviction"]);
+    let one = started(sharing(patient(&redis.url()))).await;
+    let mut client = one.client().await;
+    for number in 0..10 {
+        let response = ask(&mut client, single(&format!("reader{number}"))).await;
+        assert_eq!(cache_status(&response), CacheStatus::Miss);
+    }
+    assert_eq!(one.metric("newshound_shared_cache_errors_total{reason=\"refused\"}").await, Some(10.0));
+    assert_eq!(one.metric("newshound_shared_cache_looks_total{result=\"miss\"}").await, Some(10.0));
+    assert_eq!(one.metric("newshound_shared_cache_breaker_open").await, Some(0.0));
+}
+
+#[tokio::test]
 async fn a_redis_that_stands_still_is_left_alone_until_it_goes_on() {
     let redis = Redis::start();
     let (one, other) =

@@ -117,3 +117,21 @@ async fn of_one_reader_a_number_of_answers_is_kept() {
     let life_ms: i64 = redis::cmd("PTTL").arg(key).query(&mut redis.link()).unwrap();
     assert!((1..=300_000).contains(&life_ms), "{life_ms}");
 }
+
+#[tokio::test]
+async fn an_answer_ends_in_redis_when_it_may_be_used_no_more() {
+    let redis = Redis::start();
+    let plan = sharing(patient(&redis.url())).with(|settings| {
+        (settings.cache.ttl, settings.cache.stale) = (Duration::from_secs(700), Duration::from_secs(50));
+    });
+    let one = started(plan).await;
+    ask(&mut one.client().await, single("reader")).await;
+    stored(&one, 1.0).await;
+    let (key, fields) = redis.only_reader();
+    let (_, times) = fields.iter().find(|(name, _)| name[0] == b't').unwrap();
+    let times = std::str::from_utf8(times).unwrap();
+    let [made, ends] = [0, 1].map(|at| times.split(' ').nth(at).unwrap().parse::<u64>().unwrap());
+    assert_eq!(ends - made, 750_000);
+    let life_ms: u64 = redis::cmd("PTTL").arg(key).query(&mut redis.link()).unwrap();
+    assert!((1..=750_000).contains(&life_ms), "{life_ms}");
+}
