@@ -188,8 +188,10 @@ impl SharedCache {
     ///
     /// # Errors
     /// If too many readers' ends are waiting for Redis already.
-    pub fn end(&self, owner: Owner) -> Result<Ending<'_>, Failure> {
-        self.keeper.owe(owner, self.reader(owner))
+    pub fn end(self: &Arc<Self>, owner: Owner) -> Result<Ending, Failure> {
+        let name = self.reader(owner);
+        let end = self.keeper.owe(owner, name.clone())?;
+        Ok(Ending { shared: Arc::clone(self), owner, name, end })
     }
 
     /// What stands at a place; none where it is of no use.
@@ -214,7 +216,27 @@ impl SharedCache {
 }
 
 /// A reader's end of which Redis is to be told.
-pub type Ending<'a> = keeper::Owing<'a>;
+#[must_use]
+#[derive(Debug)]
+pub struct Ending {
+    shared: Arc<SharedCache>,
+    owner: Owner,
+    name: String,
+    end: u64,
+}
+
+impl Ending {
+    /// Tells Redis.
+    ///
+    /// # Errors
+    /// If that fails. It is tried again as soon as Redis answers, before anything else is asked there.
+    pub async fn tell(self) -> Result<(), Failure> {
+        let Self { shared, owner, name, end } = self;
+        // A task of its own, so that a client which leaves does not leave it half way.
+        let telling = tokio::spawn(async move { shared.keeper.tell(owner, name, end).await });
+        telling.await.unwrap_or(Err(Failure::Open))
+    }
+}
 
 /// A server's leave to store the answer that it generates, which ends with the reader's epoch in Redis; and often the lease, for which other
 /// servers wait until it is dropped or runs out.

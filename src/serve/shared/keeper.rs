@@ -156,25 +156,45 @@ impl Keeper {
         self.lost.notify_one();
     }
 
-    /// Begins the end of what Redis keeps of a reader: from now on nothing of her is read there, until it has been told.
+    /// Begins the end of what Redis keeps of a reader: from now on nothing of her is read there, until it has been told. Returns the end's
+    /// number. `name`: what Redis calls the reader.
     ///
     /// # Errors
     /// If too many are owed, so that this one cannot be remembered.
-    pub fn owe(&self, owner: Owner, name: String) -> Result<Owing<'_>, Failure> {
+    pub fn owe(&self, owner: Owner, name: String) -> Result<u64, Failure> {
         let mut state = self.lock();
         if state.owed.len() >= OWED_MAX && !state.owed.contains_key(&owner) {
             return Err(Failure::Open);
         }
         state.n_ends += 1;
-        let number = state.n_ends;
-        state.owed.insert(owner, (number, name.clone()));
+        let end = state.n_ends;
+        state.owed.insert(owner, (end, name));
         self.metrics.shared_owed(state.owed.len());
-        Ok(Owing { keeper: self, owner, number, name })
+        Ok(end)
     }
 
-    fn told(&self, owner: Owner, number: u64) {
+    /// Tells Redis of a reader's end.
+    ///
+    /// # Errors
+    /// If that fails. It is tried again as soon as there is a link, before anybody else uses it.
+    pub async fn tell(&self, owner: Owner, name: String, end: u64) -> Result<(), Failure> {
+        let Some((number, link)) = self.lock().link.clone() else { return Err(Failure::Open) };
+        let told = self.within(END_MAX, Operation::End, number, link.remove(name)).await;
+        if told.is_ok() {
+            self.told(owner, end);
+        } else {
+            // The next link begins with what is owed.
+            let mut state = self.lock();
+            if state.link.as_ref().is_some_and(|(current, _)| *current == number) {
+                self.lose(&mut state);
+            }
+        }
+        told
+    }
+
+    fn told(&self, owner: Owner, end: u64) {
         let mut state = self.lock();
-        if state.owed.get(&owner).is_some_and(|(last, _)| *last == number) {
+        if state.owed.get(&owner).is_some_and(|(last, _)| *last == end) {
             state.owed.remove(&owner);
         }
         self.metrics.shared_owed(state.owed.len());
@@ -215,10 +235,10 @@ impl Keeper {
         let link = self.opener.open().await?;
         loop {
             let ends: Vec<_> = self.lock().owed.iter().map(|(owner, end)| (*owner, end.clone())).collect();
-            for (owner, (number, name)) in ends {
+            for (owner, (end, name)) in ends {
                 let removing = tokio::time::timeout(END_MAX, link.clone().remove(name));
                 removing.await.unwrap_or(Err(Failure::Timeout))?;
-                self.told(owner, number);
+                self.told(owner, end);
             }
             let ping = tokio::time::timeout(self.budget, link.clone().ping());
             ping.await.unwrap_or(Err(Failure::Timeout))?;
@@ -236,37 +256,5 @@ impl Keeper {
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is whole after every statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A reader's end that Redis is to be told of.
-#[must_use]
-#[derive(Debug)]
-pub struct Owing<'a> {
-    keeper: &'a Keeper,
-    owner: Owner,
-    number: u64,
-    name: String,
-}
-
-impl Owing<'_> {
-    /// Tells Redis.
-    ///
-    /// # Errors
-    /// If that fails. It is tried again as soon as there is a link, before anybody else uses it.
-    pub async fn tell(self) -> Result<(), Failure> {
-        let Self { keeper, owner, number: end, name } = self;
-        let Some((number, link)) = keeper.lock().link.clone() else { return Err(Failure::Open) };
-        let told = keeper.within(END_MAX, Operation::End, number, link.remove(name)).await;
-        if told.is_ok() {
-            keeper.told(owner, end);
-        } else {
-            // The next link begins with what is owed.
-            let mut state = keeper.lock();
-            if state.link.as_ref().is_some_and(|(current, _)| *current == number) {
-                keeper.lose(&mut state);
-            }
-        }
-        told
     }
 }

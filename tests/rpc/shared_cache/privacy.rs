@@ -1,6 +1,6 @@
 //! What Redis holds of readers, and that it is gone when they are forgotten.
 use super::{super::access::authority::Authority, store::Redis, *};
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 use tempfile::TempDir;
 
 /// A word that stands nowhere else.
@@ -168,4 +168,26 @@ async fn a_reader_who_cannot_be_forgotten_now_is_as_soon_as_redis_is_back() {
     assert_eq!(cache_status(&newer), CacheStatus::Miss);
     assert_ne!(newer.best, invalidated.best);
     readers::forget(&one, "forgotten").await.unwrap();
+}
+
+/// A client that left in the middle once left a reader whose answers were neither removed nor read any more.
+#[tokio::test]
+async fn a_reader_is_forgotten_also_where_whoever_asked_for_it_has_left() {
+    let redis = Redis::start();
+    let one = Arc::new(started(sharing(patient(&redis.url()))).await);
+    let mut client = one.client().await;
+    ask(&mut client, single("reader")).await;
+    stored(&one, 1.0).await;
+    redis.signal("STOP");
+    let forgetting = Arc::clone(&one);
+    let leaves = tokio::spawn(async move { readers::forget(&forgetting, "reader").await });
+    one.until("newshound_shared_cache_ends_owed", 1.0).await;
+    leaves.abort();
+    one.until("newshound_rpc_in_flight{method=\"ForgetUser\"}", 0.0).await;
+    redis.signal("CONT");
+    one.until("newshound_shared_cache_ends_owed", 0.0).await;
+    assert!(redis.keys().is_empty());
+    used(&one).await;
+    assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Miss);
+    stored(&one, 2.0).await;
 }
