@@ -1,6 +1,6 @@
 //! Settings files: read once by a binary, all mistakes reported together, unknown keys refused.
 //!
-//! A file is TOML with one level of sections. Overrides come from the environment that the binary hands over, and win over the
+//! A file is TOML; a section within a section is named with a point between. Overrides come from the environment that the binary hands over, and win over the
 //! file.
 use std::{collections::BTreeMap, ffi::OsString, fmt, ops::RangeInclusive};
 use thiserror::Error;
@@ -48,7 +48,7 @@ impl Reader {
         let (values, origins) = (BTreeMap::new(), BTreeMap::new());
         let mut reader = Self { file: file.to_owned(), values, origins, mistakes: Vec::new() };
         match text.parse::<toml::Table>() {
-            Ok(table) => reader.flatten(table),
+            Ok(table) => reader.flatten("", table),
             Err(error) => reader.mistakes.push(format!("is not TOML: {}", error.message())),
         }
         for Override { key, value, origin } in overrides {
@@ -61,13 +61,13 @@ impl Reader {
         reader
     }
 
-    fn flatten(&mut self, table: toml::Table) {
-        for (section, value) in table {
+    fn flatten(&mut self, section: &str, table: toml::Table) {
+        for (key, value) in table {
+            let key = format!("{section}{key}");
             if let toml::Value::Table(keys) = value {
-                let keyed = keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value));
-                self.values.extend(keyed);
+                self.flatten(&format!("{key}."), keys);
             } else {
-                self.values.insert(section, value);
+                self.values.insert(key, value);
             }
         }
     }

@@ -29,6 +29,7 @@ const DAG: &[(&str, &[&str])] = &[
     ("serve::batcher", &["signals", "queries"]),
     ("serve::cost", &[]),
     ("serve::owner", &[]),
+    ("serve::shared::breaker", &[]),
     ("serve::rerank", &["signals", "queries"]),
     (
         "serve::engine",
@@ -94,6 +95,7 @@ const ABSENT: &[(&str, &str, &str)] = &[
     ("src/serve/rerank.rs", "tonic", "policy is pure"),
     ("src/serve/rerank.rs", "candle", "policy is pure"),
     ("src/serve/cost.rs", "Instant", "costs take times as arguments"),
+    ("src/serve/shared/breaker.rs", "Instant", "policy takes times as arguments"),
     ("src/signals.rs", "serde", "files and wire have their own counterparts of signals"),
     ("src/signals", "serde", "files and wire have their own counterparts of signals"),
     ("src/queries.rs", "serde", "files and wire have their own counterparts of queries"),
@@ -260,6 +262,14 @@ fn only_traces_and_their_way_out_name_opentelemetry() {
     for (file, source) in rust_files("src") {
         let may = file.starts_with("src/serve/traces") || file == "src/serve/rpc/collector.rs";
         assert!(may || !code_of(&source).contains("opentelemetry"), "{file} names OpenTelemetry");
+    }
+}
+
+#[test]
+fn only_the_link_names_the_client_of_redis() {
+    for (file, source) in rust_files("src") {
+        let names_it = code_of(&source).contains("redis::");
+        assert!(file.starts_with("src/serve/shared/link") || !names_it, "{file} names Redis' client");
     }
 }
 

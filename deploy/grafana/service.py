@@ -135,6 +135,25 @@ CACHE = Row("Cache", (
           (Query(f"sum by (instance) ({metric('newshound_cache_weight_bytes')})", "{{instance}}"),), width=12),
 ))
 
+SHARED = Row("Shared cache", (
+    Panel("Looks into the shared cache", "Of requests that found nothing in their server's own cache; none where cache.redis.url is empty. skipped: it is "
+          "left alone. failed: it did not answer in time, or what it holds cannot be used.", "reqps",
+          (Query(rate("newshound_shared_cache_looks_total", by="result"), "{{result}}"),), "stack"),
+    Panel("Who generates", "led: one server for all. found: another had just done so. followed: another was waited for. outwaited: it took longer than "
+          "cache.redis.lease_ms. alone: the shared cache was not asked for, or did not answer.", "cps",
+          (Query(rate("newshound_shared_cache_leads_total", by="result"), "{{result}}"),), "stack"),
+    Panel("Answers for the shared cache", "stored; outdated where the reader was invalidated or Redis has forgotten her; unfit where an answer is too large.",
+          "cps", (Query(rate("newshound_shared_cache_stores_total", by="result"), "{{result}}"),), "stack"),
+    Panel("Time of operations on the shared cache, p99", "Failed ones too: the setting cache.redis.budget_ms bounds it, but for readers' ends.", "s",
+          (Query(quantile(0.99, "newshound_shared_cache_operation_seconds", by="operation"), "{{operation}}"),)),
+    Panel("Failures of the shared cache", "Each is a miss and nothing else. value: a record that cannot be used. refused: Redis loads, has no memory, or "
+          "follows another. access: name, password or rights.", "cps",
+          (Query(rate("newshound_shared_cache_errors_total", by="reason"), "{{reason}}"),), "stack"),
+    Panel("Shared cache left alone", "1 while a server asks nothing of it; and readers whose shared answers are still to be removed.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_shared_cache_breaker_open')})", "{{instance}}"),
+           Query(f"sum({metric('newshound_shared_cache_ends_owed')})", "ends owed"))),
+))
+
 SPENT, SAVED = "newshound_cost_nanos_total", "newshound_cost_saved_nanos_total"
 IN_VAIN = 'kind=~"cancelled|deadline|failed"'
 
@@ -213,5 +232,5 @@ SERVICE = Dashboard(
     "newshound-service",
     "newshound / service",
     "Requests, latency, promises, queue, cache, cost, experiments and processes of newshound-server.",
-    (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, COST, EXPERIMENTS, PROCESSES),
+    (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, SHARED, COST, EXPERIMENTS, PROCESSES),
 )

@@ -2,7 +2,9 @@
 mod admission;
 mod answered;
 mod counted;
+mod elsewhere;
 mod error;
+mod forgetting;
 mod generating;
 
 use crate::{
@@ -20,6 +22,7 @@ use crate::{
         owner::{Epochs, Owner},
         question::{CacheMode, Question},
         settings::{CacheSettings, DegradationSettings, ServeSettings},
+        shared::SharedCache,
         tenants::Budgets,
         traces::{Stage, Trace},
     },
@@ -37,12 +40,6 @@ use tokio::sync::{Semaphore, watch};
 
 /// Questions without an answer that are remembered: each for a second or two, so that these are the failures of a bad minute.
 const FAILURES_MAX: u64 = 10_000;
-/// Readers that are forgotten at the same time: each has all that is stored looked through, and waits for the models. Who comes later is told to come back.
-const FORGETTING_MAX: usize = 8;
-/// How long forgetting a reader may take: far longer than a step of any model.
-const FORGET_MAX: Duration = Duration::from_secs(10);
-/// When to come back for it: most take less.
-const FORGET_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Answers questions: everything that requests share.
 #[derive(Debug)]
@@ -50,6 +47,8 @@ pub struct Answerer {
     cache: AnswerCache<Answer>,
     /// Questions that had no answer a moment ago.
     failures: AnswerCache<ServeError>,
+    /// Answers that servers share, if they do.
+    shared: Option<Arc<SharedCache>>,
     flights: Flights,
     epochs: Arc<Epochs>,
     budgets: Arc<Budgets>,
@@ -110,14 +109,20 @@ impl Course {
 
 impl Answerer {
     /// An answerer with an empty cache.
-    pub fn new(settings: &ServeSettings, cohorts: Arc<Cohorts>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        settings: &ServeSettings,
+        shared: Option<Arc<SharedCache>>,
+        cohorts: Arc<Cohorts>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             cache: AnswerCache::new(settings.cache.bytes_max),
             failures: AnswerCache::new(FAILURES_MAX),
+            shared,
             flights: Flights::default(),
             epochs: Arc::default(),
             budgets: Arc::new(Budgets::new(settings.tenants.clone())),
-            forgetting: Arc::new(Semaphore::new(FORGETTING_MAX)),
+            forgetting: Arc::new(Semaphore::new(forgetting::READERS_MAX)),
             cohorts,
             settings: settings.cache,
             degradation: settings.degradation.clone(),
@@ -191,6 +196,10 @@ impl Answerer {
         if let Some(course) = self.known(&question, key).await {
             return (course, None);
         }
+        // Before anything is decided: what another server has made costs this one nothing, however much it has to do.
+        if let Some(course) = self.elsewhere(&question, key).await {
+            return (course, None);
+        }
         let decision = admission::decide(&self.degradation, &question, &self.metrics);
         let from = SystemTime::now();
         if let Some(why) = decision.stored
@@ -244,24 +253,31 @@ impl Answerer {
             return None;
         }
         let (now, from) = (Instant::now(), SystemTime::now());
-        if let Some(Found { answer, age, freshness }) = self.cache.get(key, now).await
-            && freshness != Freshness::Spare
+        if let Some(found) = self.cache.get(key, now).await
+            && found.freshness != Freshness::Spare
         {
             drop(question.trace.stage(Stage::Cache, from));
-            if freshness != Freshness::Fresh {
-                self.renew(question.clone(), key, freshness).await;
-            }
-            let is_stale = freshness == Freshness::Stale;
-            return Some(Course::Stored(
-                answer,
-                if is_stale { Origin::Stale(age) } else { Origin::Hit(age) },
-            ));
+            return Some(self.stored(question, key, found).await);
         }
         if let Some(failed) = self.failures.get(key, now).await {
             return Some(Course::Failed(ServeError::clone(&failed.answer)));
         }
         let watcher = self.flights.follow(key, question.deadline)?;
         Some(Course::Flying(watcher, Origin::Coalesced))
+    }
+
+    /// A stored answer, which is generated anew where its time is over, or nearly.
+    async fn stored(
+        self: &Arc<Self>,
+        question: &Question,
+        key: CacheKey,
+        Found { answer, age, freshness }: Found<Answer>,
+    ) -> Course {
+        if freshness != Freshness::Fresh {
+            self.renew(question.clone(), key, freshness).await;
+        }
+        let is_stale = freshness == Freshness::Stale;
+        Course::Stored(answer, if is_stale { Origin::Stale(age) } else { Origin::Hit(age) })
     }
 
     /// Generates an answer, or joins whoever began to in the meantime.
@@ -316,47 +332,6 @@ impl Answerer {
         tokio::spawn(async move {
             let _ = watcher.wait_for(|progress| progress.outcome.is_some()).await;
         });
-    }
-
-    /// Lets nothing be used any more that was made for a reader, or begun, until now.
-    pub fn invalidate(&self, whose: &[u8]) {
-        self.epochs.end(Owner::of(whose));
-        self.metrics.cache_invalidation("invalidate");
-    }
-
-    /// Invalidates, and returns when nothing of it is in memory, of none of the models, but what is being generated for requests that still
-    /// wait.
-    ///
-    /// # Errors
-    /// If too many are being forgotten, it takes longer than the caller or we wait, or a task panicked; then it is invalidated, and may be in
-    /// memory.
-    pub async fn forget(
-        self: &Arc<Self>,
-        whose: &[u8],
-        models: &Models,
-        deadline: Option<Instant>,
-    ) -> Result<(), ServeError> {
-        let owner = Owner::of(whose);
-        self.epochs.end(owner);
-        let turn = Arc::clone(&self.forgetting).try_acquire_owned();
-        let turn = turn.map_err(|_| ServeError::ForgetBusy { retry_after: FORGET_RETRY_AFTER })?;
-        let latest = Instant::now() + FORGET_MAX;
-        let until = deadline.map_or(latest, |deadline| deadline.min(latest));
-        let answerer = Arc::clone(self);
-        let forgetting = async {
-            // The place is taken as long as the look lasts, whoever still waits for it.
-            let stored = tokio::task::spawn_blocking(move || (answerer.cache.keys_of(owner), turn));
-            let (keys, _turn) = stored.await.map_err(|_| ServeError::Panicked)?;
-            for key in keys {
-                self.cache.remove(key).await;
-            }
-            models.forget(owner).await;
-            Ok(())
-        };
-        match tokio::time::timeout_at(until.into(), forgetting).await {
-            Ok(forgotten) => forgotten.inspect(|()| self.metrics.cache_invalidation("forget")),
-            Err(_) => Err(ServeError::ForgetLate),
-        }
     }
 }
 

@@ -46,6 +46,11 @@ impl CacheKey {
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
+
+    /// The digest, which is the same at every server; epochs are each server's own.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
 }
 
 impl fmt::Debug for CacheKey {
@@ -85,12 +90,18 @@ impl Keep {
         Self { fresh, due: fresh, stale: Duration::ZERO, spare: Duration::ZERO }
     }
 
-    fn whole(&self) -> Duration {
-        self.fresh + self.stale + self.spare
+    /// How long it is used where there may be better.
+    pub fn usable(&self) -> Duration {
+        self.fresh + self.stale
     }
 
-    fn freshness(&self, age: Duration) -> Freshness {
-        if age >= self.fresh + self.stale {
+    fn whole(&self) -> Duration {
+        self.usable() + self.spare
+    }
+
+    /// Whether an answer of an age is to be made anew.
+    pub fn freshness(&self, age: Duration) -> Freshness {
+        if age >= self.usable() {
             Freshness::Spare
         } else if age >= self.fresh {
             Freshness::Stale
@@ -140,22 +151,29 @@ impl<A> Clone for Stored<A> {
     }
 }
 
-/// Each answer is kept as long as it says itself, counted anew when it is replaced.
+impl<A> Stored<A> {
+    /// How long it is still kept.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        Some(self.keep.whole().saturating_sub(now.saturating_duration_since(self.since)))
+    }
+}
+
+/// Each answer is kept as long as it says itself, from when it was made; counted anew when it is replaced.
 struct OwnTtl;
 
 impl<A> Expiry<CacheKey, Stored<A>> for OwnTtl {
-    fn expire_after_create(&self, _: &CacheKey, stored: &Stored<A>, _: Instant) -> Option<Duration> {
-        Some(stored.keep.whole())
+    fn expire_after_create(&self, _: &CacheKey, stored: &Stored<A>, now: Instant) -> Option<Duration> {
+        stored.left(now)
     }
 
     fn expire_after_update(
         &self,
         _: &CacheKey,
         stored: &Stored<A>,
-        _: Instant,
+        now: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(stored.keep.whole())
+        stored.left(now)
     }
 }
 
@@ -188,10 +206,10 @@ impl<A: Send + Sync + 'static> AnswerCache<A> {
         Some(Found { answer, age, freshness: keep.freshness(age) })
     }
 
-    /// Stores an answer of about `n_bytes`.
-    pub async fn put(&self, key: CacheKey, (answer, n_bytes): (Arc<A>, usize), keep: Keep, now: Instant) {
+    /// Stores an answer of about `n_bytes` that was made at `since`.
+    pub async fn put(&self, key: CacheKey, (answer, n_bytes): (Arc<A>, usize), keep: Keep, since: Instant) {
         let n_bytes = u32::try_from(n_bytes).unwrap_or(u32::MAX);
-        self.stored.insert(key, Stored { answer, since: now, keep, n_bytes }).await;
+        self.stored.insert(key, Stored { answer, since, keep, n_bytes }).await;
     }
 
     /// Drops what is stored under a key.

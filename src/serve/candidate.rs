@@ -25,6 +25,8 @@ pub enum Invalid {
     Personal,
     /// The parser refused it.
     Malformed(Malformed),
+    /// The server that generated it found it to be none, and did not store why.
+    Elsewhere,
 }
 
 impl Invalid {
@@ -35,6 +37,7 @@ impl Invalid {
             Self::Pruned => "pruned",
             Self::Personal => "personal",
             Self::Malformed(malformed) => malformed.reason(),
+            Self::Elsewhere => "elsewhere",
         }
     }
 }

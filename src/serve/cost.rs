@@ -125,6 +125,11 @@ impl Owed {
         Self { nanos: AtomicU64::new(cost.nanos) }
     }
 
+    /// It was paid, at another server.
+    pub fn paid() -> Self {
+        Self { nanos: AtomicU64::new(0) }
+    }
+
     /// What is to be paid, in billionths of the currency's unit; nothing from now on.
     pub fn pay(&self) -> u64 {
         self.nanos.swap(0, Ordering::Relaxed)

@@ -11,6 +11,7 @@ mod generation;
 pub mod models;
 mod money;
 pub mod outcome;
+mod shared;
 mod spans;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
@@ -132,6 +133,29 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
+    ("newshound_shared_cache_looks_total", C, "Looks into the cache that servers share, by what they found."),
+    (
+        "newshound_shared_cache_leads_total",
+        C,
+        "Generations that were about to begin where servers share a cache, by who was to generate.",
+    ),
+    ("newshound_shared_cache_stores_total", C, "Answers for the shared cache, by what became of them."),
+    ("newshound_shared_cache_errors_total", C, "Failures of the shared cache, by reason; each is a miss."),
+    (
+        "newshound_shared_cache_operation_seconds",
+        H(PART),
+        "Time of operations on the shared cache, failed ones too, by operation.",
+    ),
+    (
+        "newshound_shared_cache_breaker_open",
+        G,
+        "Whether the shared cache is left alone because it cannot be reached or fails: 1 or 0.",
+    ),
+    (
+        "newshound_shared_cache_ends_owed",
+        G,
+        "Readers whose shared answers are still to be removed, because the shared cache did not answer.",
+    ),
     (
         "newshound_cost_nanos_total",
         C,
@@ -220,10 +244,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
 ];
 
 /// Histograms whose series differ by label.
-const LABELLED_HISTOGRAMS: [&str; 5] = [
+const LABELLED_HISTOGRAMS: [&str; 6] = [
     "newshound_rpc_duration_seconds",
     "newshound_step_duration_seconds",
     "newshound_phase_duration_seconds",
+    "newshound_shared_cache_operation_seconds",
     "newshound_arm_duration_seconds",
     "newshound_arm_best_list_score",
 ];
@@ -290,6 +315,7 @@ impl Metrics {
             self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(0);
         }
         self.show_cache_from_the_start();
+        self.show_shared_from_the_start();
         for reason in ["full", "tokens", "wait", "age"] {
             self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(0);
         }

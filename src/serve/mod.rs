@@ -27,6 +27,7 @@ pub mod question;
 pub mod rerank;
 pub mod rpc;
 pub mod settings;
+pub mod shared;
 pub mod tenants;
 pub mod traces;
 
@@ -62,6 +63,7 @@ use crate::{
             service::{Rooms, Service},
         },
         settings::{CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, LogSettings, ServeSettings},
+        shared::{SharedCache, SharedCacheError},
         traces::{Sending, Traces},
     },
     telemetry::Chain,
@@ -110,6 +112,9 @@ pub enum RunError {
     /// Nobody can be let in.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// Answers cannot be shared as the settings say.
+    #[error(transparent)]
+    Shared(#[from] SharedCacheError),
     /// Nothing can be written where the log should be.
     #[error("experiments.log_dir {} cannot be written to", .dir.display())]
     Log {
@@ -224,6 +229,7 @@ pub async fn run_with(
 ) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
     let door = Door::open(&settings.access, &metrics)?;
+    let (answerer, shared) = answerer(&settings, &metrics)?;
     let (experiments, models) = models(&settings, first, loader, &metrics).await?;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let (traces, spans) = Traces::open(&settings.telemetry, &metrics);
@@ -231,7 +237,7 @@ pub async fn run_with(
     let health_service = HealthService::from_health_reporter(reporter.clone());
     let health = Health::new(reporter.clone(), SERVICE_NAMES.to_vec(), Arc::clone(&metrics)).await;
     let rooms = Rooms {
-        answerer: answerer(&settings, &metrics)?,
+        answerer,
         models: Arc::clone(&models),
         experiments,
         ledger: Arc::new(Ledger::new(log.clone(), Arc::clone(&metrics))),
@@ -257,7 +263,8 @@ pub async fn run_with(
         info!(%grpc, "ready");
     }
     let of_admin = HealthService::from_health_reporter(reporter);
-    let background = background((http, admin), (rooms, of_admin), door, &settings);
+    let mut background = background((http, admin), (rooms, of_admin), door, &settings);
+    shared.into_iter().for_each(|shared| drop(background.spawn(async move { shared.keep().await })));
     let stop = async {
         tokio::select! {
             () = shutdown => {}
@@ -272,6 +279,17 @@ pub async fn run_with(
     served?;
     info!("stopped");
     if ended_well { Ok(()) } else { Err(RunError::EnginePanicked) }
+}
+
+/// Whoever answers, and the cache that servers share, if they do.
+fn answerer(
+    settings: &ServeSettings,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Answerer>, Option<Arc<SharedCache>>), RunError> {
+    let shared = settings.redis.as_ref().map(|redis| SharedCache::open(redis, metrics)).transpose()?;
+    let file = settings.degradation.cohort_file.clone();
+    let cohorts = Arc::new(Cohorts::open(file, Arc::clone(metrics))?);
+    Ok((Arc::new(Answerer::new(settings, shared.clone(), cohorts, Arc::clone(metrics))), shared))
 }
 
 /// The experiments in force and the models, of which there is one.
@@ -289,13 +307,6 @@ async fn models(
     let first = workshop.start(first, 1, place)?;
     let dir = settings.admin.models_dir.clone();
     Ok((Arc::clone(&experiments), Models::new(first, workshop, experiments, dir)))
-}
-
-/// What answers, with the lists that it has for everybody.
-fn answerer(settings: &ServeSettings, metrics: &Arc<Metrics>) -> Result<Arc<Answerer>, RunError> {
-    let file = settings.degradation.cohort_file.clone();
-    let cohorts = Arc::new(Cohorts::open(file, Arc::clone(metrics))?);
-    Ok(Arc::new(Answerer::new(settings, cohorts, Arc::clone(metrics))))
 }
 
 fn limits(settings: EngineSettings) -> Limits {

@@ -6,6 +6,7 @@ pub mod access;
 mod connections;
 mod cost;
 mod degradation;
+pub mod sharing;
 mod shutdown;
 mod telemetry;
 mod tenants;
@@ -21,6 +22,7 @@ use access::{AccessSettings, AdminSettings};
 pub use connections::ConnectionSettings;
 pub use cost::CostSettings;
 pub use degradation::DegradationSettings;
+use sharing::RedisSettings;
 pub use shutdown::ShutdownSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 pub use telemetry::TelemetrySettings;
@@ -54,6 +56,8 @@ pub struct ServeSettings {
     pub generation: GenerationSettings,
     /// Stored answers.
     pub cache: CacheSettings,
+    /// Answers that servers share; none where they do not.
+    pub redis: Option<RedisSettings>,
     /// How answers fall short.
     pub degradation: DegradationSettings,
     /// What the device costs.
@@ -204,6 +208,7 @@ impl ServeSettings {
                 renew_ahead: Duration::from_secs(30),
                 failure_ttl: Duration::from_secs(1),
             },
+            redis: None,
             degradation: DegradationSettings::demo(),
             cost: CostSettings::demo(),
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
@@ -247,6 +252,7 @@ impl ServeSettings {
             engine: engine(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
+            redis: sharing::read(&mut reader),
             degradation: degradation::read(&mut reader, defaults.degradation),
             cost: cost::read(&mut reader, defaults.cost),
             experiments: experiments(&mut reader, defaults.experiments),
@@ -369,7 +375,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 60, "the sample shows every setting");
+        assert_eq!(keys, 69, "the sample shows every setting");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 """
 import re
 import sys
+import urllib.parse
 
 import yaml
 
@@ -26,6 +27,10 @@ def main():
             expect(port.startswith("127.0.0.1:"), f"{name} is published to everybody: {port}")
         for other in service.get("depends_on", []):
             expect(other in services, f"{name} waits for {other}")
+    for name in servers:
+        shared = urllib.parse.urlsplit(services[name]["environment"]["NEWSHOUND__CACHE__REDIS__URL"])
+        expect(shared.scheme == "redis" and shared.hostname in services, f"{name} shares answers in {shared.hostname}")
+        expect("ports" not in services[shared.hostname], f"{shared.hostname} is published")
     proxied = set(re.findall(r"^ +server \S+ (\S+):50051", (DEPLOY / "proxy/haproxy.cfg").read_text(), re.MULTILINE))
     expect(proxied == servers == set(services["proxy"]["depends_on"]), f"the proxy knows {proxied}")
     scrapes = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]

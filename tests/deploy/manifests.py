@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.parse
 from pathlib import Path
 
 import jsonschema
@@ -19,8 +20,9 @@ from support import DEPLOY, expect, step
 
 # sleep in preStop and gRPC probes are stable in it.
 KUBERNETES = "1.34"
+REDIS = "newshound-redis"
 CUSTOM = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())
-KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "trainer"]
+KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "overlays/with-redis", "trainer"]
 
 
 def main():
@@ -33,7 +35,9 @@ def main():
             expect(problem is None, f"{name}: {described['kind']}: {problem}")
             n_refused += check_refusals(name, described)
         check_pods(name, objects)
-        check_links(name, objects)
+        check_links(name, ours(objects))
+        if name.endswith("with-redis"):
+            check_redis(name, objects)
     check_hpa()
     check_rules_are_new()
     step(f"{n_objects} objects valid for Kubernetes {KUBERNETES}, {n_refused} with a wrong field refused")
@@ -75,6 +79,17 @@ def check_refusals(name, described):
 
 def of_kind(objects, kind):
     return [described for described in objects if described["kind"] == kind]
+
+
+def called(objects, kind, name):
+    """The one object of a kind and a name."""
+    (found,) = [described for described in of_kind(objects, kind) if described["metadata"]["name"] == name]
+    return found
+
+
+def ours(objects):
+    """Objects of the server, and not of a Redis beside it."""
+    return [described for described in objects if described["metadata"]["name"] != REDIS]
 
 
 def check_pods(name, objects):
@@ -126,6 +141,40 @@ def check_links(name, objects):
         for scaled in of_kind(objects, "ScaledObject"):
             target = scaled["spec"]["scaleTargetRef"]["name"]
             expect(target == deployment["metadata"]["name"], f"{name}: {target} is scaled")
+
+
+def check_redis(name, objects):
+    """The way from the server to its Redis, and that nobody else has one."""
+    redis, policy = called(objects, "Deployment", REDIS), called(objects, "NetworkPolicy", REDIS)
+    pod = redis["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    (container,) = pod["spec"]["containers"]
+    (port,) = container["ports"]
+    service = called(objects, "Service", REDIS)
+    for selector in (redis["spec"]["selector"]["matchLabels"], service["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"]):
+        expect(selector.items() == labels.items(), f"{name}: {selector} selects no Redis")
+    expect(service["spec"]["ports"][0]["targetPort"] == port["name"], f"{name}: the service has another port")
+    server = called(objects, "Deployment", "newshound")["spec"]["template"]
+    (asking,) = server["spec"]["containers"]
+    environment = {variable["name"]: variable for variable in asking["env"]}
+    url = urllib.parse.urlsplit(environment["NEWSHOUND__CACHE__REDIS__URL"]["value"])
+    expect((url.hostname, url.port) == (REDIS, service["spec"]["ports"][0]["port"]), f"{name}: the URL is {url}")
+    # Kubernetes puts in what was defined before, and both must mean the same secret.
+    expect(url.password == "$(REDIS_PASSWORD)" and list(environment)[0] == "REDIS_PASSWORD", f"{name}: no password")
+    expect(container["env"] == [environment["REDIS_PASSWORD"]], f"{name}: two passwords")
+    args = container["args"]
+    expect(args[args.index("--requirepass") + 1] == "$(REDIS_PASSWORD)", f"{name}: Redis wants no password")
+    expect(args[args.index("--save") + 1] == "", f"{name}: Redis writes answers to a disk")
+    mounts = {mount["name"]: mount["mountPath"] for mount in asking["volumeMounts"]}
+    secret = environment["NEWSHOUND__CACHE__REDIS__SECRET_FILE"]["value"]
+    (volume,) = [volume for volume in server["spec"]["volumes"] if "secret" in volume]
+    expect(secret == f"{mounts[volume['name']]}/{volume['secret']['items'][0]['path']}", f"{name}: {secret} is not mounted")
+    clients = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    expect(clients.items() <= server["metadata"]["labels"].items(), f"{name}: clients of Redis are {clients}")
+    expect(policy["spec"]["egress"] == [], f"{name}: Redis calls others")
+    ways = called(objects, "NetworkPolicy", "newshound")["spec"]["egress"]
+    to = [way["to"][0].get("podSelector", {}).get("matchLabels") for way in ways]
+    expect(to == [labels, None], f"{name}: the server may call {to}")
 
 
 def check_monitor(name, objects):

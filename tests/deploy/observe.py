@@ -4,7 +4,7 @@
     tests/deploy/observe.py target/release/newshound-server --preview deploy/grafana/preview
 
 With --preview it watches for a while longer and draws both dashboards from what their queries give.
-Needs `prometheus` and `promtool` (Debian's package prometheus).
+Needs `prometheus` and `promtool` (Debian's package prometheus), and `redis-server`.
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from preview import draw
-from support import DEPLOY, Process, Server, expect, free_ports, get, step, wait_until
+from support import DEPLOY, Process, Redis, Server, expect, free_ports, get, step, wait_until
 
 SCRAPES_MIN = 8
 # Until every query has data; a slow server has answered little by the eighth scrape.
@@ -40,7 +40,8 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         step("server, Prometheus and load")
-        with Server(binary, work, environment=experimenting(work)) as server, Prometheus(server, work) as prometheus, \
+        with Redis(work) as redis, Server(binary, work, environment=experimenting(work) | redis.setting) as server, \
+                Prometheus(server, work) as prometheus, \
                 Load(server, work, n_readers=5), Load(server, work, n_readers=1_000_000):
             wait_until(lambda: prometheus.value("count_over_time(up[5m])") >= SCRAPES_MIN, f"{SCRAPES_MIN} scrapes")
             check_metrics(server)

@@ -90,3 +90,13 @@ class Server(Process):
         """Sum of the series of a metric that carry all of these labels."""
         lines = [line for line in self.metrics().splitlines() if line.split("{")[0].split(" ")[0] == name]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in labels))
+
+
+class Redis(Process):
+    """An empty redis-server that writes nothing, on a port of its own."""
+
+    def __init__(self, work, port=None):
+        self.port = port or free_ports(1)[0]
+        self.setting = {"NEWSHOUND__CACHE__REDIS__URL": f"redis://127.0.0.1:{self.port}/0"}
+        command = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--dir", work]
+        super().__init__(command, work / f"redis-{self.port}.log")

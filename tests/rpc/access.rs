@@ -1,5 +1,5 @@
 //! Who may come in: tokens that stand for tenants, certificates, and files of both that change while the server runs.
-mod authority;
+pub mod authority;
 
 use super::server::{Plan, Server, cache_status, refusal, request, within};
 use super::swap::admin;

@@ -26,20 +26,20 @@ use tonic::{Code, Request, Status};
 const SHORTEST: Duration = Duration::from_nanos(1);
 
 /// One request runs at a time, and whoever has to wait at all gets one list, or a stored one.
-fn pressed_at_once(settings: &mut ServeSettings) {
+pub fn pressed_at_once(settings: &mut ServeSettings) {
     settings.engine.rows_max = 4;
     let waits = &mut settings.degradation.waits;
     (waits.fewer, waits.greedy, waits.stale) = (SHORTEST, SHORTEST, SHORTEST);
 }
 
-type Call = JoinHandle<Result<GenerateQueriesResponse, Status>>;
+pub type Call = JoinHandle<Result<GenerateQueriesResponse, Status>>;
 
 fn call(client: &Client, request: impl tonic::IntoRequest<GenerateQueriesRequest> + Send + 'static) -> Call {
     let mut client = client.clone();
     tokio::spawn(async move { client.generate_queries(request).await.map(tonic::Response::into_inner) })
 }
 
-async fn done(call: Call) -> GenerateQueriesResponse {
+pub async fn done(call: Call) -> GenerateQueriesResponse {
     within(call).await.unwrap().unwrap()
 }
 
@@ -52,7 +52,7 @@ fn n_candidates(response: &GenerateQueriesResponse) -> u32 {
 }
 
 /// Lets a queue be measured that nobody is allowed to notice, and fills the batch. Who comes next has to wait.
-async fn press(server: &Server, client: &Client) -> Call {
+pub async fn press(server: &Server, client: &Client) -> Call {
     let prompts = server.metric("newshound_prompt_tokens_count").await.unwrap();
     server.gate.close();
     let mut calls = Vec::new();

@@ -23,6 +23,7 @@ mod rerank;
 mod scrape;
 mod script;
 mod server;
+mod shared_cache;
 mod single_flight;
 mod stream;
 mod swap;

@@ -32,7 +32,7 @@ fn user(key: &str) -> Option<UserRef> {
     Some(UserRef { key: key.to_owned() })
 }
 
-async fn invalidate(server: &Server, key: &str, tenant: Option<&'static str>) -> Result<(), Status> {
+pub async fn invalidate(server: &Server, key: &str, tenant: Option<&'static str>) -> Result<(), Status> {
     let mut request = Request::new(InvalidateUserRequest { user: user(key) });
     if let Some(tenant) = tenant {
         request.metadata_mut().insert("x-newshound-tenant", tenant.parse().unwrap());
@@ -40,7 +40,7 @@ async fn invalidate(server: &Server, key: &str, tenant: Option<&'static str>) ->
     within(readers(server).await.invalidate_user(request)).await.map(|_| ())
 }
 
-async fn forget(server: &Server, key: &str) -> Result<(), Status> {
+pub async fn forget(server: &Server, key: &str) -> Result<(), Status> {
     within(readers(server).await.forget_user(ForgetUserRequest { user: user(key) })).await.map(|_| ())
 }
 

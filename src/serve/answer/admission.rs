@@ -3,7 +3,7 @@ use crate::{
     experiment::policy::Rung,
     serve::{
         answer::ServeError,
-        engine::{EngineError, Ticket, Work},
+        engine::{Deadline, EngineError, Ticket, Work},
         ladder::{self, Decision, Offer, Refusal, Situation, Step, Why},
         metrics::Metrics,
         question::{Options, Question},
@@ -77,6 +77,14 @@ pub(super) fn ticket(question: &Question, metrics: &Metrics) -> Result<Ticket, E
     let ticket = question.writer.engine.admit(&work(question, &question.options), question.class);
     metrics.admission(question.class, if ticket.is_ok() { "admitted" } else { "refused" });
     ticket
+}
+
+/// How long a question can wait for another server, at most `most`: whoever waits for it must still have time for its generation here,
+/// which is half of the time where nobody knows how long it takes.
+pub(super) fn patience(question: &Question, deadline: &Deadline, most: Duration) -> Duration {
+    let Some(left) = deadline.left(Instant::now()) else { return most };
+    let takes = question.writer.engine.takes(&work(question, &question.options)).unwrap_or(left / 2);
+    most.min(left.saturating_sub(takes))
 }
 
 /// What a question is told that nothing is generated for.

@@ -103,6 +103,9 @@ pub enum ServeError {
     /// Ask for another arm, or for none.
     #[error(transparent)]
     Arm(#[from] ForceError),
+    /// Come back: what servers share of the reader may not be removed yet. It is tried again, and ends by itself.
+    #[error("shared cache does not answer; it may still hold answers of the reader")]
+    SharedCacheSilent,
     /// Report it: a task of the server panicked.
     #[error("a task of the server panicked")]
     Panicked,
@@ -134,6 +137,7 @@ impl ServeError {
             | Self::Step(_)
             | Self::NoRewardHead
             | Self::OnlyPersonalData
+            | Self::SharedCacheSilent
             | Self::Arm(_) => false,
         }
     }
@@ -161,9 +165,12 @@ impl ServeError {
                 Outcome::Rejected
             }
             Self::NoValidList { .. } => Outcome::NoList,
-            Self::EngineGone | Self::Engine(_) | Self::Step(_) | Self::Cleaner(_) | Self::Panicked => {
-                Outcome::Failed
-            }
+            Self::EngineGone
+            | Self::Engine(_)
+            | Self::Step(_)
+            | Self::Cleaner(_)
+            | Self::SharedCacheSilent
+            | Self::Panicked => Outcome::Failed,
         }
     }
 }

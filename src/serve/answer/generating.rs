@@ -1,5 +1,5 @@
 //! A generation: in a task of its own, so that whoever asked first may leave, and what is kept of it.
-use super::{Answerer, ServeError, admission};
+use super::{Answerer, ServeError, admission, elsewhere::Turn};
 use crate::{
     experiment::policy::Rung,
     serve::{
@@ -10,6 +10,7 @@ use crate::{
         generation::Passage,
         owner::Leave,
         question::{CacheMode, Question},
+        shared::Claim,
         tenants::Charge,
     },
 };
@@ -35,8 +36,9 @@ impl Answerer {
         let flying = async move {
             let joinable = question.cache == CacheMode::Default;
             let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });
+            let question = Arc::new(question);
             let outcome = tokio::select! {
-                outcome = answerer.generate(Arc::new(question), &flight, key, (ticket, charge)) => outcome,
+                outcome = answerer.generate(&question, &flight, key, (ticket, charge)) => outcome,
                 () = answerer.unwatched(&flight, key, joinable) => {
                     debug!("nobody waits for the answer any more");
                     return;
@@ -45,26 +47,40 @@ impl Answerer {
             if joinable {
                 answerer.flights.land(key, &flight);
             }
-            flight.progress.send_modify(|progress| progress.outcome = Some(outcome));
+            let (outcome, claim) = match outcome {
+                Ok((landed, claim)) => (Ok(landed), claim),
+                Err(error) => (Err(error), None),
+            };
+            flight.progress.send_modify(|progress| progress.outcome = Some(outcome.clone()));
+            if let (Ok(landed), Some(claim)) = (outcome, claim) {
+                answerer.share(&question, key, claim, &landed).await;
+            }
         };
         tokio::spawn(flying.instrument(lines));
     }
 
     async fn generate(
         &self,
-        question: Arc<Question>,
+        question: &Arc<Question>,
         flight: &Flight,
         key: CacheKey,
         (ticket, charge): (Result<Ticket, EngineError>, Charge),
-    ) -> Result<Landed, ServeError> {
+    ) -> Result<(Landed, Option<Claim>), ServeError> {
         // Between this request's look into the cache and its take-off, an earlier flight may have landed.
         if question.cache == CacheMode::Default
             && let Some(Found { answer, age, freshness: Freshness::Fresh }) =
                 self.cache.get(key, Instant::now()).await
         {
-            flight.progress.send_modify(|progress| progress.candidates.clone_from(&answer.candidates));
-            return Ok(Landed { answer, age: Some(age) });
+            return Ok((shown(flight, Landed { answer, age: Some(age) }), None));
         }
+        let claim = match &ticket {
+            // Whoever is refused is refused at once.
+            Err(_) => None,
+            Ok(_) => match self.lead(question, key, &flight.deadline).await {
+                Turn::Ours(claim) => claim,
+                Turn::Theirs(landed) => return Ok((shown(flight, landed), None)),
+            },
+        };
         let publish = |candidate: &Arc<Candidate>| {
             flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
         };
@@ -73,7 +89,7 @@ impl Answerer {
         let generated = match ticket {
             Ok(ticket) => {
                 let passage = Passage { ticket, leave, deadline, charge };
-                question.writer.generate(&question, passage, publish).await
+                question.writer.generate(question, passage, publish).await
             }
             Err(error) => Err(error.into()),
         };
@@ -81,21 +97,19 @@ impl Answerer {
             Ok(answer) => Arc::new(answer),
             Err(error) => {
                 error.tell();
-                self.remember(&question, key, &error).await;
+                self.remember(question, key, &error).await;
                 return Err(error);
             }
         };
-        self.store(&question, key, &answer).await;
-        Ok(Landed { answer, age: None })
+        if question.cache != CacheMode::Bypass {
+            self.put(key, &answer, self.keep(question, answer.is_headless), Instant::now()).await;
+        }
+        Ok((Landed { answer, age: None }, claim))
     }
 
-    /// Stores an answer, unless the reader's epoch has ended since it was asked for.
-    async fn store(&self, question: &Question, key: CacheKey, answer: &Arc<Answer>) {
-        if question.cache == CacheMode::Bypass {
-            return;
-        }
-        let keep = self.keep(question, answer);
-        self.cache.put(key, (Arc::clone(answer), answer.n_bytes()), keep, Instant::now()).await;
+    /// Stores an answer that was made at `since`, unless the reader's epoch has ended since it was asked for.
+    pub(super) async fn put(&self, key: CacheKey, answer: &Arc<Answer>, keep: Keep, since: Instant) {
+        self.cache.put(key, (Arc::clone(answer), answer.n_bytes()), keep, since).await;
         // Nobody can find it any more then; and whoever ended the epoch may have looked before it was stored.
         if !self.epochs.holds(key.epoch()) {
             self.cache.remove(key).await;
@@ -103,10 +117,10 @@ impl Answerer {
     }
 
     /// How long an answer is kept. One that fell short is asked for again as soon as there may be room for a whole one.
-    fn keep(&self, question: &Question, answer: &Answer) -> Keep {
+    pub(super) fn keep(&self, question: &Question, is_headless: bool) -> Keep {
         let (policy, settings) = (question.enrolment.policy(), &self.settings);
         let fresh = policy.cache_ttl.unwrap_or(settings.ttl);
-        if question.rung > Rung::Full || answer.is_headless {
+        if question.rung > Rung::Full || is_headless {
             return Keep::only(fresh.min(self.degradation.answer_ttl));
         }
         let spare = if question.lowest_rung >= Rung::Stale { self.degradation.spare } else { Duration::ZERO };
@@ -134,6 +148,12 @@ impl Answerer {
             }
         }
     }
+}
+
+/// Shows the candidates of an answer that is there.
+fn shown(flight: &Flight, landed: Landed) -> Landed {
+    flight.progress.send_modify(|progress| progress.candidates.clone_from(&landed.answer.candidates));
+    landed
 }
 
 /// Takes a flight off the board even if its task panics.

@@ -1,7 +1,7 @@
 //! When a job is worth nothing any more.
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Until when an answer is of use to anybody who waits for it. Shared by all who do: the latest wins.
@@ -22,6 +22,13 @@ impl Deadline {
     /// Moves the deadline to a later time; an earlier one changes nothing.
     pub fn extend(&self, at: Option<Instant>) {
         self.passes_at.fetch_max(nanoseconds(self.origin, at), Ordering::Relaxed);
+    }
+
+    /// How long it is until then; none where it never passes.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        let passes_at = self.passes_at.load(Ordering::Relaxed);
+        let passed = nanoseconds(self.origin, Some(now));
+        (passes_at < u64::MAX).then(|| Duration::from_nanos(passes_at.saturating_sub(passed)))
     }
 
     /// Whether nobody can use an answer any more.

@@ -35,7 +35,10 @@ impl ReaderService for Reader {
         let mut call = self.call("InvalidateUser");
         let (metadata, _, message) = request.into_parts();
         let whose = named(message.user, &metadata).inspect_err(|status| call.code = status.code())?;
-        self.rooms.answerer.invalidate(&whose);
+        let invalidated = self.rooms.answerer.invalidate(&whose).await;
+        invalidated
+            .map_err(|error| status::status(&error))
+            .inspect_err(|status| call.code = status.code())?;
         call.code = Code::Ok;
         Ok(Response::new(proto::InvalidateUserResponse {}))
     }

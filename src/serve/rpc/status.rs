@@ -27,6 +27,9 @@ pub struct Violation {
 /// When to try again elsewhere: long enough for a client to hear that this server goes away and to connect to another.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// When to ask again for a reader to be forgotten: Redis is tried every second or so.
+const SHARED_CACHE_RETRY_AFTER: Duration = Duration::from_secs(2);
+
 /// Most violations that are kept: more than `VIOLATION_BYTES_MAX` lets through. What follows is counted.
 const VIOLATIONS_MAX: usize = 128;
 
@@ -75,10 +78,9 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::ForgetBusy { retry_after } => busy(&message, "FORGET_BUSY", *retry_after),
         ServeError::ForgetLate => plain(Code::DeadlineExceeded, "FORGET_UNFINISHED"),
         ServeError::DeadlineHit => plain(Code::DeadlineExceeded, "DEADLINE_HIT"),
-        ServeError::Draining => {
-            let mut details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
-            details.set_retry_info(Some(DRAINING_RETRY_AFTER));
-            Status::with_error_details(Code::Unavailable, &*message, details)
+        ServeError::Draining => later(&message, "DRAINING", DRAINING_RETRY_AFTER),
+        ServeError::SharedCacheSilent => {
+            later(&message, "SHARED_CACHE_UNAVAILABLE", SHARED_CACHE_RETRY_AFTER)
         }
         ServeError::EngineGone => plain(Code::Unavailable, "ENGINE_GONE"),
         ServeError::NoRewardHead => plain(Code::FailedPrecondition, "NO_REWARD_HEAD"),
@@ -166,6 +168,12 @@ pub fn unauthenticated(reason: &str, message: &str) -> Status {
 /// The status of bytes that are no message.
 pub fn malformed() -> Status {
     with_details(Code::InvalidArgument, "message could not be decoded", "MESSAGE_MALFORMED", &[])
+}
+
+fn later(message: &str, reason: &str, retry_after: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::Unavailable, message, details)
 }
 
 fn busy(message: &str, reason: &str, retry_after: Duration) -> Status {
@@ -261,6 +269,9 @@ mod tests {
         let draining = check(&ServeError::Draining, Code::Unavailable, "DRAINING");
         let delay = draining.get_error_details().retry_info().unwrap().retry_delay;
         assert_eq!(delay, Some(DRAINING_RETRY_AFTER));
+        let silent = check(&ServeError::SharedCacheSilent, Code::Unavailable, "SHARED_CACHE_UNAVAILABLE");
+        let delay = silent.get_error_details().retry_info().unwrap().retry_delay;
+        assert_eq!(delay, Some(SHARED_CACHE_RETRY_AFTER));
         check(&ServeError::EngineGone, Code::Unavailable, "ENGINE_GONE");
         check(&ServeError::NoRewardHead, Code::FailedPrecondition, "NO_REWARD_HEAD");
         check(&ServeError::NoValidList { n_candidates: 8 }, Code::NotFound, "NO_VALID_LIST");

@@ -38,7 +38,7 @@ pub struct TlsSettings {
     pub client_ca: Option<PathBuf>,
 }
 
-/// A path; none for empty text.
+/// A path; none where it is empty, which is the default.
 pub(super) fn path(reader: &mut Reader, key: &str) -> Option<PathBuf> {
     let path = reader.text(key, "a path", |text| Some(text.to_owned()), String::new());
     (!path.is_empty()).then(|| PathBuf::from(path))

@@ -1,0 +1,1 @@
+return find() or false
