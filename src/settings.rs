@@ -109,6 +109,15 @@ impl Reader {
         }
     }
 
+    /// Whether something is on, or the default where the key is absent.
+    pub fn switch(&mut self, key: &str, default: bool) -> bool {
+        let Some(value) = self.values.remove(key) else { return default };
+        match value.as_bool() {
+            Some(is_on) => is_on,
+            None => self.refuse(key, &value, "true or false", default),
+        }
+    }
+
     /// Text that `parse` accepts, or the default where the key is absent.
     pub fn text<T>(
         &mut self,

@@ -237,6 +237,7 @@ pub async fn run_with(
         health: Arc::clone(&health),
         metrics,
         door: door.clone(),
+        doors: settings.doors,
         connections: settings.connections,
         shutdown: settings.shutdown,
     };

@@ -5,6 +5,7 @@
 pub mod access;
 mod cost;
 mod degradation;
+mod doors;
 mod shutdown;
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 use access::{AccessSettings, AdminSettings};
 pub use cost::CostSettings;
 pub use degradation::DegradationSettings;
+pub use doors::DoorSettings;
 pub use shutdown::ShutdownSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -58,6 +60,8 @@ pub struct ServeSettings {
     pub admin: AdminSettings,
     /// Who may come in.
     pub access: AccessSettings,
+    /// Ways in beside gRPC.
+    pub doors: DoorSettings,
     /// Connections and messages.
     pub connections: ConnectionSettings,
     /// The end.
@@ -172,7 +176,7 @@ pub struct ConnectionSettings {
     pub total_max: usize,
     /// `per_peer_max`: open connections of one IP address. Default 256: one client cannot take all places.
     pub per_peer_max: usize,
-    /// `handshake_timeout_ms`: until when a new connection must have sent its HTTP/2 preface. Default 5,000.
+    /// `handshake_timeout_ms`: until when a new connection must have sent its HTTP/2 preface, or as much of HTTP/1.1. Default 5,000.
     pub handshake_timeout: Duration,
     /// `message_bytes_max`: largest request. Default 262,144: a full set of signals is a tenth of it.
     pub message_bytes_max: usize,
@@ -220,6 +224,7 @@ impl ServeSettings {
                 tls: None,
                 check_interval: Duration::from_secs(1),
             },
+            doors: DoorSettings::demo(),
             connections: ConnectionSettings {
                 total_max: 4096,
                 per_peer_max: 256,
@@ -262,6 +267,7 @@ impl ServeSettings {
             experiments: experiments(&mut reader, defaults.experiments),
             admin: access::admin(&mut reader),
             access: access::access(&mut reader, defaults.access),
+            doors: doors::read(&mut reader, defaults.doors),
             connections: connections(&mut reader, defaults.connections),
             shutdown: shutdown::read(&mut reader, defaults.shutdown),
         };
@@ -397,7 +403,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 53, "the sample shows every setting");
+        assert_eq!(keys, 54, "the sample shows every setting");
     }
 
     #[test]

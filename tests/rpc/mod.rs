@@ -10,6 +10,8 @@ mod experiments;
 mod faults;
 mod feedback;
 mod health;
+mod http;
+mod json;
 mod ladder;
 mod logs;
 mod model;

@@ -1,5 +1,5 @@
 //! Our own accept loop: what the library does not offer. Connections are counted, all together and per peer; one that does not
-//! speak HTTP/2, or TLS where there is a certificate, soon after it opened is closed; and all can be closed at once when the server must
+//! speak HTTP, or TLS where there is a certificate, soon after it opened is closed; and all can be closed at once when the server must
 //! end.
 use crate::serve::{door::certificates::Certificates, metrics::Metrics, settings::ConnectionSettings};
 use std::{
@@ -23,7 +23,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tracing::{debug, warn};
 
-/// Bytes of the HTTP/2 preface, which a client must send first. Source: RFC 9113, section 3.4.
+/// Bytes of the HTTP/2 preface, which a client must send first; a request of HTTP/1.1 is longer, and the HTTP library waits for the rest of
+/// its head half a minute. Source: RFC 9113, section 3.4.
 const PREFACE_BYTES: usize = 24;
 /// Pause after the system refused to accept (no descriptors left); without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -212,7 +213,7 @@ impl Guarded {
             && handshake.timeout.as_mut().poll(context).is_ready()
         {
             self.place.peers.metrics.connection_refused("handshake");
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing that begins HTTP"));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ pub mod connections;
 pub mod decode;
 pub mod encode;
 pub mod feedback;
+mod json;
 pub mod proto;
 pub mod reach;
 pub mod reader;

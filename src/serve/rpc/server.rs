@@ -1,8 +1,9 @@
-//! The gRPC server: services, HTTP/2 limits, and an end that no client can put off.
+//! The callers' port: gRPC and what is spoken beside it, HTTP/2 limits, and an end that no client can put off.
 use super::{
     auth::Auth,
     connections::{self, Doorstep},
     feedback::Feedback,
+    json,
     proto::{
         self, feedback_service_server::FeedbackServiceServer,
         query_generation_service_server::QueryGenerationServiceServer,
@@ -15,13 +16,17 @@ use crate::serve::{
     door::Door,
     health::Health,
     metrics::Metrics,
-    settings::{ConnectionSettings, ShutdownSettings},
+    settings::{ConnectionSettings, DoorSettings, ShutdownSettings},
 };
 use std::{future::Future, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, service::interceptor::InterceptedService, transport::Server};
+use tonic::{
+    server::NamedService,
+    service::{Routes, interceptor::InterceptedService},
+    transport::Server,
+};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 use tracing::{info, warn};
 
@@ -79,6 +84,8 @@ pub struct Rpc {
     pub metrics: Arc<Metrics>,
     /// Who may come in. Health checks and reflection need no token.
     pub door: Door,
+    /// What is spoken beside gRPC.
+    pub doors: DoorSettings,
     /// Limits of connections.
     pub connections: ConnectionSettings,
     /// Limits of the end.
@@ -100,25 +107,15 @@ impl Rpc {
             metrics: Arc::clone(&self.metrics),
         };
         let incoming = connections::accept(listener, doorstep, cut);
-        let auth = Auth::new(self.door.readers, self.metrics);
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        let services = Services {
+            service: self.service,
+            feedback: self.feedback,
+            reader: self.reader,
+            health: self.health_service,
+            auth: Auth::new(self.door.readers, self.metrics),
         };
-        let service = QueryGenerationServiceServer::new(self.service)
-            .max_decoding_message_size(self.connections.message_bytes_max);
-        let feedback = FeedbackServiceServer::new(self.feedback)
-            .max_decoding_message_size(self.connections.message_bytes_max);
-        let reader = ReaderServiceServer::new(self.reader)
-            .max_decoding_message_size(self.connections.message_bytes_max);
-        let routes = builder(self.connections)
-            .add_service(InterceptedService::new(service, auth.clone()))
-            .add_service(InterceptedService::new(feedback, auth.clone()))
-            .add_service(InterceptedService::new(reader, auth))
-            .add_service(HealthServer::new(self.health_service))
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
+        let routes = services.routes(self.doors, self.connections.message_bytes_max)?;
+        let routes = builder(self.connections).accept_http1(self.doors.json).add_routes(routes);
         let draining = CancellationToken::new();
         let serving = routes.serve_with_incoming_shutdown(incoming, draining.clone().cancelled_owned());
         tokio::pin!(serving);
@@ -135,6 +132,42 @@ impl Rpc {
             () = tokio::time::sleep(self.shutdown.drain_deadline) => warn!("drain deadline passed, requests are cut"),
         }
         Ok(())
+    }
+}
+
+/// What answers on the port.
+struct Services {
+    service: Service,
+    feedback: Feedback,
+    reader: Reader,
+    health: HealthService,
+    auth: Auth,
+}
+
+impl Services {
+    /// Where what is answered, by whatever door.
+    fn routes(self, doors: DoorSettings, message_bytes_max: usize) -> Result<Routes, RpcError> {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let service =
+            QueryGenerationServiceServer::new(self.service).max_decoding_message_size(message_bytes_max);
+        let feedback = FeedbackServiceServer::new(self.feedback).max_decoding_message_size(message_bytes_max);
+        let reader = ReaderServiceServer::new(self.reader).max_decoding_message_size(message_bytes_max);
+        let grpc = Routes::new(InterceptedService::new(service, self.auth.clone()))
+            .add_service(InterceptedService::new(feedback, self.auth.clone()))
+            .add_service(InterceptedService::new(reader, self.auth.clone()))
+            .add_service(HealthServer::new(self.health))
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        if !doors.json {
+            return Ok(grpc.prepare());
+        }
+        let json = json::routes(&grpc, &self.auth, message_bytes_max);
+        let routes = grpc.into_axum_router().merge(json).fallback(json::unknown_path);
+        Ok(Routes::from(routes).prepare())
     }
 }
 

@@ -152,12 +152,26 @@ pub fn invalid(violations: &Violations) -> Status {
 
 /// The status of a caller whom nobody knows.
 pub fn unauthenticated(reason: &str, message: &str) -> Status {
-    with_details(Code::Unauthenticated, message, reason, &[])
+    plain(Code::Unauthenticated, reason, message)
 }
+
+const MALFORMED: &str = "MESSAGE_MALFORMED";
 
 /// The status of bytes that are no message.
 pub fn malformed() -> Status {
-    with_details(Code::InvalidArgument, "message could not be decoded", "MESSAGE_MALFORMED", &[])
+    plain(Code::InvalidArgument, MALFORMED, "message could not be decoded")
+}
+
+/// The status of a text that is no message, and where; `field` is empty where it is none of JSON.
+pub fn unreadable(field: &str, description: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info(MALFORMED, DOMAIN, HashMap::new());
+    details.add_bad_request_violation(field, description);
+    Status::with_error_details(Code::InvalidArgument, "message could not be read", details)
+}
+
+/// A status with its reason, about which there is nothing more to say.
+pub fn plain(code: Code, reason: &str, message: &str) -> Status {
+    with_details(code, message, reason, &[])
 }
 
 fn busy(message: &str, reason: &str, retry_after: Duration) -> Status {
