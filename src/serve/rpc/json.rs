@@ -61,9 +61,10 @@ const fn post(path: &'static str, service: &'static str, method: &'static str) -
 }
 
 /// Every method of the callers' port. Paths have the form of https://google.aip.dev/136.
-const EXPOSED: [Exposed; 7] = [
+const EXPOSED: [Exposed; 8] = [
     post("/v1/queries:generate", QUERIES, "GenerateQueries"),
     post("/v1/queries:stream", QUERIES, "StreamGenerateQueries"),
+    post("/v1/queries:batch", QUERIES, "BatchGenerateQueries"),
     post("/v1/assignments:explain", QUERIES, "ExplainAssignment"),
     post("/v1/outcomes:report", FEEDBACK, "ReportOutcome"),
     post("/v1/readers:invalidate", READERS, "InvalidateUser"),

@@ -2,6 +2,7 @@
 pub mod admin;
 pub mod admin_client;
 pub mod auth;
+mod batch;
 mod call;
 pub mod client;
 pub mod codec;
@@ -13,6 +14,7 @@ mod json;
 pub mod proto;
 pub mod reach;
 pub mod reader;
+pub mod replies;
 pub mod server;
 pub mod service;
 pub mod status;

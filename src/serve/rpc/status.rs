@@ -1,4 +1,5 @@
 //! Errors on the wire: a code, and google.rpc details that a program can read.
+use super::proto;
 use crate::{
     experiment::assign::ForceError,
     serve::{
@@ -8,9 +9,10 @@ use crate::{
     },
     telemetry::Chain,
 };
+use prost::Message;
 use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, StatusExt, pb};
 
 /// The domain of every reason.
 pub const DOMAIN: &str = "newshound.v1";
@@ -88,6 +90,12 @@ pub fn status(error: &ServeError) -> Status {
             plain(Code::Internal, "ENGINE_FAULT")
         }
     }
+}
+
+/// The status of one request among others.
+pub fn of_item(status: &Status) -> proto::Status {
+    let details = pb::Status::decode(status.details()).unwrap_or_default().details;
+    proto::Status { code: status.code().into(), message: status.message().to_owned(), details }
 }
 
 /// When to come back with a report: the writer of the log takes a batch in less.
