@@ -118,6 +118,18 @@ impl Reader {
         }
     }
 
+    /// A list of texts that `parse` accepts; empty where the key is absent.
+    pub fn texts<T>(&mut self, key: &str, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Vec<T> {
+        let Some(value) = self.values.remove(key) else { return Vec::new() };
+        let parsed = value.as_array().and_then(|values| {
+            values.iter().map(|value| value.as_str().and_then(&parse)).collect::<Option<Vec<T>>>()
+        });
+        match parsed {
+            Some(parsed) => parsed,
+            None => self.refuse(key, &value, expected, Vec::new()),
+        }
+    }
+
     /// Text that `parse` accepts, or the default where the key is absent.
     pub fn text<T>(
         &mut self,

@@ -237,7 +237,7 @@ pub async fn run_with(
         health: Arc::clone(&health),
         metrics,
         door: door.clone(),
-        doors: settings.doors,
+        doors: settings.doors.clone(),
         connections: settings.connections,
         shutdown: settings.shutdown,
     };

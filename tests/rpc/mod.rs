@@ -29,3 +29,4 @@ mod swap;
 mod swap_bundles;
 mod unary;
 mod validation;
+mod web;

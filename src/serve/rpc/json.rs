@@ -76,7 +76,7 @@ const EXPOSED: [Exposed; 8] = [
 const OPENAPI_PATH: &str = "/v1/openapi.json";
 
 /// How long a caller waits, in seconds such as `2.5`: what `grpc-timeout` is to gRPC.
-const TIMEOUT_HEADER: &str = "x-request-timeout";
+pub(super) const TIMEOUT_HEADER: &str = "x-request-timeout";
 /// Longest time that a caller may wait; nobody does, and what cannot be added to a clock is below it.
 const TIMEOUT_S_MAX: f64 = 86_400.0;
 /// How long a body may take to arrive, as long as the HTTP library gives its head: HTTP/1.1 has no pings that would tell a client that is gone.

@@ -18,3 +18,4 @@ pub mod replies;
 pub mod server;
 pub mod service;
 pub mod status;
+mod web;

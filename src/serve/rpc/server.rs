@@ -11,6 +11,7 @@ use super::{
     },
     reader::Reader,
     service::Service,
+    web,
 };
 use crate::serve::{
     door::Door,
@@ -114,8 +115,9 @@ impl Rpc {
             health: self.health_service,
             auth: Auth::new(self.door.readers, self.metrics),
         };
-        let routes = services.routes(self.doors, self.connections.message_bytes_max)?;
-        let routes = builder(self.connections).accept_http1(self.doors.json).add_routes(routes);
+        let speaks_http1 = self.doors.json || self.doors.grpc_web;
+        let routes = services.routes(&self.doors, self.connections.message_bytes_max)?;
+        let routes = builder(self.connections).accept_http1(speaks_http1).add_routes(routes);
         let draining = CancellationToken::new();
         let serving = routes.serve_with_incoming_shutdown(incoming, draining.clone().cancelled_owned());
         tokio::pin!(serving);
@@ -146,7 +148,7 @@ struct Services {
 
 impl Services {
     /// Where what is answered, by whatever door.
-    fn routes(self, doors: DoorSettings, message_bytes_max: usize) -> Result<Routes, RpcError> {
+    fn routes(self, doors: &DoorSettings, message_bytes_max: usize) -> Result<Routes, RpcError> {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -162,11 +164,16 @@ impl Services {
             .add_service(HealthServer::new(self.health))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        if !doors.json {
-            return Ok(grpc.prepare());
+        let mut routes = grpc.clone().into_axum_router().fallback(json::unknown_path);
+        if doors.grpc_web {
+            routes = web::translating(routes, grpc.clone());
         }
-        let json = json::routes(&grpc, &self.auth, message_bytes_max);
-        let routes = grpc.into_axum_router().merge(json).fallback(json::unknown_path);
+        if doors.json {
+            routes = routes.merge(json::routes(&grpc, &self.auth, message_bytes_max));
+        }
+        if !doors.web_origins.is_empty() {
+            routes = routes.layer(web::letting(&doors.web_origins));
+        }
         Ok(Routes::from(routes).prepare())
     }
 }
