@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod models;
 pub mod owner;
+pub mod playground;
 pub mod question;
 pub mod rerank;
 pub mod rpc;
@@ -38,6 +39,7 @@ use crate::{
     serve::{
         answer::Answerer,
         batcher::{Room, Sharing},
+        demo::{DemoError, Shelf},
         door::{AccessError, Door},
         engine::{Limits, prefixes::PrefixLimits},
         experiments::{ExperimentsError, InForce, log::RecordLog},
@@ -102,6 +104,9 @@ pub enum RunError {
     /// Nobody can be let in.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// The playground has nothing to show. Boxed, because every error of a command has room for this one.
+    #[error(transparent)]
+    Playground(Box<DemoError>),
     /// Nothing can be written where the log should be.
     #[error("experiments.log_dir {} cannot be written to", .dir.display())]
     Log {
@@ -216,6 +221,7 @@ pub async fn run_with(
 ) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
     let door = Door::open(&settings.access, &metrics)?;
+    let shelf = if settings.doors.playground { shelf(first.origin()).await? } else { None };
     let (experiments, models) = models(&settings, first, loader, &metrics).await?;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let reporter = HealthReporter::new();
@@ -238,6 +244,7 @@ pub async fn run_with(
         metrics,
         door: door.clone(),
         doors: settings.doors.clone(),
+        shelf,
         connections: settings.connections,
         shutdown: settings.shutdown,
     };
@@ -263,6 +270,17 @@ pub async fn run_with(
     served?;
     info!("stopped");
     if ended_well { Ok(()) } else { Err(RunError::EnginePanicked) }
+}
+
+/// The demo's catalogue and readers, if the model is the demo's.
+async fn shelf(origin: &Origin) -> Result<Option<Arc<Shelf>>, RunError> {
+    if *origin != Origin::BuiltIn {
+        return Ok(None);
+    }
+    // Indexing is nothing for an async thread; a task of ours that panics says no more than that there is nothing to show.
+    let loading = tokio::task::spawn_blocking(Shelf::load);
+    let loaded = loading.await.ok().transpose();
+    Ok(loaded.map_err(|error| RunError::Playground(Box::new(error)))?.map(Arc::new))
 }
 
 /// The experiments in force and the models, of which there is one.

@@ -16,6 +16,7 @@ mod json;
 mod ladder;
 mod logs;
 mod model;
+mod playground;
 mod queue;
 mod readers;
 mod reload;

@@ -14,9 +14,11 @@ use super::{
     web,
 };
 use crate::serve::{
+    demo::Shelf,
     door::Door,
     health::Health,
     metrics::Metrics,
+    playground,
     settings::{ConnectionSettings, DoorSettings, ShutdownSettings},
 };
 use std::{future::Future, sync::Arc, time::Duration};
@@ -87,6 +89,8 @@ pub struct Rpc {
     pub door: Door,
     /// What is spoken beside gRPC.
     pub doors: DoorSettings,
+    /// What the playground shows beside what is pasted.
+    pub shelf: Option<Arc<Shelf>>,
     /// Limits of connections.
     pub connections: ConnectionSettings,
     /// Limits of the end.
@@ -114,6 +118,7 @@ impl Rpc {
             reader: self.reader,
             health: self.health_service,
             auth: Auth::new(self.door.readers, self.metrics),
+            shelf: self.shelf,
         };
         let speaks_http1 = self.doors.json || self.doors.grpc_web;
         let routes = services.routes(&self.doors, self.connections.message_bytes_max)?;
@@ -144,6 +149,7 @@ struct Services {
     reader: Reader,
     health: HealthService,
     auth: Auth,
+    shelf: Option<Arc<Shelf>>,
 }
 
 impl Services {
@@ -164,12 +170,16 @@ impl Services {
             .add_service(HealthServer::new(self.health))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let mut routes = grpc.clone().into_axum_router().fallback(json::unknown_path);
+        let mut routes = grpc.clone().into_axum_router();
         if doors.grpc_web {
             routes = web::translating(routes, grpc.clone());
         }
         if doors.json {
-            routes = routes.merge(json::routes(&grpc, &self.auth, message_bytes_max));
+            let json = json::routes(&grpc, &self.auth, message_bytes_max);
+            routes = routes.merge(json).fallback(json::unknown_path);
+        }
+        if doors.playground {
+            routes = routes.merge(playground::routes(self.shelf));
         }
         if !doors.web_origins.is_empty() {
             routes = routes.layer(web::letting(&doors.web_origins));

@@ -11,11 +11,14 @@ pub struct DoorSettings {
     pub grpc_web: bool,
     /// `web_origins`: places such as "https://news.example" whose pages may call by `json` or `grpc_web`. Default none: a browser lets no page call.
     pub web_origins: Vec<String>,
+    /// `playground`: whether /playground is a page that asks for queries and shows how they come about; it needs `json`. Default false, and true
+    /// for the demo: a server for programs has no need of pages.
+    pub playground: bool,
 }
 
 impl DoorSettings {
     pub(super) fn demo() -> Self {
-        Self { json: true, grpc_web: false, web_origins: Vec::new() }
+        Self { json: true, grpc_web: false, web_origins: Vec::new(), playground: false }
     }
 }
 
@@ -25,7 +28,9 @@ pub(super) fn read(reader: &mut Reader, default: DoorSettings) -> DoorSettings {
         json: reader.switch("doors.json", default.json),
         grpc_web: reader.switch("doors.grpc_web", default.grpc_web),
         web_origins: reader.texts("doors.web_origins", expected, origin),
+        playground: reader.switch("doors.playground", default.playground),
     };
+    reader.require(doors.json || !doors.playground, "doors.json is needed where doors.playground is on");
     reader.require(
         doors.web_origins.is_empty() || doors.json || doors.grpc_web,
         "doors.web_origins are of no use where neither doors.json nor doors.grpc_web is on",
