@@ -5,6 +5,7 @@ use super::super::{
     server::{Plan, Server, within},
 };
 use super::{GENERATE, answered, asked, generate};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream};
 use tonic::Code;
@@ -171,6 +172,37 @@ async fn other_paths_verbs_and_contents_are_refused_in_json() {
         refusal(sent("POST", GENERATE, other).await, 415, Code::InvalidArgument, "CONTENT_TYPE_UNKNOWN")
             .await;
     }
+}
+
+/// A body that was cut, or of which some bytes are others.
+fn broken(whole: &[u8], dice: &mut impl Rng) -> Vec<u8> {
+    let mut body = whole.to_vec();
+    for _ in 0..dice.random_range(0..4) {
+        let at = dice.random_range(0..body.len());
+        body[at] = dice.random();
+    }
+    body.truncate(dice.random_range(0..2 * whole.len()).max(1));
+    body
+}
+
+#[tokio::test]
+async fn whatever_bytes_come_they_are_answered_and_nothing_breaks() {
+    let server = Plan::new().start().await;
+    let mut dice = StdRng::seed_from_u64(7);
+    let whole = asked("reader").to_string();
+    let mut n_refused = 0;
+    for _ in 0..500 {
+        let body = broken(whole.as_bytes(), &mut dice);
+        let headers = [("content-type", "application/json")];
+        let answer = http::send(server.grpc, &http::text("POST", GENERATE, &headers, &body)).await;
+        let status = answer.status;
+        let json = answer.json().await;
+        assert!(status == 200 || status == 400 && json["code"] == json!(3), "{status} {json:#}");
+        n_refused += usize::from(status == 400);
+    }
+    assert!(n_refused > 100, "only {n_refused} bodies were broken");
+    assert_eq!(generate(&server, &[], &asked("reader")).await.status, 200);
+    assert_eq!(server.metric("newshound_outcomes_total{outcome=\"failed\"}").await, Some(0.0));
 }
 
 /// A server that speaks gRPC alone closes what is not HTTP/2.
