@@ -2,7 +2,7 @@
 //! does not.
 //!
 //! The JSON of a request becomes the message that gRPC would have brought, and goes the whole way of a gRPC call: token, tenant, checks,
-//! admission, answer, counts. Messages are in proto3's JSON mapping (https://protobuf.dev/programming-guides/json): names in
+//! admission, answer, counts. Messages are in proto3's JSON mapping (<https://protobuf.dev/programming-guides/json>): names in
 //! lowerCamelCase, enums by name, times as in RFC 3339, durations as `"1.5s"`, 64-bit integers as strings; unknown fields are refused. Answers
 //! have every field that is not optional, also where it is zero. A stream has an event a line, and an error as the last line.
 mod codec;
@@ -60,7 +60,7 @@ const fn post(path: &'static str, service: &'static str, method: &'static str) -
     Exposed { path, verb: Verb::Post, service, method }
 }
 
-/// Every method of the callers' port. Paths have the form of https://google.aip.dev/136.
+/// Every method of the callers' port. Paths have the form of <https://google.aip.dev/136>.
 const EXPOSED: [Exposed; 8] = [
     post("/v1/queries:generate", QUERIES, "GenerateQueries"),
     post("/v1/queries:stream", QUERIES, "StreamGenerateQueries"),
@@ -83,7 +83,7 @@ const TIMEOUT_S_MAX: f64 = 86_400.0;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const JSON: &str = "application/json";
-/// A JSON text a line. Source: https://github.com/ndjson/ndjson-spec.
+/// A JSON text a line. Source: <https://github.com/ndjson/ndjson-spec>.
 const JSON_LINES: &str = "application/x-ndjson";
 
 /// Headers that are metadata of the call beside those that begin with `x-`: the token, and the trace of the caller.

@@ -9,7 +9,7 @@ pub struct DoorSettings {
     /// `grpc_web`: whether browsers are answered that speak gRPC-Web. Default false: who calls from a page sends the reader's signals from
     /// her own machine, and few platforms mean that.
     pub grpc_web: bool,
-    /// `web_origins`: places such as "https://news.example" whose pages may call by `json` or `grpc_web`. Default none: a browser lets no page call.
+    /// `web_origins`: places such as `https://news.example` whose pages may call by `json` or `grpc_web`. Default none: a browser lets no page call.
     pub web_origins: Vec<String>,
     /// `playground`: whether /playground is a page that asks for queries and shows how they come about; it needs `json`. Default false, and true
     /// for the demo: a server for programs has no need of pages.
