@@ -135,6 +135,24 @@ async fn a_stream_that_fails_says_so_in_its_last_line() {
 }
 
 #[tokio::test]
+async fn a_batch_is_a_line_for_each_request_with_an_answer_or_an_error() {
+    let server = Plan::new().start().await;
+    let mut broken = asked("");
+    broken["options"]["candidateCount"] = json!(0);
+    let batch = json!({"requests": [asked("reader"), broken]});
+    let mut answer = post(server.grpc, "/v1/queries:batch", &[], &batch.to_string()).await;
+    let mut lines = [answer.line().await.unwrap(), answer.line().await.unwrap()];
+    assert_eq!(answer.line().await, None);
+    lines.sort_by_key(|line| line["index"].as_u64());
+    assert_eq!((&lines[0]["index"], &lines[0]["response"]["best"]["valid"]), (&json!(0), &json!(true)));
+    let error = &lines[1]["error"];
+    assert_eq!((&error["code"], &error["details"][0]["reason"]), (&json!(3), &json!("FIELD_INVALID")));
+    let violations = error["details"][1]["fieldViolations"].as_array().unwrap();
+    let fields: Vec<&Value> = violations.iter().map(|violation| &violation["field"]).collect();
+    assert_eq!(fields, ["user.key", "options.candidateCount"]);
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_frees_its_rows_within_one_step() {
     for (path, method) in [(GENERATE, "GenerateQueries"), (STREAM, "StreamGenerateQueries")] {
         let server = Plan::new().gated().start().await;

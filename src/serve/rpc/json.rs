@@ -237,7 +237,10 @@ fn metadata(headers: &HeaderMap) -> MetadataMap {
 /// A stream as lines. What is late here is late for a reader, so proxies are asked not to collect it.
 fn lines(events: Streaming<DynamicMessage>) -> Response {
     let line = |event: Result<DynamicMessage, Status>| {
-        let json = event.and_then(|event| messages::write(&event));
+        let json = event.and_then(|mut event| {
+            refusal::rename(&mut event);
+            messages::write(&event)
+        });
         let mut line = json.unwrap_or_else(|status| refusal::line(&status));
         line.push(b'\n');
         Ok::<_, Infallible>(line)

@@ -13,7 +13,7 @@ pub(super) static DOCUMENT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n"
 
 const ABOUT: &str = "Turns one reader's signals into a short list of news search queries. The same methods, messages, limits and errors \
 as over gRPC, in proto3's JSON mapping. Answers have every field that is not optional, also where it is zero; unknown fields of requests \
-are refused. The comments of the protos are the descriptions here: they name fields as protos do (`event_time` is `eventTime`), as violations of a batch's items do, and enum \
+are refused. The comments of the protos are the descriptions here: they name fields as protos do (`event_time` is `eventTime`), and enum \
 values without the name of their enum (`SEARCH` is `STREAM_SEARCH`).";
 
 const ERRORS: &str = "Why there is no answer: google.rpc.Status, with google.rpc.ErrorInfo, BadRequest or RetryInfo as details. Where \

@@ -7,9 +7,13 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use prost_reflect::DynamicMessage;
+use prost::Message;
+use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 use tonic::{Code, Status};
-use tonic_types::{FieldViolation, StatusExt};
+use tonic_types::{FieldViolation, StatusExt, pb};
+
+/// The field of an item of a batch that has no response, and of the last line of a stream that fails.
+const ERROR: &str = "error";
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -47,11 +51,35 @@ impl IntoResponse for Refusal {
 
 /// The last line of a stream that fails.
 pub(super) fn line(status: &Status) -> Vec<u8> {
-    [b"{\"error\":", &*body(status), b"}"].concat()
+    [format!("{{\"{ERROR}\":").as_bytes(), &body(status), b"}"].concat()
 }
 
-/// The status with its details, whose fields have the names that JSON gives them.
+/// Names fields as JSON does where the error of one item of a batch tells of them.
+pub(super) fn rename(item: &mut DynamicMessage) {
+    // A field that is asked for is made up if it is not there.
+    if !item.has_field_by_name(ERROR) {
+        return;
+    }
+    if let Some(Value::Message(error)) = item.get_field_by_name_mut(ERROR) {
+        let Ok(pb::Status { code, message, details }) = error.transcode_to() else { return };
+        let bytes = pb::Status { code, message: message.clone(), details }.encode_to_vec();
+        let renamed = named(&Status::with_details(Code::from(code), message, bytes.into()));
+        // Both are google.rpc.Status, field for field.
+        if let Ok(renamed) = DynamicMessage::decode(error.descriptor(), renamed.details()) {
+            *error = renamed;
+        }
+    }
+}
+
+/// The status with its details in JSON.
 fn body(status: &Status) -> Vec<u8> {
+    let message = DynamicMessage::decode(messages::error(), named(status).details());
+    let json = message.ok().and_then(|message| messages::write(&message).ok());
+    json.expect("details that we encoded are messages of google.rpc")
+}
+
+/// The same status, its details with the names that JSON gives to fields.
+fn named(status: &Status) -> Status {
     let mut details = status.get_error_details();
     if let Some(broken) = details.bad_request() {
         let violations = &broken.field_violations;
@@ -60,10 +88,7 @@ fn body(status: &Status) -> Vec<u8> {
         let named: Vec<_> = named.collect();
         details.set_bad_request(named);
     }
-    let named = Status::with_error_details(status.code(), status.message(), details);
-    let message = DynamicMessage::decode(messages::error(), named.details());
-    let json = message.ok().and_then(|message| messages::write(&message).ok());
-    json.expect("details that we encoded are messages of google.rpc")
+    Status::with_error_details(status.code(), status.message(), details)
 }
 
 /// When to come back, in whole seconds; no sooner than the details say.
