@@ -109,6 +109,27 @@ impl Reader {
         }
     }
 
+    /// Whether something is on, or the default where the key is absent.
+    pub fn switch(&mut self, key: &str, default: bool) -> bool {
+        let Some(value) = self.values.remove(key) else { return default };
+        match value.as_bool() {
+            Some(is_on) => is_on,
+            None => self.refuse(key, &value, "true or false", default),
+        }
+    }
+
+    /// A list of texts that `parse` accepts; empty where the key is absent.
+    pub fn texts<T>(&mut self, key: &str, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Vec<T> {
+        let Some(value) = self.values.remove(key) else { return Vec::new() };
+        let parsed = value.as_array().and_then(|values| {
+            values.iter().map(|value| value.as_str().and_then(&parse)).collect::<Option<Vec<T>>>()
+        });
+        match parsed {
+            Some(parsed) => parsed,
+            None => self.refuse(key, &value, expected, Vec::new()),
+        }
+    }
+
     /// Text that `parse` accepts, or the default where the key is absent.
     pub fn text<T>(
         &mut self,

@@ -108,11 +108,13 @@ impl FinishedRow {
     }
 }
 
-/// Positions of a prompt that are computed beside one step of the rows that run: about as many as rows, since each costs about what a
-/// row costs, so that a long prompt at most doubles the time of a step; but no fewer than 64, for small products waste the machine.
+/// Positions of a prompt that are computed beside one step of the rows that run: as many as rows, since each costs about what a row costs,
+/// so that a long prompt at most doubles the time of a step; but where few rows run, so many that both together are 128, for small products
+/// waste the machine.
 #[must_use]
 pub fn prefill_budget(n_rows: usize) -> usize {
-    n_rows.max(64)
+    const TOGETHER_MIN: usize = 128;
+    n_rows.max(TOGETHER_MIN.saturating_sub(n_rows))
 }
 
 /// What admitting a group cost.

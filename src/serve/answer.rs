@@ -18,7 +18,6 @@ use crate::{
         flights::{Flight, Flights, Landed, Progress, Seat},
         ladder::Decision,
         metrics::{Metrics, outcome::Outcome},
-        models::Models,
         owner::{Epochs, Owner},
         question::{CacheMode, Question},
         settings::{CacheSettings, DegradationSettings, ServeSettings},

@@ -1,16 +1,20 @@
-//! The demo that is compiled into the server: a bundle, a catalogue, and three readers.
+//! The demo that is compiled into the server: a bundle, a catalogue that can be searched, and three readers.
 use crate::{
     bundle::load::{self, Bundle, BundleError, BundleSource},
     model::precision::Precision,
     news::{
         article::Article,
         catalogue::{self, CatalogueError},
+        fuse::reciprocal_rank,
+        index::{IndexError, NewsIndex},
     },
     signals::{SignalDraft, Stream},
 };
 use candle_core::Device;
 use serde::Deserialize;
+use std::{collections::HashSet, fmt};
 use thiserror::Error;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 include!(concat!(env!("OUT_DIR"), "/demo_files.rs"));
 
@@ -34,6 +38,9 @@ pub enum DemoError {
     /// The catalogue is refused.
     #[error("demo catalogue could not be read")]
     Catalogue(#[from] CatalogueError),
+    /// The catalogue cannot be searched. Boxed, because every error of a command has room for this one.
+    #[error("demo catalogue cannot be searched")]
+    Index(#[source] Box<IndexError>),
     /// A reader is refused.
     #[error("{USERS_FILE}: line {line}: {source}")]
     User {
@@ -53,6 +60,67 @@ pub struct DemoUser {
     pub as_of_unix_s: i64,
     /// What is known of the reader.
     pub signals: Vec<SignalDraft>,
+}
+
+/// Hits per query that are fused, and articles that are found.
+const HITS_PER_QUERY: usize = 20;
+const ARTICLES_SHOWN: usize = 5;
+
+/// The demo's articles and readers.
+pub struct Shelf {
+    /// The catalogue.
+    pub articles: Vec<Article>,
+    index: NewsIndex,
+    /// The readers.
+    pub users: Vec<DemoUser>,
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Shelf").field("articles", &self.articles.len()).finish_non_exhaustive()
+    }
+}
+
+impl Shelf {
+    /// Reads and indexes.
+    ///
+    /// # Errors
+    /// If articles or readers are absent or refused.
+    pub fn load() -> Result<Self, DemoError> {
+        let articles = articles()?;
+        let index = NewsIndex::build(&articles).map_err(|error| DemoError::Index(Box::new(error)))?;
+        Ok(Self { articles, index, users: users()? })
+    }
+
+    /// Articles that queries find, best first; where a reader asks, those that she could have read then and did not click already.
+    ///
+    /// # Errors
+    /// If the index fails.
+    pub fn retrieved<'a>(
+        &self,
+        queries: impl IntoIterator<Item = &'a str>,
+        user: Option<&DemoUser>,
+    ) -> Result<Vec<&Article>, IndexError> {
+        let signals = user.map_or(&[][..], |user| &user.signals);
+        let is_click = |draft: &&SignalDraft| draft.stream == Stream::Click;
+        let clicked: HashSet<&str> =
+            signals.iter().filter(is_click).map(|draft| draft.text.as_str()).collect();
+        let is_new = |idx: &usize| !clicked.contains(self.articles[*idx].title.as_str());
+        let as_of_unix_s = user.map(|user| user.as_of_unix_s);
+        let mut ranked = Vec::new();
+        for query in queries {
+            let hits = self.index.search(query, as_of_unix_s, HITS_PER_QUERY)?;
+            ranked.push(hits.iter().map(|hit| hit.article_idx).filter(is_new).collect());
+        }
+        let best = reciprocal_rank(&ranked, ARTICLES_SHOWN);
+        Ok(best.iter().filter_map(|&idx| self.articles.get(idx)).collect())
+    }
+}
+
+/// A UTC time as JSON writes it; the first second of 1970 for a time beyond the calendar.
+pub fn rfc3339(time_unix_s: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(time_unix_s).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    time.format(&Rfc3339).unwrap_or_default()
 }
 
 /// Loads the bundle, in f32.

@@ -22,7 +22,9 @@ pub mod ladder;
 pub mod ledger;
 pub mod metrics;
 pub mod models;
+mod opening;
 pub mod owner;
+pub mod playground;
 pub mod question;
 pub mod rerank;
 pub mod rpc;
@@ -37,52 +39,42 @@ use crate::{
         manifest::{BundleId, Manifest},
     },
     cleaner::Cleaner,
-    experiment::policy::{Bounds, Head},
     model::reward_head::RewardHead,
     serve::{
-        answer::Answerer,
-        batcher::{Room, Sharing},
-        cohorts::{Cohorts, CohortsError},
+        cohorts::CohortsError,
+        demo::DemoError,
         door::{AccessError, Door},
-        engine::{Limits, prefixes::PrefixLimits},
-        experiments::{ExperimentsError, InForce, log::RecordLog},
+        experiments::ExperimentsError,
         health::Health,
         ledger::Ledger,
         metrics::Metrics,
         models::{
-            Models,
             facts::Origin,
-            workshop::{self, LoadError, Loaded, Loader, Workshop},
+            workshop::{self, LoadError, Loaded, Loader},
         },
         rpc::{
             admin::{self, Admin},
-            decode::TEMPERATURE_MAX,
             feedback::Feedback,
             reader::Reader,
             server::{Rpc, RpcError, SERVICE_NAMES},
             service::{Rooms, Service},
         },
-        settings::{CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, LogSettings, ServeSettings},
-        shared::{SharedCache, SharedCacheError},
-        traces::{Sending, Traces},
+        settings::ServeSettings,
+        shared::SharedCacheError,
+        traces::Traces,
     },
     telemetry::Chain,
-    text::{
-        parse::{QUERIES_MAX, QUERIES_MIN},
-        tokens::Tokens,
-    },
+    text::tokens::Tokens,
 };
+use opening::{answerer, close, models, open_log, shelf};
 use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
 use tonic_health::server::{HealthReporter, HealthService};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 /// How often histograms are folded and the cache is measured.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long the end waits for a disk that takes no more records.
-const LOG_CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// Why the server did not start, or did not end well.
 #[derive(Debug, Error)]
@@ -115,6 +107,9 @@ pub enum RunError {
     /// Answers cannot be shared as the settings say.
     #[error(transparent)]
     Shared(#[from] SharedCacheError),
+    /// The playground has nothing to show. Boxed, because every error of a command has room for this one.
+    #[error(transparent)]
+    Playground(Box<DemoError>),
     /// Nothing can be written where the log should be.
     #[error("experiments.log_dir {} cannot be written to", .dir.display())]
     Log {
@@ -230,6 +225,7 @@ pub async fn run_with(
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
     let door = Door::open(&settings.access, &metrics)?;
     let (answerer, shared) = answerer(&settings, &metrics)?;
+    let shelf = if settings.doors.playground { shelf(first.origin()).await? } else { None };
     let (experiments, models) = models(&settings, first, loader, &metrics).await?;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let (traces, spans) = Traces::open(&settings.telemetry, &metrics);
@@ -253,6 +249,8 @@ pub async fn run_with(
         health: Arc::clone(&health),
         metrics,
         door: door.clone(),
+        doors: settings.doors.clone(),
+        shelf,
         connections: settings.connections,
         shutdown: settings.shutdown,
     };
@@ -279,88 +277,6 @@ pub async fn run_with(
     served?;
     info!("stopped");
     if ended_well { Ok(()) } else { Err(RunError::EnginePanicked) }
-}
-
-/// Whoever answers, and the cache that servers share, if they do.
-fn answerer(
-    settings: &ServeSettings,
-    metrics: &Arc<Metrics>,
-) -> Result<(Arc<Answerer>, Option<Arc<SharedCache>>), RunError> {
-    let shared = settings.redis.as_ref().map(|redis| SharedCache::open(redis, metrics)).transpose()?;
-    let file = settings.degradation.cohort_file.clone();
-    let cohorts = Arc::new(Cohorts::open(file, Arc::clone(metrics))?);
-    Ok((Arc::new(Answerer::new(settings, shared.clone(), cohorts, Arc::clone(metrics))), shared))
-}
-
-/// The experiments in force and the models, of which there is one.
-async fn models(
-    settings: &ServeSettings,
-    first: Loaded,
-    loader: Loader,
-    metrics: &Arc<Metrics>,
-) -> Result<(Arc<InForce>, Arc<Models>), RunError> {
-    let bounds = bounds(head(first.parts().head.as_ref()));
-    let file = settings.experiments.file.clone();
-    let experiments = Arc::new(InForce::open(file, bounds, Arc::clone(metrics))?);
-    let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, Arc::clone(metrics));
-    let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
-    let first = workshop.start(first, 1, place)?;
-    let dir = settings.admin.models_dir.clone();
-    Ok((Arc::clone(&experiments), Models::new(first, workshop, experiments, dir)))
-}
-
-fn limits(settings: EngineSettings) -> Limits {
-    Limits {
-        room: Room { rows: settings.rows_max, tokens: settings.tokens_max },
-        queue_max: settings.queue_requests_max,
-        queue_tokens_max: settings.queue_tokens_max,
-        queue_wait_max: settings.queue_wait_max,
-        overtake_max: settings.overtake_max,
-        sharing: Sharing {
-            interactive: settings.interactive_share,
-            above_bulk: settings.above_bulk_share,
-            aging: settings.aging,
-        },
-        prefixes: PrefixLimits { bytes_max: settings.prefix_bytes_max, age_max: settings.prefix_age_max },
-    }
-}
-
-/// What arms may ask of a server.
-fn bounds(head: Head) -> Bounds {
-    Bounds {
-        candidate_counts: 1..=CANDIDATES_MAX as u64,
-        query_counts: QUERIES_MIN as u64..=QUERIES_MAX as u64,
-        temperatures: 0.0..=TEMPERATURE_MAX,
-        cache_ttls_ms: 1..=CACHE_TTL_MS_MAX,
-        cache_stales_ms: 0..=CACHE_TTL_MS_MAX,
-        head,
-    }
-}
-
-/// What arms may ask of a head.
-fn head(head: Option<&RewardHead>) -> Head {
-    match head {
-        None => Head::Absent,
-        Some(head) if head.foresees() => Head::Foresees,
-        Some(_) => Head::Scores,
-    }
-}
-
-fn open_log(settings: &LogSettings, metrics: &Arc<Metrics>) -> Result<Arc<RecordLog>, RunError> {
-    let opened = RecordLog::open(settings, Arc::clone(metrics));
-    opened.map(Arc::new).map_err(|source| RunError::Log { dir: settings.dir.clone(), source })
-}
-
-/// Writes what waits for the log and tells what is left of traces, unless the disk or the collector holds the end up.
-async fn close(log: Option<Arc<RecordLog>>, spans: Option<Sending>) {
-    if let Some(spans) = spans {
-        spans.close().await;
-    }
-    let Some(log) = log else { return };
-    let closing = tokio::task::spawn_blocking(move || log.close());
-    if tokio::time::timeout(LOG_CLOSE_MAX, closing).await.is_err() {
-        warn!("records that waited for the disk are lost");
-    }
 }
 
 /// The operators' ports, the upkeep of metrics and the watch over the experiments file; all end when the set is dropped.

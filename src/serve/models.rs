@@ -331,7 +331,7 @@ impl Models {
         // Experiments that are being read hold this up.
         let task = tokio::task::spawn_blocking(move || {
             let facts = Arc::clone(&next.facts);
-            let head = crate::serve::head(next.head.as_deref());
+            let head = crate::serve::opening::head(next.head.as_deref());
             // Dropped after the lock: whatever it frees need not be waited for by requests.
             let mut old = None;
             models.experiments.change_model(head, || {

@@ -6,6 +6,7 @@ pub mod access;
 mod connections;
 mod cost;
 mod degradation;
+mod doors;
 pub mod sharing;
 mod shutdown;
 mod telemetry;
@@ -22,6 +23,7 @@ use access::{AccessSettings, AdminSettings};
 pub use connections::ConnectionSettings;
 pub use cost::CostSettings;
 pub use degradation::DegradationSettings;
+pub use doors::DoorSettings;
 use sharing::RedisSettings;
 pub use shutdown::ShutdownSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -68,6 +70,8 @@ pub struct ServeSettings {
     pub admin: AdminSettings,
     /// Who may come in.
     pub access: AccessSettings,
+    /// Ways in beside gRPC.
+    pub doors: DoorSettings,
     /// Connections and messages.
     pub connections: ConnectionSettings,
     /// The end.
@@ -219,6 +223,7 @@ impl ServeSettings {
                 tls: None,
                 check_interval: Duration::from_secs(1),
             },
+            doors: DoorSettings::demo(),
             connections: ConnectionSettings::demo(),
             shutdown: ShutdownSettings::demo(),
             telemetry: TelemetrySettings::demo(),
@@ -258,6 +263,7 @@ impl ServeSettings {
             experiments: experiments(&mut reader, defaults.experiments),
             admin: access::admin(&mut reader),
             access: access::access(&mut reader, defaults.access),
+            doors: doors::read(&mut reader, defaults.doors),
             connections: connections::read(&mut reader, defaults.connections),
             shutdown: shutdown::read(&mut reader, defaults.shutdown),
             telemetry: telemetry::read(&mut reader, defaults.telemetry),
@@ -375,7 +381,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 69, "the sample shows every setting");
+        assert_eq!(keys, 73, "the sample shows every setting");
     }
 
     #[test]

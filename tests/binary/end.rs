@@ -2,7 +2,7 @@
 use super::process::{ANY_PORTS, PATIENCE, Process, connected, free_addr};
 use std::{
     io::{Read, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     process::Command,
     time::Instant,
 };
@@ -56,6 +56,15 @@ fn a_signal_while_the_bundle_is_loaded_ends_well_and_at_once() {
     assert!(remains.status.success(), "{remains:?}");
 }
 
+/// A client that began to speak HTTP/2 and never answers a ping, so that a drain waits for it.
+fn deaf(addr: SocketAddr) -> TcpStream {
+    let mut stream = connected(addr);
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    // The server's own settings: it has taken the connection for what it is.
+    stream.read_exact(&mut [0; 9]).unwrap();
+    stream
+}
+
 #[test]
 fn a_second_signal_ends_a_drain_that_would_take_longer() {
     let minute = "60000";
@@ -71,7 +80,7 @@ fn a_second_signal_ends_a_drain_that_would_take_longer() {
         rest.split([',', '\n']).next().unwrap().parse().unwrap()
     };
     let (grpc, http) = (address_after(" on "), address_after("metrics on "));
-    let _silent = connected(grpc);
+    let _deaf = deaf(grpc);
     until(http, "newshound_connections_open", 1.0);
     process.signal("TERM");
     // Two signals before the first is seen count as one.

@@ -16,7 +16,7 @@ from newshound_client import Client, Signal
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from support import Server, expect, step
+from support import PATIENCE_S, Server, expect, step
 
 SIGNALS = [Signal("search", "rain jacket", 1_700_000_000), Signal("page", "storm warning", 1_700_000_060.5)]
 
@@ -68,7 +68,7 @@ def main():
     check_what_is_sent()
     with tempfile.TemporaryDirectory() as work, Server(Path(sys.argv[1]).resolve(), Path(work)) as server:
         check_real(server)
-    step("asks the real server, at once and as a stream")
+    step("asks the real server, at once, as a stream and for many readers")
 
 
 def check_deadline():
@@ -106,6 +106,11 @@ def check_real(server):
         expect(3 <= len(response.best.queries) <= 8, f"{len(response.best.queries)} queries")
         events = [event.WhichOneof("event") for event in client.stream("reader-2", SIGNALS, candidate_count=4, seed=2)]
         expect(events == ["accepted", *["candidate"] * 4, "done"], f"streamed {events}")
+        readers = [(f"reader-{number}", SIGNALS) for number in range(10)] + [("", SIGNALS)]
+        items = list(client.batch(readers, timeout_s=PATIENCE_S, candidate_count=2))
+        expect(sorted(item.index for item in items) == list(range(11)), f"{len(items)} items of a batch of 11")
+        refused = [item.index for item in items if item.WhichOneof("result") == "error"]
+        expect(refused == [10], f"only the reader without a key is refused, not {refused}")
 
 
 if __name__ == "__main__":

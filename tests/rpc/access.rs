@@ -3,7 +3,7 @@ pub mod authority;
 
 use super::server::{Plan, Server, cache_status, refusal, request, within};
 use super::swap::admin;
-use authority::Authority;
+pub use authority::Authority;
 use newshound::serve::{
     RunError,
     door::{AccessError, bearers},
@@ -23,10 +23,10 @@ use tempfile::TempDir;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tonic::{Code, Request};
 
-const OFTEN: Duration = Duration::from_millis(5);
+pub const OFTEN: Duration = Duration::from_millis(5);
 
 /// A file with these tokens' lines.
-fn tokens(dir: &TempDir, name: &str, issued: &[&bearers::Issued]) -> PathBuf {
+pub fn tokens(dir: &TempDir, name: &str, issued: &[&bearers::Issued]) -> PathBuf {
     let path = dir.path().join(name);
     let lines: Vec<&str> = issued.iter().map(|issued| issued.line.as_str()).collect();
     // Renamed into place, as every tool does that replaces a file while somebody reads it.

@@ -1,5 +1,6 @@
 //! Wire behaviour, one file each: a real server on a port of its own, with a script in place of the network.
 mod access;
+mod batch;
 mod cache;
 mod canary;
 mod cancel;
@@ -11,11 +12,14 @@ mod experiments;
 mod faults;
 mod feedback;
 mod health;
+mod http;
+mod json;
 mod ladder;
 mod logs;
 mod malformed;
 mod model;
 mod pieces;
+mod playground;
 mod queue;
 mod readers;
 mod reload;
@@ -32,3 +36,4 @@ mod tenants;
 mod traces;
 mod unary;
 mod validation;
+mod web;

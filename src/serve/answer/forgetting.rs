@@ -51,7 +51,7 @@ impl Answerer {
                 self.cache.remove(key).await;
             }
             models.forget(owner).await;
-            Ok(())
+            Ok::<(), ServeError>(())
         };
         match tokio::time::timeout_at(until.into(), forgetting).await {
             Ok(forgotten) => forgotten?,

@@ -8,7 +8,7 @@ use crate::{
         report::{Question, report},
         statistics::many::Correction,
     },
-    serve::{bounds, experiments::log},
+    serve::{experiments::log, opening::bounds},
 };
 use clap::{Args, Subcommand, ValueEnum};
 use std::{

@@ -2,32 +2,30 @@
 use super::{CommandError, serve::Addresses, signals::until_signalled};
 use crate::{
     model::device,
-    news::{article::Article, fuse::reciprocal_rank, index::NewsIndex},
     serve::{
         Listeners,
-        demo::{self, DemoUser},
+        demo::{self, DemoUser, Shelf, rfc3339},
         experiments::enrolment::Entrant,
         models::facts::Origin,
+        playground,
         rpc::{
-            client::{Ask, Client, Reply, ReplyCost, ReplyList},
+            client::{Ask, Client, Reply, ReplyCost},
             reach::Reach,
         },
         run,
         settings::ServeSettings,
     },
     settings::Override,
-    signals::{SignalDraft, Stream},
+    signals::Stream,
 };
-use std::{collections::HashSet, fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use std::{fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Hits per query that are fused, and articles that are shown.
-const HITS_PER_QUERY: usize = 20;
-const ARTICLES_SHOWN: usize = 5;
 /// Signals shown per reader.
 const SIGNALS_SHOWN: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// What the demo has beyond the defaults: it runs where people look at it.
+const SETTINGS: &str = "[doors]\nplayground = true";
 /// How long a server that failed may take to say so.
 const LAST_WORD_MAX: Duration = Duration::from_secs(1);
 
@@ -41,7 +39,7 @@ pub async fn tour(
     overrides: &[Override],
     out: &mut (dyn Write + Send),
 ) -> Result<(), CommandError> {
-    let settings = addresses.over(ServeSettings::read("", "environment", overrides)?);
+    let settings = addresses.over(ServeSettings::read(SETTINGS, "environment", overrides)?);
     until_signalled(|asked| show_and_run(program, settings, out, asked)).await
 }
 
@@ -91,40 +89,6 @@ async fn show_and_run(
     Ok(serving.await.map_err(|_| CommandError::Panicked)??)
 }
 
-/// The demo's articles and readers.
-struct Shelf {
-    articles: Vec<Article>,
-    index: NewsIndex,
-    users: Vec<DemoUser>,
-}
-
-impl Shelf {
-    fn load() -> Result<Self, CommandError> {
-        let articles = demo::articles()?;
-        let index = NewsIndex::build(&articles)?;
-        Ok(Self { articles, index, users: demo::users()? })
-    }
-
-    /// Titles that the queries of a list find, best first, without those that the reader clicked already.
-    fn retrieved(&self, list: &ReplyList, user: &DemoUser) -> Result<Vec<&str>, CommandError> {
-        let is_click = |draft: &&SignalDraft| draft.stream == Stream::Click;
-        let clicked: HashSet<&str> =
-            user.signals.iter().filter(is_click).map(|draft| draft.text.as_str()).collect();
-        let is_new = |idx: &usize| !clicked.contains(self.articles[*idx].title.as_str());
-        let mut ranked = Vec::with_capacity(list.queries.len());
-        for (query, _) in &list.queries {
-            let hits = self.index.search(query, Some(user.as_of_unix_s), HITS_PER_QUERY)?;
-            ranked.push(hits.iter().map(|hit| hit.article_idx).filter(is_new).collect());
-        }
-        let best = reciprocal_rank(&ranked, ARTICLES_SHOWN);
-        Ok(best
-            .iter()
-            .filter_map(|&idx| self.articles.get(idx))
-            .map(|article| article.title.as_str())
-            .collect())
-    }
-}
-
 async fn show(
     shelf: &Shelf,
     last_words: &str,
@@ -148,8 +112,9 @@ async fn show(
             Ok(reply) => {
                 writeln!(out, "{}", lists(&reply))?;
                 writeln!(out, "  finds in the catalogue")?;
-                for title in shelf.retrieved(&reply.best, user)? {
-                    writeln!(out, "    - {title}")?;
+                let queries = reply.best.queries.iter().map(|(query, _)| query.as_str());
+                for article in shelf.retrieved(queries, Some(user))? {
+                    writeln!(out, "    - {}", article.title)?;
                 }
                 writeln!(out)?;
             }
@@ -242,26 +207,25 @@ fn shell_word(word: &str) -> String {
 /// Calls that run as they are printed; those of Python are made from the root of the repository.
 fn how_to_call(program: &str, grpc: SocketAddr, http: SocketAddr, user: Option<&DemoUser>) -> String {
     let (program, key) = (shell_word(program), shell_word(user.map_or("reader-1", |user| &user.user_key)));
-    let time = rfc3339(user.map_or(0, |user| user.as_of_unix_s));
+    let (time, page) = (rfc3339(user.map_or(0, |user| user.as_of_unix_s)), playground::PATH);
     format!(
         r#"serving gRPC on {grpc}, metrics on http://{http}/metrics; stop with Ctrl-C
+
+  a page to try it on: http://{grpc}{page}
 
   {program} ask --addr {grpc} --user {key}
 
   buf curl --http2-prior-knowledge --protocol grpc http://{grpc}/newshound.v1.QueryGenerationService/GenerateQueries \
     -d '{{"user": {{"key": "me"}}, "signals": [{{"stream": "STREAM_SEARCH", "text": "rain jacket", "event_time": "{time}"}}]}}'
 
+  curl http://{grpc}/v1/queries:generate -H 'content-type: application/json' \
+    -d '{{"user": {{"key": "me"}}, "signals": [{{"stream": "STREAM_SEARCH", "text": "rain jacket", "eventTime": "{time}"}}]}}'
+
   pip install grpcio grpcio-tools
   python3 -m grpc_tools.protoc -I proto --python_out=/tmp --grpc_python_out=/tmp newshound/v1/types.proto newshound/v1/query_generation.proto
   PYTHONPATH=/tmp python3 tests/clients/python/example.py --addr {grpc}
 "#
     )
-}
-
-/// A UTC time as JSON writes it; the first second of 1970 for a time beyond the calendar.
-fn rfc3339(time_unix_s: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(time_unix_s).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    time.format(&Rfc3339).unwrap_or_default()
 }
 
 #[cfg(test)]

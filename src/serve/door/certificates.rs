@@ -16,8 +16,8 @@ use tokio_rustls::{
     },
 };
 
-/// gRPC is HTTP/2 and nothing else.
-const ALPN: &[u8] = b"h2";
+/// gRPC is HTTP/2; JSON comes by either. Whoever speaks what a port does not is closed after the handshake.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Certificate and key in force.
 pub struct Certificates {
@@ -102,7 +102,7 @@ impl Contents {
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|_| AccessError::Pem { path: files.key.clone(), what })?;
         let mut config = builder.with_single_cert(certificates(&self.cert, &files.cert)?, key)?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
         Ok(config)
     }
 }

@@ -119,6 +119,11 @@ impl Loaded {
         Self::new(parts, origin, move || Batch::new(Arc::new(model)))
     }
 
+    /// Where it was read from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// What it is made of, apart from the network.
     pub fn parts(&self) -> &Parts {
         &self.parts

@@ -35,10 +35,8 @@ impl Call {
 
     /// Begins a call whose way is traced.
     pub(super) fn traced(rooms: &Rooms, method: &'static str, metadata: &MetadataMap) -> Self {
-        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-        let caller = Caller { parent: text("traceparent"), state: text("tracestate") };
         let mut call = Self::new(&rooms.metrics, &rooms.health, method);
-        call.trace = rooms.traces.begin(method, caller);
+        call.trace = trace(rooms, method, metadata);
         call
     }
 
@@ -49,6 +47,12 @@ impl Call {
         let (code, trace) = (Code::Cancelled, Trace::default());
         Self { method, code, started, trace, metrics, in_flight: None }
     }
+}
+
+/// Begins the trace of a call, or of a part of one that is a request of its own.
+pub(super) fn trace(rooms: &Rooms, method: &'static str, metadata: &MetadataMap) -> Trace {
+    let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+    rooms.traces.begin(method, Caller { parent: text("traceparent"), state: text("tracestate") })
 }
 
 impl Drop for Call {

@@ -1,5 +1,5 @@
 //! Our own accept loop: what the library does not offer. Connections are counted, all together and per peer; one that does not
-//! speak HTTP/2, or TLS where there is a certificate, soon after it opened is closed, as is one on which nobody calls for long; and all can be
+//! speak HTTP, or TLS where there is a certificate, soon after it opened is closed, as is one on which nobody calls for long; and all can be
 //! closed at once when the server must end.
 use super::streams::Streams;
 use crate::serve::{door::certificates::Certificates, metrics::Metrics, settings::ConnectionSettings};
@@ -24,7 +24,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-/// Bytes of the HTTP/2 preface, which a client must send first. Source: RFC 9113, section 3.4.
+/// Bytes of the HTTP/2 preface, which a client must send first; a request of HTTP/1.1 is longer, and the HTTP library waits for the rest of
+/// its head half a minute. Source: RFC 9113, section 3.4.
 const PREFACE_BYTES: usize = 24;
 /// Pause after the system refused to accept (no descriptors left); without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -209,7 +210,7 @@ impl Guarded {
             && handshake.timeout.as_mut().poll(context).is_ready()
         {
             self.place.peers.metrics.connection_refused("handshake");
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing that begins HTTP"));
         }
         Ok(())
     }

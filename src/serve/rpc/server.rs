@@ -1,8 +1,9 @@
-//! The gRPC server: services, HTTP/2 limits, and an end that no client can put off.
+//! The callers' port: gRPC and what is spoken beside it, HTTP/2 limits, and an end that no client can put off.
 use super::{
     auth::Auth,
     connections::{self, Doorstep},
     feedback::Feedback,
+    json,
     proto::{
         self, feedback_service_server::FeedbackServiceServer,
         query_generation_service_server::QueryGenerationServiceServer,
@@ -11,18 +12,25 @@ use super::{
     reader::Reader,
     service::Service,
     streams::CountStreams,
+    web,
 };
 use crate::serve::{
+    demo::Shelf,
     door::Door,
     health::Health,
     metrics::Metrics,
-    settings::{ConnectionSettings, ShutdownSettings},
+    playground,
+    settings::{ConnectionSettings, DoorSettings, ShutdownSettings},
 };
 use std::{future::Future, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, service::interceptor::InterceptedService, transport::Server};
+use tonic::{
+    server::NamedService,
+    service::{Routes, interceptor::InterceptedService},
+    transport::Server,
+};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 use tracing::{info, warn};
 
@@ -80,6 +88,10 @@ pub struct Rpc {
     pub metrics: Arc<Metrics>,
     /// Who may come in. Health checks and reflection need no token.
     pub door: Door,
+    /// What is spoken beside gRPC.
+    pub doors: DoorSettings,
+    /// What the playground shows beside what is pasted.
+    pub shelf: Option<Arc<Shelf>>,
     /// Limits of connections.
     pub connections: ConnectionSettings,
     /// Limits of the end.
@@ -101,26 +113,18 @@ impl Rpc {
             metrics: Arc::clone(&self.metrics),
         };
         let incoming = connections::accept(listener, doorstep, cut);
-        let auth = Auth::new(self.door.readers, self.metrics);
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        let services = Services {
+            service: self.service,
+            feedback: self.feedback,
+            reader: self.reader,
+            health: self.health_service,
+            auth: Auth::new(self.door.readers, self.metrics),
+            shelf: self.shelf,
         };
-        let service = QueryGenerationServiceServer::new(self.service)
-            .max_decoding_message_size(self.connections.message_bytes_max);
-        let feedback = FeedbackServiceServer::new(self.feedback)
-            .max_decoding_message_size(self.connections.message_bytes_max);
-        let reader = ReaderServiceServer::new(self.reader)
-            .max_decoding_message_size(self.connections.message_bytes_max);
-        let routes = builder(self.connections)
-            .layer(CountStreams)
-            .add_service(InterceptedService::new(service, auth.clone()))
-            .add_service(InterceptedService::new(feedback, auth.clone()))
-            .add_service(InterceptedService::new(reader, auth))
-            .add_service(HealthServer::new(self.health_service))
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
+        let speaks_http1 = self.doors.json || self.doors.grpc_web;
+        let routes = services.routes(&self.doors, self.connections.message_bytes_max)?;
+        let routes =
+            builder(self.connections).accept_http1(speaks_http1).layer(CountStreams).add_routes(routes);
         let draining = CancellationToken::new();
         let serving = routes.serve_with_incoming_shutdown(incoming, draining.clone().cancelled_owned());
         tokio::pin!(serving);
@@ -137,6 +141,52 @@ impl Rpc {
             () = tokio::time::sleep(self.shutdown.drain_deadline) => warn!("drain deadline passed, requests are cut"),
         }
         Ok(())
+    }
+}
+
+/// What answers on the port.
+struct Services {
+    service: Service,
+    feedback: Feedback,
+    reader: Reader,
+    health: HealthService,
+    auth: Auth,
+    shelf: Option<Arc<Shelf>>,
+}
+
+impl Services {
+    /// Where what is answered, by whatever door.
+    fn routes(self, doors: &DoorSettings, message_bytes_max: usize) -> Result<Routes, RpcError> {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let service =
+            QueryGenerationServiceServer::new(self.service).max_decoding_message_size(message_bytes_max);
+        let feedback = FeedbackServiceServer::new(self.feedback).max_decoding_message_size(message_bytes_max);
+        let reader = ReaderServiceServer::new(self.reader).max_decoding_message_size(message_bytes_max);
+        let grpc = Routes::new(InterceptedService::new(service, self.auth.clone()))
+            .add_service(InterceptedService::new(feedback, self.auth.clone()))
+            .add_service(InterceptedService::new(reader, self.auth.clone()))
+            .add_service(HealthServer::new(self.health))
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        let mut routes = grpc.clone().into_axum_router();
+        if doors.grpc_web {
+            routes = web::translating(routes, grpc.clone());
+        }
+        if doors.json {
+            let json = json::routes(&grpc, &self.auth, message_bytes_max);
+            routes = routes.merge(json).fallback(json::unknown_path);
+        }
+        if doors.playground {
+            routes = routes.merge(playground::routes(self.shelf));
+        }
+        if !doors.web_origins.is_empty() {
+            routes = routes.layer(web::letting(&doors.web_origins));
+        }
+        Ok(Routes::from(routes).prepare())
     }
 }
 

@@ -1,9 +1,11 @@
 //! The service: decode, check, answer, encode; every call is counted once.
 use super::{
+    batch::{self, Batch},
     call::{Call, deadline},
     decode::{self, ARM_HEADER, Asked, Context, Headers, TENANT_HEADER},
     encode,
     proto::{self, generate_queries_event::Event, query_generation_service_server::QueryGenerationService},
+    replies::{Replies, Sender, Sent},
     status,
 };
 use crate::{
@@ -27,14 +29,7 @@ use crate::{
     },
     telemetry::Chain,
 };
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context as TaskContext, Poll},
-    time::Instant,
-};
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
+use std::{sync::Arc, time::Instant};
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument, warn};
 
@@ -63,9 +58,10 @@ pub struct Service {
     shared: Arc<Shared>,
 }
 
+/// What calls share.
 #[derive(Debug)]
-struct Shared {
-    rooms: Rooms,
+pub(super) struct Shared {
+    pub(super) rooms: Rooms,
     limits: proto::Limits,
     /// How far an answer may fall short unless somebody says otherwise.
     lowest_rung: Rung,
@@ -81,6 +77,7 @@ impl Service {
             prompt_tokens_max: encode::count(settings.generation.prompt_tokens_max),
             request_bytes_max: encode::count(settings.connections.message_bytes_max),
             queue_requests_max: encode::count(settings.engine.queue_requests_max),
+            batch_requests_max: encode::count(batch::REQUESTS_MAX),
         };
         let lowest_rung = settings.degradation.lowest_rung;
         let shared = Shared { rooms, limits, lowest_rung, started: Instant::now() };
@@ -89,7 +86,7 @@ impl Service {
 }
 
 /// A new id. It cannot be guessed: whoever has one reports what came of an answer, and hears of its arms.
-fn response_id() -> String {
+pub(super) fn response_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
@@ -99,7 +96,13 @@ impl Shared {
     }
 
     /// Refuses a request, or decodes it and gives its reader her arms.
-    fn asked(&self, request: Request<proto::GenerateQueriesRequest>, trace: &Trace) -> Result<Ask, Status> {
+    pub(super) fn asked(
+        &self,
+        message: proto::GenerateQueriesRequest,
+        metadata: &MetadataMap,
+        deadline: Option<Instant>,
+        trace: &Trace,
+    ) -> Result<Ask, Status> {
         let refuse = |outcome, status: Status| {
             self.rooms.metrics.outcome(outcome);
             status
@@ -107,13 +110,12 @@ impl Shared {
         if !self.rooms.health.is_accepting() {
             return Err(refuse(Outcome::Shed, status::status(&ServeError::Draining)));
         }
-        let (metadata, _, message) = request.into_parts();
         let writer = self.rooms.models.serving();
         let context = Context {
             output_tokens_max: self.limits.max_output_tokens as usize,
             has_cleaner: writer.facts.has_cleaner,
-            headers: headers(&metadata),
-            deadline: deadline(&metadata),
+            headers: headers(metadata),
+            deadline,
         };
         let asked = decode::asked(message, context)
             .map_err(|violations| refuse(Outcome::Rejected, status::invalid(&violations)))?;
@@ -178,7 +180,7 @@ impl Shared {
     }
 
     /// Answers; `watch` sees every candidate as it ends. The response lacks `candidates`.
-    async fn answer(
+    pub(super) async fn answer(
         &self,
         asked: Ask,
         response_id: String,
@@ -228,7 +230,7 @@ pub(super) fn headers(metadata: &MetadataMap) -> Headers<'_> {
 }
 
 /// A request that can be answered.
-struct Ask {
+pub(super) struct Ask {
     question: Question,
     return_candidates: bool,
     judged: Vec<Judged>,
@@ -242,7 +244,8 @@ impl QueryGenerationService for Service {
         request: Request<proto::GenerateQueriesRequest>,
     ) -> Result<Response<proto::GenerateQueriesResponse>, Status> {
         let mut call = Call::traced(&self.shared.rooms, "GenerateQueries", request.metadata());
-        let answered = match self.shared.asked(request, &call.trace) {
+        let (metadata, _, message) = request.into_parts();
+        let answered = match self.shared.asked(message, &metadata, deadline(&metadata), &call.trace) {
             Ok(asked) => self.shared.answer(asked, response_id(), |_| {}).await,
             Err(status) => Err(status),
         };
@@ -250,15 +253,16 @@ impl QueryGenerationService for Service {
         answered.map(Response::new)
     }
 
-    type StreamGenerateQueriesStream = EventStream;
+    type StreamGenerateQueriesStream = Replies<proto::GenerateQueriesEvent>;
 
     async fn stream_generate_queries(
         &self,
         request: Request<proto::GenerateQueriesRequest>,
-    ) -> Result<Response<EventStream>, Status> {
+    ) -> Result<Response<Self::StreamGenerateQueriesStream>, Status> {
         let mut call = Call::traced(&self.shared.rooms, "StreamGenerateQueries", request.metadata());
-        let asked =
-            self.shared.asked(request, &call.trace).inspect_err(|status| call.code = status.code())?;
+        let (metadata, _, message) = request.into_parts();
+        let asked = self.shared.asked(message, &metadata, deadline(&metadata), &call.trace);
+        let asked = asked.inspect_err(|status| call.code = status.code())?;
         let response_id = response_id();
         let accepted = proto::Accepted {
             response_id: response_id.clone(),
@@ -266,26 +270,42 @@ impl QueryGenerationService for Service {
             arms: encode::arms(&asked.question.enrolment),
         };
         // Room for every event of the request, so that a slow reader holds nobody up.
-        let (events, receiver) = mpsc::channel(asked.question.options.n_candidates + 2);
-        send(&events, Ok(event(Event::Accepted(accepted))));
+        let (events, replies) = Replies::new(call, asked.question.options.n_candidates + 2);
+        send(&events, Ok(Sent::More(Event::Accepted(accepted))));
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             let watch = |candidate: &Arc<Candidate>| {
                 let list = Some(encode::list(candidate, usize::MAX));
                 let candidate = proto::Candidate { list, best_so_far: candidate.best_so_far };
-                send(&events, Ok(event(Event::Candidate(candidate))));
+                send(&events, Ok(Sent::More(Event::Candidate(candidate))));
             };
             // The candidates were all sent one by one.
             let asked = Ask { return_candidates: false, ..asked };
             tokio::select! {
                 answered = shared.answer(asked, response_id, watch) => {
-                    let done = |response| event(Event::Done(response));
-                    send(&events, answered.map(done));
+                    send(&events, answered.map(|response| Sent::Last(Event::Done(response))));
                 }
                 () = events.closed() => {}
             }
         });
-        Ok(Response::new(EventStream { events: receiver, call }))
+        Ok(Response::new(replies))
+    }
+
+    type BatchGenerateQueriesStream = Replies<proto::BatchGenerateQueriesItem>;
+
+    async fn batch_generate_queries(
+        &self,
+        request: Request<proto::BatchGenerateQueriesRequest>,
+    ) -> Result<Response<Self::BatchGenerateQueriesStream>, Status> {
+        let mut call = self.shared.call("BatchGenerateQueries");
+        let (metadata, _, message) = request.into_parts();
+        let deadline = deadline(&metadata);
+        let batch = Batch::new(message, metadata, deadline);
+        let batch = batch.inspect_err(|status| call.code = status.code())?;
+        let width = batch::width(self.shared.limits.queue_requests_max as usize);
+        let (items, replies) = Replies::new(call, width);
+        tokio::spawn(batch.run(Arc::clone(&self.shared), width, items));
+        Ok(Response::new(replies))
     }
 
     async fn explain_assignment(
@@ -315,75 +335,8 @@ impl QueryGenerationService for Service {
     }
 }
 
-/// The events of one streaming call: the last one is `done` or an error, whatever becomes of the task that sends them.
-#[derive(Debug)]
-pub struct EventStream {
-    events: mpsc::Receiver<Result<proto::GenerateQueriesEvent, Status>>,
-    call: Call,
-}
-
-impl Stream for EventStream {
-    type Item = Result<proto::GenerateQueriesEvent, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.events.poll_recv(context);
-        match &polled {
-            Poll::Ready(Some(Err(status))) => self.call.code = status.code(),
-            Poll::Ready(Some(Ok(event))) if matches!(event.event, Some(Event::Done(_))) => {
-                self.call.code = Code::Ok;
-            }
-            // The task ended without a last word, so it panicked.
-            Poll::Ready(None) if self.call.code == Code::Cancelled => {
-                let status = status::status(&ServeError::Panicked);
-                self.call.code = status.code();
-                return Poll::Ready(Some(Err(status)));
-            }
-            Poll::Ready(_) | Poll::Pending => {}
-        }
-        polled
-    }
-}
-
-fn event(event: proto::generate_queries_event::Event) -> proto::GenerateQueriesEvent {
-    proto::GenerateQueriesEvent { event: Some(event) }
-}
-
 /// The channel has room for every event, so only a reader that is gone is not reached.
-fn send(
-    events: &mpsc::Sender<Result<proto::GenerateQueriesEvent, Status>>,
-    event: Result<proto::GenerateQueriesEvent, Status>,
-) {
+fn send(events: &Sender<proto::GenerateQueriesEvent>, event: Result<Sent<Event>, Status>) {
+    let event = event.map(|event| event.map(|event| proto::GenerateQueriesEvent { event: Some(event) }));
     let _ = events.try_send(event);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio_stream::StreamExt;
-    use tonic_health::server::HealthReporter;
-
-    /// What a client sees of a task that sends these events and ends.
-    async fn seen(sent: Vec<Event>) -> Vec<Result<proto::GenerateQueriesEvent, Code>> {
-        let metrics = Arc::new(Metrics::new(1).unwrap());
-        let health = Health::new(HealthReporter::new(), Vec::new(), Arc::clone(&metrics)).await;
-        let (sender, events) = mpsc::channel(sent.len());
-        sent.into_iter().for_each(|sent| send(&sender, Ok(event(sent))));
-        drop(sender);
-        let call = Call::new(&metrics, &health, "StreamGenerateQueries");
-        let stream = EventStream { events, call };
-        stream.map(|item| item.map_err(|status| status.code())).collect().await
-    }
-
-    #[tokio::test]
-    async fn a_stream_whose_task_ends_without_a_last_word_ends_with_one_error() {
-        let accepted = Event::Accepted(proto::Accepted::default());
-        let expected = vec![Ok(event(accepted.clone())), Err(Code::Internal)];
-        assert_eq!(seen(vec![accepted]).await, expected);
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_is_done_ends_without_an_error() {
-        let done = Event::Done(proto::GenerateQueriesResponse::default());
-        assert_eq!(seen(vec![done.clone()]).await, vec![Ok(event(done))]);
-    }
 }

@@ -1,4 +1,5 @@
 //! Errors on the wire: a code, and google.rpc details that a program can read.
+use super::proto;
 use crate::{
     experiment::assign::ForceError,
     serve::{
@@ -8,9 +9,10 @@ use crate::{
     },
     telemetry::Chain,
 };
+use prost::Message;
 use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, StatusExt, pb};
 
 /// The domain of every reason.
 pub const DOMAIN: &str = "newshound.v1";
@@ -78,9 +80,9 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::ForgetBusy { retry_after } => busy(&message, "FORGET_BUSY", *retry_after),
         ServeError::ForgetLate => plain(Code::DeadlineExceeded, "FORGET_UNFINISHED"),
         ServeError::DeadlineHit => plain(Code::DeadlineExceeded, "DEADLINE_HIT"),
-        ServeError::Draining => later(&message, "DRAINING", DRAINING_RETRY_AFTER),
+        ServeError::Draining => unavailable(&message, "DRAINING", DRAINING_RETRY_AFTER),
         ServeError::SharedCacheSilent => {
-            later(&message, "SHARED_CACHE_UNAVAILABLE", SHARED_CACHE_RETRY_AFTER)
+            unavailable(&message, "SHARED_CACHE_UNAVAILABLE", SHARED_CACHE_RETRY_AFTER)
         }
         ServeError::EngineGone => plain(Code::Unavailable, "ENGINE_GONE"),
         ServeError::NoRewardHead => plain(Code::FailedPrecondition, "NO_REWARD_HEAD"),
@@ -98,6 +100,12 @@ pub fn status(error: &ServeError) -> Status {
             plain(Code::Internal, "ENGINE_FAULT")
         }
     }
+}
+
+/// The status of one request among others.
+pub fn of_item(status: &Status) -> proto::Status {
+    let details = pb::Status::decode(status.details()).unwrap_or_default().details;
+    proto::Status { code: status.code().into(), message: status.message().to_owned(), details }
 }
 
 /// When to come back with a report: the writer of the log takes a batch in less.
@@ -162,15 +170,29 @@ pub fn invalid(violations: &Violations) -> Status {
 
 /// The status of a caller whom nobody knows.
 pub fn unauthenticated(reason: &str, message: &str) -> Status {
-    with_details(Code::Unauthenticated, message, reason, &[])
+    plain(Code::Unauthenticated, reason, message)
 }
+
+const MALFORMED: &str = "MESSAGE_MALFORMED";
 
 /// The status of bytes that are no message.
 pub fn malformed() -> Status {
-    with_details(Code::InvalidArgument, "message could not be decoded", "MESSAGE_MALFORMED", &[])
+    plain(Code::InvalidArgument, MALFORMED, "message could not be decoded")
 }
 
-fn later(message: &str, reason: &str, retry_after: Duration) -> Status {
+/// The status of a text that is no message, and where; `field` is empty where it is none of JSON.
+pub fn unreadable(field: &str, description: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info(MALFORMED, DOMAIN, HashMap::new());
+    details.add_bad_request_violation(field, description);
+    Status::with_error_details(Code::InvalidArgument, "message could not be read", details)
+}
+
+/// A status with its reason, about which there is nothing more to say.
+pub fn plain(code: Code, reason: &str, message: &str) -> Status {
+    with_details(code, message, reason, &[])
+}
+
+fn unavailable(message: &str, reason: &str, retry_after: Duration) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     details.set_retry_info(Some(retry_after));
     Status::with_error_details(Code::Unavailable, message, details)

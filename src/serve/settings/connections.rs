@@ -10,7 +10,7 @@ pub struct ConnectionSettings {
     pub total_max: usize,
     /// `per_peer_max`: open connections of one IP address. Default 256: one client cannot take all places.
     pub per_peer_max: usize,
-    /// `handshake_timeout_ms`: until when a new connection must have sent its HTTP/2 preface. Default 5,000.
+    /// `handshake_timeout_ms`: until when a new connection must have sent its HTTP/2 preface, or as much of HTTP/1.1. Default 5,000.
     pub handshake_timeout: Duration,
     /// `message_bytes_max`: largest request. Default 262,144: a full set of signals is a tenth of it.
     pub message_bytes_max: usize,

@@ -61,9 +61,20 @@ class Client:
         """Iterates over candidates as they end; the last event is `done`. A stream that has begun is not repeated."""
         return self.stub.StreamGenerateQueries(request(user_key, signals, options), **self.call(user_key, timeout_s))
 
+    def batch(self, readers, *, timeout_s, **options):
+        """Iterates over what became of many readers, as they end: items with `index` and either `response` or `error`.
+
+        `readers`: (user_key, signals), at most 256. `options` are those of all. An item's error may be temporary (RetryInfo): ask for that
+        reader again. There is no default time-out, since a batch takes as long as it is large.
+        """
+        requests = [request(user_key, signals, options) for user_key, signals in readers]
+        return self.stub.BatchGenerateQueries(
+            messages.BatchGenerateQueriesRequest(requests=requests), **self.call(None, timeout_s)
+        )
+
     def call(self, user_key, timeout_s):
-        # Headers hold ASCII alone, keys anything; and proxies need no more than a stable digest.
-        carrier = {USER_KEY: hashlib.sha256(user_key.encode()).hexdigest()}
+        # Headers hold ASCII alone, keys anything; and proxies need no more than a stable digest. A batch is of no one reader.
+        carrier = {} if user_key is None else {USER_KEY: hashlib.sha256(user_key.encode()).hexdigest()}
         if self.token:
             carrier["authorization"] = f"Bearer {self.token}"
         if propagate:

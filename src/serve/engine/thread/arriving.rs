@@ -115,9 +115,9 @@ impl<G: Generator> Thread<'_, G> {
         let ended = Instant::now();
         arriving.prefill += ended - started;
         // What came to nothing may have been computed too.
-        let n_computed = admitted.as_ref().map_or(n_left, |admitted| {
-            admitted.prefill_tokens_computed + arriving.request.seeds.len()
-        });
+        let n_computed = admitted
+            .as_ref()
+            .map_or(n_left, |admitted| admitted.prefill_tokens_computed + arriving.request.seeds.len());
         arriving.bill.used.prefill(self.shared.metrics.computed(begun, ended), n_computed);
         match admitted {
             Ok(admitted) => self.run(arriving, admitted, ended),

@@ -1,0 +1,123 @@
+//! What a server opens before anybody is let in, and closes when everybody has left.
+use super::RunError;
+use crate::{
+    experiment::policy::{Bounds, Head},
+    model::reward_head::RewardHead,
+    serve::{
+        answer::Answerer,
+        batcher::{Room, Sharing},
+        cohorts::Cohorts,
+        demo::Shelf,
+        engine::{Limits, prefixes::PrefixLimits},
+        experiments::{InForce, log::RecordLog},
+        metrics::Metrics,
+        models::{
+            Models,
+            facts::Origin,
+            workshop::{LoadError, Loaded, Loader, Workshop},
+        },
+        rpc::decode::TEMPERATURE_MAX,
+        settings::{CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, LogSettings, ServeSettings},
+        shared::SharedCache,
+        traces::Sending,
+    },
+    text::parse::{QUERIES_MAX, QUERIES_MIN},
+};
+use std::{sync::Arc, time::Duration};
+use tracing::warn;
+
+/// How long the end waits for a disk that takes no more records.
+const LOG_CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Whoever answers, and the cache that servers share, if they do.
+pub(super) fn answerer(
+    settings: &ServeSettings,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Answerer>, Option<Arc<SharedCache>>), RunError> {
+    let shared = settings.redis.as_ref().map(|redis| SharedCache::open(redis, metrics)).transpose()?;
+    let file = settings.degradation.cohort_file.clone();
+    let cohorts = Arc::new(Cohorts::open(file, Arc::clone(metrics))?);
+    Ok((Arc::new(Answerer::new(settings, shared.clone(), cohorts, Arc::clone(metrics))), shared))
+}
+
+/// The demo's catalogue and readers, if the model is the demo's.
+pub(super) async fn shelf(origin: &Origin) -> Result<Option<Arc<Shelf>>, RunError> {
+    if *origin != Origin::BuiltIn {
+        return Ok(None);
+    }
+    // Indexing is nothing for an async thread; a task of ours that panics says no more than that there is nothing to show.
+    let loading = tokio::task::spawn_blocking(Shelf::load);
+    let loaded = loading.await.ok().transpose();
+    Ok(loaded.map_err(|error| RunError::Playground(Box::new(error)))?.map(Arc::new))
+}
+
+/// The experiments in force and the models, of which there is one.
+pub(super) async fn models(
+    settings: &ServeSettings,
+    first: Loaded,
+    loader: Loader,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<InForce>, Arc<Models>), RunError> {
+    let bounds = bounds(head(first.parts().head.as_ref()));
+    let file = settings.experiments.file.clone();
+    let experiments = Arc::new(InForce::open(file, bounds, Arc::clone(metrics))?);
+    let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, Arc::clone(metrics));
+    let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
+    let first = workshop.start(first, 1, place)?;
+    let dir = settings.admin.models_dir.clone();
+    Ok((Arc::clone(&experiments), Models::new(first, workshop, experiments, dir)))
+}
+
+fn limits(settings: EngineSettings) -> Limits {
+    Limits {
+        room: Room { rows: settings.rows_max, tokens: settings.tokens_max },
+        queue_max: settings.queue_requests_max,
+        queue_tokens_max: settings.queue_tokens_max,
+        queue_wait_max: settings.queue_wait_max,
+        overtake_max: settings.overtake_max,
+        sharing: Sharing {
+            interactive: settings.interactive_share,
+            above_bulk: settings.above_bulk_share,
+            aging: settings.aging,
+        },
+        prefixes: PrefixLimits { bytes_max: settings.prefix_bytes_max, age_max: settings.prefix_age_max },
+    }
+}
+
+/// What arms may ask of a server.
+pub(in crate::serve) fn bounds(head: Head) -> Bounds {
+    Bounds {
+        candidate_counts: 1..=CANDIDATES_MAX as u64,
+        query_counts: QUERIES_MIN as u64..=QUERIES_MAX as u64,
+        temperatures: 0.0..=TEMPERATURE_MAX,
+        cache_ttls_ms: 1..=CACHE_TTL_MS_MAX,
+        cache_stales_ms: 0..=CACHE_TTL_MS_MAX,
+        head,
+    }
+}
+
+/// What arms may ask of a head.
+pub(in crate::serve) fn head(head: Option<&RewardHead>) -> Head {
+    match head {
+        None => Head::Absent,
+        Some(head) if head.foresees() => Head::Foresees,
+        Some(_) => Head::Scores,
+    }
+}
+
+pub(super) fn open_log(settings: &LogSettings, metrics: &Arc<Metrics>) -> Result<Arc<RecordLog>, RunError> {
+    let opened = RecordLog::open(settings, Arc::clone(metrics));
+    opened.map(Arc::new).map_err(|source| RunError::Log { dir: settings.dir.clone(), source })
+}
+
+/// Writes what waits for the log and tells what is left of traces, unless the disk or the collector holds the end up.
+pub(super) async fn close(log: Option<Arc<RecordLog>>, spans: Option<Sending>) {
+    if let Some(spans) = spans {
+        spans.close().await;
+    }
+    let Some(log) = log else { return };
+    let closing = tokio::task::spawn_blocking(move || log.close());
+    if tokio::time::timeout(LOG_CLOSE_MAX, closing).await.is_err() {
+        warn!("records that waited for the disk are lost");
+    }
+}
