@@ -73,6 +73,7 @@ fn call(client: &Client, request: GenerateQueriesRequest) -> JoinHandle<Generate
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn what_one_server_generated_another_answers_with_and_keeps() {
     let redis = Redis::start();
     let (one, other) =
@@ -92,6 +93,7 @@ async fn what_one_server_generated_another_answers_with_and_keeps() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn other_readers_signals_options_and_modes_share_nothing() {
     let redis = Redis::start();
     let (one, other) =
@@ -115,6 +117,7 @@ async fn other_readers_signals_options_and_modes_share_nothing() {
 
 /// An answer grows older on its way: nobody uses it for longer than the server that made it would.
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn an_answer_takes_its_age_with_it() {
     let ttl = Duration::from_secs(2);
     let redis = Redis::start();
@@ -148,6 +151,7 @@ async fn an_answer_takes_its_age_with_it() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_crowd_at_two_servers_is_one_generation() {
     let redis = Redis::start();
     let (one, other) = (
@@ -172,6 +176,7 @@ async fn a_crowd_at_two_servers_is_one_generation() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_server_that_dies_with_the_lease_is_waited_for_as_long_as_the_lease() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
@@ -193,6 +198,7 @@ async fn a_server_that_dies_with_the_lease_is_waited_for_as_long_as_the_lease() 
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_generation_that_fails_or_that_nobody_waits_for_gives_up_its_lease() {
     let redis = Redis::start();
     let one = started(sharing(patient(&redis.url())).gated().writing(|_, _| "nothing".to_owned())).await;
@@ -213,6 +219,7 @@ async fn a_generation_that_fails_or_that_nobody_waits_for_gives_up_its_lease() {
 
 /// Redis grants it, and nobody hears of it in time.
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_lease_that_is_granted_too_late_is_given_up() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
@@ -246,6 +253,7 @@ fn in_turn(texts: &'static [&'static str]) -> impl Fn(usize, u64) -> String + Se
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn an_invalidated_readers_answers_are_used_by_no_server_that_comes() {
     let redis = Redis::start();
     let one = started(sharing(patient(&redis.url())).writing(in_turn(&[LIST, NEWER]))).await;
@@ -265,6 +273,7 @@ async fn an_invalidated_readers_answers_are_used_by_no_server_that_comes() {
 
 /// Where another server has a younger answer, a stale one is renewed by that and not by a generation.
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn what_one_server_generated_anew_renews_the_others_answer() {
     let redis = Redis::start();
     let plan = |texts| {

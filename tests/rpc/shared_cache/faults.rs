@@ -49,6 +49,7 @@ async fn share(one: &Server, other: &Server, who: &str) {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_redis_that_is_not_there_yet_is_used_when_it_comes() {
     let port = store::free_port();
     let (one, other) =
@@ -63,6 +64,7 @@ async fn a_redis_that_is_not_there_yet_is_used_when_it_comes() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_redis_that_is_killed_and_comes_back_empty_is_used_again() {
     let redis = Redis::start();
     let port = redis.port;
@@ -80,6 +82,7 @@ async fn a_redis_that_is_killed_and_comes_back_empty_is_used_again() {
 
 /// What was begun before Redis forgot everything is not stored after: nobody knows what has been ended in between.
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_redis_that_lost_its_memory_stores_nothing_that_was_begun_before() {
     let redis = Redis::start();
     let one = started(sharing(patient(&redis.url())).gated()).await;
@@ -93,6 +96,7 @@ async fn a_redis_that_lost_its_memory_stores_nothing_that_was_begun_before() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_redis_that_has_forgotten_the_scripts_learns_them_again() {
     let redis = Redis::start();
     let (one, other) =
@@ -102,6 +106,7 @@ async fn a_redis_that_has_forgotten_the_scripts_learns_them_again() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_redis_without_memory_stores_nothing_and_is_no_reason_to_leave_it_alone() {
     let redis =
         Redis::start_on(store::free_port(), &["--maxmemory", "1kb", "--maxmemory-policy", "noeviction"]);
@@ -117,6 +122,7 @@ async fn a_redis_without_memory_stores_nothing_and_is_no_reason_to_leave_it_alon
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_redis_that_stands_still_is_left_alone_until_it_goes_on() {
     let redis = Redis::start();
     let (one, other) =
@@ -132,6 +138,7 @@ async fn a_redis_that_stands_still_is_left_alone_until_it_goes_on() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_redis_that_pauses_its_clients_is_left_alone_until_it_goes_on() {
     let redis = Redis::start();
     let settings = RedisSettings { failures_max: 1, ..hasty(&redis.url()) };
@@ -160,21 +167,25 @@ async fn behind_a_proxy(fault: Mode) {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_slow_way_to_redis_is_left_alone_until_it_is_fast() {
     behind_a_proxy(Mode::Slow(Duration::from_millis(100))).await;
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn connections_that_are_reset_are_opened_again() {
     behind_a_proxy(Mode::Reset).await;
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn connections_that_swallow_everything_are_given_up() {
     behind_a_proxy(Mode::Swallow).await;
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn without_the_right_password_answers_are_right() {
     let redis = Redis::start_on(store::free_port(), &["--requirepass", "opensesame"]);
     let wrong = format!("redis://:abracadabra@127.0.0.1:{}", redis.port);

@@ -9,6 +9,7 @@ use super::{
 };
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_pressed_server_gives_the_whole_answer_that_another_has_made() {
     let redis = Redis::start();
     let one = started(sharing(patient(&redis.url()))).await;
@@ -25,6 +26,7 @@ async fn a_pressed_server_gives_the_whole_answer_that_another_has_made() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn an_answer_that_fell_short_is_for_nobody_else() {
     let redis = Redis::start();
     let pressed = started(sharing(patient(&redis.url())).gated().with(pressed_at_once)).await;

@@ -23,6 +23,7 @@ fn marked() -> GenerateQueriesRequest {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn redis_holds_no_readers_key_and_no_signal() {
     let redis = Redis::start();
     let one = started(sharing(patient(&redis.url()))).await;
@@ -34,6 +35,7 @@ async fn redis_holds_no_readers_key_and_no_signal() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn with_a_secret_nothing_can_be_read_but_by_those_who_have_it() {
     let redis = Redis::start();
     let dir = tempfile::tempdir().unwrap();
@@ -55,6 +57,7 @@ async fn with_a_secret_nothing_can_be_read_but_by_those_who_have_it() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn redis_is_spoken_to_by_tls_where_the_address_says_so_and_its_authority_is_known() {
     let dir = tempfile::tempdir().unwrap();
     let (authority, stranger) = (Authority::new(), Authority::new());
@@ -100,6 +103,7 @@ async fn redis_is_spoken_to_by_tls_where_the_address_says_so_and_its_authority_i
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_server_without_its_secret_does_not_start() {
     let settings = RedisSettings { secret_file: Some(PathBuf::from("/nowhere")), ..patient(&store::url(1)) };
     let mut server = sharing(settings).start().await;
@@ -108,6 +112,7 @@ async fn a_server_without_its_secret_does_not_start() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_forgotten_reader_leaves_nothing_in_redis_and_others_stay() {
     let redis = Redis::start();
     let one = started(sharing(patient(&redis.url()))).await;
@@ -127,6 +132,7 @@ async fn a_forgotten_reader_leaves_nothing_in_redis_and_others_stay() {
 }
 
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn what_another_server_generates_does_not_land_after_the_reader_is_forgotten() {
     let redis = Redis::start();
     let one = started(sharing(patient(&redis.url())).gated()).await;
@@ -146,6 +152,7 @@ async fn what_another_server_generates_does_not_land_after_the_reader_is_forgott
 
 /// Whoever asks to be forgotten is told the truth, and Redis hears of it before anything is read there again.
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_reader_who_cannot_be_forgotten_now_is_as_soon_as_redis_is_back() {
     let redis = Redis::start();
     let one = started(sharing(patient(&redis.url())).writing(in_turn(&[LIST, LIST, NEWER]))).await;
@@ -172,6 +179,7 @@ async fn a_reader_who_cannot_be_forgotten_now_is_as_soon_as_redis_is_back() {
 
 /// A client that left in the middle once left a reader whose answers were neither removed nor read any more.
 #[tokio::test]
+#[ignore = "starts redis-server"]
 async fn a_reader_is_forgotten_also_where_whoever_asked_for_it_has_left() {
     let redis = Redis::start();
     let one = Arc::new(started(sharing(patient(&redis.url()))).await);

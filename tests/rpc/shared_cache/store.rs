@@ -1,4 +1,5 @@
-//! A real redis-server, in a process and a folder of its own.
+//! A real redis-server, in a process and a folder of its own. Not every machine has one: tests that start it are ignored unless asked for
+//! (`cargo test shared_cache -- --ignored`), as `.ci/run` does.
 use super::super::server::PATIENCE;
 use std::{
     net::TcpListener,
