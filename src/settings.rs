@@ -162,17 +162,40 @@ impl Reader {
 
     /// Whole numbers within a range by name, in a table of the file or between braces; none where the key is absent.
     pub fn wholes(&mut self, key: &str, range: RangeInclusive<u64>) -> BTreeMap<String, u64> {
-        let Some(value) = self.values.remove(key) else { return BTreeMap::new() };
-        let whole = |value: &toml::Value| value.as_integer().and_then(|value| u64::try_from(value).ok());
-        let named = |(name, value): (&String, &toml::Value)| {
-            Some((name.clone(), whole(value).filter(|value| range.contains(value))?))
+        // A table of the file was taken apart when it was read; one that the environment gives was not, and wins.
+        let prefix = format!("{key}.");
+        let of_file: Vec<String> =
+            self.values.keys().filter(|other| other.starts_with(&prefix)).cloned().collect();
+        let of_file: Vec<_> = of_file
+            .into_iter()
+            .filter_map(|full| {
+                self.values.remove(&full).map(|value| (full[prefix.len()..].to_owned(), value))
+            })
+            .collect();
+        let named = match self.values.remove(key) {
+            None => of_file,
+            Some(toml::Value::Table(table)) => table.into_iter().collect(),
+            Some(value) => {
+                let expected = format!(
+                    "whole numbers from {} to {} by name, as {{ a = 1 }}",
+                    range.start(),
+                    range.end()
+                );
+                return self.refuse(key, &value, &expected, BTreeMap::new());
+            }
         };
-        let wholes = value.as_table().and_then(|table| table.iter().map(named).collect());
-        wholes.unwrap_or_else(|| {
-            let expected =
-                format!("whole numbers from {} to {} by name, as {{ a = 1 }}", range.start(), range.end());
-            self.refuse(key, &value, &expected, BTreeMap::new())
-        })
+        let mut wholes = BTreeMap::new();
+        for (name, value) in named {
+            let whole = value.as_integer().and_then(|value| u64::try_from(value).ok());
+            match whole.filter(|whole| range.contains(whole)) {
+                Some(whole) => drop(wholes.insert(name, whole)),
+                None => {
+                    let expected = format!("a whole number from {} to {}", range.start(), range.end());
+                    self.refuse(&format!("{prefix}{name}"), &value, &expected, ());
+                }
+            }
+        }
+        wholes
     }
 
     /// Notes a mistake that only several values together make.

@@ -49,6 +49,7 @@ use crate::{
         ledger::Ledger,
         metrics::Metrics,
         models::{
+            Models,
             facts::Origin,
             workshop::{self, LoadError, Loaded, Loader},
         },
@@ -263,13 +264,7 @@ pub async fn run_with(
     let of_admin = HealthService::from_health_reporter(reporter);
     let mut background = background((http, admin), (rooms, of_admin), door, &settings);
     shared.into_iter().for_each(|shared| drop(background.spawn(async move { shared.keep().await })));
-    let stop = async {
-        tokio::select! {
-            () = shutdown => {}
-            () = models.panicked() => {}
-        }
-    };
-    let served = rpc.serve(grpc, stop).await;
+    let served = rpc.serve(grpc, end(shutdown, Arc::clone(&models))).await;
     health.draining().await;
     let ended_well = models.end().await;
     drop(background);
@@ -277,6 +272,14 @@ pub async fn run_with(
     served?;
     info!("stopped");
     if ended_well { Ok(()) } else { Err(RunError::EnginePanicked) }
+}
+
+/// Until the server is told to end, or there is no model any more.
+async fn end(shutdown: impl Future<Output = ()>, models: Arc<Models>) {
+    tokio::select! {
+        () = shutdown => {}
+        () = models.panicked() => {}
+    }
 }
 
 /// The operators' ports, the upkeep of metrics and the watch over the experiments file; all end when the set is dropped.
