@@ -12,6 +12,7 @@ use newshound::{
     },
     text::prompt::PROMPT_VERSION,
     train::{
+        error::TrainError,
         pack_bundle::{self, Parts, Provenance},
         quantize,
         settings::NetworkShape,
@@ -245,6 +246,27 @@ fn prompt_budget_that_model_or_tokenizer_does_not_allow_is_refused() {
     }
 }
 
+/// A bundle of a model folder with a tokenizer, and of nothing else.
+fn packed(model: &Path, out: &Path) -> Result<Manifest, TrainError> {
+    let parts = Parts {
+        model: model.to_owned(),
+        tokenizer: model.to_owned(),
+        head: None,
+        cleaner: None,
+        others: Vec::new(),
+        bytes_max: None,
+    };
+    let provenance = Provenance {
+        name: "test".to_owned(),
+        version: "1".to_owned(),
+        prompt_tokens_max: 60,
+        commands: Vec::new(),
+        seeds: BTreeMap::new(),
+        training: BTreeMap::new(),
+    };
+    pack_bundle::run(parts, provenance, out)
+}
+
 #[test]
 fn a_model_that_was_trained_with_another_prompt_is_not_packed() {
     let dir = tempfile::tempdir().unwrap();
@@ -258,23 +280,7 @@ fn a_model_that_was_trained_with_another_prompt_is_not_packed() {
             r#"{{"step": 1, "target_tokens": 1, "settings_sha256": "", "prompt_version": {prompt_version}}}"#
         );
         fs::write(model.join("state.json"), state).unwrap();
-        let parts = Parts {
-            model: model.clone(),
-            tokenizer: model.clone(),
-            head: None,
-            cleaner: None,
-            others: Vec::new(),
-            bytes_max: None,
-        };
-        let provenance = Provenance {
-            name: "test".to_owned(),
-            version: "1".to_owned(),
-            prompt_tokens_max: 60,
-            commands: Vec::new(),
-            seeds: BTreeMap::new(),
-            training: BTreeMap::new(),
-        };
-        pack_bundle::run(parts, provenance, &dir.path().join("bundle")).map(|_| ())
+        packed(&model, &dir.path().join("bundle")).map(|_| ())
     };
     let refused = pack(PROMPT_VERSION - 1).unwrap_err().to_string();
     assert!(refused.contains(&format!("prompt version {}", PROMPT_VERSION - 1)), "{refused}");
@@ -294,24 +300,8 @@ fn a_model_in_8_bits_is_packed_and_served_as_it_is() {
     let again = quantize::run(&rounded, &dir.path().join("again")).unwrap_err().to_string();
     assert!(again.contains("in 8 bits already"), "{again}");
     let pack = |model: &Path, name: &str| {
-        let parts = Parts {
-            model: model.to_owned(),
-            tokenizer: model.to_owned(),
-            head: None,
-            cleaner: None,
-            others: Vec::new(),
-            bytes_max: None,
-        };
-        let provenance = Provenance {
-            name: "test".to_owned(),
-            version: "1".to_owned(),
-            prompt_tokens_max: 60,
-            commands: Vec::new(),
-            seeds: BTreeMap::new(),
-            training: BTreeMap::new(),
-        };
         let out = dir.path().join(name);
-        let manifest = pack_bundle::run(parts, provenance, &out).unwrap();
+        let manifest = packed(model, &out).unwrap();
         let size = fs::metadata(out.join("model.safetensors")).unwrap().len();
         let bundle = load::load(BundleSource::Dir(&out), Precision::Int8, &Device::Cpu).unwrap();
         let (_, hidden) = bundle.model.prefill(&[1, 2, 3]).unwrap();

@@ -50,7 +50,7 @@ pub enum Command {
     /// A news index by words and vectors.
     #[command(subcommand)]
     Index(IndexCommand),
-    /// Write a model folder with weights in 8 bits, a quarter of the size, in the format of compressed-tensors.
+    /// Write a model folder with weights in 8 bits, a quarter of f32's size, in the format of compressed-tensors.
     Quantize {
         /// Model folder or run's folder.
         #[arg(long)]

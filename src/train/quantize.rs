@@ -1,4 +1,4 @@
-//! A model folder with weights in 8 bits: a quarter of the size, and what serving in 8 bits would make of it anyway.
+//! A model folder with weights in 8 bits: a quarter of f32's size, and what serving in 8 bits would make of it anyway.
 use super::{checkpoint, error::TrainError, fit::DEVICE};
 use crate::{
     bundle::load::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE},

@@ -9,11 +9,12 @@ use crate::{
         flights::Landed,
         question::{CacheMode, Question},
         shared::{Asking, Claim, Lead, Shared, record::Place},
+        traces::Stage,
     },
 };
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// How much younger another server's answer must be than a stored one to take its place: more than it may have been on its way.
@@ -36,8 +37,9 @@ impl Answerer {
         if question.deadline.is_some_and(hurries) {
             return None;
         }
-        let age_max = self.keep(question, false).usable();
+        let (age_max, from) = (self.keep(question, false).usable(), SystemTime::now());
         let found = shared.look(&place(question, key), age_max, &question.writer.facts).await?;
+        drop(question.trace.stage(Stage::Cache, from));
         let found = self.take_in(question, key, found).await;
         Some(self.stored(question, key, found).await)
     }

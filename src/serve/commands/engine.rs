@@ -118,13 +118,6 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     }
     let (model, boundary_ids) = subject(args)?;
     let device = device::name(model.device());
-    // Before the load: a machine that is warm from it would be slower.
-    let limits = if model.device().is_cpu() {
-        Limits::measure(args.dtype).map_err(ModelError::Forward)?
-    } else {
-        None
-    };
-    let best = limits.map(|limits| limits.users_per_s(model.config(), args));
     let mut requests = requests(args, model.config(), &boundary_ids);
     if let Some(known) = shared(args, &model, &requests)? {
         requests.iter_mut().for_each(|request| request.known = Some(known.clone()));
@@ -133,8 +126,15 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     Load::default().run(&mut Batch::new(Arc::clone(&model)), requests.iter().take(1), 1)?;
     let mut load = Load::default();
     let started = Instant::now();
-    load.run(&mut Batch::new(model), requests.iter(), args.concurrency)?;
+    load.run(&mut Batch::new(Arc::clone(&model)), requests.iter(), args.concurrency)?;
     let report = report(load, args, device, started.elapsed());
+    // Last: what is read for it is no memory of the engine.
+    let limits = if model.device().is_cpu() {
+        Limits::measure(args.dtype).map_err(ModelError::Forward)?
+    } else {
+        None
+    };
+    let best = limits.map(|limits| limits.users_per_s(model.config(), args));
     let roofline_share = best.map(|best| report.users_per_s / best);
     let report = Report { roofline_share, ..report };
     if json {

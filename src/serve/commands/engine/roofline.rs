@@ -1,6 +1,6 @@
 //! What the machine could do at best with the work of a reader: the floor that a measured engine is compared with.
 //!
-//! Three limits are measured on the spot: products of matrices in cache, products in f32 (attention), and reads of memory. Prompts are
+//! Three limits are measured on the spot, products by the engine's own kernels: of matrices in cache, in f32 (attention), and reads of memory. Prompts are
 //! bound by products; a step of all rows by products or by reading every weight and all keys and values once, whichever takes longer.
 #![allow(clippy::cast_precision_loss, reason = "counts of a measurement")]
 use super::EngineArgs;
