@@ -7,14 +7,23 @@ use newshound::{
     signals::Stream,
     train::{
         baselines::{
-            Recommender, SequenceModel, WIDTH, gru4rec::Gru4Rec, hstu::Hstu, nrhub::Nrhub, pinsage::CoClicks,
-            roles::NamedBundle, sasrec::SasRec, table, training::Trained,
+            Recommender, SequenceModel, WIDTH,
+            gru4rec::Gru4Rec,
+            hstu::Hstu,
+            nrhub::Nrhub,
+            pinsage::CoClicks,
+            report::BaselineTable,
+            roles::NamedBundle,
+            sasrec::SasRec,
+            table::{self, Inputs},
+            training::Trained,
         },
         evaluate::EvaluateSettings,
         events::{Event, Reader, Split, World},
     },
     world::{self, Size, WorldSettings},
 };
+use std::path::Path;
 
 const N_ARTICLES: usize = 12;
 const CUTOFF: i64 = 1_000;
@@ -190,26 +199,107 @@ fn nrhub_learns_what_a_search_means_and_reads_nothing_after_the_moment() {
     assert_eq!(once(3).unwrap(), once(3).unwrap());
 }
 
+/// A tiny world, and what asks 30 of its test readers under two seeds.
+fn tiny() -> (tempfile::TempDir, EvaluateSettings) {
+    let dir = tempfile::tempdir().unwrap();
+    world::generate(&WorldSettings::of(Size::Tiny, 2), &dir.path().join("world"), &mut |_, _| ()).unwrap();
+    let settings =
+        EvaluateSettings { split: Split::Test, n_users: 30, n_lists: 2, seed: 1, n_seeds: 2, stream: None };
+    (dir, settings)
+}
+
+fn made(
+    dir: &Path,
+    settings: EvaluateSettings,
+    only: &[&str],
+) -> Result<BaselineTable, newshound::train::error::TrainError> {
+    let only: Vec<String> = only.iter().map(|word| (*word).to_owned()).collect();
+    let bundles = [NamedBundle { name: "demo's student".to_owned(), folder: "deploy/demo".into() }];
+    let (world, kept) = (dir.join("world"), dir.join("kept"));
+    let inputs = Inputs {
+        world: &world,
+        cleaner: None,
+        bundles: &bundles,
+        device: &Device::Cpu,
+        only: &only,
+        kept: Some(&kept),
+    };
+    table::run(inputs, settings)
+}
+
 #[test]
 fn the_table_has_every_baseline_with_its_seeds() {
-    let dir = tempfile::tempdir().unwrap();
-    world::generate(&WorldSettings { size: Size::Tiny, seed: 2 }, dir.path(), &mut |_, _| ()).unwrap();
-    let settings =
-        EvaluateSettings { split: Split::Test, n_users: 30, n_lists: 0, seed: 1, n_seeds: 2, stream: None };
-    let demo = NamedBundle { name: "demo's student".to_owned(), folder: "deploy/demo".into() };
-    let got = table::run(dir.path(), settings, &[demo], &Device::Cpu).unwrap();
+    let (dir, settings) = tiny();
+    let got = made(dir.path(), settings, &[]).unwrap();
     let text = got.markdown();
-    let trained = ["PinSage", "GRU4Rec", "SASRec", "HSTU", "NRHUB", "demo's student"];
-    let untrained = ["popularity", "copy the last", "mean vector", "judge", "oracle"];
-    for name in trained.into_iter().chain(untrained) {
+    let drawn = [
+        "PinSage",
+        "GRU4Rec",
+        "SASRec",
+        "HSTU",
+        "NRHUB",
+        "student, one list",
+        "student, best of 2",
+        "chosen by",
+    ];
+    let known = ["popularity", "copy the last", "mean vector", "judge", "true interests"];
+    for name in drawn.into_iter().chain(known) {
         let row = got.rows.iter().find(|row| row.name.contains(name)).unwrap();
-        let n_seeds = if trained.contains(&name) { 2 } else { 1 };
-        assert_eq!((row.measures.len(), row.seeds.len()), (7, n_seeds), "{name}");
+        assert_eq!(
+            (row.measures.len(), row.seeds.len()),
+            (11, if drawn.contains(&name) { 2 } else { 1 }),
+            "{name}"
+        );
+        assert_eq!(row.tiers.len(), got.tiers.iter().filter(|(_, n)| *n > 0).count(), "{name}");
         assert!(text.contains(name));
     }
-    let recall =
-        |name: &str| got.rows.iter().find(|row| row.name.contains(name)).unwrap().measures["Recall@10"].mean;
-    assert!(recall("oracle") > recall("popularity"), "true interests find more than what is popular");
+    assert_eq!(got.rows.len(), 13);
+    assert_eq!(got.tiers.iter().map(|(_, n)| n).sum::<usize>(), 30);
+    let row = |name: &str| got.rows.iter().find(|row| row.name.contains(name)).unwrap();
+    let recall = |name: &str| row(name).measures["Recall@10"].mean;
+    assert!(recall("true interests") > recall("popularity"), "true interests find more than what is popular");
+    assert!(recall("chosen by") >= recall("student, one list"), "clicks choose no worse than chance");
+    let less = row("true interests").over_popularity.unwrap().mean;
+    assert!((less - (recall("true interests") - recall("popularity"))).abs() < 1e-9);
+    // A model of clicks knows nothing of who searched alone, and shows her what is popular; popularity reads nothing.
+    let streams = |name: &str| row(name).streams.iter().map(|(_, found)| found.mean).collect::<Vec<_>>();
+    assert_eq!(streams("popularity"), [recall("popularity"); 3]);
+    assert_eq!(streams("SASRec")[..2], streams("popularity")[..2]);
+    assert_eq!(streams("SASRec")[2], row("SASRec").seeds[0], "clicks are all that it reads");
+    assert!(streams("true interests").is_empty());
+    assert_eq!(got.gates.len(), 3);
+    for gate in &got.gates {
+        assert!(text.contains(&format!("| {} |", gate.name)), "{text}");
+    }
+}
+
+#[test]
+fn rows_made_one_by_one_are_the_table_and_what_is_kept_is_not_made_again() {
+    let (dir, settings) = tiny();
+    let bundle = "demo's student";
+    let words = ["popularity", "pinsage", "nrhub", bundle];
+    for word in words {
+        let part = made(dir.path(), settings, &[word]).unwrap();
+        assert!(part.rows.iter().all(|row| row.word == word), "{word}");
+    }
+    let at = |name: &str| dir.path().join("kept").join(name);
+    let path = at("pinsage.2.json");
+    let kept = std::fs::read(&path).unwrap();
+    let together = made(dir.path(), settings, &words).unwrap();
+    let json = |table: &BaselineTable| serde_json::to_string(table).unwrap();
+    // A fresh folder gives the same.
+    std::fs::remove_dir_all(dir.path().join("kept")).unwrap();
+    assert_eq!(json(&made(dir.path(), settings, &words).unwrap()), json(&together));
+    assert_eq!(std::fs::read(&path).unwrap(), kept);
+    // What lies there is taken, whatever it says.
+    std::fs::copy(at("pinsage.1.json"), at("pinsage.2.json")).unwrap();
+    let taken = made(dir.path(), settings, &["pinsage"]).unwrap();
+    assert_eq!(taken.rows[0].seeds[0], taken.rows[0].seeds[1]);
+    // Of other readers it says nothing.
+    let error = made(dir.path(), EvaluateSettings { n_users: 20, ..settings }, &["pinsage"]).unwrap_err();
+    assert!(error.to_string().contains("keep these in another folder"), "{error}");
+    let error = made(dir.path(), settings, &["hstu2"]).unwrap_err().to_string();
+    assert!(error.contains("no row hstu2") && error.contains("interests"), "{error}");
 }
 
 #[test]

@@ -18,8 +18,7 @@ const STEPS: u64 = 300;
 
 static TRAINED: LazyLock<(tempfile::TempDir, CleanerReport)> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
-    world::generate(&WorldSettings { size: Size::Tiny, seed: 4 }, &dir.path().join("world"), &mut |_, _| ())
-        .unwrap();
+    world::generate(&WorldSettings::of(Size::Tiny, 4), &dir.path().join("world"), &mut |_, _| ()).unwrap();
     let settings = EncoderSettings { steps: STEPS, ..EncoderSettings::cleaner() };
     let report =
         cleaner::run(&dir.path().join("world"), &Labels::World, &settings, &dir.path().join("cleaner"))
@@ -56,11 +55,18 @@ fn a_trained_cleaner_tells_noise_from_searches_of_readers_it_has_not_seen() {
         assert!(row.n > 10 && row.precision > 0.9 && row.recall > 0.9, "{row:?}");
     }
     assert!(report.cost_us > 0.0);
+    assert_eq!(report.gains.len(), 4);
     for gain in &report.gains {
-        assert!(gain.n_users > 0 && gain.with.mean.is_finite(), "{gain:?}");
+        assert!(gain.n_users > 0 && gain.with.mean.is_finite() && gain.alone.mean.is_finite(), "{gain:?}");
     }
+    // A second person writes like anybody.
+    let second = report.second_person.as_ref().unwrap();
+    assert!(second.n > 10 && second.kept > 0.9, "{second:?}");
     let page = report.to_string();
     assert!(page.contains("| navigational |") && page.contains("tiny world, seed 4"), "{page}");
+    for gate in ["noisy readers: judge's list cleaned / of all signals", "signals per second and core"] {
+        assert!(page.contains(&format!("| {gate} | at least ")), "{page}");
+    }
 }
 
 #[test]

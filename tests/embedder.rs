@@ -16,7 +16,7 @@ use std::path::Path;
 fn a_trained_embedder_finds_the_summary_of_a_title_it_has_not_seen() {
     let dir = tempfile::tempdir().unwrap();
     let world = dir.path().join("world");
-    world::generate(&WorldSettings { size: Size::Tiny, seed: 4 }, &world, &mut |_, _| ()).unwrap();
+    world::generate(&WorldSettings::of(Size::Tiny, 4), &world, &mut |_, _| ()).unwrap();
     let settings = EncoderSettings {
         vocab_size: 1500,
         hidden_size: 32,

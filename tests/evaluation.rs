@@ -43,7 +43,7 @@ fn world_at() -> &'static Path {
     static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        world::generate(&WorldSettings { size: Size::Tiny, seed: 9 }, dir.path(), &mut |_, _| ()).unwrap();
+        world::generate(&WorldSettings::of(Size::Tiny, 9), dir.path(), &mut |_, _| ()).unwrap();
         dir
     });
     dir.path()

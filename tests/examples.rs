@@ -7,6 +7,7 @@ use newshound::{
         events::{Event, Reader, Split, World},
         examples,
         expansion::Expansions,
+        packing::Example,
         settings::{SftSettings, Targets},
     },
 };
@@ -15,11 +16,11 @@ use std::sync::OnceLock;
 #[test]
 fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
     let (tokens, _json) = tokens();
-    for targets in [Targets::Judge, Targets::LaterClicks] {
+    for targets in [Targets::Judge, Targets::LaterClicks, Targets::Form] {
         let settings = SftSettings { prompt_tokens: 96, targets, subjects: 40, ..SftSettings::demo() };
         let made = examples::build(&STAGES.training, &tokens, &settings).unwrap();
         assert!(made.whole.len() > 50, "{}", made.whole.len());
-        assert_eq!(made.singles.is_empty(), targets == Targets::LaterClicks);
+        assert_eq!(made.singles.is_empty(), targets != Targets::Judge);
         let n_notes = made.whole.iter().map(|example| example.notes.len()).sum::<usize>();
         assert!(
             if targets == Targets::Judge { n_notes > made.whole.len() } else { n_notes == 0 },
@@ -37,6 +38,25 @@ fn every_example_is_a_valid_list_after_a_prompt_within_the_budget() {
             assert!(newshound::text::parse::parse(&tokens.decode(&example.completion)).is_ok());
         }
     }
+}
+
+#[test]
+fn the_form_is_learned_from_the_lists_of_others() {
+    let (tokens, _json) = tokens();
+    let made = |targets| {
+        let settings = SftSettings { prompt_tokens: 96, targets, ..SftSettings::demo() };
+        examples::build(&STAGES.training, &tokens, &settings).unwrap().whole
+    };
+    let (own, form) = (made(Targets::LaterClicks), made(Targets::Form));
+    assert!(own.iter().map(|example| &example.prompt).eq(form.iter().map(|example| &example.prompt)));
+    let lists = |of: &[Example]| {
+        let mut lists: Vec<Vec<u32>> = of.iter().map(|example| example.completion.clone()).collect();
+        lists.sort_unstable();
+        lists
+    };
+    assert_eq!(lists(&own), lists(&form));
+    let n_alike = own.iter().zip(&form).filter(|(own, form)| own.completion == form.completion).count();
+    assert!(n_alike * 20 < own.len(), "{n_alike} of {}", own.len());
 }
 
 #[test]

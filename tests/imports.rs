@@ -215,7 +215,7 @@ not json
 fn a_generated_world_is_the_same_as_json_lines_and_as_parquet() {
     let dir = tempfile::tempdir().unwrap();
     let world_at = dir.path().join("world");
-    let tiny = newshound::world::WorldSettings { size: newshound::world::Size::Tiny, seed: 3 };
+    let tiny = newshound::world::WorldSettings::of(newshound::world::Size::Tiny, 3);
     newshound::world::generate(&tiny, &world_at, &mut |_, _| ()).unwrap();
     let import = |kind: &str| {
         let out = dir.path().join(kind);

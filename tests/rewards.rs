@@ -15,7 +15,7 @@ use std::{
 
 static WORLD: LazyLock<World> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
-    world::generate(&WorldSettings { size: Size::Tiny, seed: 5 }, dir.path(), &mut |_, _| ()).unwrap();
+    world::generate(&WorldSettings::of(Size::Tiny, 5), dir.path(), &mut |_, _| ()).unwrap();
     World::read(dir.path(), Scope::Evaluation).unwrap()
 });
 

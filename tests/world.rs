@@ -12,7 +12,7 @@ static TINY: LazyLock<(tempfile::TempDir, WorldSummary)> = LazyLock::new(|| worl
 
 fn world(seed: u64) -> (tempfile::TempDir, WorldSummary) {
     let dir = tempfile::tempdir().unwrap();
-    let settings = WorldSettings { size: Size::Tiny, seed };
+    let settings = WorldSettings::of(Size::Tiny, seed);
     let summary = generate(&settings, dir.path(), &mut |_, _| ()).unwrap();
     (dir, summary)
 }
@@ -84,9 +84,28 @@ fn the_summary_counts_what_the_files_hold_and_lists_their_digests() {
 fn progress_counts_every_reader_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut heard = Vec::new();
-    let settings = WorldSettings { size: Size::Tiny, seed: 3 };
+    let settings = WorldSettings::of(Size::Tiny, 3);
     generate(&settings, dir.path(), &mut |done, total| heard.push((done, total))).unwrap();
     assert_eq!(heard, (1..=360).map(|done| (done, 360)).collect::<Vec<_>>());
+}
+
+#[test]
+fn more_readers_are_divided_as_the_size_divides_its_own_and_the_first_are_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let generate = |n_readers: u64| {
+        let settings = WorldSettings { n_readers: Some(n_readers), ..WorldSettings::of(Size::Tiny, 1) };
+        generate(&settings, dir.path(), &mut |_, _| ()).unwrap()
+    };
+    // More than are drawn side by side.
+    let more = generate(1_081);
+    assert_eq!(more.n_users, [721, 120, 240]);
+    let events = std::fs::read_to_string(dir.path().join("events.jsonl")).unwrap();
+    let usual = std::fs::read_to_string(tiny().join("events.jsonl")).unwrap();
+    let of_first_readers: Vec<&str> =
+        usual.lines().filter(|line| line.contains("\"split\":\"train\"")).collect();
+    assert!(events.lines().zip(&of_first_readers).all(|(line, usual)| line == *usual));
+    assert_eq!(generate(360).n_users, TINY.1.n_users);
+    assert_eq!(generate(1).n_users, [1, 0, 0]);
 }
 
 #[test]
@@ -94,7 +113,7 @@ fn a_folder_that_cannot_be_made_is_a_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("taken");
     std::fs::write(&file, b"x").unwrap();
-    let error = generate(&WorldSettings { size: Size::Tiny, seed: 1 }, &file, &mut |_, _| ()).unwrap_err();
+    let error = generate(&WorldSettings::of(Size::Tiny, 1), &file, &mut |_, _| ()).unwrap_err();
     assert!(error.to_string().contains("taken"), "{error}");
 }
 

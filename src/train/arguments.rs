@@ -99,6 +99,9 @@ pub enum WorldCommand {
         /// How large.
         #[arg(long, value_enum)]
         size: WorldSize,
+        /// Readers in all, divided among train, valid and test as the size divides its own; as many as it has if absent.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        readers: Option<u64>,
         /// Seed of everything in it.
         #[arg(long)]
         seed: u64,

@@ -80,7 +80,7 @@ pub fn run(
     settings: &EncoderSettings,
     out: &Path,
 ) -> Result<CleanerReport, TrainError> {
-    let world = World::read(world_at, Scope::Evaluation)?;
+    let world = World::read(world_at, Scope::Validation)?;
     let known = match labels {
         Labels::World => Some(Known::read(world_at)?),
         Labels::File(_) => None,

@@ -16,7 +16,10 @@ use super::{
     error::TrainError,
     evaluate::{self, EvaluateSettings},
     events::{Scope, Split, World},
-    gates::{self, GateSettings},
+    gates::{
+        self, GateSettings,
+        gate::{Gate, n_failed},
+    },
     generate, head,
     import::{self, ImportSettings, log::ImportSummary},
     journal::progress_bar,
@@ -114,18 +117,19 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
 
 fn run_world(what: WorldCommand, output: &mut dyn Write) -> Result<(), TrainError> {
     match what {
-        WorldCommand::Generate { size, seed, out } => {
+        WorldCommand::Generate { size, readers, seed, out } => {
             let size = match size {
                 WorldSize::Tiny => Size::Tiny,
                 WorldSize::Small => Size::Small,
                 WorldSize::Full => Size::Full,
             };
+            let settings = WorldSettings { size, n_readers: readers, seed };
             let bar = progress_bar("world", 0);
             let mut progress = |done, of| {
                 bar.set_length(of);
                 bar.set_position(done);
             };
-            let summary = world::generate(&WorldSettings { size, seed }, &out, &mut progress)?;
+            let summary = world::generate(&settings, &out, &mut progress)?;
             bar.finish();
             let json = serde_json::to_string(&summary).map_err(|error| TrainError::file(&out, error))?;
             say(output, &json)
@@ -134,10 +138,7 @@ fn run_world(what: WorldCommand, output: &mut dyn Write) -> Result<(), TrainErro
             let settings = GateSettings { split: split.into(), n_users: users, n_climbers: climbers, seed };
             let report = gates::check(&world, settings)?;
             say(output, &report)?;
-            match report.n_failed() {
-                0 => Ok(()),
-                n_failed => Err(TrainError::Gates { n_failed, n_gates: report.gates.len() }),
-            }
+            passed(&report.gates)
         }
     }
 }
@@ -333,15 +334,31 @@ fn run_baselines(
     let settings = EvaluateSettings {
         split: args.split.into(),
         n_users: args.users,
-        n_lists: 0,
+        n_lists: args.n.max(1),
         seed: args.seed,
         n_seeds: args.seeds,
         stream: None,
     };
-    let networks_on = if args.bundles.is_empty() { Device::Cpu } else { device.open()? };
-    let table = baselines::table::run(&args.world, settings, &args.bundles, &networks_on)?;
+    let inputs = baselines::table::Inputs {
+        world: &args.world,
+        cleaner: args.cleaner.as_deref(),
+        bundles: &args.bundles,
+        device: &if args.bundles.is_empty() { Device::Cpu } else { device.open()? },
+        only: &args.only,
+        kept: args.kept.as_deref(),
+    };
+    let table = baselines::table::run(inputs, settings)?;
     write_json(args.json.as_deref(), &table)?;
-    say(output, &table.markdown())
+    say(output, &table.markdown())?;
+    passed(&table.gates)
+}
+
+/// A gate that failed is a failure.
+fn passed(gates: &[Gate]) -> Result<(), TrainError> {
+    match n_failed(gates) {
+        0 => Ok(()),
+        n_failed => Err(TrainError::Gates { n_failed, n_gates: gates.len() }),
+    }
 }
 
 fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<(), TrainError> {

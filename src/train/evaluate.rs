@@ -4,8 +4,10 @@ mod page;
 pub mod space;
 mod stopping;
 pub mod table;
+pub mod tier;
 pub mod traits;
 pub mod trec;
+pub mod unaided;
 pub mod ways;
 
 use super::{

@@ -92,6 +92,16 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Has the reader's traces judged.
+    /// # Errors
+    /// If the cleaner fails.
+    pub fn clean(&mut self, cleaner: &Cleaner) -> Result<(), CleanerError> {
+        let texts = self.events.iter().map(|event| (event.stream, event.text.as_str()));
+        let verdicts = cleaner.verdicts(texts)?;
+        self.events.iter_mut().zip(verdicts).for_each(|(event, verdict)| event.verdict = verdict);
+        Ok(())
+    }
+
     /// Returns the traces at or before a moment, oldest first.
     pub fn events_until(&self, time_unix_s: i64) -> &[Event] {
         &self.events[..self.n_until(time_unix_s)]
@@ -260,14 +270,9 @@ impl World {
     /// # Errors
     /// If the cleaner fails.
     pub fn clean(&mut self, cleaner: &Cleaner, splits: &[Split]) -> Result<(), CleanerError> {
-        self.readers.par_iter_mut().filter(|reader| splits.contains(&reader.split)).try_for_each(|reader| {
-            let verdicts =
-                cleaner.verdicts(reader.events.iter().map(|event| (event.stream, event.text.as_str())))?;
-            for (event, verdict) in reader.events.iter_mut().zip(verdicts) {
-                event.verdict = verdict;
-            }
-            Ok(())
-        })
+        let mut asked: Vec<&mut Reader> =
+            self.readers.iter_mut().filter(|reader| splits.contains(&reader.split)).collect();
+        asked.par_iter_mut().try_for_each(|reader| reader.clean(cleaner))
     }
 
     /// Takes every other stream away from readers who are asked; what training readers did stays.

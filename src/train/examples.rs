@@ -1,7 +1,7 @@
 //! What fine-tuning learns from: a training reader's signals until a moment, and a list to be written after them.
 //!
-//! Two kinds of lists ([`Targets`]): those that the judge of the rewards would write after the same signals, and those
-//! that would have found the news clicked soon after. Three kinds of prompts: a cut reads everything a reader did until a
+//! Three kinds of lists ([`Targets`]): those that the judge of the rewards would write after the same signals, those that would
+//! have found the news clicked soon after, and those of somebody else. Three kinds of prompts: a cut reads everything a reader did until a
 //! moment, which is what a server is asked; a session reads the searches and pages of one visit; a single signal tells at the
 //! lowest cost which words of a search mean which words of the news.
 use super::{
@@ -76,20 +76,8 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<E
             let parts: Vec<Examples> = readers.par_iter().map(of_reader).collect();
             parts.into_iter().fold(Examples::default(), add)
         }
-        Targets::LaterClicks => {
-            let events = world.training_readers().flat_map(|reader| &reader.events);
-            let expansions = Expansions::of(world, events.filter_map(|event| event.article_idx).collect())?;
-            let of_cut = |reader: &Reader, cut: i64| {
-                let list = target(world, &expansions, reader, cut..=cut + settings.later_hours * 3600)?;
-                let prompt = prompt::build(&reader.signals_until(cut)?, tokens, settings.prompt_tokens).ids;
-                Some(Example { prompt, completion: prompt::completion_ids(&list, tokens), notes: Vec::new() })
-            };
-            let of_reader = |reader: &&Reader| {
-                let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader).into_iter();
-                cuts.filter_map(|cut| of_cut(reader, cut)).collect::<Vec<_>>()
-            };
-            Examples { singles: Vec::new(), whole: readers.par_iter().flat_map_iter(of_reader).collect() }
-        }
+        Targets::LaterClicks => later_clicks(world, &readers, tokens, settings)?,
+        Targets::Form => of_others(later_clicks(world, &readers, tokens, settings)?),
     };
     if examples.whole.is_empty() {
         return Err(TrainError::TooLittleData {
@@ -97,6 +85,39 @@ pub fn build(world: &World, tokens: &Tokens, settings: &SftSettings) -> Result<E
         });
     }
     Ok(examples)
+}
+
+/// Cuts, each with the list that would have found what was clicked after it.
+fn later_clicks(
+    world: &World,
+    readers: &[&Reader],
+    tokens: &Tokens,
+    settings: &SftSettings,
+) -> Result<Examples, TrainError> {
+    let events = world.training_readers().flat_map(|reader| &reader.events);
+    let expansions = Expansions::of(world, events.filter_map(|event| event.article_idx).collect())?;
+    let of_cut = |reader: &Reader, cut: i64| {
+        let list = target(world, &expansions, reader, cut..=cut + settings.later_hours * 3600)?;
+        let prompt = prompt::build(&reader.signals_until(cut)?, tokens, settings.prompt_tokens).ids;
+        Some(Example { prompt, completion: prompt::completion_ids(&list, tokens), notes: Vec::new() })
+    };
+    let of_reader = |reader: &&Reader| {
+        let cuts = cuts(reader, world.cutoff_unix_s, settings.cuts_per_reader).into_iter();
+        cuts.filter_map(|cut| of_cut(reader, cut)).collect::<Vec<_>>()
+    };
+    Ok(Examples { singles: Vec::new(), whole: readers.par_iter().flat_map_iter(of_reader).collect() })
+}
+
+/// The same prompts and the same lists, each list after the prompt of somebody else: half of all examples lie between them, and one
+/// reader's stand together.
+fn of_others(examples: Examples) -> Examples {
+    let Examples { singles, whole } = examples;
+    let apart = whole.len() / 2;
+    let (prompts, mut lists): (Vec<_>, Vec<_>) =
+        whole.into_iter().map(|example| (example.prompt, example.completion)).unzip();
+    lists.rotate_left(apart);
+    let example = |(prompt, completion)| Example { prompt, completion, notes: Vec::new() };
+    Examples { singles, whole: prompts.into_iter().zip(lists).map(example).collect() }
 }
 
 /// Signals and the list that the judge would write after them.

@@ -16,13 +16,14 @@
 //!
 //! Figures are means of Recall@10 over readers, clicks held out in the day after the cutoff. Intervals resample readers.
 mod climb;
+pub mod gate;
 mod lists;
 mod ranks;
 mod report;
 
 use super::{
     error::TrainError,
-    evaluate::{self, ways::AVERAGED_SIGNALS},
+    evaluate::{self, unaided::AVERAGED_SIGNALS},
     events::{Event, Reader, Scope, Split, World},
     examples,
     order::Order,
@@ -39,8 +40,8 @@ use climb::{Climbs, N_SEARCHES, ablations, climb};
 use lists::{Makings, Own};
 use ranks::ranks;
 use rayon::prelude::*;
+pub use report::GateReport;
 pub(super) use report::MUCH_NOISE;
-pub use report::{Bound, Gate, GateReport};
 use report::{Found, report};
 use std::path::Path;
 

@@ -122,7 +122,7 @@ fn generate(profile: &Profile, out: &Path) -> Result<(), TrainError> {
         bar.set_length(of);
         bar.set_position(done);
     };
-    world::generate(&WorldSettings { size: profile.size, seed: profile.world_seed }, out, &mut progress)?;
+    world::generate(&WorldSettings::of(profile.size, profile.world_seed), out, &mut progress)?;
     bar.finish();
     Ok(())
 }

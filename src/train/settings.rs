@@ -204,6 +204,9 @@ pub enum Targets {
     Judge,
     /// Those that would have found what the reader clicked soon after, as GPT4Rec learns from titles of later clicks.
     LaterClicks,
+    /// Those that would have found what another reader clicked: the form alone. What a language model that read the news and was never
+    /// taught the task makes of a prompt, for comparison.
+    Form,
 }
 
 impl SftSettings {

@@ -14,6 +14,7 @@ mod write;
 use crate::news::catalogue::{self, CatalogueError};
 use clicks::Platform;
 use lexicon::Lexicon;
+use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::io::Read;
@@ -32,6 +33,9 @@ pub const DAY_S: i64 = 86_400;
 pub const START_UNIX_S: i64 = 1_767_571_200;
 /// The end of the 20th of 21 days; no event is later, and only held-out clicks are.
 pub const CUTOFF_UNIX_S: i64 = START_UNIX_S + 20 * DAY_S;
+
+/// Readers in memory at a time: some megabytes of rows, and work for any number of cores.
+const READERS_SIDE_BY_SIDE: usize = 1024;
 
 /// Every data file of a world, relative to its folder; `world.json` has their digests.
 const DATA_FILES: [&str; 12] = [
@@ -94,8 +98,29 @@ enum Split {
 pub struct WorldSettings {
     /// How large.
     pub size: Size,
-    /// The same seed and size give the same bytes.
+    /// Readers in all, divided as the size divides its own; as many as the size has where it is none.
+    pub n_readers: Option<u64>,
+    /// The same seed, size and number of readers give the same bytes.
     pub seed: u64,
+}
+
+impl WorldSettings {
+    /// A world with the readers of its size.
+    pub fn of(size: Size, seed: u64) -> Self {
+        Self { size, n_readers: None, seed }
+    }
+
+    /// Gives the readers of train, valid and test. Whoever is over when they are divided trains.
+    fn readers(&self) -> [(Split, u64); 3] {
+        let [(_, train), (_, valid), (_, test)] = self.size.readers();
+        let all = train + valid + test;
+        let n_readers = self.n_readers.unwrap_or(all);
+        // Wide enough for any number of readers times those of a size.
+        let share =
+            |of: u64| u64::try_from(u128::from(n_readers) * u128::from(of) / u128::from(all)).unwrap_or(0);
+        let (valid, test) = (share(valid), share(test));
+        [(Split::Train, n_readers - valid - test), (Split::Valid, valid), (Split::Test, test)]
+    }
 }
 
 /// What was made; `world.json` holds the same.
@@ -175,8 +200,8 @@ impl WorldError {
 
 /// Generates a world into a folder, which is made if it is missing; files of the same names are replaced.
 ///
-/// `progress` hears how many readers are done, of how many. Readers are generated and written one by one, so memory
-/// holds the catalogue and one batch of rows, however many readers there are. `world.json` is written last.
+/// `progress` hears how many readers are done, of how many. Readers are generated side by side and written in their order, some at a
+/// time, so memory holds the catalogue and the rows of those, however many readers there are. `world.json` is written last.
 /// # Errors
 /// If a file cannot be written.
 pub fn generate(
@@ -196,7 +221,7 @@ pub fn generate(
     let platform = Platform::new(&newsroom, &lexicon);
     let surroundings =
         Surroundings { seed: settings.seed, lexicon: &lexicon, newsroom: &newsroom, platform: &platform };
-    let (n_events, n_held_out) = write_readers(settings.size, &surroundings, out_dir, progress)?;
+    let (n_events, n_held_out) = write_readers(settings, &surroundings, out_dir, progress)?;
     let alive = newsroom.articles.iter().filter(|article| article.is_alive_at(CUTOFF_UNIX_S));
     let summary = WorldSummary {
         generator_version: GENERATOR_VERSION,
@@ -209,7 +234,7 @@ pub fn generate(
         n_stories: newsroom.stories.len(),
         n_articles: newsroom.articles.len(),
         n_articles_alive_at_cutoff: alive.count(),
-        n_users: settings.size.readers().map(|(_, n_users)| n_users),
+        n_users: settings.readers().map(|(_, n_users)| n_users),
         n_events,
         n_held_out,
         files: digests(out_dir)?,
@@ -222,7 +247,7 @@ pub fn generate(
 
 /// Writes everything about readers; returns the numbers of events and of held-out clicks.
 fn write_readers(
-    size: Size,
+    settings: &WorldSettings,
     surroundings: &Surroundings<'_>,
     out_dir: &Path,
     progress: &mut dyn FnMut(u64, u64),
@@ -231,22 +256,32 @@ fn write_readers(
     let mut held_out = Table::<HeldOutRow>::create(&out_dir.join("held_out"))?;
     let mut events_truth = Table::<EventTruthRow>::create(&out_dir.join("truth/events_truth"))?;
     let mut concerns = Table::<ConcernRow>::create(&out_dir.join("truth/users"))?;
-    let n_users: u64 = size.readers().iter().map(|(_, n_users)| n_users).sum();
-    let splits = size
-        .readers()
-        .into_iter()
-        .flat_map(|(split, n)| std::iter::repeat_n(split, usize::try_from(n).unwrap_or(usize::MAX)));
-    let (mut n_events, mut n_held_out) = (0, 0);
-    for (user_idx, split) in (0_u64..).zip(splits) {
-        let user = User::generate(surroundings.seed, user_idx, split, surroundings.lexicon);
+    let [n_train, n_valid, n_test] = settings.readers().map(|(_, n_users)| n_users);
+    let n_users = n_train + n_valid + n_test;
+    let split_of = |user_idx: u64| match user_idx {
+        idx if idx < n_train => Split::Train,
+        idx if idx < n_train + n_valid => Split::Valid,
+        _ => Split::Test,
+    };
+    // Each reader is drawn from streams of their own, so that it does not matter who is drawn beside whom.
+    let lived = |user_idx: u64| {
+        let user = User::generate(surroundings.seed, user_idx, split_of(user_idx), surroundings.lexicon);
         let traces = surroundings.live(user_idx, &user);
-        n_events += traces.events.len() as u64;
-        n_held_out += traces.held_out.len() as u64;
-        traces.events.into_iter().try_for_each(|row| events.push(row))?;
-        traces.truth.into_iter().try_for_each(|row| events_truth.push(row))?;
-        traces.held_out.into_iter().try_for_each(|row| held_out.push(row))?;
-        user.concerns.iter().try_for_each(|concern| concerns.push(ConcernRow::new(&user, concern)))?;
-        progress(user_idx + 1, n_users);
+        (user, traces)
+    };
+    let (mut n_events, mut n_held_out) = (0, 0);
+    for first in (0..n_users).step_by(READERS_SIDE_BY_SIDE) {
+        let until = (first + READERS_SIDE_BY_SIDE as u64).min(n_users);
+        let readers: Vec<_> = (first..until).into_par_iter().map(lived).collect();
+        for (done, (user, traces)) in (first + 1..).zip(readers) {
+            n_events += traces.events.len() as u64;
+            n_held_out += traces.held_out.len() as u64;
+            traces.events.into_iter().try_for_each(|row| events.push(row))?;
+            traces.truth.into_iter().try_for_each(|row| events_truth.push(row))?;
+            traces.held_out.into_iter().try_for_each(|row| held_out.push(row))?;
+            user.concerns.iter().try_for_each(|concern| concerns.push(ConcernRow::new(&user, concern)))?;
+            progress(done, n_users);
+        }
     }
     events.close()?;
     held_out.close()?;

@@ -29,7 +29,7 @@ pub struct Stages {
 pub static STAGES: LazyLock<Stages> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     let (at, tokenizer_at) = (dir.path().join("world"), dir.path().join("tokenizer"));
-    world::generate(&WorldSettings { size: Size::Tiny, seed: 5 }, &at, &mut |_, _| ()).unwrap();
+    world::generate(&WorldSettings::of(Size::Tiny, 5), &at, &mut |_, _| ()).unwrap();
     let training = World::read(&at, Scope::Training).unwrap();
     let watched = World::read(&at, Scope::Validation).unwrap();
     tokenizer::run(&training, VOCABULARY, &tokenizer_at).unwrap();

@@ -85,9 +85,24 @@ pub struct BaselineArgs {
     /// Times that models are trained and lists are sampled, each with the next seed.
     #[arg(long, default_value_t = 3)]
     pub(in crate::train) seeds: u64,
-    /// A bundle's one list as a row too, as name=folder; repeat for each.
+    /// A bundle as rows too, as name=folder; repeat for each: its one list, the best of several by its head, and what an oracle would
+    /// choose among its queries.
     #[arg(long = "bundle", value_parser = named_bundle)]
     pub(in crate::train) bundles: Vec<NamedBundle>,
+    /// Lists of a bundle per reader.
+    #[arg(long, default_value_t = 8)]
+    pub(in crate::train) n: usize,
+    /// Folder of a cleaner that judges signals before baselines read them; bundles bring their own.
+    #[arg(long)]
+    pub(in crate::train) cleaner: Option<PathBuf>,
+    /// Make these rows alone: popularity, copy, vector, judge, pinsage, gru4rec, sasrec, hstu, nrhub, interests, or the name of a bundle;
+    /// repeat for each.
+    #[arg(long)]
+    pub(in crate::train) only: Vec<String>,
+    /// Folder for the figures of what is trained or sampled, row by row and seed by seed: what is there is not made again, so that a
+    /// table goes on where it was stopped, or is made by several processes.
+    #[arg(long)]
+    pub(in crate::train) kept: Option<PathBuf>,
     /// Also write the figures as JSON.
     #[arg(long)]
     pub(in crate::train) json: Option<PathBuf>,

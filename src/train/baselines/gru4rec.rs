@@ -19,6 +19,7 @@ pub struct Gru4Rec {
 
 impl SequenceModel for Gru4Rec {
     const NAME: &'static str = "GRU4Rec";
+    const WORD: &'static str = "gru4rec";
 
     fn load(_articles: &Tensor, source: &mut dyn TensorSource) -> std::result::Result<Self, ModelError> {
         Ok(Self {

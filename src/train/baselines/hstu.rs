@@ -31,6 +31,7 @@ struct Block {
 
 impl SequenceModel for Hstu {
     const NAME: &'static str = "HSTU";
+    const WORD: &'static str = "hstu";
 
     fn load(_articles: &Tensor, source: &mut dyn TensorSource) -> std::result::Result<Self, ModelError> {
         let blocks =

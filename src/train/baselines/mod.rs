@@ -2,11 +2,14 @@
 //! NRHUB reads texts of all streams. A reader of whom a baseline knows nothing is shown what is popular.
 //!
 //! One file per model, each with the source that it follows and where it departs from it.
+pub mod asked;
 pub mod gru4rec;
 pub mod hstu;
+pub mod kept;
 pub mod nrhub;
 pub mod parts;
 pub mod pinsage;
+pub mod report;
 pub mod roles;
 pub mod sasrec;
 pub mod sequences;
@@ -24,6 +27,8 @@ use candle_core::Tensor;
 pub trait Recommender: Sized {
     /// Its name in tables.
     const NAME: &'static str;
+    /// Its word in commands and names of files.
+    const WORD: &'static str;
 
     /// Trains it. The same seed gives the same ranking.
     /// # Errors
@@ -45,6 +50,8 @@ pub trait Recommender: Sized {
 pub trait SequenceModel: Sized {
     /// Its name in tables.
     const NAME: &'static str;
+    /// Its word in commands and names of files.
+    const WORD: &'static str;
 
     /// Builds it over a table of articles (V, D).
     /// # Errors

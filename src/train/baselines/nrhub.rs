@@ -98,6 +98,7 @@ struct Sample<'a> {
 
 impl Recommender for Nrhub {
     const NAME: &'static str = "NRHUB";
+    const WORD: &'static str = "nrhub";
 
     fn fit(world: &World, seed: u64) -> Result<Self, TrainError> {
         Self::fit_passes(world, seed, PASSES)

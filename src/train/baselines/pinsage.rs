@@ -29,6 +29,7 @@ pub struct CoClicks {
 
 impl Recommender for CoClicks {
     const NAME: &'static str = "co-click walk (PinSage)";
+    const WORD: &'static str = "pinsage";
 
     /// Reads the clicks of every reader before the cutoff: a platform has them all.
     fn fit(world: &World, seed: u64) -> Result<Self, TrainError> {

@@ -1,17 +1,23 @@
 //! Rows beside the baselines that share their readers: a world's truth as queries, and bundles, so that one table compares every
 //! role of the model line (prompt-only, fine-tuned on titles of later clicks as GPT4Rec, student) with what a platform has.
+use super::{
+    asked::{Asked, Measured, Rankings},
+    kept::Part,
+};
 use crate::{
-    bundle::load::{self, BundleSource},
-    model::precision::Precision,
-    text::prompt,
+    bundle::load::{self, Bundle, BundleSource},
+    model::{precision::Precision, reward_head::RewardHead},
+    news::fuse,
+    text::{parse::QUERIES_MAX, prompt},
     train::{
         error::TrainError,
         evaluate::{
-            EvaluateSettings, Question,
-            measures::{Figures, figures},
+            measures::{MRR, RECALL_10, figures},
             ways::Platform,
         },
-        events::{Reader, Scope, World},
+        events::{Reader, Scope, Split, World},
+        ranking::Grades,
+        retrieval::RANKING_LENGTH,
         rollout::{Sample, Sampled},
     },
     world::known::Known,
@@ -19,13 +25,11 @@ use crate::{
 use candle_core::Device;
 use rayon::prelude::*;
 use std::{
-    collections::HashMap,
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-/// Queries that are made of true interests: as many as a list may have.
-const QUERIES_MAX: usize = 8;
 /// What the row of true interests is called.
 pub const ORACLE: &str = "true interests as queries (oracle)";
 
@@ -45,66 +49,174 @@ pub fn oracle(
     world_at: &Path,
     world: &World,
     platform: &Platform<'_>,
-    questions: &[Question<'_>],
-) -> Result<Option<Vec<Figures>>, TrainError> {
+    asked: &Asked<'_>,
+) -> Result<Option<Measured>, TrainError> {
     if !world_at.join("truth").is_dir() {
         return Ok(None);
     }
     let known = Known::read(world_at)?;
-    let found = |question: &Question<'_>| -> Result<Figures, TrainError> {
-        let interests = known.interests(&question.reader.key, world.cutoff_unix_s);
+    // Whatever stream is read: the truth needs no signal.
+    let found = |reader: &Reader| {
+        let interests = known.interests(&reader.key, world.cutoff_unix_s);
         let queries: Vec<String> = interests.iter().take(QUERIES_MAX).map(|names| names.join(" ")).collect();
-        let ranking = platform.ranking(queries.iter().map(String::as_str))?;
-        Ok(figures(&ranking, &question.clicked))
+        platform.ranking(queries.iter().map(String::as_str))
     };
-    questions.par_iter().map(found).collect::<Result<_, _>>().map(Some)
+    asked.measured(false, found).map(Some)
 }
 
-/// What one list of a bundle finds for each of the readers asked, by seed. They are cleaned by its own cleaner, as the server does
-/// it; whoever has nothing left to be read is shown nothing.
-/// # Errors
-/// If the bundle cannot be loaded or sampling fails.
-pub fn bundle(
-    world_at: &Path,
-    named: &NamedBundle,
-    settings: EvaluateSettings,
-    questions: &[Question<'_>],
-    device: &Device,
-) -> Result<Vec<Vec<Figures>>, TrainError> {
-    let mut world = World::read(world_at, Scope::Evaluation)?;
-    let bundle = load::load(BundleSource::Dir(&named.folder), Precision::F32, device)?;
-    if let Some(cleaner) = &bundle.cleaner {
-        world.clean(cleaner, &[settings.split])?;
+/// A bundle that is asked, with its readers as its own cleaner leaves them.
+#[derive(Debug)]
+pub struct Role {
+    name: String,
+    student: Sampled,
+    head: Option<RewardHead>,
+    tokens_max: usize,
+    world: World,
+}
+
+impl Role {
+    /// Id of a bundle's content.
+    /// # Errors
+    /// If the bundle cannot be read.
+    pub fn id(named: &NamedBundle) -> Result<String, TrainError> {
+        let (id, ..) = load::verified(BundleSource::Dir(&named.folder))?;
+        Ok(id.0)
     }
-    let tokens_max = bundle.manifest.prompt_tokens_max;
-    let student = Sampled { model: Arc::new(bundle.model), tokens: bundle.tokens };
-    let platform = Platform::of(&world, Vec::new(), None, None)?;
-    let by_key: HashMap<&str, &Reader> =
-        world.readers.iter().map(|reader| (reader.key.as_str(), reader)).collect();
-    let (prompts, asked): (Vec<Vec<u32>>, Vec<usize>) = questions
-        .iter()
-        .enumerate()
-        .filter_map(|(place, question)| {
-            let signals = by_key.get(question.reader.key.as_str())?.signals_until(world.cutoff_unix_s)?;
-            Some((prompt::build(&signals, &student.tokens, tokens_max).ids, place))
-        })
-        .unzip();
-    let mut by_seed = Vec::new();
-    for seed in (settings.seed..).take(usize::try_from(settings.n_seeds.max(1)).unwrap_or(1)) {
-        let samples = student.lists(&prompts, 1, seed, &|| ())?;
-        let found = |(&place, samples): (&usize, &Vec<Sample>)| -> Result<(usize, Figures), TrainError> {
-            let ranking = match samples.first() {
-                Some(Ok((list, _))) => {
-                    platform.ranking(list.as_slice().iter().map(|query| query.as_str()))?
-                }
-                Some(Err(_)) | None => Vec::new(),
-            };
-            Ok((place, figures(&ranking, &questions[place].clicked)))
+
+    /// Loads a bundle and lets its cleaner judge the readers of a split, as the server does it.
+    /// # Errors
+    /// If bundle or world cannot be read, or the cleaner fails.
+    pub fn open(
+        named: &NamedBundle,
+        (world_at, split): (&Path, Split),
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let mut world = World::read(world_at, Scope::Evaluation)?;
+        let bundle = load::load(BundleSource::Dir(&named.folder), Precision::F32, device)?;
+        let Bundle { manifest, tokens, model, head, cleaner, .. } = bundle;
+        if let Some(cleaner) = &cleaner {
+            world.clean(cleaner, &[split])?;
+        }
+        let student = Sampled { model: Arc::new(model), tokens };
+        let name = named.name.clone();
+        Ok(Self { name, student, head, tokens_max: manifest.prompt_tokens_max, world })
+    }
+
+    /// The world with the cleaner's verdicts.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// What one list finds, what the best of `n_lists` by the reward head does where there is a head, and what the queries of all
+    /// lists would find if held-out clicks chose among them. Whoever has nothing left to be read is shown nothing.
+    /// # Errors
+    /// If sampling or the search fails.
+    pub fn rows(
+        &self,
+        asked: &Asked<'_>,
+        platform: &Platform<'_>,
+        (seed, n_lists): (u64, usize),
+        streams: bool,
+    ) -> Result<Part, TrainError> {
+        let samples = self.samples(asked.whole.iter().copied(), n_lists, seed)?;
+        let alone = |readers: &Vec<Reader>| {
+            let samples = self.samples(readers.iter(), 1, seed)?;
+            samples.par_iter().map(|samples| first(samples, platform)).collect::<Result<Vec<_>, _>>()
         };
-        let found = asked.par_iter().zip(&samples).map(found).collect::<Result<Vec<_>, _>>()?;
-        let mut of_readers = vec![Figures::default(); questions.len()];
-        found.into_iter().for_each(|(place, figures)| of_readers[place] = figures);
-        by_seed.push(of_readers);
+        let alone = match (streams, &asked.alone) {
+            (true, [search, page, click]) => Some([alone(search)?, alone(page)?, alone(click)?]),
+            (false, _) => None,
+        };
+        let ranked = |of: &(dyn Fn(usize) -> Result<Vec<usize>, TrainError> + Sync)| {
+            (0..samples.len()).into_par_iter().map(of).collect::<Result<Vec<_>, _>>()
+        };
+        let of = |whole: Vec<Vec<usize>>| asked.of_rankings(&Rankings { whole, alone: None });
+        let one = Rankings { whole: ranked(&|idx| first(&samples[idx], platform))?, alone };
+        let mut rows = vec![(format!("{}, one list", self.name), asked.of_rankings(&one))];
+        if let Some(head) = &self.head {
+            let best = ranked(&|idx| best(&samples[idx], head, platform))?;
+            rows.push((format!("{}, best of {n_lists} by reward head", self.name), of(best)));
+        }
+        let chosen = ranked(&|idx| chosen(&samples[idx], &asked.clicked[idx], platform))?;
+        let name = format!("{}, queries of {n_lists} lists chosen by held-out clicks (oracle)", self.name);
+        rows.push((name, of(chosen)));
+        Ok(rows)
     }
-    Ok(by_seed)
+
+    /// Lists for each reader; none for whom there is nothing to be read of.
+    fn samples<'r>(
+        &self,
+        readers: impl Iterator<Item = &'r Reader>,
+        n_lists: usize,
+        seed: u64,
+    ) -> Result<Vec<Vec<Sample>>, TrainError> {
+        let prompt = |reader: &Reader| {
+            let signals = reader.signals_until(self.world.cutoff_unix_s)?;
+            Some(prompt::build(&signals, &self.student.tokens, self.tokens_max).ids)
+        };
+        let prompts: Vec<Option<Vec<u32>>> = readers.map(prompt).collect();
+        let able: Vec<Vec<u32>> = prompts.iter().flatten().cloned().collect();
+        let mut samples = self.student.lists(&able, n_lists, seed, &|| ())?.into_iter();
+        let of_reader = |prompt: &Option<Vec<u32>>| match prompt {
+            Some(_) => samples.next().unwrap_or_default(),
+            None => Vec::new(),
+        };
+        Ok(prompts.iter().map(of_reader).collect())
+    }
+}
+
+/// What the first list finds; nothing where it is none.
+fn first(samples: &[Sample], platform: &Platform<'_>) -> Result<Vec<usize>, TrainError> {
+    match samples.first() {
+        Some(Ok((list, _))) => platform.ranking(list.as_slice().iter().map(|query| query.as_str())),
+        Some(Err(_)) | None => Ok(Vec::new()),
+    }
+}
+
+/// What the list finds that the head likes best.
+fn best(samples: &[Sample], head: &RewardHead, platform: &Platform<'_>) -> Result<Vec<usize>, TrainError> {
+    let (lists, features): (Vec<_>, Vec<_>) =
+        samples.iter().flatten().map(|(list, read)| (list, read.clone())).unzip();
+    let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
+    // On a tie the earlier list wins: max_by would take the last.
+    match (0..lists.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])) {
+        Some(idx) => platform.ranking(lists[idx].as_slice().iter().map(|query| query.as_str())),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What a list finds whose queries are chosen among all that were written by what the reader clicked later: one after the other the
+/// query with which the list finds most, and among equals ranks it highest, until none adds anything.
+fn chosen(
+    samples: &[Sample],
+    clicked: &Grades<usize>,
+    platform: &Platform<'_>,
+) -> Result<Vec<usize>, TrainError> {
+    let queries = samples.iter().flatten().flat_map(|(list, _)| list.as_slice()).map(|query| query.as_str());
+    let hits: Vec<Vec<usize>> = queries
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(|query| platform.hits(query))
+        .collect::<Result<_, _>>()?;
+    // A query that finds nothing she clicked lifts nothing.
+    let able: Vec<Vec<usize>> =
+        hits.into_iter().filter(|found| found.iter().any(|idx| clicked.contains_key(idx))).collect();
+    let mut list: Vec<Vec<usize>> = Vec::new();
+    let (mut ranking, mut worth) = (Vec::new(), (0.0, 0.0));
+    while list.len() < QUERIES_MAX {
+        let with = |found: &Vec<usize>| {
+            let mut more = list.clone();
+            more.push(found.clone());
+            let ranking = fuse::reciprocal_rank(&more, RANKING_LENGTH);
+            let figures = figures(&ranking, clicked);
+            ((figures[RECALL_10], figures[MRR]), more, ranking)
+        };
+        let by_worth = |a: &(f64, f64), b: &(f64, f64)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1));
+        let Some(best) = able.iter().map(with).rev().max_by(|a, b| by_worth(&a.0, &b.0)) else { break };
+        if by_worth(&best.0, &worth).is_le() {
+            break;
+        }
+        (worth, list, ranking) = best;
+    }
+    Ok(ranking)
 }

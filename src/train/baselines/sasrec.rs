@@ -37,6 +37,7 @@ struct Block {
 
 impl SequenceModel for SasRec {
     const NAME: &'static str = "SASRec";
+    const WORD: &'static str = "sasrec";
 
     fn load(_articles: &Tensor, source: &mut dyn TensorSource) -> std::result::Result<Self, ModelError> {
         let positions = source.tensor("positions.weight", &[CLICKS_MAX, WIDTH])?;

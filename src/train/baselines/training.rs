@@ -75,6 +75,7 @@ impl<M: SequenceModel> Trained<M> {
 
 impl<M: SequenceModel> Recommender for Trained<M> {
     const NAME: &'static str = M::NAME;
+    const WORD: &'static str = M::WORD;
 
     fn fit(world: &World, seed: u64) -> Result<Self, TrainError> {
         Self::fit_passes(world, seed, PASSES)

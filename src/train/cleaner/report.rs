@@ -1,26 +1,49 @@
 //! What a cleaner is worth: right and wrong verdicts, what readers' lists find with and without it, and its cost.
+//!
+//! Signals are judged as before training and serving ([`Reader::clean`]), and lists are those of evaluation. A second person on the
+//! account writes like anybody, so that a cleaner of single signals keeps what they write: how much that costs is told by leaving it out
+//! by the world's own tags, and how far the rest of an account tells the two apart by the share of its other signals that are
+//! about the same (`alike`).
+mod second_person;
+
 use super::{LABELS, judged};
 use crate::{
     cleaner::{Cleaner, Verdict},
     signals::Stream,
     train::{
         error::TrainError,
+        evaluate::{
+            self,
+            unaided::{Shows, UNAIDED},
+            ways::{Platform, Way},
+        },
         events::{Reader, Split, World},
-        gates::{MUCH_NOISE, noise_share},
+        gates::{
+            MUCH_NOISE,
+            gate::{Bound, Gate, Table},
+            noise_share,
+        },
         ranking,
-        retrieval::{RECALL_K, Retrieval},
-        rewards::{Judge, wishes::wishes},
+        retrieval::RECALL_K,
         statistics::{Estimate, bootstrap, bootstrap_ratio},
     },
-    world::known::Known,
+    world::known::{Known, Tag},
 };
+use rayon::prelude::*;
+use second_person::SecondPerson;
 use serde::Serialize;
 use std::{fmt, time::Instant};
 
 /// Signals whose verdicts are timed.
 const TIMED: usize = 20_000;
-/// Signals copied as queries.
-const N_COPIED: usize = 5;
+/// Signals of a busy reader: what is judged in one call.
+const SIGNALS_PER_CALL: usize = 64;
+/// Signals that one core must judge in a second: a cleaner in front of every prompt must cost less than the prompt.
+const SIGNALS_PER_S_MIN: f64 = 10_000.0;
+/// What a list must find for noisy readers, next to one that was made of all signals.
+const GAIN_MIN: f64 = 1.05;
+/// The ways that are compared with and without cleaning.
+const COMPARED: [Way; 2] = [Way::Copy, Way::Judge];
 const SEED: u64 = 1;
 
 /// Verdicts of one kind.
@@ -39,8 +62,10 @@ pub struct OfVerdict {
 /// Recall@10 of one way with and without cleaning.
 #[derive(Clone, Debug, Serialize)]
 pub struct Gain {
-    /// What finds articles, and for whom.
-    pub way: &'static str,
+    /// What finds articles.
+    pub way: String,
+    /// Whether only readers with much noise are asked.
+    pub noisy: bool,
     /// Readers.
     pub n_users: usize,
     /// With all signals.
@@ -49,6 +74,8 @@ pub struct Gain {
     pub with: Estimate,
     /// The second divided by the first.
     pub ratio: Estimate,
+    /// With those that the cleaner keeps, and without the second person.
+    pub alone: Estimate,
 }
 
 /// What a cleaner's training and measurement say.
@@ -58,12 +85,16 @@ pub struct CleanerReport {
     pub world: String,
     /// Mean loss at the end of training, nats.
     pub loss: f64,
-    /// By verdict, on validation readers' searches and pages; empty where no truth is known.
+    /// By verdict, searches and pages of validation readers; empty where no truth is known.
     pub verdicts: Vec<OfVerdict>,
     /// What lists find on validation readers.
     pub gains: Vec<Gain>,
+    /// What becomes of signals of the second person on an account, where there is a truth.
+    pub second_person: Option<SecondPerson>,
     /// Microseconds per signal, rules and classifier, on one thread.
     pub cost_us: f64,
+    /// What must hold of a cleaner, as far as it is known.
+    pub gates: Vec<Gate>,
 }
 
 /// Measures a cleaner on validation readers.
@@ -73,25 +104,42 @@ pub(super) fn measure(
     cleaner: &Cleaner,
     loss: f64,
 ) -> Result<CleanerReport, TrainError> {
-    let readers: Vec<&Reader> = world.readers.iter().filter(|reader| reader.split == Split::Valid).collect();
-    let (verdicts, gains) = match known {
-        Some(known) => (right_and_wrong(&readers, known, cleaner)?, gains(world, &readers, known, cleaner)?),
-        None => (Vec::new(), Vec::new()),
+    let cost_us = cost_us(world, cleaner)?;
+    let mut report = CleanerReport {
+        world: world.title(),
+        loss,
+        verdicts: Vec::new(),
+        gains: Vec::new(),
+        second_person: None,
+        cost_us,
+        gates: Vec::new(),
     };
-    Ok(CleanerReport { world: world.title(), loss, verdicts, gains, cost_us: cost_us(world, cleaner)? })
+    if let Some(known) = known {
+        let readers: Vec<&Reader> =
+            world.readers.iter().filter(|reader| reader.split == Split::Valid).collect();
+        let cleaned = readers.par_iter().map(|reader| {
+            let mut reader = (*reader).clone();
+            reader.clean(cleaner)?;
+            Ok(reader)
+        });
+        let cleaned = cleaned.collect::<Result<Vec<Reader>, TrainError>>()?;
+        let platform = Platform::of(world, evaluate::popular(world), None, None)?;
+        report.verdicts = right_and_wrong(&cleaned, known);
+        report.gains = gains(&platform, (&readers, &cleaned), known)?;
+        report.second_person = Some(SecondPerson::of(&platform, &cleaned, known));
+    }
+    report.gates = gates(&report);
+    Ok(report)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of signals")]
-fn right_and_wrong(
-    readers: &[&Reader],
-    known: &Known,
-    cleaner: &Cleaner,
-) -> Result<Vec<OfVerdict>, TrainError> {
-    let (events, truth): (Vec<_>, Vec<Verdict>) =
-        readers.iter().flat_map(|reader| judged(reader, known)).unzip();
-    let found = cleaner.verdicts(events.iter().map(|event| (event.stream, event.text.as_str())))?;
+fn right_and_wrong(cleaned: &[Reader], known: &Known) -> Vec<OfVerdict> {
+    let judged: Vec<(Verdict, Verdict)> = cleaned
+        .iter()
+        .flat_map(|reader| judged(reader, known).map(|(event, truth)| (truth, event.verdict)))
+        .collect();
     let count = |is: &dyn Fn(Verdict, Verdict) -> bool| {
-        truth.iter().zip(&found).filter(|(truth, found)| is(**truth, **found)).count()
+        judged.iter().filter(|(truth, found)| is(*truth, *found)).count()
     };
     let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
     let of = |verdict: Verdict| {
@@ -100,59 +148,69 @@ fn right_and_wrong(
         let n_found = count(&|_, found| found == verdict);
         OfVerdict { verdict: verdict.word(), precision: share(both, n_found), recall: share(both, n), n }
     };
-    Ok(LABELS.map(of).to_vec())
+    LABELS.map(of).to_vec()
+}
+
+/// What one way finds for a reader: with all signals, with those that are kept, and without the second person too.
+struct Found {
+    noise: f64,
+    without: f64,
+    with: f64,
+    alone: f64,
 }
 
 /// Recall@10 of copied signals and of the judge's own list, of all readers and of those with much noise.
 fn gains(
-    world: &World,
-    readers: &[&Reader],
+    platform: &Platform<'_>,
+    (readers, cleaned): (&[&Reader], &[Reader]),
     known: &Known,
-    cleaner: &Cleaner,
 ) -> Result<Vec<Gain>, TrainError> {
-    let cutoff = world.cutoff_unix_s;
-    let retrieval = Retrieval::of(&world.articles, |article| article.is_alive_at(cutoff))?;
-    let judge = Judge::of(world, world.training_readers(), cutoff)?;
-    let find = |reader: &Reader| -> Result<[f64; 2], TrainError> {
-        let clicked = ranking::alike(reader.held_out.iter().copied());
-        let newest = reader.events.iter().rev().take(N_COPIED).map(|event| event.text.as_str());
-        let copied = retrieval.ranking(newest, cutoff)?;
-        let listed = match wishes(&judge.view(reader).interests, &judge.meaning) {
-            Some(list) => retrieval.list_ranking(&list, cutoff)?,
-            None => Vec::new(),
+    let of_way = |(way, shows): &(Way, Shows)| {
+        let find = |reader: &Reader| -> Result<f64, TrainError> {
+            let clicked = ranking::alike(reader.held_out.iter().copied());
+            Ok(ranking::recall(&shows(platform, reader)?.ranking, &clicked, RECALL_K))
         };
-        Ok([copied, listed].map(|found| ranking::recall(&found, &clicked, RECALL_K)))
+        let of_reader = |(reader, cleaned): (&&Reader, &Reader)| {
+            let tags = known.tags(&reader.key);
+            let own = cleaned.events.iter().zip(tags).filter(|(_, tag)| **tag != Tag::Household);
+            let alone = Reader { events: own.map(|(event, _)| event.clone()).collect(), ..cleaned.clone() };
+            let noise = noise_share(tags);
+            Ok(Found { noise, without: find(reader)?, with: find(cleaned)?, alone: find(&alone)? })
+        };
+        let asked = readers.par_iter().zip(cleaned).filter(|(reader, _)| !reader.held_out.is_empty());
+        let found = asked.map(of_reader).collect::<Result<Vec<Found>, TrainError>>()?;
+        Ok([(false, 0.0), (true, MUCH_NOISE)].map(|(noisy, least)| gain(&way.name(0), noisy, least, &found)))
     };
-    let mut found: Vec<(f64, [f64; 2], [f64; 2])> = Vec::new();
-    for reader in readers.iter().filter(|reader| !reader.held_out.is_empty() && !reader.events.is_empty()) {
-        let cleaned = cleaned(reader, cleaner)?;
-        found.push((noise_share(known.tags(&reader.key)), find(reader)?, find(&cleaned)?));
-    }
-    let gain = |way: &'static str, column: usize, noise_min: f64| {
-        let of = found.iter().filter(|(noise, _, _)| *noise >= noise_min);
-        let (without, with): (Vec<f64>, Vec<f64>) =
-            of.map(|(_, without, with)| (without[column], with[column])).unzip();
-        Gain {
-            way,
-            n_users: with.len(),
-            ratio: bootstrap_ratio(&with, &without, SEED),
-            without: bootstrap(&without, SEED),
-            with: bootstrap(&with, SEED),
-        }
-    };
-    Ok(vec![
-        gain("copied signals, all readers", 0, 0.0),
-        gain("copied signals, much noise", 0, MUCH_NOISE),
-        gain("the judge's list, all readers", 1, 0.0),
-        gain("the judge's list, much noise", 1, MUCH_NOISE),
-    ])
+    let compared = UNAIDED.iter().filter(|(way, _)| COMPARED.contains(way));
+    Ok(compared.map(of_way).collect::<Result<Vec<_>, TrainError>>()?.concat())
 }
 
-/// A reader without the events that the cleaner takes for noise.
-fn cleaned(reader: &Reader, cleaner: &Cleaner) -> Result<Reader, TrainError> {
-    let verdicts = cleaner.verdicts(reader.events.iter().map(|event| (event.stream, event.text.as_str())))?;
-    let kept = reader.events.iter().zip(verdicts).filter(|(_, verdict)| *verdict == Verdict::Keep);
-    Ok(Reader { events: kept.map(|(event, _)| event.clone()).collect(), ..reader.clone() })
+fn gain(way: &str, noisy: bool, noise_min: f64, found: &[Found]) -> Gain {
+    let column = |value: fn(&Found) -> f64| -> Vec<f64> {
+        found.iter().filter(|found| found.noise >= noise_min).map(value).collect()
+    };
+    let (without, with) = (column(|found| found.without), column(|found| found.with));
+    Gain {
+        way: way.to_owned(),
+        noisy,
+        n_users: with.len(),
+        ratio: bootstrap_ratio(&with, &without, SEED),
+        without: bootstrap(&without, SEED),
+        with: bootstrap(&with, SEED),
+        alone: bootstrap(&column(|found| found.alone), SEED),
+    }
+}
+
+/// Five copied signals find too little to tell; so the judge's list is asked.
+fn gates(report: &CleanerReport) -> Vec<Gate> {
+    let per_s = 1e6 / report.cost_us;
+    let speed = Estimate { mean: per_s, low: per_s, high: per_s };
+    let noisy = report.gains.iter().find(|gain| gain.noisy && gain.way == Way::Judge.name(0));
+    let gain = noisy.map(|gain| {
+        Gate::of("noisy readers: judge's list cleaned / of all signals", gain.ratio, Bound::AtLeast(GAIN_MIN))
+    });
+    let speed = Gate::of("signals per second and core", speed, Bound::AtLeast(SIGNALS_PER_S_MIN));
+    gain.into_iter().chain([speed]).collect()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of signals")]
@@ -168,44 +226,41 @@ fn cost_us(world: &World, cleaner: &Cleaner) -> Result<f64, TrainError> {
         .build()
         .map_err(|error| TrainError::Settings { reason: error.to_string() })?;
     let started = Instant::now();
-    // In bundles of the size that a busy reader has.
     pool.install(|| {
-        texts.chunks(64).try_for_each(|chunk| cleaner.verdicts(chunk.iter().copied()).map(|_| ()))
+        let mut calls = texts.chunks(SIGNALS_PER_CALL);
+        calls.try_for_each(|chunk| cleaner.verdicts(chunk.iter().copied()).map(|_| ()))
     })?;
     Ok(started.elapsed().as_secs_f64() * 1e6 / texts.len().max(1) as f64)
 }
 
 impl fmt::Display for CleanerReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            out,
-            "{}. Loss {:.4}; {:.1} microseconds per signal on one thread.\n",
-            self.world, self.loss, self.cost_us
-        )?;
-        if self.verdicts.is_empty() {
-            return Ok(());
-        }
-        writeln!(out, "| verdict | signals | precision | recall |\n|---|---|---|---|")?;
-        for row in &self.verdicts {
-            writeln!(out, "| {} | {} | {:.4} | {:.4} |", row.verdict, row.n, row.precision, row.recall)?;
-        }
-        writeln!(
-            out,
-            "\n| Recall@10 | readers | all signals | cleaned | ratio | 95 % interval |\n|---|---|---|---|---|---|"
-        )?;
-        for gain in &self.gains {
+        let Self { world, loss, cost_us, .. } = self;
+        writeln!(out, "{world}. Loss {loss:.4}; {cost_us:.1} microseconds per signal on one thread.\n")?;
+        if !self.verdicts.is_empty() {
+            writeln!(out, "| verdict | signals | precision | recall |\n|---|---|---|---|")?;
+            for OfVerdict { verdict, n, precision, recall } in &self.verdicts {
+                writeln!(out, "| {verdict} | {n} | {precision:.4} | {recall:.4} |")?;
+            }
             writeln!(
                 out,
-                "| {} | {} | {:.4} | {:.4} | {:.3} | [{:.3}, {:.3}] |",
-                gain.way,
-                gain.n_users,
-                gain.without.mean,
-                gain.with.mean,
-                gain.ratio.mean,
-                gain.ratio.low,
-                gain.ratio.high
+                "\n| Recall@10 | readers | all signals | cleaned | ratio | 95 % interval | without the second person too |\n\
+                 |---|---|---|---|---|---|---|"
             )?;
         }
-        Ok(())
+        for Gain { way, noisy, n_users, without, with, ratio: Estimate { mean, low, high }, alone } in
+            &self.gains
+        {
+            let who = if *noisy { "much noise" } else { "all readers" };
+            let (without, with, alone) = (without.mean, with.mean, alone.mean);
+            writeln!(
+                out,
+                "| {way}, {who} | {n_users} | {without:.4} | {with:.4} | {mean:.3} | [{low:.3}, {high:.3}] | {alone:.4} |"
+            )?;
+        }
+        if let Some(found) = &self.second_person {
+            writeln!(out, "\n{found}")?;
+        }
+        write!(out, "\n{}", Table(&self.gates))
     }
 }

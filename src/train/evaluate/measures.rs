@@ -17,6 +17,8 @@ pub const MEASURES: [(&str, Measure); 7] = [
 
 /// Place of the measure by which lists are chosen and ways compared.
 pub const RECALL_10: usize = 1;
+/// Place of the measure that tells lists apart which find as much.
+pub const MRR: usize = 5;
 
 /// One value per measure.
 pub type Figures = [f64; MEASURES.len()];

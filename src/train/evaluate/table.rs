@@ -3,8 +3,9 @@ use super::{
     EvaluateSettings,
     measures::{MEASURES, RECALL_10},
     stopping::Stopping,
+    tier::Tier,
     traits::{TRAITS, TraitRow},
-    ways::{Outcome, Tier, Way},
+    ways::{Outcome, Way},
 };
 use crate::{
     decode::sampler::SamplerSettings,
@@ -265,11 +266,7 @@ impl Evaluation {
         );
         for TierRow { tier, n_users, recall } in &self.tiers {
             for (way, Estimate { mean, low, high }) in recall {
-                let tier = match tier {
-                    Tier::Cold => "cold (0 to 5)",
-                    Tier::Cool => "cool (6 to 20)",
-                    Tier::Warm => "warm (more)",
-                };
+                let tier = tier.name();
                 let _ = writeln!(text, "| {tier} | {n_users} | {way} | {mean:.4} | [{low:.4}, {high:.4}] |");
             }
         }

@@ -10,7 +10,7 @@
 //!   words (BM25), not by the vectors that rewards are made of.
 use super::{
     EvaluateSettings, Question,
-    ways::{Outcome, Served, Way},
+    ways::{Outcome, Way},
 };
 use crate::train::error::TrainError;
 use crate::{
@@ -24,9 +24,11 @@ use crate::{
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names of the traits, in the order of tables.
+/// Names of the traits that every ranking has, in the order of tables.
+pub const OF_RANKINGS: [&str; 4] = ["story recall@10", "exclusive recall@10", "own part", "overlap"];
+/// Names of all traits, in the order of tables: those of rankings, and those of lists of queries.
 pub const TRAITS: [&str; 6] =
-    ["story recall@10", "exclusive recall@10", "own part", "overlap", "no supply", "distance"];
+    [OF_RANKINGS[0], OF_RANKINGS[1], OF_RANKINGS[2], OF_RANKINGS[3], "no supply", "distance"];
 
 /// Traits of one way: means over the readers that have them.
 #[derive(Clone, Debug, Serialize)]
@@ -85,10 +87,8 @@ pub(super) fn rows(
             let mut columns: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
             for idx in 0..outcomes.len() {
                 let next = (idx + 1) % outcomes.len();
-                let others = (&questions[next].clicked, &outcomes[next]);
-                for (name, value) in
-                    TRAITS.iter().zip(traits(&questions[idx], &outcomes[idx], way, others, articles))
-                {
+                let [own, next] = [idx, next].map(|idx| (&questions[idx].clicked, &outcomes[idx]));
+                for (name, value) in TRAITS.iter().zip(traits(own, way, next, articles)) {
                     columns.entry(name).or_default().extend(value);
                 }
             }
@@ -102,33 +102,61 @@ pub(super) fn rows(
         .collect()
 }
 
+/// What a reader is shown, and what she clicked.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Articles, best first.
+    pub ranking: &'a [usize],
+    /// Her held-out clicks.
+    pub clicked: &'a Grades<usize>,
+}
+
+/// The traits of a reader's ranking, in the order of [`OF_RANKINGS`]. `usual`: what popularity and the mean of signals show her
+/// first.
+pub fn of_ranking(
+    own: Seen<'_>,
+    next: Seen<'_>,
+    usual: &BTreeSet<usize>,
+    articles: &[Article],
+) -> [f64; OF_RANKINGS.len()] {
+    let recall = |shown: &[usize], clicked: &Grades<usize>| ranking::recall(shown, clicked, RECALL_K);
+    let shown = first(own.ranking);
+    let exclusive: Vec<usize> = shown.iter().copied().filter(|idx| !usual.contains(idx)).collect();
+    let sets = [shown, first(next.ranking)].map(|shown| shown.iter().copied().collect::<BTreeSet<usize>>());
+    [
+        story_recall(own.ranking, own.clicked, articles),
+        recall(&exclusive, own.clicked),
+        recall(shown, own.clicked) - recall(shown, next.clicked),
+        // Two who are shown nothing are shown nothing alike.
+        jaccard(&sets[0], &sets[1]).unwrap_or(0.0),
+    ]
+}
+
+/// What several rankings show first.
+pub fn usual<'a>(rankings: impl IntoIterator<Item = &'a [usize]>) -> BTreeSet<usize> {
+    rankings.into_iter().flat_map(first).copied().collect()
+}
+
+fn first(ranking: &[usize]) -> &[usize] {
+    &ranking[..ranking.len().min(RECALL_K)]
+}
+
 fn traits(
-    question: &Question<'_>,
-    outcome: &Outcome,
+    (clicked, outcome): (&Grades<usize>, &Outcome),
     way: Way,
     (next_clicked, next): (&Grades<usize>, &Outcome),
     articles: &[Article],
 ) -> [Option<f64>; TRAITS.len()] {
-    let first = |of: &Outcome, way: Way| -> Vec<usize> {
-        of.of(way).map_or_else(Vec::new, |served| served.ranking.iter().take(RECALL_K).copied().collect())
-    };
-    let served = outcome.of(way);
-    let shown = first(outcome, way);
-    let usual: BTreeSet<usize> =
-        [Way::Popularity, Way::Vector].into_iter().flat_map(|way| first(outcome, way)).collect();
-    let exclusive: Vec<usize> = shown.iter().copied().filter(|idx| !usual.contains(idx)).collect();
-    let recall = |shown: &[usize], clicked: &Grades<usize>| ranking::recall(shown, clicked, RECALL_K);
-    let sets = [shown.clone(), first(next, way)].map(|shown| shown.into_iter().collect::<BTreeSet<usize>>());
-    let supply = served.and_then(|served: &Served| served.supply);
-    [
-        served.map(|served| story_recall(&served.ranking, &question.clicked, articles)),
-        Some(recall(&exclusive, &question.clicked)),
-        Some(recall(&shown, &question.clicked) - recall(&shown, next_clicked)),
-        // Two who are shown nothing are shown nothing alike.
-        Some(jaccard(&sets[0], &sets[1]).unwrap_or(0.0)),
-        supply.map(|supply| supply.none),
-        supply.and_then(|supply| supply.distance),
-    ]
+    fn ranking(of: &Outcome, way: Way) -> &[usize] {
+        of.of(way).map_or(&[], |served| &served.ranking)
+    }
+    let usual = usual([Way::Popularity, Way::Vector].map(|way| ranking(outcome, way)));
+    let own = Seen { ranking: ranking(outcome, way), clicked };
+    let next = Seen { ranking: ranking(next, way), clicked: next_clicked };
+    let [story, exclusive, own_part, overlap] = of_ranking(own, next, &usual, articles).map(Some);
+    let supply = outcome.of(way).and_then(|served| served.supply);
+    let none = supply.map(|supply| supply.none);
+    [story, exclusive, own_part, overlap, none, supply.and_then(|supply| supply.distance)]
 }
 
 fn story_recall(shown: &[usize], clicked: &Grades<usize>, articles: &[Article]) -> f64 {

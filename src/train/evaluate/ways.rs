@@ -3,29 +3,25 @@ use super::{
     Question,
     measures::{Figures, RECALL_10, figures, mean},
 };
-use super::{space::Space, traits::Supply};
+use super::{
+    space::Space,
+    tier::Tier,
+    traits::Supply,
+    unaided::{AVERAGED_SIGNALS, COPIED_SIGNALS, Shown, Shows, UNAIDED},
+};
 use crate::{
-    cleaner::Verdict,
     model::reward_head::{ListFeatures, ListScores, RewardHead},
     queries::QueryList,
     text::stitch::stitch,
     train::{
         error::TrainError,
         events::World,
-        rewards::{Aggregation, Judge, interests::Interests, wishes::wishes},
+        rewards::{Aggregation, Judge, meaning::Meaning},
         rollout::Sample,
     },
 };
 use serde::Serialize;
 use std::path::Path;
-
-/// Signals that the copying baseline takes as queries.
-const COPIED_SIGNALS: usize = 5;
-/// Signals whose vectors are averaged: as many as fit a prompt.
-pub const AVERAGED_SIGNALS: usize = 25;
-/// Most clicks of a cold and of a cool reader.
-const COLD_CLICKS_MAX: usize = 5;
-const COOL_CLICKS_MAX: usize = 20;
 
 /// A way to choose what a reader is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -108,7 +104,7 @@ impl Way {
     pub fn name(self, n: usize) -> String {
         match self {
             Self::Popularity => "popularity, last 24 h".to_owned(),
-            Self::Copy => format!("copy the last {COPIED_SIGNALS} signals"),
+            Self::Copy => format!("copy the last {COPIED_SIGNALS} signals (BM25)"),
             Self::Vector => format!("mean vector of the last {AVERAGED_SIGNALS} signals"),
             Self::Judge => "list of the rewards' judge".to_owned(),
             Self::First => "student, N=1".to_owned(),
@@ -124,34 +120,6 @@ impl Way {
             Self::StitchedHead => format!("student, best queries of N={n} by head"),
             Self::Composite => format!("student, best of N={n} by the rewards' judge"),
             Self::Oracle => format!("student, best of N={n} by held-out clicks (upper bound of Recall@10)"),
-        }
-    }
-}
-
-/// How much a reader has clicked before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tier {
-    /// At most 5 clicks.
-    Cold,
-    /// At most 20.
-    Cool,
-    /// More.
-    Warm,
-}
-
-impl Tier {
-    /// Every tier, from the coldest.
-    pub const ALL: [Self; 3] = [Self::Cold, Self::Cool, Self::Warm];
-
-    /// The tier of so many clicks.
-    pub fn of(n_clicks: usize) -> Self {
-        if n_clicks <= COLD_CLICKS_MAX {
-            Self::Cold
-        } else if n_clicks <= COOL_CLICKS_MAX {
-            Self::Cool
-        } else {
-            Self::Warm
         }
     }
 }
@@ -212,11 +180,11 @@ pub(super) fn merged(by_seed: Vec<Vec<Outcome>>) -> Vec<Outcome> {
 /// What serving takes beside a student.
 #[derive(Debug)]
 pub struct Platform<'a> {
-    judge: Judge<'a>,
+    pub(super) judge: Judge<'a>,
     /// The bundle's reward head.
     pub head: Option<&'a RewardHead>,
-    popular: Vec<usize>,
-    space: Space,
+    pub(super) popular: Vec<usize>,
+    pub(super) space: Space,
 }
 
 impl<'a> Platform<'a> {
@@ -288,10 +256,9 @@ impl<'a> Platform<'a> {
         let by_reward = by_reward.collect::<Result<Vec<f32>, TrainError>>()?;
         found.push((Way::Composite, best_by(&by_reward)));
         found.push((Way::Oracle, most.cloned().unwrap_or_default()));
-        let n_clicks = question.reader.events.iter().filter(|event| event.article_idx.is_some()).count();
         #[allow(clippy::cast_precision_loss, reason = "a handful of lists")]
         let share = valid.len() as f64 / samples.len().max(1) as f64;
-        Ok(Outcome { tier: Tier::of(n_clicks), valid: share, found })
+        Ok(Outcome { tier: Tier::of(question.reader), valid: share, found })
     }
 
     /// The list that the head likes best, and nothing where there is none.
@@ -340,22 +307,17 @@ impl<'a> Platform<'a> {
     /// # Errors
     /// If the search fails.
     pub fn without_student(&self, question: &Question<'_>) -> Result<Vec<(Way, Served)>, TrainError> {
-        let newest = || question.reader.events.iter().rev().filter(|event| event.verdict == Verdict::Keep);
-        let copied: Vec<&str> = newest().take(COPIED_SIGNALS).map(|event| event.text.as_str()).collect();
-        let averaged: Vec<&str> = newest().take(AVERAGED_SIGNALS).map(|event| event.text.as_str()).collect();
-        let near = self.space.nearest(&self.judge.meaning, &averaged)?;
-        let meaning = &self.judge.meaning;
-        let interests = Interests::of(&meaning.signals(&question.reader.events), self.judge.at_unix_s());
-        let judged = match wishes(&interests, meaning) {
-            Some(list) => self.served_list(question, &list)?,
-            None => Served::default(),
+        let of_way = |(way, shows): (Way, Shows)| {
+            let Shown { ranking, queries } = shows(self, question.reader)?;
+            let queries: Vec<&str> = queries.iter().map(String::as_str).collect();
+            Ok((way, served(question, ranking, self.supply(&queries)?)))
         };
-        Ok(vec![
-            (Way::Popularity, served(question, self.popular.clone(), None)),
-            (Way::Copy, self.served_queries(question, &copied)?),
-            (Way::Vector, served(question, near, None)),
-            (Way::Judge, judged),
-        ])
+        UNAIDED.into_iter().map(of_way).collect()
+    }
+
+    /// What words and signals mean.
+    pub fn meaning(&self) -> &Meaning {
+        &self.judge.meaning
     }
 
     /// What queries find, best first.
@@ -365,29 +327,27 @@ impl<'a> Platform<'a> {
         self.judge.ranking(queries)
     }
 
+    /// What one query finds, best first.
+    /// # Errors
+    /// If the search fails.
+    pub fn hits(&self, query: &str) -> Result<Vec<usize>, TrainError> {
+        self.judge.hits(query)
+    }
+
     fn served_list(&self, question: &Question<'_>, list: &QueryList) -> Result<Served, TrainError> {
         let queries: Vec<&str> = list.as_slice().iter().map(|query| query.as_str()).collect();
         self.served_queries(question, &queries)
     }
 
     fn served_queries(&self, question: &Question<'_>, queries: &[&str]) -> Result<Served, TrainError> {
-        let ranking = self.ranking(queries.iter().copied())?;
-        let supply = Supply::of(queries, |query| self.judge.hits(query))?;
-        Ok(served(question, ranking, supply))
+        Ok(served(question, self.ranking(queries.iter().copied())?, self.supply(queries)?))
+    }
+
+    fn supply(&self, queries: &[&str]) -> Result<Option<Supply>, TrainError> {
+        Supply::of(queries, |query| self.hits(query))
     }
 }
 
 fn served(question: &Question<'_>, ranking: Vec<usize>, supply: Option<Supply>) -> Served {
     Served { figures: figures(&ranking, &question.clicked), ranking, supply }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tiers_end_at_5_and_20_clicks() {
-        let tiers: Vec<Tier> = [0, 5, 6, 20, 21].into_iter().map(Tier::of).collect();
-        assert_eq!(tiers, [Tier::Cold, Tier::Cold, Tier::Cool, Tier::Cool, Tier::Warm]);
-    }
 }

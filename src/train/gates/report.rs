@@ -7,6 +7,7 @@ use super::{
     },
     GateSettings,
     climb::{Climbs, N_SEARCHES},
+    gate::{Bound, Gate, Table},
     ranks::Ranks,
 };
 use serde::Serialize;
@@ -19,29 +20,6 @@ const WITHOUT_COVERAGE: usize = 2;
 pub(in crate::train) const MUCH_NOISE: f64 = 1.0 / 3.0;
 /// Place of the aggregation that the gate asks of.
 const WEIGHTED: usize = 1;
-
-/// One gate with its figure.
-#[derive(Clone, Debug, Serialize)]
-pub struct Gate {
-    /// What is compared.
-    pub name: &'static str,
-    /// Its figure with an interval.
-    pub figure: Estimate,
-    /// Where the figure must stay: `>=` or `<=` and a number.
-    pub bound: Bound,
-    /// Whether the figure is there.
-    pub passed: bool,
-}
-
-/// Where a figure must stay.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bound {
-    /// Not below.
-    AtLeast(f64),
-    /// Not above.
-    AtMost(f64),
-}
 
 /// What a world's gates say.
 #[derive(Clone, Debug, Serialize)]
@@ -108,14 +86,6 @@ pub(super) fn report(world: &World, settings: GateSettings, found: &[Found]) -> 
     }
 }
 
-fn gate(name: &'static str, figure: Estimate, bound: Bound) -> Gate {
-    let passed = match bound {
-        Bound::AtLeast(least) => figure.mean >= least,
-        Bound::AtMost(most) => figure.mean <= most,
-    };
-    Gate { name, figure, bound, passed }
-}
-
 /// Is there something to learn between copying and knowing?
 fn gates_of_worlds(found: &[Found], seed: u64) -> Vec<Gate> {
     let column = |value: fn(&Found) -> f64| -> Vec<f64> { found.iter().map(value).collect() };
@@ -137,22 +107,22 @@ fn gates_of_worlds(found: &[Found], seed: u64) -> Vec<Gate> {
     };
     let by_interests = |part: fn(&Found) -> f64| ratio(part, |f| f.interests);
     vec![
-        gate("interests / popularity", ratio(|f| f.interests, |f| f.popularity), Bound::AtLeast(5.0)),
-        gate("copy / interests", by_interests(|f| f.copy), Bound::AtMost(0.6)),
-        gate("searches / interests", by_interests(|f| f.searches), Bound::AtMost(0.4)),
-        gate(
+        Gate::of("interests / popularity", ratio(|f| f.interests, |f| f.popularity), Bound::AtLeast(5.0)),
+        Gate::of("copy / interests", by_interests(|f| f.copy), Bound::AtMost(0.6)),
+        Gate::of("searches / interests", by_interests(|f| f.searches), Bound::AtMost(0.4)),
+        Gate::of(
             "another's interests - popularity",
             difference(|f| f.permuted - f.popularity),
             Bound::AtMost(0.02),
         ),
-        gate("interests / best of a platform", ratio(|f| f.interests, best), Bound::AtLeast(3.0)),
-        gate("linear probe / interests", by_interests(|f| f.probe), Bound::AtMost(0.6)),
-        gate(
+        Gate::of("interests / best of a platform", ratio(|f| f.interests, best), Bound::AtLeast(3.0)),
+        Gate::of("linear probe / interests", by_interests(|f| f.probe), Bound::AtMost(0.6)),
+        Gate::of(
             "neighbouring words - linear probe",
             difference(|f| f.neighbours - f.probe),
             Bound::AtLeast(0.05),
         ),
-        gate(
+        Gate::of(
             "noisy readers: judge's list without noise / with it",
             bootstrap_ratio(&noisy(|f| f.wishes_clean), &noisy(|f| f.wishes), seed),
             Bound::AtLeast(1.05),
@@ -167,18 +137,18 @@ fn gates_of_rewards(found: &[Found], seed: u64) -> Vec<Gate> {
         bootstrap(&found.iter().filter_map(|f| f.climbs.as_ref()).map(value).collect::<Vec<_>>(), seed)
     };
     vec![
-        gate(
+        Gate::of(
             "composite ranks lists by recall",
             bootstrap(&composites.collect::<Vec<_>>(), seed),
             Bound::AtLeast(0.4),
         ),
-        gate("search on five rewards - copy", climbs(|c| c.own[ALL] - c.copy), Bound::AtLeast(0.0)),
-        gate(
+        Gate::of("search on five rewards - copy", climbs(|c| c.own[ALL] - c.copy), Bound::AtLeast(0.0)),
+        Gate::of(
             "search without coverage - copy",
             climbs(|c| c.own[WITHOUT_COVERAGE] - c.copy),
             Bound::AtMost(0.0),
         ),
-        gate(
+        Gate::of(
             "own part without coverage - with it",
             climbs(|c| {
                 let own_part = |search: usize| c.own[search] - c.permuted[search];
@@ -216,22 +186,6 @@ fn searches(found: &[Found], seed: u64) -> Vec<(String, Estimate, Estimate)> {
     (0..N_SEARCHES).map(row).collect()
 }
 
-impl GateReport {
-    /// How many gates failed.
-    pub fn n_failed(&self) -> usize {
-        self.gates.iter().filter(|gate| !gate.passed).count()
-    }
-}
-
-impl fmt::Display for Bound {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AtLeast(least) => write!(out, "at least {least}"),
-            Self::AtMost(most) => write!(out, "at most {most}"),
-        }
-    }
-}
-
 /// Four Markdown tables.
 impl fmt::Display for GateReport {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -260,12 +214,7 @@ impl fmt::Display for GateReport {
             let Estimate { mean, low, high } = part;
             writeln!(out, "| {mean:.3} | [{low:.3}, {high:.3}] |")?;
         }
-        writeln!(out, "\n| gate | bound | figure | 95 % interval | verdict |\n|---|---|---|---|---|")?;
-        for Gate { name, figure: Estimate { mean, low, high }, bound, passed } in &self.gates {
-            let verdict = if *passed { "passed" } else { "FAILED" };
-            writeln!(out, "| {name} | {bound} | {mean:.3} | [{low:.3}, {high:.3}] | {verdict} |")?;
-        }
-        Ok(())
+        write!(out, "\n{}", Table(&self.gates))
     }
 }
 
