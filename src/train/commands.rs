@@ -349,6 +349,9 @@ fn run_baselines(
     };
     let table = baselines::table::run(inputs, settings)?;
     write_json(args.json.as_deref(), &table)?;
+    if let Some(path) = &args.html {
+        std::fs::write(path, table.html()?).map_err(TrainError::disk(path, "write"))?;
+    }
     say(output, &table.markdown())?;
     passed(&table.gates)
 }

@@ -1,6 +1,6 @@
 //! Figures of a bundle: what its lists find for readers whose clicks nothing was trained on, against popularity and copying the signals.
 pub mod measures;
-mod page;
+pub mod page;
 pub mod space;
 mod stopping;
 pub mod table;

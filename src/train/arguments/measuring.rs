@@ -103,6 +103,9 @@ pub struct BaselineArgs {
     /// table goes on where it was stopped, or is made by several processes.
     #[arg(long)]
     pub(in crate::train) kept: Option<PathBuf>,
+    /// Also write the figures as a page with a plot.
+    #[arg(long)]
+    pub(in crate::train) html: Option<PathBuf>,
     /// Also write the figures as JSON.
     #[arg(long)]
     pub(in crate::train) json: Option<PathBuf>,

@@ -4,6 +4,7 @@
 //! without a convolution before; wrong answers are the other clicks of the batch, not four that were shown; no dropout.
 use super::{Recommender, WIDTH, parts::Linear};
 use crate::{
+    cleaner::Verdict,
     model::weights::{ModelError, Parameters, TensorSource},
     signals::Stream,
     train::{
@@ -111,7 +112,7 @@ impl Recommender for Nrhub {
         candidates: &[usize],
     ) -> Result<Option<Vec<usize>>, TrainError> {
         let before = reader.events_until(at_unix_s);
-        if before.is_empty() {
+        if !before.iter().any(|event| event.verdict == Verdict::Keep) {
             return Ok(None);
         }
         let wanted: Vec<f32> = self.readers(&[before])?.flatten_all()?.to_vec1()?;
@@ -184,8 +185,8 @@ impl Nrhub {
             let (mut texts, mut absent) = (Texts::default(), Vec::new());
             let mut is_empty = Vec::new();
             for events in before {
-                let newest: Vec<&Event> =
-                    events.iter().rev().filter(|event| event.stream == stream).take(SIGNALS).collect();
+                let kept = |event: &&Event| event.stream == stream && event.verdict == Verdict::Keep;
+                let newest: Vec<&Event> = events.iter().rev().filter(kept).take(SIGNALS).collect();
                 for place in 0..SIGNALS {
                     let event = newest.get(place);
                     texts.push(&event.map_or(Vec::new(), |event| self.ids(&event.text)));

@@ -3,9 +3,11 @@ use super::{SequenceModel, asked::Measured, hstu::Hstu, kept::Part, sasrec::SasR
 use crate::{
     signals::Stream,
     train::{
+        error::TrainError,
         evaluate::{
             EvaluateSettings,
             measures::{MEASURES, RECALL_10},
+            page::{self, Points},
             tier::Tier,
             traits::OF_RANKINGS,
             ways::Way,
@@ -199,6 +201,16 @@ fn gates(measured: &[Measurements], seed: u64) -> Vec<Gate> {
 }
 
 impl BaselineTable {
+    /// Returns the figures as one HTML page without any script or outside file.
+    /// # Errors
+    /// If a plot cannot be drawn.
+    pub fn html(&self) -> Result<String, TrainError> {
+        let points: Points<'_> =
+            self.rows.iter().map(|row| (row.name.as_str(), row.measures[MEASURES[RECALL_10].0])).collect();
+        let plots = [("Recall@10, mean and 95 % interval", points)];
+        page::page(&format!("newshound baselines: {}", self.world), &plots, &self.markdown())
+    }
+
     /// Returns the figures as Markdown tables. Writing to a string cannot fail.
     pub fn markdown(&self) -> String {
         let mut text = format!(

@@ -1,8 +1,9 @@
-//! The figures as a page: the tables, and Recall@10 of every way as points with intervals.
+//! Figures as a page: the tables, and Recall@10 of every row as points with intervals.
 use super::table::{Evaluation, Row};
 use crate::train::{
     error::TrainError,
     html::{self, escaped},
+    statistics::Estimate,
 };
 use plotters::prelude::*;
 use std::fmt::Write;
@@ -15,22 +16,40 @@ const AXIS_HEIGHT: u32 = 60;
 /// Room for names, pixels.
 const NAMES_WIDTH: i32 = 420;
 
+/// Rows of one plot: names and figures.
+pub type Points<'a> = Vec<(&'a str, Estimate)>;
+
 impl Evaluation {
     /// Returns the figures as one HTML page without any script or outside file.
     /// # Errors
     /// If a plot cannot be drawn.
     pub fn html(&self) -> Result<String, TrainError> {
-        let mut page = html::head(&format!("newshound eval: {}", self.world));
-        page.push_str(&plot("Recall@10, mean and 95 % interval", &self.rows)?);
-        page.push_str(&plot("Paired difference of Recall@10", &self.differences)?);
-        page.push_str(&tables(&self.markdown()));
-        page.push_str("</body></html>\n");
-        Ok(page)
+        fn points(rows: &[Row]) -> Points<'_> {
+            rows.iter().map(|row| (row.name.as_str(), row.recall)).collect()
+        }
+        let plots = [
+            ("Recall@10, mean and 95 % interval", points(&self.rows)),
+            ("Paired difference of Recall@10", points(&self.differences)),
+        ];
+        page(&format!("newshound eval: {}", self.world), &plots, &self.markdown())
     }
 }
 
+/// Plots, each with its title, and the tables of our own Markdown as one HTML page without any script or outside file.
+/// # Errors
+/// If a plot cannot be drawn.
+pub fn page(title: &str, plots: &[(&str, Points<'_>)], markdown: &str) -> Result<String, TrainError> {
+    let mut page = html::head(title);
+    for (title, points) in plots {
+        page.push_str(&plot(title, points)?);
+    }
+    page.push_str(&tables(markdown));
+    page.push_str("</body></html>\n");
+    Ok(page)
+}
+
 /// Points with whiskers as SVG; nothing where there are no rows.
-fn plot(title: &str, rows: &[Row]) -> Result<String, TrainError> {
+fn plot(title: &str, rows: &[(&str, Estimate)]) -> Result<String, TrainError> {
     let mut svg = String::new();
     if !rows.is_empty() {
         draw(&mut svg, title, rows)
@@ -40,12 +59,12 @@ fn plot(title: &str, rows: &[Row]) -> Result<String, TrainError> {
 }
 
 #[allow(clippy::cast_possible_wrap, reason = "a dozen rows")]
-fn draw(svg: &mut String, title: &str, rows: &[Row]) -> Result<(), String> {
+fn draw(svg: &mut String, title: &str, rows: &[(&str, Estimate)]) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let n_rows = u32::try_from(rows.len()).map_err(|error| text(&error))?;
     let height = n_rows * ROW_HEIGHT + AXIS_HEIGHT;
-    let low = rows.iter().map(|row| row.recall.low).fold(0.0, f64::min);
-    let high = rows.iter().map(|row| row.recall.high).fold(f64::MIN_POSITIVE, f64::max);
+    let low = rows.iter().map(|(_, recall)| recall.low).fold(0.0, f64::min);
+    let high = rows.iter().map(|(_, recall)| recall.high).fold(f64::MIN_POSITIVE, f64::max);
     let area = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
     area.fill(&WHITE).map_err(|error| text(&error))?;
     let mut chart = ChartBuilder::on(&area)
@@ -64,14 +83,14 @@ fn draw(svg: &mut String, title: &str, rows: &[Row]) -> Result<(), String> {
         .draw()
         .map_err(|error| text(&error))?;
     let colour = RGBColor(30, 90, 160);
-    for (idx, Row { name, recall, .. }) in (0_u32..).zip(rows) {
+    for (idx, (name, recall)) in (0_u32..).zip(rows) {
         let y = f64::from(n_rows - idx) - 0.5;
         let whisker = PathElement::new(vec![(recall.low, y), (recall.high, y)], colour.stroke_width(2));
         chart.draw_series(std::iter::once(whisker)).map_err(|error| text(&error))?;
         let point = Circle::new((recall.mean, y), 4, colour.filled());
         chart.draw_series(std::iter::once(point)).map_err(|error| text(&error))?;
         let middle = 10 + (idx * ROW_HEIGHT + ROW_HEIGHT / 2 - 7) as i32;
-        let named = Text::new(name.clone(), (8, middle), ("sans-serif", 14));
+        let named = Text::new((*name).to_owned(), (8, middle), ("sans-serif", 14));
         area.draw(&named).map_err(|error| text(&error))?;
     }
     area.present().map_err(|error| text(&error))
