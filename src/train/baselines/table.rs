@@ -83,7 +83,8 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<BaselineTab
     let popular = evaluate::popular(&world);
     let platform = Platform::of(&world, popular.clone(), None, None)?;
     let keys: Vec<&str> = questions.iter().map(|question| question.reader.key.as_str()).collect();
-    let usual = keys_usual(&platform, &questions.iter().map(|question| question.reader).collect::<Vec<_>>())?;
+    let usual =
+        usual_of_each(&platform, &questions.iter().map(|question| question.reader).collect::<Vec<_>>())?;
     let asked = Asked::of(&world, &keys, &usual);
     let articles = world.articles_digest();
     let settings_text = format!("{:?} {} lists", settings.split, settings.n_lists);
@@ -137,7 +138,7 @@ fn world(inputs: Inputs<'_>, split: Split) -> Result<(World, String), TrainError
 }
 
 /// What popularity and the mean of signals show each reader first.
-fn keys_usual(platform: &Platform<'_>, readers: &[&Reader]) -> Result<Vec<BTreeSet<usize>>, TrainError> {
+fn usual_of_each(platform: &Platform<'_>, readers: &[&Reader]) -> Result<Vec<BTreeSet<usize>>, TrainError> {
     let is_usual = |(way, _): &&(Way, Shows)| matches!(way, Way::Popularity | Way::Vector);
     let of_reader = |reader: &&Reader| {
         let shown = UNAIDED.iter().filter(is_usual).map(|(_, shows)| Ok(shows(platform, reader)?.ranking));
