@@ -103,6 +103,7 @@ async fn show(
             n_candidates: None,
             seed: Some(1),
             bypass_cache: false,
+            all_candidates: true,
             lowest_rung: None,
             entrant: Entrant::default(),
             timeout: TIMEOUT,
