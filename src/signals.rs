@@ -210,20 +210,14 @@ impl UserSignals {
         Self { signals: Vec::new(), n_dropped: 0 }
     }
 
-    /// Whether nothing is known of the reader.
-    pub fn are_none(&self) -> bool {
-        self.signals.is_empty()
-    }
-
     /// Checks how many drafts there are, for callers who should not look at any of too many.
     ///
     /// # Errors
     /// If there is none, or more than the limit, which the violation names.
     pub fn check_count(got: usize) -> Result<(), SignalViolation> {
-        if (1..=DRAFTS_MAX).contains(&got) {
-            return Ok(());
-        }
-        Err(SignalViolation::Count { field: "signals".to_owned(), min: 1, max: DRAFTS_MAX, got })
+        let fits = (1..=DRAFTS_MAX).contains(&got);
+        let refusal = || SignalViolation::Count { field: "signals".to_owned(), min: 1, max: DRAFTS_MAX, got };
+        fits.then_some(()).ok_or_else(refusal)
     }
 
     /// The kept signals, oldest first, empty only where nothing is known of the reader.

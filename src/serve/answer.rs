@@ -193,7 +193,7 @@ impl Answerer {
 
     /// Finds the answer, or somebody who generates it, or starts to: all that was asked, or what there is time and room for.
     async fn start(self: &Arc<Self>, question: &Question) -> (Course, Option<Degradation>) {
-        if question.signals.are_none() {
+        if question.signals.as_slice().is_empty() {
             return self.without_signals(question);
         }
         let key = self.key(question);

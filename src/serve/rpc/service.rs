@@ -133,7 +133,7 @@ impl Shared {
         let auto = if has_head { Method::RewardHead } else { Method::Consensus };
         let of_arms = enrolment.policy();
         // Of whom nothing is known can have nothing better, so only she herself or her arm can forbid it.
-        let lowest_rung = if asked.signals.are_none() { Rung::Cohort } else { self.lowest_rung };
+        let lowest_rung = if asked.signals.as_slice().is_empty() { Rung::Cohort } else { self.lowest_rung };
         let lowest_rung = asked.wanted.lowest_rung.or(of_arms.lowest_rung).unwrap_or(lowest_rung);
         let options = asked.wanted.with(&of_arms, auto);
         if options.method == Method::RewardHead && !has_head {

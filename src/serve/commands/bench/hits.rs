@@ -14,8 +14,8 @@ use crate::serve::{
     settings::ConnectionSettings,
 };
 use clap::Args;
-use prost::bytes::Bytes;
-use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
+use hyper::body::Bytes;
+use std::{fmt, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::oneshot};
 
 /// Answers stay longer than any measurement lasts, and none is made anew meanwhile.
@@ -167,7 +167,7 @@ async fn slot(
     closed(n_clients, time, call).await?.answered_any()
 }
 
-/// One measurement.
+/// One measurement, or the medians of several.
 #[derive(Clone, Copy, Debug)]
 struct Side {
     per_second: f64,
@@ -187,6 +187,32 @@ impl Side {
             n_refused: seen.refused.n(),
         }
     }
+
+    /// The medians, and all refusals.
+    fn median(sides: impl Iterator<Item = Self> + Clone) -> Self {
+        let of = |value: fn(Self) -> f64| median(sides.clone().map(value).collect());
+        Self {
+            per_second: of(|side| side.per_second),
+            p50_ms: of(|side| side.p50_ms),
+            p99_ms: of(|side| side.p99_ms),
+            n_refused: sides.map(|side| side.n_refused).sum(),
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let Self { per_second, p50_ms, p99_ms, n_refused } = self;
+        serde_json::json!({ "per_second": per_second, "p50_ms": p50_ms, "p99_ms": p99_ms, "refused": n_refused })
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { per_second, p50_ms, p99_ms, n_refused } = self;
+        write!(
+            out,
+            "{per_second:9.0} per second  p50 {p50_ms:7.3} ms  p99 {p99_ms:7.3} ms  {n_refused} refused"
+        )
+    }
 }
 
 struct Pair {
@@ -201,43 +227,22 @@ fn report(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let of = |value: fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
-    let rate = of(|pair| pair.hits.per_second / pair.echo.per_second);
-    let p99 = of(|pair| pair.hits.p99_ms / pair.echo.p99_ms);
+    let of = |ratio: fn(&Pair) -> f64| median(pairs.iter().map(ratio).collect());
     let bars = Bars(vec![
-        Bar::at_least("requests per second, to the echo's", rate, 0.6),
-        Bar::at_most("p99, to the echo's", p99, 2.0),
+        Bar::at_least(
+            "requests per second, to the echo's",
+            of(|pair| pair.hits.per_second / pair.echo.per_second),
+            0.6,
+        ),
+        Bar::at_most("p99, to the echo's", of(|pair| pair.hits.p99_ms / pair.echo.p99_ms), 2.0),
     ]);
-    let rows = [
-        (
-            "hits",
-            of(|pair| pair.hits.per_second),
-            of(|pair| pair.hits.p50_ms),
-            of(|pair| pair.hits.p99_ms),
-            pairs.iter().map(|pair| pair.hits.n_refused).sum::<u64>(),
-        ),
-        (
-            "echo",
-            of(|pair| pair.echo.per_second),
-            of(|pair| pair.echo.p50_ms),
-            of(|pair| pair.echo.p99_ms),
-            pairs.iter().map(|pair| pair.echo.n_refused).sum::<u64>(),
-        ),
-    ];
+    let hits = Side::median(pairs.iter().map(|pair| pair.hits));
+    let echo = Side::median(pairs.iter().map(|pair| pair.echo));
     if json {
-        let sides: serde_json::Map<String, serde_json::Value> = rows
-            .iter()
-            .map(|(name, per_second, p50_ms, p99_ms, n_refused)| {
-                let row = serde_json::json!({
-                    "per_second": per_second, "p50_ms": p50_ms, "p99_ms": p99_ms, "refused": n_refused,
-                });
-                ((*name).to_owned(), row)
-            })
-            .collect();
         let report = serde_json::json!({
             "pairs": args.pairs, "seconds": args.seconds, "clients": args.clients,
             "connections": args.connections, "request_bytes": request_bytes, "answer_bytes": answer_bytes,
-            "sides": sides, "bars": bars.json(),
+            "sides": { "hits": hits.json(), "echo": echo.json() }, "bars": bars.json(),
         });
         return Ok(writeln!(out, "{report}")?);
     }
@@ -246,12 +251,6 @@ fn report(
         "{} clients on {} connections, {request_bytes} bytes asked, {answer_bytes} answered; medians of {} times {} s",
         args.clients, args.connections, args.pairs, args.seconds
     )?;
-    for (name, per_second, p50_ms, p99_ms, n_refused) in rows {
-        writeln!(
-            out,
-            "  {name:<5} {per_second:9.0} per second  p50 {p50_ms:7.3} ms  p99 {p99_ms:7.3} ms  {n_refused} refused"
-        )?;
-    }
-    write!(out, "{bars}")?;
-    Ok(())
+    writeln!(out, "  hits {hits}\n  echo {echo}")?;
+    Ok(write!(out, "{bars}")?)
 }

@@ -11,7 +11,7 @@ use crate::{
     },
     signals::{SignalDraft, Stream},
 };
-use prost::bytes::Bytes;
+use hyper::body::Bytes;
 use std::{
     future::Future,
     net::SocketAddr,

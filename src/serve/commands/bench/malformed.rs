@@ -11,7 +11,7 @@ use crate::serve::rpc::{
     raw::{self, GENERATE},
 };
 use clap::Args;
-use prost::bytes::Bytes;
+use hyper::body::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::{collections::BTreeMap, io::Write, time::Duration};

@@ -13,7 +13,7 @@ use crate::serve::rpc::{
     raw::{self, GENERATE, Refusal},
 };
 use clap::Args;
-use prost::bytes::Bytes;
+use hyper::body::Bytes;
 use std::{
     future::Future,
     io::Write,

@@ -2,7 +2,7 @@
 use super::super::CommandError;
 use crate::serve::rpc::raw::Refusal;
 use hdrhistogram::Histogram;
-use prost::bytes::Bytes;
+use hyper::body::Bytes;
 use std::{collections::BTreeMap, time::Duration};
 
 /// Percentiles that are reported.
