@@ -2,7 +2,12 @@
 //!
 //! A file is TOML; a section within a section is named with a point between. Overrides come from the environment that the binary hands over, and win over the
 //! file.
-use std::{collections::BTreeMap, ffi::OsString, fmt, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fmt,
+    ops::RangeInclusive,
+};
 use thiserror::Error;
 
 /// Everything that is wrong with a settings file, one sentence per mistake.
@@ -28,8 +33,42 @@ pub struct Override {
     pub key: String,
     /// The value as it was written.
     pub value: String,
-    /// Where it was written, for messages: the name of a variable.
+    /// Where it was written, for messages: the name of a variable, or of a flag.
     pub origin: String,
+}
+
+impl Override {
+    /// What a flag of the command line says.
+    pub fn by_flag(key: &str, flag: &str, value: impl fmt::Display) -> Self {
+        Self { key: key.to_owned(), value: value.to_string(), origin: flag.to_owned() }
+    }
+}
+
+/// What was given, by whom, and what of it is nobody else's business.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Given {
+    file: String,
+    values: BTreeMap<String, toml::Value>,
+    /// Where values that do not come from the file were written.
+    origins: BTreeMap<String, String>,
+    secrets: BTreeSet<String>,
+}
+
+impl Given {
+    /// What was given for a key, as TOML, and where; a table that was taken apart is put together again. None where nothing was.
+    pub fn of(&self, key: &str) -> Option<(String, &str)> {
+        let part = |full: &str| full.strip_prefix(key)?.strip_prefix('.').map(str::to_owned);
+        let parts = self.values.iter().filter_map(|(full, value)| Some((part(full)?, value.clone())));
+        let table: toml::Table = parts.collect();
+        let value = match self.values.get(key) {
+            Some(value) => value.clone(),
+            None if table.is_empty() => return None,
+            None => toml::Value::Table(table),
+        };
+        let is_shown = !self.secrets.contains(key) || value.as_str() == Some("");
+        let shown = if is_shown { value } else { toml::Value::String("(secret)".to_owned()) };
+        Some((shown.to_string(), self.origins.get(key).unwrap_or(&self.file)))
+    }
 }
 
 /// Hands out values by key and remembers every mistake instead of stopping at the first.
@@ -37,27 +76,28 @@ pub struct Override {
 pub struct Reader {
     file: String,
     values: BTreeMap<String, toml::Value>,
-    /// Where values that do not come from the file were written.
-    origins: BTreeMap<String, String>,
+    given: Given,
     mistakes: Vec<String>,
 }
 
 impl Reader {
     /// Reads TOML text; `file` names it in messages. Unreadable text counts as a mistake.
     pub fn new(text: &str, file: &str, overrides: &[Override]) -> Self {
-        let (values, origins) = (BTreeMap::new(), BTreeMap::new());
-        let mut reader = Self { file: file.to_owned(), values, origins, mistakes: Vec::new() };
+        let (values, origins, secrets) = Default::default();
+        let given = Given { file: file.to_owned(), values, origins, secrets };
+        let mut reader = Self { file: file.to_owned(), values: BTreeMap::new(), given, mistakes: Vec::new() };
         match text.parse::<toml::Table>() {
             Ok(table) => reader.flatten("", table),
             Err(error) => reader.mistakes.push(format!("is not TOML: {}", error.message())),
         }
         for Override { key, value, origin } in overrides {
-            reader.origins.insert(key.clone(), origin.clone());
+            reader.given.origins.insert(key.clone(), origin.clone());
             // A word that is no TOML value is meant as text, so that addresses need no quotes.
             let parsed = format!("value = {value}").parse::<toml::Table>();
             let parsed = parsed.ok().and_then(|mut table| table.remove("value"));
             reader.values.insert(key.clone(), parsed.unwrap_or_else(|| toml::Value::String(value.clone())));
         }
+        reader.given.values.clone_from(&reader.values);
         reader
     }
 
@@ -153,6 +193,7 @@ impl Reader {
         parse: impl FnOnce(&str) -> Option<T>,
         default: T,
     ) -> T {
+        self.given.secrets.insert(key.to_owned());
         let Some(value) = self.values.remove(key) else { return default };
         value.as_str().and_then(parse).unwrap_or_else(|| {
             self.mistakes.push(format!("{} should be {expected}", self.named(key)));
@@ -212,19 +253,27 @@ impl Reader {
 
     /// A key as its writer knows it.
     fn named(&self, key: &str) -> String {
-        self.origins.get(key).map_or_else(|| key.to_owned(), |origin| format!("{origin} ({key})"))
+        self.given.origins.get(key).map_or_else(|| key.to_owned(), |origin| format!("{origin} ({key})"))
     }
 
     /// Returns the settings if there was no mistake and no unknown key.
     ///
     /// # Errors
     /// Every mistake at once.
-    pub fn finish<T>(mut self, settings: T) -> Result<T, Mistakes> {
+    pub fn finish<T>(self, settings: T) -> Result<T, Mistakes> {
+        self.finish_told(settings).map(|(settings, _)| settings)
+    }
+
+    /// As `finish`, with what was given.
+    ///
+    /// # Errors
+    /// As `finish`.
+    pub fn finish_told<T>(mut self, settings: T) -> Result<(T, Given), Mistakes> {
         let unknown: Vec<_> =
             self.values.keys().map(|key| format!("{} is not a setting", self.named(key))).collect();
         self.mistakes.extend(unknown);
         if self.mistakes.is_empty() {
-            return Ok(settings);
+            return Ok((settings, self.given));
         }
         Err(Mistakes { file: self.file, mistakes: self.mistakes })
     }

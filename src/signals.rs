@@ -174,7 +174,7 @@ impl Signal {
     }
 }
 
-/// One reader's signals, oldest first, at least one, bounded per stream (the oldest are dropped and counted).
+/// One reader's signals, oldest first, bounded per stream (the oldest are dropped and counted); at least one, but for `none`.
 #[derive(Clone, Debug)]
 pub struct UserSignals {
     signals: Vec<Signal>,
@@ -205,18 +205,22 @@ impl UserSignals {
         Ok(Self { n_dropped: n_checked - signals.len(), signals })
     }
 
+    /// Those of a reader of whom nothing is known: nothing can be written from them.
+    pub fn none() -> Self {
+        Self { signals: Vec::new(), n_dropped: 0 }
+    }
+
     /// Checks how many drafts there are, for callers who should not look at any of too many.
     ///
     /// # Errors
     /// If there is none, or more than the limit, which the violation names.
     pub fn check_count(got: usize) -> Result<(), SignalViolation> {
-        if (1..=DRAFTS_MAX).contains(&got) {
-            return Ok(());
-        }
-        Err(SignalViolation::Count { field: "signals".to_owned(), min: 1, max: DRAFTS_MAX, got })
+        let fits = (1..=DRAFTS_MAX).contains(&got);
+        let refusal = || SignalViolation::Count { field: "signals".to_owned(), min: 1, max: DRAFTS_MAX, got };
+        fits.then_some(()).ok_or_else(refusal)
     }
 
-    /// The kept signals, oldest first, never empty.
+    /// The kept signals, oldest first, empty only where nothing is known of the reader.
     pub fn as_slice(&self) -> &[Signal] {
         &self.signals
     }

@@ -1,4 +1,5 @@
 //! The binaries as their users start them: processes with arguments, an environment, two streams and signals.
+mod bench;
 mod calls;
 mod end;
 mod experiments;

@@ -3,7 +3,7 @@
 mod cuda;
 
 use candle_core::Device;
-use std::{num::NonZero, str::FromStr};
+use std::{fmt, num::NonZero, str::FromStr};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -55,6 +55,16 @@ impl DeviceChoice {
         };
         info!(device = name(&device), with_cuda = cfg!(feature = "cuda"), "device opened");
         Ok(device)
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! One request, read top to bottom: cache, or a flight that others share, or a generation of its own.
 mod admission;
 mod answered;
+mod cohort;
 mod counted;
 mod elsewhere;
 mod error;
@@ -16,16 +17,15 @@ use crate::{
         cohorts::Cohorts,
         engine::Deadline,
         flights::{Flight, Flights, Landed, Progress, Seat},
-        ladder::Decision,
         metrics::{Metrics, outcome::Outcome},
         owner::{Epochs, Owner},
         question::{CacheMode, Question},
         settings::{CacheSettings, DegradationSettings, ServeSettings},
         shared::SharedCache,
         tenants::Budgets,
+        topics::Topics,
         traces::{Stage, Trace},
     },
-    text::parse::QUERIES_MAX,
 };
 pub use admission::Degradation;
 pub use answered::{Answered, Origin};
@@ -53,6 +53,7 @@ pub struct Answerer {
     budgets: Arc<Budgets>,
     forgetting: Arc<Semaphore>,
     cohorts: Arc<Cohorts>,
+    topics: Arc<Topics>,
     settings: CacheSettings,
     degradation: DegradationSettings,
     metrics: Arc<Metrics>,
@@ -111,7 +112,7 @@ impl Answerer {
     pub fn new(
         settings: &ServeSettings,
         shared: Option<Arc<SharedCache>>,
-        cohorts: Arc<Cohorts>,
+        (cohorts, topics): (Arc<Cohorts>, Arc<Topics>),
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -123,6 +124,7 @@ impl Answerer {
             budgets: Arc::new(Budgets::new(settings.tenants.clone())),
             forgetting: Arc::new(Semaphore::new(forgetting::READERS_MAX)),
             cohorts,
+            topics,
             settings: settings.cache,
             degradation: settings.degradation.clone(),
             metrics,
@@ -159,7 +161,7 @@ impl Answerer {
             n_seen += 1;
             watch(candidate);
         };
-        let (course, mut degradation) = self.start(question.clone()).await;
+        let (course, mut degradation) = self.start(&question).await;
         let (status, age) = course.status();
         self.metrics.cache_request(status, age);
         let (mut origin, mut result) = course.run(&trace, question.deadline, count).await;
@@ -170,7 +172,7 @@ impl Answerer {
         if of_another && in_time && n_seen == 0 {
             let deadline = question.deadline;
             let course;
-            (course, degradation) = self.start(question).await;
+            (course, degradation) = self.start(&question).await;
             (origin, result) = course.run(&trace, deadline, watch).await;
         }
         counted.outcome = match (&result, origin) {
@@ -190,16 +192,19 @@ impl Answerer {
     }
 
     /// Finds the answer, or somebody who generates it, or starts to: all that was asked, or what there is time and room for.
-    async fn start(self: &Arc<Self>, question: Question) -> (Course, Option<Degradation>) {
-        let key = self.key(&question);
-        if let Some(course) = self.known(&question, key).await {
+    async fn start(self: &Arc<Self>, question: &Question) -> (Course, Option<Degradation>) {
+        if question.signals.as_slice().is_empty() {
+            return self.without_signals(question);
+        }
+        let key = self.key(question);
+        if let Some(course) = self.known(question, key).await {
             return (course, None);
         }
         // Before anything is decided: what another server has made costs this one nothing, however much it has to do.
-        if let Some(course) = self.elsewhere(&question, key).await {
+        if let Some(course) = self.elsewhere(question, key).await {
             return (course, None);
         }
-        let decision = admission::decide(&self.degradation, &question, &self.metrics);
+        let decision = admission::decide(&self.degradation, question, &self.metrics);
         let from = SystemTime::now();
         if let Some(why) = decision.stored
             && question.cache == CacheMode::Default
@@ -213,7 +218,7 @@ impl Answerer {
             );
         }
         if let Some(why) = decision.stored
-            && let Some(answer) = self.of_cohort(&question, &decision)
+            && let Some(answer) = self.of_cohort(question, &decision)
         {
             self.metrics.admission(question.class, "cohort");
             return (Course::Stored(answer, Origin::Cohort), Some(Degradation { rung: Rung::Cohort, why }));
@@ -223,27 +228,16 @@ impl Answerer {
             Err(refusal) => {
                 self.metrics.admission(question.class, "refused");
                 self.metrics.degraded("refused", refusal.why());
-                return (Course::Refused(admission::refused(refusal, &question, &self.metrics)), None);
+                return (Course::Refused(admission::refused(refusal, question, &self.metrics)), None);
             }
         };
-        let Some(less) = question.at(step.rung) else { return (self.take_off(question, key), None) };
+        let Some(less) = question.at(step.rung) else { return (self.take_off(question.clone(), key), None) };
         let (key, degradation) = (self.key(&less), Degradation::of(&step));
         let course = match self.known(&less, key).await {
             Some(course) => course,
             None => self.take_off(less, key),
         };
         (course, degradation)
-    }
-
-    /// The list of the reader's locale as an answer, where nothing can be generated for her and she may have it.
-    fn of_cohort(&self, question: &Question, decision: &Decision) -> Option<Arc<Answer>> {
-        let is_refused = decision.otherwise.is_err() || question.writer.engine.is_full(question.class);
-        if question.lowest_rung < Rung::Cohort || !is_refused {
-            return None;
-        }
-        let list = self.cohorts.of(question.locale.as_deref())?;
-        let n_queries_max = question.options.n_queries_max.unwrap_or(QUERIES_MAX);
-        Some(Arc::new(Answer::of_cohort(list, Arc::clone(&question.writer.facts), n_queries_max)))
     }
 
     /// What is stored under a key, or under way.
@@ -305,7 +299,8 @@ impl Answerer {
     }
 
     fn key(&self, question: &Question) -> CacheKey {
-        let (options, arms) = (question.canonical(), question.enrolment.canonical());
+        let (mut options, arms) = (question.canonical(), question.enrolment.canonical());
+        options.extend(self.topics.canonical());
         let whose = question.whose();
         let epoch = self.epochs.now(Owner::of(&whose));
         // By the bundle and not by the number of the model: the same bundle, loaded again, writes the same.

@@ -23,6 +23,8 @@ pub enum Invalid {
     Pruned,
     /// A query of it is personal data.
     Personal,
+    /// Without queries about sensitive topics too few are left.
+    Sensitive,
     /// The parser refused it.
     Malformed(Malformed),
     /// The server that generated it found it to be none, and did not store why.
@@ -36,6 +38,7 @@ impl Invalid {
             Self::Unfinished => "unfinished",
             Self::Pruned => "pruned",
             Self::Personal => "personal",
+            Self::Sensitive => "sensitive",
             Self::Malformed(malformed) => malformed.reason(),
             Self::Elsewhere => "elsewhere",
         }

@@ -5,17 +5,18 @@
 use crate::{
     cleaner::{Verdict, rules},
     queries::QueryList,
-    serve::metrics::Metrics,
+    serve::{
+        metrics::Metrics,
+        watched::{self, Contents, Looked, Watched},
+    },
     settings::Mistakes,
     text::parse,
 };
-use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 use thiserror::Error;
@@ -48,10 +49,8 @@ type Lists = BTreeMap<String, QueryList>;
 /// The lists in force.
 #[derive(Debug)]
 pub struct Cohorts {
-    current: RwLock<Arc<Lists>>,
+    current: Watched<Lists>,
     file: Option<PathBuf>,
-    /// Digest of what was read last, so that each mistake is told once.
-    seen: Mutex<[u8; 32]>,
     metrics: Arc<Metrics>,
 }
 
@@ -61,18 +60,24 @@ impl Cohorts {
     /// # Errors
     /// If it cannot be read or has mistakes.
     pub fn open(file: Option<PathBuf>, metrics: Arc<Metrics>) -> Result<Self, CohortsError> {
-        let cohorts = Self { current: RwLock::default(), file, seen: Mutex::default(), metrics };
-        if let Some(path) = &cohorts.file {
-            let text = read(path)?;
-            cohorts.saw(&text);
-            cohorts.put(lists(&text, path)?);
+        let (first, contents) = match &file {
+            None => (Lists::new(), Contents::of([])),
+            Some(path) => {
+                let text = read(path)?;
+                let contents = Contents::of([&*text]);
+                (lists(&text, path)?, contents)
+            }
+        };
+        let cohorts = Self { current: Watched::new(first, contents), file, metrics };
+        if cohorts.file.is_some() {
+            cohorts.loaded();
         }
         Ok(cohorts)
     }
 
     /// The list for readers of a locale, if there is one.
     pub fn of(&self, locale: Option<&str>) -> Option<QueryList> {
-        let lists = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let lists = self.current.now();
         let locale = locale.unwrap_or_default();
         let language = locale.split('-').next().unwrap_or_default();
         [locale, language, ""].into_iter().find_map(|name| lists.get(name)).cloned()
@@ -81,24 +86,16 @@ impl Cohorts {
     /// Looks at the file again and again. Where there is none it returns.
     pub async fn watch(self: Arc<Self>) {
         let Some(path) = self.file.clone() else { return };
-        loop {
-            tokio::time::sleep(LOOKED_AT_EVERY).await;
-            let (cohorts, path) = (Arc::clone(&self), path.clone());
-            // Files are read on another thread, whatever disk they are on; a look that panicked changed nothing.
-            let _ = tokio::task::spawn_blocking(move || cohorts.look(&path)).await;
-        }
+        watched::watch(LOOKED_AT_EVERY, move || self.look(&path)).await;
     }
 
     /// Puts the file in force if it has changed and is right; otherwise says once what is wrong with it.
     fn look(&self, path: &Path) {
-        let text = read(path);
-        let is_known = !self.saw(text.as_deref().unwrap_or_default());
-        if is_known {
-            return;
-        }
-        match text.and_then(|text| Ok(lists(&text, path)?)) {
-            Ok(lists) => self.put(lists),
-            Err(error) => {
+        let make = |text: Vec<u8>| Ok(lists(&text, path)?);
+        match self.current.look(read(path), |text| Contents::of([&**text]), make) {
+            Looked::Same | Looked::Back => {}
+            Looked::Loaded => self.loaded(),
+            Looked::Refused(error) => {
                 self.metrics.cohorts_read("refused");
                 let error = crate::telemetry::Chain(&error);
                 warn!(%error, "file of cohorts is refused; the old lists stay in force");
@@ -106,36 +103,22 @@ impl Cohorts {
         }
     }
 
-    /// Whether this was not what was read last.
-    fn saw(&self, text: &str) -> bool {
-        let digest: [u8; 32] = Sha256::digest(text).into();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *seen, digest) != digest
-    }
-
-    fn put(&self, lists: Lists) {
+    fn loaded(&self) {
         self.metrics.cohorts_read("loaded");
-        info!(n_lists = lists.len(), "lists of cohorts are in force");
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(lists);
+        info!(n_lists = self.current.now().len(), "lists of cohorts are in force");
     }
 }
 
-fn read(path: &Path) -> Result<String, CohortsError> {
-    let mut text = String::new();
-    // One byte more tells a file that is too large; what is cut off must not be left out in silence.
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
-    let fits = read.and_then(|n_bytes| match n_bytes as u64 {
-        n_bytes if n_bytes > FILE_BYTES_MAX => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
-        _ => Ok(text),
-    });
-    fits.map_err(|source| CohortsError::File { path: path.to_owned(), source })
+fn read(path: &Path) -> Result<Vec<u8>, CohortsError> {
+    let source = |source| CohortsError::File { path: path.to_owned(), source };
+    watched::read(path, FILE_BYTES_MAX).map_err(source)
 }
 
 /// Every list of a file, or everything that is wrong with it.
-fn lists(text: &str, path: &Path) -> Result<Lists, Mistakes> {
+fn lists(text: &[u8], path: &Path) -> Result<Lists, Mistakes> {
     let mut mistakes = Vec::new();
     let mut lists = Lists::new();
-    match text.parse::<toml::Table>() {
+    match toml::from_slice::<toml::Table>(text) {
         Err(error) => mistakes.push(format!("is not TOML: {}", error.message())),
         Ok(mut table) => {
             let of_locales = table.remove("lists").and_then(|lists| lists.as_table().cloned());

@@ -2,13 +2,15 @@
 pub mod bearers;
 pub mod certificates;
 
-use crate::serve::{metrics::Metrics, settings::access::AccessSettings};
+use crate::serve::{
+    metrics::Metrics,
+    settings::access::AccessSettings,
+    watched::{self, Looked},
+};
 use bearers::Bearers;
 use certificates::Certificates;
-use sha2::{Digest, Sha256};
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -97,56 +99,32 @@ impl Door {
 
     /// Looks at every file again and again.
     pub async fn watch(self, interval: Duration) {
-        loop {
-            tokio::time::sleep(interval).await;
-            let door = self.clone();
-            // Files are read on another thread, whatever disk they are on; a look that panicked changed nothing.
-            let _ = tokio::task::spawn_blocking(move || {
-                door.readers.iter().chain(&door.operators).for_each(|bearers| bearers.look());
-                door.certificates.iter().for_each(|certificates| certificates.look());
-            })
-            .await;
-        }
+        watched::watch(interval, move || {
+            self.readers.iter().chain(&self.operators).for_each(|bearers| bearers.look());
+            self.certificates.iter().for_each(|certificates| certificates.look());
+        })
+        .await;
     }
-}
-
-/// What the last look at files saw, so that each mistake is told once.
-type Seen = [u8; 32];
-
-fn seen<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> Seen {
-    let mut hash = Sha256::new();
-    for bytes in contents {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    }
-    hash.finalize().into()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, AccessError> {
-    let mut bytes = Vec::new();
-    // One byte more tells a file that is too large; what is cut off must not be left out in silence.
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    let fits = read.and_then(|n_bytes| match n_bytes as u64 {
-        n_bytes if n_bytes > FILE_BYTES_MAX => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
-        _ => Ok(()),
-    });
-    fits.map_err(|source| AccessError::File { path: path.to_owned(), source })?;
-    Ok(bytes)
+    let source = |source| AccessError::File { path: path.to_owned(), source };
+    watched::read(path, FILE_BYTES_MAX).map_err(source)
 }
 
-/// Says what became of files that changed.
-fn told<T>(what: &'static str, read: Result<T, AccessError>, metrics: &Metrics) -> Option<T> {
-    let result = if read.is_ok() { "loaded" } else { "refused" };
-    metrics.access_read(what, result);
-    match read {
-        Ok(read) => {
+/// Says what became of a look at files.
+fn told(what: &'static str, looked: Looked<AccessError>, metrics: &Metrics) {
+    match looked {
+        Looked::Same => {}
+        Looked::Back => metrics.access_refused_file(what, false),
+        Looked::Loaded => {
+            metrics.access_read(what, "loaded");
             info!(what, "files of the door are in force");
-            Some(read)
         }
-        Err(error) => {
+        Looked::Refused(error) => {
+            metrics.access_read(what, "refused");
             let error = crate::telemetry::Chain(&error);
             warn!(what, %error, "files of the door are refused; the old ones stay in force");
-            None
         }
     }
 }

@@ -7,14 +7,16 @@ use crate::{
         flags::{Experiments, FILE_BYTES_MAX},
         policy::{Bounds, Head},
     },
-    serve::metrics::Metrics,
+    serve::{
+        metrics::Metrics,
+        watched::{self, Contents, Looked, Watched},
+    },
     settings::Mistakes,
 };
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use thiserror::Error;
@@ -37,21 +39,10 @@ pub enum ExperimentsError {
     Mistakes(#[from] Mistakes),
 }
 
-/// What the last look at the file saw, so that each mistake is told once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Seen {
-    /// What is in force.
-    InForce,
-    /// A file with this digest, which was refused for a model with this head.
-    Refused(String, Head),
-    /// No file.
-    Unreadable,
-}
-
 /// The experiments in force.
 #[derive(Debug)]
 pub struct InForce {
-    current: RwLock<Arc<Experiments>>,
+    current: Watched<Experiments>,
     file: Option<PathBuf>,
     /// Held while a file is read and put in force, so that it is checked against the model that answers then.
     bounds: Mutex<Bounds>,
@@ -76,22 +67,23 @@ impl InForce {
         bounds: Bounds,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ExperimentsError> {
-        let experiments = match &file {
-            None => Experiments::default(),
+        let (experiments, contents) = match &file {
+            None => (Experiments::default(), Contents::of([])),
             Some(path) => {
-                let source = |source| ExperimentsError::File { path: path.clone(), source };
-                let text = read(path).map_err(source)?;
-                Experiments::read(&text, &path.display().to_string(), &bounds)?
+                let text = read(path)?;
+                let contents = Contents::of([&*text]);
+                (Experiments::read(&text, &path.display().to_string(), &bounds)?, contents)
             }
         };
-        let in_force = Self { current: RwLock::default(), file, bounds: Mutex::new(bounds), metrics };
-        in_force.put(experiments);
+        let current = Watched::new(experiments, contents);
+        let in_force = Self { current, file, bounds: Mutex::new(bounds), metrics };
+        in_force.loaded();
         Ok(in_force)
     }
 
     /// The experiments as they are now.
     pub fn now(&self) -> Arc<Experiments> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        self.current.now()
     }
 
     /// Changes the model, of which `head` is the reward head; later files are checked against it. Reading a file holds this up, so not
@@ -107,6 +99,8 @@ impl InForce {
         }
         bounds.head = head;
         change();
+        // A file that asked too much of the old model may be right for the new one.
+        self.current.reconsider();
         Ok(())
     }
 
@@ -118,54 +112,28 @@ impl InForce {
     /// Looks at the file again and again. Where there is none it returns.
     pub async fn watch(self: Arc<Self>, interval: Duration) {
         let Some(path) = self.file.clone() else { return };
-        let mut seen = Seen::InForce;
-        loop {
-            tokio::time::sleep(interval).await;
-            let (in_force, path) = (Arc::clone(&self), path.clone());
-            // Reading a file is work for another thread, whatever disk it is on.
-            let looked = tokio::task::spawn_blocking(move || in_force.look(&path, seen)).await;
-            // A look that panicked changed nothing, and the next one is a fresh one.
-            seen = looked.unwrap_or(Seen::InForce);
-        }
+        watched::watch(interval, move || self.look(&path)).await;
     }
 
     /// Puts the file in force if it has changed and is right; otherwise says once what is wrong with it.
-    fn look(&self, path: &Path, seen: Seen) -> Seen {
-        let text = match read(path) {
-            Ok(text) => text,
-            Err(error) => {
-                if seen != Seen::Unreadable {
-                    self.metrics.experiments_read("unreadable");
-                    warn!(path = %path.display(), %error, "experiments file cannot be read; the old one stays in force");
-                }
-                return Seen::Unreadable;
-            }
-        };
-        let digest = Experiments::digest(&text);
+    fn look(&self, path: &Path) {
         let bounds = self.bounds();
-        if seen == Seen::Refused(digest.clone(), bounds.head) {
-            return seen;
-        }
-        if self.now().digest == digest {
-            // Also if something else stood there for a while.
-            self.metrics.experiments_refused(false);
-            return Seen::InForce;
-        }
-        match Experiments::read(&text, &path.display().to_string(), &bounds) {
-            Ok(experiments) => {
-                self.put(experiments);
-                Seen::InForce
-            }
-            Err(Mistakes { file, mistakes }) => {
-                self.metrics.experiments_read("refused");
-                let mistakes = mistakes.join("; ");
-                warn!(file, mistakes, "experiments file is refused; the old one stays in force");
-                Seen::Refused(digest, bounds.head)
+        let make = |text: Vec<u8>| Ok(Experiments::read(&text, &path.display().to_string(), &bounds)?);
+        match self.current.look(read(path), |text| Contents::of([&**text]), make) {
+            Looked::Same => {}
+            Looked::Back => self.metrics.experiments_refused(false),
+            Looked::Loaded => self.loaded(),
+            Looked::Refused(error) => {
+                let is_read = matches!(error, ExperimentsError::Mistakes(_));
+                self.metrics.experiments_read(if is_read { "refused" } else { "unreadable" });
+                let error = crate::telemetry::Chain(&error);
+                warn!(%error, "experiments file is refused; the old one stays in force");
             }
         }
     }
 
-    fn put(&self, experiments: Experiments) {
+    fn loaded(&self) {
+        let experiments = self.now();
         let n_enabled = experiments.experiments.iter().filter(|experiment| experiment.enabled).count();
         if self.file.is_some() {
             self.metrics.experiments_read("loaded");
@@ -179,13 +147,10 @@ impl InForce {
             );
         }
         self.metrics.experiments_enabled(n_enabled);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(experiments);
     }
 }
 
-/// Reads a file, but not much more of it than `Experiments::read` takes.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
-    Ok(text)
+fn read(path: &Path) -> Result<Vec<u8>, ExperimentsError> {
+    let source = |source| ExperimentsError::File { path: path.to_owned(), source };
+    watched::read(path, FILE_BYTES_MAX as u64).map_err(source)
 }

@@ -23,6 +23,7 @@ use crate::{
         question::{Judged, Options, Question},
         rerank::Method,
         tenants::Charge,
+        topics::Topics,
     },
     signals::UserSignals,
     telemetry::Chain,
@@ -55,6 +56,8 @@ pub struct Writer {
     pub engine: Engine,
     /// Prompts are cut to this many tokens.
     pub prompt_tokens_max: usize,
+    /// What is sensitive.
+    pub topics: Arc<Topics>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -141,7 +144,8 @@ impl Writer {
             // Whatever the bundle: what identifies a person is for no prompt.
             None => cleaner::without_personal(signals),
         };
-        let cleaned = left.ok_or(ServeError::OnlyPersonalData)?;
+        let left = self.topics.signals(left.ok_or(ServeError::OnlyPersonalData)?);
+        let cleaned = left.ok_or(ServeError::OnlySensitiveTopics)?;
         let n_cleaned = signals.as_slice().len() - cleaned.as_slice().len();
         let took = started.elapsed();
         Ok((prompt::build(&cleaned, &self.tokens, self.prompt_tokens_max), n_cleaned, took))
@@ -197,8 +201,9 @@ impl Writer {
         };
         let head = self.head.as_ref().filter(|head| head.foresees());
         let head = head.filter(|_| options.method == Method::RewardHead)?;
-        let tokens = self.tokens.clone();
-        let is_list = move |row: &FinishedRow| row.finish == Finish::Stop && list(&tokens, row).is_ok();
+        let (tokens, gate) = (self.tokens.clone(), self.topics.gate());
+        let of_row = move |row: &FinishedRow| gate.queries(list(&tokens, row)?);
+        let is_list = move |row: &FinishedRow| row.finish == Finish::Stop && of_row(row).is_ok();
         Some(Pruning { head: Arc::clone(head), confidence, is_list: Arc::new(is_list) })
     }
 
@@ -230,7 +235,7 @@ impl Writer {
     /// Parses a row.
     fn candidate(&self, row: &FinishedRow) -> Candidate {
         let list = match row.finish {
-            Finish::Stop => list(&self.tokens, row),
+            Finish::Stop => list(&self.tokens, row).and_then(|list| self.topics.queries(list)),
             Finish::Length => Err(Invalid::Unfinished),
             Finish::Pruned => Err(Invalid::Pruned),
         };

@@ -39,17 +39,20 @@ pub enum Why {
     Pressure,
     /// The deadline is too near.
     Deadline,
+    /// Nothing is known of the reader.
+    NoSignals,
 }
 
 impl Why {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Pressure, Self::Deadline];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Pressure, Self::Deadline, Self::NoSignals];
 
     /// Its word in metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Pressure => "pressure",
             Self::Deadline => "deadline",
+            Self::NoSignals => "no_signals",
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod outcome;
 mod shared;
 mod spans;
 mod table;
+mod topics;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -49,6 +50,8 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     /// Experiments and arms that have series.
     arms: Mutex<BTreeSet<(String, String)>>,
+    /// Sensitive topics that have series.
+    topics: Mutex<BTreeSet<String>>,
     books: Books,
 }
 
@@ -64,8 +67,8 @@ impl Metrics {
                 builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
             }
         }
-        let metrics =
-            Self { recorder: builder.build_recorder(), arms: Mutex::default(), books: Books::new() };
+        let (arms, topics, books) = (Mutex::default(), Mutex::default(), Books::new());
+        let metrics = Self { recorder: builder.build_recorder(), arms, topics, books };
         for &(name, kind, help) in METRICS {
             match kind {
                 C => metrics.recorder.describe_counter(name.into(), None, help.into()),
@@ -110,6 +113,7 @@ impl Metrics {
         self.show_models_from_the_start();
         self.show_access_from_the_start();
         self.show_spans_from_the_start();
+        self.show_topics_from_the_start();
         for (name, kind, _) in METRICS {
             if matches!(kind, G) && !LABELLED_GAUGES.contains(name) {
                 self.set(name, 0.0);
@@ -222,6 +226,7 @@ mod tests {
         metrics.first_candidate(second);
         metrics.best_list_score(0.5);
         metrics.cache_request("hit", Some(second));
+        metrics.sensitive("query", "health");
         arms::tests::busy(&metrics);
         metrics
     }

@@ -31,7 +31,9 @@ pub mod rpc;
 pub mod settings;
 pub mod shared;
 pub mod tenants;
+pub mod topics;
 pub mod traces;
+pub mod watched;
 
 use crate::{
     bundle::{
@@ -62,6 +64,7 @@ use crate::{
         },
         settings::ServeSettings,
         shared::SharedCacheError,
+        topics::{Topics, TopicsError},
         traces::Traces,
     },
     telemetry::Chain,
@@ -102,6 +105,9 @@ pub enum RunError {
     /// Lists of cohorts cannot be used.
     #[error(transparent)]
     Cohorts(#[from] CohortsError),
+    /// Sensitive topics cannot be used.
+    #[error(transparent)]
+    Topics(#[from] TopicsError),
     /// Nobody can be let in.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -225,9 +231,10 @@ pub async fn run_with(
 ) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
     let door = Door::open(&settings.access, &metrics)?;
-    let (answerer, shared) = answerer(&settings, &metrics)?;
+    let topics = Arc::new(Topics::open(settings.topics.clone(), Arc::clone(&metrics))?);
+    let (answerer, shared) = answerer(&settings, &topics, &metrics)?;
     let shelf = if settings.doors.playground { shelf(first.origin()).await? } else { None };
-    let (experiments, models) = models(&settings, first, loader, &metrics).await?;
+    let (experiments, models) = models(&settings, first, loader, (&topics, &metrics)).await?;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let (traces, spans) = Traces::open(&settings.telemetry, &metrics);
     let reporter = HealthReporter::new();
@@ -263,6 +270,7 @@ pub async fn run_with(
     }
     let of_admin = HealthService::from_health_reporter(reporter);
     let mut background = background((http, admin), (rooms, of_admin), door, &settings);
+    background.spawn(topics.watch());
     shared.into_iter().for_each(|shared| drop(background.spawn(async move { shared.keep().await })));
     let served = rpc.serve(grpc, end(shutdown, Arc::clone(&models))).await;
     health.draining().await;

@@ -19,6 +19,7 @@ use crate::{
         rpc::decode::TEMPERATURE_MAX,
         settings::{CACHE_TTL_MS_MAX, CANDIDATES_MAX, EngineSettings, LogSettings, ServeSettings},
         shared::SharedCache,
+        topics::Topics,
         traces::Sending,
     },
     text::parse::{QUERIES_MAX, QUERIES_MIN},
@@ -32,12 +33,14 @@ const LOG_CLOSE_MAX: Duration = Duration::from_secs(5);
 /// Whoever answers, and the cache that servers share, if they do.
 pub(super) fn answerer(
     settings: &ServeSettings,
+    topics: &Arc<Topics>,
     metrics: &Arc<Metrics>,
 ) -> Result<(Arc<Answerer>, Option<Arc<SharedCache>>), RunError> {
     let shared = settings.redis.as_ref().map(|redis| SharedCache::open(redis, metrics)).transpose()?;
     let file = settings.degradation.cohort_file.clone();
     let cohorts = Arc::new(Cohorts::open(file, Arc::clone(metrics))?);
-    Ok((Arc::new(Answerer::new(settings, shared.clone(), cohorts, Arc::clone(metrics))), shared))
+    let everybodys = (cohorts, Arc::clone(topics));
+    Ok((Arc::new(Answerer::new(settings, shared.clone(), everybodys, Arc::clone(metrics))), shared))
 }
 
 /// The demo's catalogue and readers, if the model is the demo's.
@@ -56,12 +59,13 @@ pub(super) async fn models(
     settings: &ServeSettings,
     first: Loaded,
     loader: Loader,
-    metrics: &Arc<Metrics>,
+    (topics, metrics): (&Arc<Topics>, &Arc<Metrics>),
 ) -> Result<(Arc<InForce>, Arc<Models>), RunError> {
     let bounds = bounds(head(first.parts().head.as_ref()));
     let file = settings.experiments.file.clone();
     let experiments = Arc::new(InForce::open(file, bounds, Arc::clone(metrics))?);
-    let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, Arc::clone(metrics));
+    let gate = (Arc::clone(topics), Arc::clone(metrics));
+    let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, gate);
     let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
     let first = workshop.start(first, 1, place)?;
     let dir = settings.admin.models_dir.clone();

@@ -7,17 +7,19 @@ mod connections;
 mod cost;
 mod degradation;
 mod doors;
+pub mod effective;
 pub mod sharing;
 mod shutdown;
 mod telemetry;
 mod tenants;
+mod topics;
 
 use crate::{
     model::{
         device::{CHOICES, DeviceChoice},
         precision::{PRECISIONS, Precision},
     },
-    settings::{Mistakes, Override, Reader},
+    settings::{Given, Mistakes, Override, Reader},
 };
 use access::{AccessSettings, AdminSettings};
 pub use connections::ConnectionSettings;
@@ -29,6 +31,7 @@ pub use shutdown::ShutdownSettings;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 pub use telemetry::TelemetrySettings;
 pub use tenants::TenantSettings;
+pub use topics::{Gates, TopicSettings};
 
 /// Most candidates a request may ask for; the proto promises this number.
 pub const CANDIDATES_MAX: usize = 32;
@@ -80,6 +83,8 @@ pub struct ServeSettings {
     pub telemetry: TelemetrySettings,
     /// What tenants may take.
     pub tenants: TenantSettings,
+    /// What is sensitive.
+    pub topics: TopicSettings,
 }
 
 /// `[engine]`
@@ -96,7 +101,8 @@ pub struct EngineSettings {
     /// `queue_tokens_max`: tokens that they may have together, their prompts and the most that their rows can write, by the length of their signals. Default
     /// 393,216: as many requests of eight candidates and the longest prompt; larger ones are fewer.
     pub queue_tokens_max: usize,
-    /// `queue_wait_max_ms`: longest wait before a request is refused. Default 10,000: after that its reader has gone.
+    /// `queue_wait_max_ms`: longest wait before a request is refused; one that is expected to wait for half of it is refused when it comes. Default
+    /// 10,000: after that its reader has gone.
     pub queue_wait_max: Duration,
     /// `overtake_max_ms`: how long smaller requests may overtake one that does not fit yet. Default 250: then nothing more is
     /// admitted until it fits, so that large requests cannot starve.
@@ -228,6 +234,7 @@ impl ServeSettings {
             shutdown: ShutdownSettings::demo(),
             telemetry: TelemetrySettings::demo(),
             tenants: TenantSettings::demo(),
+            topics: TopicSettings::demo(),
         }
     }
 
@@ -236,6 +243,14 @@ impl ServeSettings {
     /// # Errors
     /// Every mistake and every unknown key at once.
     pub fn read(text: &str, file: &str, overrides: &[Override]) -> Result<Self, Mistakes> {
+        Self::read_told(text, file, overrides).map(|(settings, _)| settings)
+    }
+
+    /// As `read`, with what was given and by whom.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn read_told(text: &str, file: &str, overrides: &[Override]) -> Result<(Self, Given), Mistakes> {
         let defaults = Self::demo();
         let mut reader = Reader::new(text, file, overrides);
         let address = |text: &str| text.parse::<SocketAddr>().ok();
@@ -268,6 +283,7 @@ impl ServeSettings {
             shutdown: shutdown::read(&mut reader, defaults.shutdown),
             telemetry: telemetry::read(&mut reader, defaults.telemetry),
             tenants: tenants::read(&mut reader, defaults.tenants),
+            topics: topics::read(&mut reader, defaults.topics),
         };
         let largest =
             settings.generation.prompt_tokens_max + CANDIDATES_MAX * settings.generation.output_tokens_max;
@@ -285,7 +301,7 @@ impl ServeSettings {
             reader.require(largest <= tokens_max, &sentence);
         }
         access::require(&mut reader, &settings);
-        reader.finish(settings)
+        reader.finish_told(settings)
     }
 }
 
@@ -381,7 +397,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 73, "the sample shows every setting");
+        assert_eq!(keys, 75, "the sample shows every setting");
     }
 
     #[test]

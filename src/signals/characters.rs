@@ -6,11 +6,20 @@ use unicode_normalization::UnicodeNormalization;
 ///
 /// Invisible characters go before normalisation: one left between a letter and its accent would keep them apart.
 pub fn clean(raw: &str, chars_max: usize) -> String {
-    let visible = raw.chars().filter(|&c| c.is_whitespace() || !(c.is_control() || is_invisible(c)));
-    let mut kept = String::new();
+    let is_kept = |c: &char| c.is_whitespace() || !(c.is_control() || is_invisible(*c));
+    // ASCII is in every normal form, and most texts of most platforms need no more: normalising would be most of what a cached answer costs.
+    if raw.is_ascii() {
+        return folded(raw.chars().filter(|c| c.is_whitespace() || !c.is_control()), raw.len(), chars_max);
+    }
+    folded(raw.chars().filter(is_kept).nfc(), raw.len(), chars_max)
+}
+
+/// Folds white space and cuts. `n_bytes`: about how long what is kept may be.
+fn folded(characters: impl Iterator<Item = char>, n_bytes: usize, chars_max: usize) -> String {
+    let mut kept = String::with_capacity(n_bytes.min(chars_max));
     let mut n_chars = 0;
     let mut space_due = false;
-    for c in visible.nfc() {
+    for c in characters {
         if c.is_whitespace() {
             space_due = n_chars > 0;
             continue;
@@ -42,4 +51,23 @@ pub fn is_invisible(c: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
         | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
         | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ascii_is_cleaned_as_all_else_is() {
+        for text in
+            ["plain words", " two  spaces\tand\na line ", "\u{0}nul\u{7f}", "", "  ", "a\u{b}b\u{1b}[0m"]
+        {
+            for chars_max in [0, 1, 3, 4, 256] {
+                let n_bytes = text.len();
+                let long_way =
+                    text.chars().filter(|c| c.is_whitespace() || !(c.is_control() || is_invisible(*c)));
+                assert_eq!(clean(text, chars_max), folded(long_way.nfc(), n_bytes, chars_max), "{text:?}");
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ fn run(arguments: &[&str]) -> Output {
 }
 
 /// What a command says, and whether it went well.
-fn said(arguments: &[&str]) -> (bool, String) {
+pub fn said(arguments: &[&str]) -> (bool, String) {
     let Output { status, stdout, stderr } = run(arguments);
     (status.success(), format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
 }

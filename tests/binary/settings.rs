@@ -46,3 +46,26 @@ fn addresses_to_serve_on_are_refused_by_commands_that_do_not_serve() {
         assert!(remains.stderr.contains("--grpc-addr"), "{remains:?}");
     }
 }
+
+#[test]
+fn the_settings_in_force_are_written_with_their_sources_and_nothing_is_served() {
+    let variables =
+        [("NEWSHOUND__CACHE__TTL_MS", "9"), ("NEWSHOUND__EXPERIMENTS__READER_SALT", "0123456789abcdef")];
+    let mut process = Process::start_in(
+        &variables,
+        &["serve", "--print-config", "--grpc-addr", "127.0.0.1:7", "--precision", "int8"],
+    );
+    let text = process.read_to("trace_ratio = 1.0 # default");
+    for line in [
+        "grpc_addr = \"127.0.0.1:7\" # --grpc-addr",
+        "precision = \"int8\" # --precision",
+        "ttl_ms = 9 # NEWSHOUND__CACHE__TTL_MS",
+        "reader_salt = \"(secret)\" # NEWSHOUND__EXPERIMENTS__READER_SALT",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+    }
+    assert!(process.ended().status.success());
+    let remains =
+        Process::start_in(&[("NEWSHOUND__CACHE__TTL_MS", "0")], &["serve", "--print-config"]).ended();
+    assert!(!remains.status.success() && remains.stderr.contains("NEWSHOUND__CACHE__TTL_MS"), "{remains:?}");
+}

@@ -165,6 +165,7 @@ fn asked() -> Ask {
         n_candidates: Some(2),
         seed: None,
         bypass_cache: true,
+        all_candidates: true,
         lowest_rung: None,
         entrant: Default::default(),
         timeout: super::server::PATIENCE,

@@ -43,7 +43,7 @@ pub async fn done(call: Call) -> GenerateQueriesResponse {
     within(call).await.unwrap().unwrap()
 }
 
-fn short(rung: Rung, reason: DegradationReason) -> Option<Degradation> {
+pub fn short(rung: Rung, reason: DegradationReason) -> Option<Degradation> {
     Some(Degradation { rung: rung.into(), reason: reason.into() })
 }
 

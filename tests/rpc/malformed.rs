@@ -2,8 +2,9 @@
 use super::crowd::nobody_is_in;
 use super::server::{Plan, Server, ask, few_or, options, request, within};
 use super::validation::Raw;
+use newshound::serve::commands::bench::malformed::{mutated, noise};
 use prost::Message;
-use rand::{Rng, SeedableRng, seq::IndexedRandom};
+use rand::{SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -40,35 +41,6 @@ fn whole() -> Vec<u8> {
     let options = options(&mut request);
     (options.temperature, options.top_p, options.seed) = (Some(0.5), Some(0.9), Some(7));
     request.encode_to_vec()
-}
-
-/// A message that was whole, with one to four things done to its bytes.
-fn mutated(random: &mut ChaCha8Rng) -> Vec<u8> {
-    let mut bytes = whole();
-    for _ in 0..random.random_range(1..=4) {
-        let at = random.random_range(0..bytes.len().max(1)).min(bytes.len());
-        let until = (at + random.random_range(0..16)).min(bytes.len());
-        match random.random_range(0..6) {
-            0 if at < bytes.len() => bytes[at] ^= 1 << random.random_range(0..8),
-            1 if at < bytes.len() => bytes[at] = random.random(),
-            2 => drop(bytes.drain(at..until)),
-            3 => bytes.truncate(at),
-            4 => {
-                let again = bytes[at..until].to_vec();
-                bytes.splice(at..at, again);
-            }
-            _ => {
-                let more: [u8; 8] = random.random();
-                bytes.splice(at..at, more);
-            }
-        }
-    }
-    bytes
-}
-
-/// Bytes that never were a message.
-fn raw(random: &mut ChaCha8Rng) -> Vec<u8> {
-    (0..random.random_range(0..600)).map(|_| random.random()).collect()
 }
 
 async fn code(grpc: &mut Grpc<Channel>, bytes: Vec<u8>, method: &'static str) -> Code {
@@ -125,12 +97,12 @@ async fn is_quiet(server: &Server) {
 
 #[tokio::test]
 async fn mutated_messages_have_clear_answers_and_others_are_served() {
-    is_quiet(&check(1, mutated).await).await;
+    is_quiet(&check(1, |random| mutated(whole(), random)).await).await;
 }
 
 #[tokio::test]
 async fn random_bytes_as_messages_have_clear_answers_and_others_are_served() {
-    is_quiet(&check(2, raw).await).await;
+    is_quiet(&check(2, noise).await).await;
 }
 
 #[tokio::test]
@@ -140,7 +112,7 @@ async fn random_bytes_as_connections_are_closed_and_others_are_served() {
     let mut random = ChaCha8Rng::seed_from_u64(3);
     for number in 0..few_or(40, 1000) {
         let mut stream = within(TcpStream::connect(server.grpc)).await.unwrap();
-        let mut bytes = raw(&mut random);
+        let mut bytes = noise(&mut random);
         if number % 2 == 0 {
             bytes.splice(0..0, *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         }

@@ -100,6 +100,12 @@ pub enum ServeError {
     /// Send other signals: nothing is left that a model may read.
     #[error("all signals are personal data")]
     OnlyPersonalData,
+    /// Send other signals: nothing is left that the model is told.
+    #[error("all signals are about sensitive topics")]
+    OnlySensitiveTopics,
+    /// Send signals: nothing is known of the reader, and there is no list for everybody, or she may not have it.
+    #[error("nothing is known of the reader")]
+    NoSignals,
     /// Ask for another arm, or for none.
     #[error(transparent)]
     Arm(#[from] ForceError),
@@ -137,6 +143,8 @@ impl ServeError {
             | Self::Step(_)
             | Self::NoRewardHead
             | Self::OnlyPersonalData
+            | Self::OnlySensitiveTopics
+            | Self::NoSignals
             | Self::SharedCacheSilent
             | Self::Arm(_) => false,
         }
@@ -161,9 +169,12 @@ impl ServeError {
             | Self::Draining => Outcome::Shed,
             Self::DeadlineUnreachable { .. } | Self::DeadlineHit | Self::ForgetLate => Outcome::Deadline,
             // The tenant's doing, and no sign of how much there is room for.
-            Self::TenantLimit { .. } | Self::NoRewardHead | Self::OnlyPersonalData | Self::Arm(_) => {
-                Outcome::Rejected
-            }
+            Self::TenantLimit { .. }
+            | Self::NoRewardHead
+            | Self::OnlyPersonalData
+            | Self::OnlySensitiveTopics
+            | Self::NoSignals
+            | Self::Arm(_) => Outcome::Rejected,
             Self::NoValidList { .. } => Outcome::NoList,
             Self::EngineGone
             | Self::Engine(_)

@@ -71,6 +71,7 @@ pub async fn ask(args: AskArgs, out: &mut dyn Write) -> Result<(), CommandError>
         n_candidates: args.n,
         seed: args.seed,
         bypass_cache: args.no_cache,
+        all_candidates: true,
         lowest_rung: None,
         entrant,
         timeout: Duration::from_millis(args.timeout_ms),

@@ -1,5 +1,15 @@
-//! `bench`: open-loop load on a running server. Requests leave at their times whatever the server does, and a latency counts from
-//! the time at which its request should have left, so a server that stalls cannot hide it.
+//! `bench`: open-loop load on a running server, and what else can be measured.
+pub mod bars;
+pub mod deadlines;
+pub mod hits;
+pub mod house;
+pub mod load;
+pub mod malformed;
+pub mod memory;
+pub mod overload;
+pub mod seen;
+pub mod sharing;
+
 use super::{
     CommandError,
     cost::{self, CostArgs},
@@ -9,29 +19,24 @@ use super::{
     swaps::{self, SwapsArgs},
     tour,
 };
-use crate::{
-    experiment::policy::Rung,
-    serve::{
-        experiments::enrolment::Entrant,
-        rpc::client::{Ask, Client, ClientError, Reply, ReplyCost},
-    },
-    signals::{SignalDraft, Stream},
-};
+use crate::serve::rpc::client::{Client, ClientError, Reply, ReplyCost};
 use clap::{Args, Subcommand};
-use hdrhistogram::Histogram;
+use deadlines::DeadlinesArgs;
+use hits::HitsArgs;
+use load::{Pace, Readers};
+use malformed::MalformedArgs;
+use overload::OverloadArgs;
+use seen::Times;
+use sharing::SharingArgs;
 use std::{
     collections::BTreeMap,
     io::Write,
     time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-/// Percentiles that are reported.
-const PERCENTILES: [f64; 5] = [50.0, 90.0, 95.0, 99.0, 99.9];
 /// Connections, unless it is said otherwise.
 pub(super) const CONNECTIONS: usize = 4;
-/// Latencies are kept in microseconds up to a minute, to three digits.
-const LATENCY_US_MAX: u64 = 60_000_000;
 
 /// How to load.
 #[derive(Clone, Debug, Args)]
@@ -81,6 +86,16 @@ impl BenchArgs {
         Ok(())
     }
 
+    /// Who asks for what.
+    pub(super) fn readers(&self) -> Readers {
+        Readers {
+            n_readers: self.readers,
+            n_signals: self.signals,
+            n_candidates: self.n,
+            timeout: Duration::from_millis(self.timeout_ms),
+        }
+    }
+
     /// Its connections.
     ///
     /// # Errors
@@ -95,15 +110,25 @@ impl BenchArgs {
     }
 }
 
-/// What else can be measured; all but `swaps` without a server.
+/// What else can be measured; all but `swaps` without a server that runs already.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Measure {
     /// Compares the compute time of several numbers of candidates
     Cost(CostArgs),
+    /// Measures whether a server keeps its clients' times while it is asked for more than it can do
+    Deadlines(DeadlinesArgs),
     /// Measures how many readers the model answers per second under load, without a server around it
     Engine(EngineArgs),
+    /// Compares answers from the cache with the barest service of the gRPC library
+    Hits(HitsArgs),
     /// Measures exact and approximate search among random article vectors
     Index(IndexArgs),
+    /// Measures what others notice of malformed requests
+    Malformed(MalformedArgs),
+    /// Measures what a server does that is asked for ten times what it can do
+    Overload(OverloadArgs),
+    /// Measures what readers notice of a Redis that is slow, stands still or is killed; starts one
+    Sharing(SharingArgs),
     /// Measures what changing the model of a running server costs those who ask it meanwhile
     Swaps(SwapsArgs),
 }
@@ -121,8 +146,13 @@ pub async fn measure(
     let Some(what) = what else { return bench(load, out).await };
     match what {
         Measure::Cost(args) => cost::cost(&args, json, out),
+        Measure::Deadlines(args) => deadlines::deadlines(&args, json, out).await,
         Measure::Engine(args) => engine::engine(&args, json, out),
+        Measure::Hits(args) => hits::hits(&args, json, out).await,
         Measure::Index(args) => index::index(&args, json, out),
+        Measure::Malformed(args) => malformed::malformed(&args, json, out).await,
+        Measure::Overload(args) => overload::overload(&args, json, out).await,
+        Measure::Sharing(args) => sharing::sharing(&args, json, out).await,
         Measure::Swaps(args) => swaps::swaps(args, load, out).await,
     }
 }
@@ -133,63 +163,24 @@ pub async fn measure(
 /// If nobody answers, no request is answered, or the load makes no sense.
 async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     args.check()?;
-    let clients = args.clients().await?;
-    let started = Instant::now();
-    let mut calls = JoinSet::new();
-    let mut tally = Tally::new()?;
-    for (number, client) in (0u64..).zip(clients.iter().cycle()) {
-        #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
-        let due_s = number as f64 / args.rate;
-        if due_s >= args.duration_s {
-            break;
+    let (clients, readers) = (args.clients().await?, args.readers());
+    let (started, mut tally) = (Instant::now(), Tally::new()?);
+    let mut clients = clients.iter().cycle();
+    let call = |number| {
+        let client = clients.next().cloned();
+        async move {
+            let reply = client?.ask(readers.ask(number)).await;
+            Some(reply.map(|Reply { cache, cost, .. }| (cache, cost)))
         }
-        let due = started + Duration::from_secs_f64(due_s);
-        tokio::time::sleep_until(due.into()).await;
-        let (client, ask) = (client.clone(), question(&args, number));
-        calls.spawn(async move {
-            let outcome = client.ask(ask).await.map(|Reply { cache, cost, .. }| (cache, cost));
-            (outcome, due.elapsed())
-        });
-        while let Some(ended) = calls.try_join_next() {
-            tally.add(ended.map_err(|_| CommandError::Panicked)?);
-        }
-    }
-    while let Some(ended) = calls.join_next().await {
-        tally.add(ended.map_err(|_| CommandError::Panicked)?);
-    }
+    };
+    let pace = Pace::during(args.rate, Duration::from_secs_f64(args.duration_s));
+    load::open(pace, &CancellationToken::new(), call, |ended| {
+        // Without connections nothing leaves.
+        ended.outcome.into_iter().for_each(|outcome| tally.add((outcome, ended.took)));
+    })
+    .await?;
     tally.report(&args, started.elapsed(), out)?;
     tally.verdict()
-}
-
-pub(super) fn question(args: &BenchArgs, number: u64) -> Ask {
-    const WORDS: [&str; 8] = ["solar", "storm", "train", "strike", "market", "city", "council", "football"];
-    let reader = number % args.readers;
-    // Words and, because words alone repeat, a number that differ by reader, so that prompts do; times that do not, so that a
-    // reader's answer can be a cache hit.
-    let word = |at: u64| {
-        let position = usize::try_from(reader.wrapping_mul(31).wrapping_add(at * 7) % 8).unwrap_or(0);
-        WORDS[position]
-    };
-    let signals = (0..args.signals).map(|at| SignalDraft {
-        stream: [Stream::Search, Stream::Page, Stream::Click][usize::try_from(at % 3).unwrap_or(0)],
-        text: format!("{} {} {} {reader}", word(at), word(at + 1), word(at + 3)),
-        time_unix_s: 1_700_000_000 + i64::try_from(at).unwrap_or(0) * 60,
-        category: None,
-        source: None,
-        dwell_ms: None,
-        weight: None,
-    });
-    Ask {
-        user_key: format!("bench-{reader}"),
-        signals: signals.collect(),
-        n_candidates: Some(args.n),
-        seed: Some(reader),
-        bypass_cache: false,
-        // A load is measured with whole answers: what is refused is seen, and what falls short would not be.
-        lowest_rung: Some(Rung::Full),
-        entrant: Entrant::default(),
-        timeout: Duration::from_millis(args.timeout_ms),
-    }
 }
 
 /// How an answer is counted, beside the codes of refusals.
@@ -199,7 +190,7 @@ pub(super) const OK: &str = "OK";
 pub(super) type Answered = (&'static str, Option<ReplyCost>);
 
 pub(super) struct Tally {
-    pub(super) latencies: Histogram<u64>,
+    pub(super) latencies: Times,
     pub(super) codes: BTreeMap<String, u64>,
     caches: BTreeMap<&'static str, u64>,
     /// Billionths of each currency, which are one unless the servers behind a proxy differ.
@@ -208,8 +199,7 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new() -> Result<Self, CommandError> {
-        let latencies = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3);
-        let latencies = latencies.map_err(|error| CommandError::Usage(error.to_string()))?;
+        let latencies = Times::new()?;
         let (codes, caches, costs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Ok(Self { latencies, codes, caches, costs })
     }
@@ -218,8 +208,7 @@ impl Tally {
     pub(super) fn add(&mut self, (outcome, took): (Result<Answered, ClientError>, Duration)) {
         let code = match outcome {
             Ok((cache, cost)) => {
-                let took_us = u64::try_from(took.as_micros()).unwrap_or(LATENCY_US_MAX);
-                self.latencies.saturating_record(took_us);
+                self.latencies.add(took);
                 *self.caches.entry(cache).or_default() += 1;
                 if let Some(ReplyCost { nanos, currency, .. }) = cost {
                     *self.costs.entry(currency).or_default() += nanos;
@@ -230,6 +219,7 @@ impl Tally {
             Err(
                 ClientError::Address { .. }
                 | ClientError::Unreachable { .. }
+                | ClientError::NotReached { .. }
                 | ClientError::Tls { .. }
                 | ClientError::Token
                 | ClientError::Tenant,
@@ -247,7 +237,7 @@ impl Tally {
     }
 
     fn report(&self, args: &BenchArgs, took: Duration, out: &mut dyn Write) -> Result<(), CommandError> {
-        let percentiles = percentiles(&self.latencies);
+        let percentiles = self.latencies.percentiles();
         if args.json {
             let report = serde_json::json!({
                 "rate_per_s": args.rate,
@@ -289,34 +279,9 @@ impl Tally {
     }
 }
 
-/// Percentiles in milliseconds by name; none where nothing was measured.
-pub(super) fn percentiles(latencies: &Histogram<u64>) -> BTreeMap<String, f64> {
-    #[allow(clippy::cast_precision_loss, reason = "latencies are below a minute")]
-    let milliseconds = |percentile: f64| latencies.value_at_quantile(percentile / 100.0) as f64 / 1000.0;
-    let measured = PERCENTILES.iter().filter(|_| !latencies.is_empty());
-    measured.map(|&percentile| (format!("p{percentile}"), milliseconds(percentile))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-    use std::collections::HashSet;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        load: BenchArgs,
-    }
-
-    #[test]
-    fn no_two_readers_have_a_signal_in_common_and_a_reader_always_has_the_same() {
-        let args = Line::parse_from(["bench", "--readers", "1000"]).load;
-        let texts = |number| question(&args, number).signals.into_iter().map(|draft| draft.text);
-        let first: HashSet<String> = texts(0).collect();
-        assert!((1..1000).all(|number| texts(number).all(|text| !first.contains(&text))));
-        assert!(texts(1000).eq(texts(0)));
-    }
 
     #[test]
     fn a_load_without_an_answer_fails_and_one_with_an_answer_does_not() {

@@ -1,22 +1,19 @@
 //! `bench cost`: what more candidates cost the model, in one run, without a server around it.
-use super::CommandError;
+use super::{
+    CommandError,
+    bench::{house::ModelArgs, seen},
+};
 use crate::{
-    bundle::load::{self, Bundle, BundleSource},
     decode::{
         batch::{Batch, GroupId, GroupRequest},
         sampler::SamplerSettings,
     },
-    model::{
-        device::{self, DeviceChoice},
-        precision::Precision,
-    },
-    serve::demo,
+    model::{device, precision::Precision},
 };
 use clap::Args;
 use rand::{Rng, SeedableRng};
 use std::{
     io::Write,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -36,12 +33,9 @@ pub struct CostArgs {
     /// Repetitions; the numbers alternate in each
     #[arg(long, default_value_t = 5)]
     pub repetitions: usize,
-    /// Folder of the bundle; without it, the demo's
-    #[arg(long)]
-    pub bundle: Option<PathBuf>,
-    /// Where the network computes: auto, cpu or cuda
-    #[arg(long, default_value = "auto")]
-    pub device: DeviceChoice,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
 }
 
 /// Measures and reports the median time for each number of candidates, and its ratio to the first.
@@ -52,7 +46,7 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
     if args.n.contains(&0) || args.n.is_empty() || args.repetitions == 0 || args.new_tokens == 0 {
         return Err(CommandError::Usage("numbers must be at least 1".to_owned()));
     }
-    let bundle = bundle(args)?;
+    let bundle = args.model.load(Precision::F32)?;
     let device = device::name(bundle.model.device());
     let (model, boundary_ids) = (Arc::new(bundle.model), bundle.tokens.boundary_ids());
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
@@ -75,11 +69,11 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
             };
             let took = once(&mut Batch::new(Arc::clone(&model)), request)?;
             if round > 0 {
-                times.push(took);
+                times.push(took.as_secs_f64() * 1000.0);
             }
         }
     }
-    let medians: Vec<f64> = times.into_iter().map(median_ms).collect();
+    let medians: Vec<f64> = times.into_iter().map(seen::median).collect();
     if !json {
         writeln!(out, "on {device}")?;
     }
@@ -99,14 +93,6 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
     Ok(())
 }
 
-fn bundle(args: &CostArgs) -> Result<Bundle, CommandError> {
-    let device = args.device.open()?;
-    Ok(match &args.bundle {
-        Some(dir) => load::load(BundleSource::Dir(dir), Precision::F32, &device)?,
-        None => demo::bundle(&device)?,
-    })
-}
-
 /// Time of one group from its prompt to its last token. It has no stop ids, so that no row ends before the others.
 fn once(batch: &mut Batch, request: GroupRequest) -> Result<Duration, CommandError> {
     let started = Instant::now();
@@ -115,23 +101,4 @@ fn once(batch: &mut Batch, request: GroupRequest) -> Result<Duration, CommandErr
         batch.step()?;
     }
     Ok(started.elapsed())
-}
-
-fn median_ms(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    let middle = times.len() / 2;
-    let median = if times.len() % 2 == 1 { times[middle] } else { (times[middle - 1] + times[middle]) / 2 };
-    median.as_secs_f64() * 1000.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_or_the_mean_of_the_two_middles() {
-        let ms = |times: &[u64]| median_ms(times.iter().map(|&ms| Duration::from_millis(ms)).collect());
-        assert!((ms(&[9, 1, 5]) - 5.0).abs() < 1e-9);
-        assert!((ms(&[9, 1, 5, 6]) - 5.5).abs() < 1e-9);
-    }
 }

@@ -6,8 +6,13 @@ use crate::{
         device::{self, DeviceChoice},
         precision::Precision,
     },
-    serve::{Listeners, models::facts::Origin, run, settings::ServeSettings},
-    settings::Override,
+    serve::{
+        Listeners,
+        models::facts::Origin,
+        run,
+        settings::{ServeSettings, effective::effective},
+    },
+    settings::{Given, Override},
 };
 use clap::Args;
 use std::{io::Write, net::SocketAddr, path::PathBuf};
@@ -30,13 +35,12 @@ impl Addresses {
         self.grpc_addr.is_some() || self.http_addr.is_some()
     }
 
-    /// Puts what the command line says over the settings.
-    pub fn over(self, settings: ServeSettings) -> ServeSettings {
-        ServeSettings {
-            grpc_addr: self.grpc_addr.unwrap_or(settings.grpc_addr),
-            http_addr: self.http_addr.unwrap_or(settings.http_addr),
-            ..settings
-        }
+    /// What the command line says, over whatever else says it.
+    pub fn over(self, overrides: &[Override]) -> Vec<Override> {
+        let flag = |key, name, addr: Option<SocketAddr>| Some(Override::by_flag(key, name, addr?));
+        let grpc = flag("grpc_addr", "--grpc-addr", self.grpc_addr);
+        let http = flag("http_addr", "--http-addr", self.http_addr);
+        overrides.iter().cloned().chain(grpc).chain(http).collect()
     }
 }
 
@@ -44,8 +48,11 @@ impl Addresses {
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
     /// Folder of the bundle
+    #[arg(long, required_unless_present = "print_config")]
+    pub bundle: Option<PathBuf>,
+    /// Writes every setting as it would be in force, with where it comes from and without secrets, and serves nothing
     #[arg(long)]
-    pub bundle: PathBuf,
+    pub print_config: bool,
     /// Settings file; see deploy/server.toml
     #[arg(long)]
     pub settings: Option<PathBuf>,
@@ -60,15 +67,37 @@ pub struct ServeArgs {
     pub addresses: Addresses,
 }
 
-/// Serves a bundle until SIGTERM or SIGINT.
+impl ServeArgs {
+    /// The settings that these flags, the environment and the file make together, and who gave what.
+    fn settings(&self, overrides: &[Override]) -> Result<(ServeSettings, Given), CommandError> {
+        let device = self.device.map(|device| Override::by_flag("device", "--device", device));
+        let precision =
+            self.precision.map(|precision| Override::by_flag("precision", "--precision", precision));
+        let overrides: Vec<Override> =
+            self.addresses.over(overrides).into_iter().chain(device).chain(precision).collect();
+        let Some(path) = &self.settings else {
+            return Ok(ServeSettings::read_told("", "environment", &overrides)?);
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(ServeSettings::read_told(&text, &path.display().to_string(), &overrides)?),
+            Err(source) => Err(CommandError::File { path: path.clone(), source }),
+        }
+    }
+}
+
+/// Serves a bundle until SIGTERM or SIGINT, or shows with which settings it would.
 ///
 /// # Errors
 /// If the settings, the bundle or an address cannot be used.
 pub async fn serve(args: ServeArgs, overrides: &[Override], out: &mut dyn Write) -> Result<(), CommandError> {
-    let mut settings = args.addresses.over(read_settings(args.settings, overrides)?);
-    settings.device = args.device.unwrap_or(settings.device);
-    settings.precision = args.precision.unwrap_or(settings.precision);
-    until_signalled(|asked| load_and_run(settings, args.bundle, out, asked)).await
+    let (settings, given) = args.settings(overrides)?;
+    match args.bundle {
+        Some(bundle) if !args.print_config => {
+            until_signalled(|asked| load_and_run(settings, bundle, out, asked)).await
+        }
+        // The command line has one of the two.
+        Some(_) | None => Ok(write!(out, "{}", effective(&given))?),
+    }
 }
 
 async fn load_and_run(
@@ -102,12 +131,4 @@ async fn load_and_run(
     )?;
     out.flush()?;
     Ok(run(settings, bundle, origin, listeners, asked.cancelled()).await?)
-}
-
-fn read_settings(path: Option<PathBuf>, overrides: &[Override]) -> Result<ServeSettings, CommandError> {
-    let Some(path) = path else { return Ok(ServeSettings::read("", "environment", overrides)?) };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(ServeSettings::read(&text, &path.display().to_string(), overrides)?),
-        Err(source) => Err(CommandError::File { path, source }),
-    }
 }

@@ -4,7 +4,12 @@
 //! the same bundle must get the same list, since each reader has a seed of her own.
 use super::{
     CommandError,
-    bench::{BenchArgs, CONNECTIONS, OK, Tally, percentiles, question},
+    bench::{
+        BenchArgs, CONNECTIONS, OK, Tally,
+        bars::{Bar, Bars},
+        load::{self, Pace},
+        memory::Watched,
+    },
     reach::ReachArgs,
 };
 use crate::serve::rpc::{
@@ -18,7 +23,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// What to change, and under what load.
@@ -51,6 +56,9 @@ pub struct SwapsArgs {
     /// Signals per reader
     #[arg(long, default_value_t = 12)]
     pub signals: u64,
+    /// Id of the server's process, on this machine, whose memory is watched; for Linux
+    #[arg(long)]
+    pub pid: Option<u32>,
 }
 
 /// Loads a server while its model is changed, and reports.
@@ -75,9 +83,11 @@ pub async fn swaps(args: SwapsArgs, common: BenchArgs, out: &mut dyn Write) -> R
     load.check()?;
     let operator = ReachArgs { token_file: args.admin_token_file.clone(), ..load.reach.clone() };
     let mut admin = AdminClient::connect(&operator.to(&args.admin)?).await?;
+    let watched = args.pid.map(Watched::start).transpose()?;
+    let largest = || watched.as_ref().map(Watched::largest);
     let calm = Load::start(&load).await?;
     tokio::time::sleep(Duration::from_secs_f64(args.calm_s)).await;
-    let calm = calm.end().await?;
+    let calm = Seen { memory: largest(), ..calm.end().await? };
     let changing = Load::start(&load).await?;
     let (mut loading, mut swapping) = (Duration::ZERO, Duration::ZERO);
     for folder in args.folder.iter().cycle().take(args.swaps) {
@@ -88,7 +98,7 @@ pub async fn swaps(args: SwapsArgs, common: BenchArgs, out: &mut dyn Write) -> R
         admin.swap(loaded.model.generation, None).await?;
         swapping += started.elapsed();
     }
-    let changing = changing.end().await?;
+    let changing = Seen { memory: largest(), ..changing.end().await? };
     let n_swaps = u32::try_from(args.swaps).unwrap_or(u32::MAX);
     let report = Report { calm, changing, loading: loading / n_swaps, swapping: swapping / n_swaps, args };
     if json {
@@ -120,25 +130,19 @@ impl Load {
 }
 
 async fn send(clients: Vec<Client>, args: BenchArgs, stop: CancellationToken) -> Result<Seen, CommandError> {
-    let started = Instant::now();
-    let (mut calls, mut seen) = (JoinSet::new(), Seen::new()?);
-    for (number, client) in (0u64..).zip(clients.iter().cycle()) {
-        #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
-        let due = started + Duration::from_secs_f64(number as f64 / args.rate);
-        tokio::select! {
-            () = tokio::time::sleep_until(due.into()) => {}
-            () = stop.cancelled() => break,
-        }
-        let ask = Ask { bypass_cache: true, ..question(&args, number) };
-        let (client, reader) = (client.clone(), number % args.readers);
-        calls.spawn(async move { (reader, client.ask(ask).await, due.elapsed()) });
-        while let Some(ended) = calls.try_join_next() {
-            seen.add(ended.map_err(|_| CommandError::Panicked)?);
-        }
-    }
-    while let Some(ended) = calls.join_next().await {
-        seen.add(ended.map_err(|_| CommandError::Panicked)?);
-    }
+    let (readers, mut seen) = (args.readers(), Seen::new()?);
+    let mut clients = clients.iter().cycle();
+    let call = |number| {
+        let (client, ask) = (clients.next().cloned(), Ask { bypass_cache: true, ..readers.ask(number) });
+        async move { Some(client?.ask(ask).await) }
+    };
+    let pace = Pace { per_second: args.rate, n_requests: u64::MAX };
+    load::open(pace, &stop, call, |ended| {
+        let reader = ended.number % args.readers;
+        // Without connections nothing leaves.
+        ended.outcome.into_iter().for_each(|outcome| seen.add((reader, outcome, ended.took)));
+    })
+    .await?;
     Ok(seen)
 }
 
@@ -149,11 +153,13 @@ struct Seen {
     lists: HashMap<(String, u64), Vec<String>>,
     /// Answers that are not what their bundle wrote for the reader before.
     n_mixed: u64,
+    /// The most memory that the server had, in bytes, if it was watched.
+    memory: Option<u64>,
 }
 
 impl Seen {
     fn new() -> Result<Self, CommandError> {
-        Ok(Self { tally: Tally::new()?, lists: HashMap::new(), n_mixed: 0 })
+        Ok(Self { tally: Tally::new()?, lists: HashMap::new(), n_mixed: 0, memory: None })
     }
 
     fn add(&mut self, (reader, outcome, took): (u64, Result<Reply, ClientError>, Duration)) {
@@ -181,12 +187,30 @@ struct Report {
 }
 
 impl Report {
+    fn bars(&self) -> Bars {
+        #[allow(clippy::cast_precision_loss, reason = "counts and bytes stay far below 2^52")]
+        let float = |n: u64| n as f64;
+        let [calm, changing] = [&self.calm, &self.changing];
+        let p99 = changing.tally.latencies.ms(99.0) / calm.tally.latencies.ms(99.0);
+        let n_failed = calm.n_failed() + changing.n_failed();
+        let mut bars = vec![
+            Bar::at_most("p99 while models change, to that without", p99, 2.0),
+            Bar::at_most("requests that failed", float(n_failed), 0.0),
+            Bar::at_most("answers that are mixed", float(calm.n_mixed + changing.n_mixed), 0.0),
+        ];
+        // All that the server has, and not its model alone, so that twice that has room for two models.
+        let memory = calm.memory.zip(changing.memory).map(|(calm, most)| float(most) / float(calm));
+        bars.extend(memory.map(|share| Bar::at_most("most memory, to that with one model", share, 2.0)));
+        Bars(bars)
+    }
+
     fn json(&self) -> serde_json::Value {
         let of = |seen: &Seen| {
             serde_json::json!({
                 "codes": seen.tally.codes,
                 "mixed": seen.n_mixed,
-                "latency_ms": percentiles(&seen.tally.latencies),
+                "memory_bytes": seen.memory,
+                "latency_ms": seen.tally.latencies.percentiles(),
             })
         };
         serde_json::json!({
@@ -197,6 +221,7 @@ impl Report {
             "swap_s": self.swapping.as_secs_f64(),
             "calm": of(&self.calm),
             "changing": of(&self.changing),
+            "bars": self.bars().json(),
         })
     }
 
@@ -211,11 +236,15 @@ impl Report {
             let n_answered = seen.tally.codes.get(OK).copied().unwrap_or_default();
             let (n_failed, n_mixed) = (seen.n_failed(), seen.n_mixed);
             text.push_str(&format!("  {name:<9} {n_answered} answered, {n_failed} failed, {n_mixed} mixed;"));
-            for (percentile, latency) in percentiles(&seen.tally.latencies) {
+            for (percentile, latency) in seen.tally.latencies.percentiles() {
                 text.push_str(&format!("  {percentile} {latency:.0} ms"));
+            }
+            if let Some(memory) = seen.memory {
+                text.push_str(&format!("  {} MiB", memory >> 20));
             }
             text.push('\n');
         }
+        text.push_str(&self.bars().to_string());
         text
     }
 }

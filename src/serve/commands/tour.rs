@@ -39,7 +39,7 @@ pub async fn tour(
     overrides: &[Override],
     out: &mut (dyn Write + Send),
 ) -> Result<(), CommandError> {
-    let settings = addresses.over(ServeSettings::read(SETTINGS, "environment", overrides)?);
+    let settings = ServeSettings::read(SETTINGS, "environment", &addresses.over(overrides))?;
     until_signalled(|asked| show_and_run(program, settings, out, asked)).await
 }
 
@@ -103,6 +103,7 @@ async fn show(
             n_candidates: None,
             seed: Some(1),
             bypass_cache: false,
+            all_candidates: true,
             lowest_rung: None,
             entrant: Entrant::default(),
             timeout: TIMEOUT,

@@ -3,12 +3,18 @@
 //! A file has a line for each token: a name and the sha256 of the token in hex. Empty lines and what begins with `#` are passed over.
 //! The same name may stand on several lines, so that an old token and a new one are good at the same time. Digests need no salt and no
 //! slow hash where tokens are 32 random bytes, as those of `newshound-server token` are: nobody can try them.
-use super::{AccessError, Seen, read, seen, told};
-use crate::{bundle::manifest::sha256_hex, serve::metrics::Metrics};
+use super::{AccessError, read, told};
+use crate::{
+    bundle::manifest::sha256_hex,
+    serve::{
+        metrics::Metrics,
+        watched::{Contents, Watched},
+    },
+};
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::Arc,
 };
 use subtle::ConstantTimeEq;
 
@@ -50,9 +56,8 @@ struct Bearer {
 /// The tokens of one file.
 #[derive(Debug)]
 pub struct Bearers {
-    current: RwLock<Arc<Vec<Bearer>>>,
+    current: Watched<Vec<Bearer>>,
     file: PathBuf,
-    seen: Mutex<Seen>,
     metrics: Arc<Metrics>,
 }
 
@@ -63,14 +68,14 @@ impl Bearers {
     /// If it cannot be read, or a line is wrong.
     pub fn open(file: &Path, metrics: Arc<Metrics>) -> Result<Self, AccessError> {
         let text = read(file)?;
-        let current = RwLock::new(Arc::new(parse(&text, file)?));
-        Ok(Self { current, file: file.to_owned(), seen: Mutex::new(seen([&*text])), metrics })
+        let current = Watched::new(parse(&text, file)?, Contents::of([&*text]));
+        Ok(Self { current, file: file.to_owned(), metrics })
     }
 
     /// Whom a token stands for. Every token of the file is compared, and each for as long whatever it is.
     pub fn name_of(&self, token: &str) -> Option<String> {
         let digest = sha256_hex(token.as_bytes());
-        let bearers = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let bearers = self.current.now();
         let mut found = None;
         for bearer in bearers.iter() {
             if bool::from(bearer.digest.as_bytes().ct_eq(digest.as_bytes())) {
@@ -82,15 +87,9 @@ impl Bearers {
 
     /// Puts the file in force if it has changed and is right; otherwise says once what is wrong with it.
     pub(super) fn look(&self) {
-        let text = read(&self.file);
-        let saw = text.as_ref().map_or([0; 32], |text| seen([&**text]));
-        if std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), saw) == saw {
-            return;
-        }
-        let parsed = text.and_then(|text| parse(&text, &self.file));
-        if let Some(bearers) = told("tokens", parsed, &self.metrics) {
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bearers);
-        }
+        let make = |text: Vec<u8>| parse(&text, &self.file);
+        let looked = self.current.look(read(&self.file), |text| Contents::of([&**text]), make);
+        told("tokens", looked, &self.metrics);
     }
 }
 

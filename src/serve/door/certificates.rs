@@ -1,11 +1,11 @@
 //! The certificate that the server shows, and whose certificates it wants to see.
-use super::{AccessError, Seen, read, seen, told};
-use crate::serve::{metrics::Metrics, settings::access::TlsSettings};
-use std::{
-    fmt,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+use super::{AccessError, read, told};
+use crate::serve::{
+    metrics::Metrics,
+    settings::access::TlsSettings,
+    watched::{self, Watched},
 };
+use std::{fmt, path::Path, sync::Arc};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -21,9 +21,8 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Certificate and key in force.
 pub struct Certificates {
-    current: RwLock<Arc<ServerConfig>>,
+    current: Watched<ServerConfig>,
     files: TlsSettings,
-    seen: Mutex<Seen>,
     metrics: Arc<Metrics>,
 }
 
@@ -40,13 +39,13 @@ impl Certificates {
     /// If a file cannot be read, holds nothing of its kind, or they do not go together.
     pub fn open(files: TlsSettings, metrics: Arc<Metrics>) -> Result<Self, AccessError> {
         let contents = Contents::read(&files)?;
-        let current = RwLock::new(Arc::new(contents.config(&files)?));
-        Ok(Self { current, seen: Mutex::new(contents.seen()), files, metrics })
+        let current = Watched::new(contents.config(&files)?, contents.digest());
+        Ok(Self { current, files, metrics })
     }
 
     /// Shakes hands as the files say now; connections that are open keep what they were shown.
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner)))
+        TlsAcceptor::from(self.current.now())
     }
 
     /// Puts the files in force if they have changed and go together; otherwise says once what is wrong with them.
@@ -54,15 +53,9 @@ impl Certificates {
     /// Of two files that are replaced one after the other, the first alone does not fit, and is said to be refused until the second is
     /// there.
     pub(super) fn look(&self) {
-        let contents = Contents::read(&self.files);
-        let saw = contents.as_ref().map_or([0; 32], Contents::seen);
-        if std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), saw) == saw {
-            return;
-        }
-        let config = contents.and_then(|contents| contents.config(&self.files));
-        if let Some(config) = told("certificates", config, &self.metrics) {
-            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-        }
+        let make = |contents: Contents| contents.config(&self.files);
+        let looked = self.current.look(Contents::read(&self.files), Contents::digest, make);
+        told("certificates", looked, &self.metrics);
     }
 }
 
@@ -78,8 +71,8 @@ impl Contents {
         Ok(Self { cert: read(&files.cert)?, key: read(&files.key)?, client_ca })
     }
 
-    fn seen(&self) -> Seen {
-        seen([&*self.cert, &self.key, self.client_ca.as_deref().unwrap_or_default()])
+    fn digest(&self) -> watched::Contents {
+        watched::Contents::of([&*self.cert, &self.key, self.client_ca.as_deref().unwrap_or_default()])
     }
 
     fn config(&self, files: &TlsSettings) -> Result<ServerConfig, AccessError> {

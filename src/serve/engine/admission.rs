@@ -6,6 +6,10 @@ use super::{
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// What part of the longest wait a job may be expected to wait when it comes. Whoever is let in and then refused because she waited too long has
+/// lost that time, and nobody is who waits up to twice as long as was expected.
+const EXPECTED_SHARE: u32 = 2;
+
 /// What is known of a thread's work, by the thread and by those who come.
 #[derive(Debug)]
 pub(super) struct Load {
@@ -159,10 +163,10 @@ impl Engine {
         2 * self.n_queued() > self.shared.limits.queue_max
     }
 
-    /// The longest that a job may wait, and when to come back if it would be longer.
+    /// The longest that a job may be expected to wait, and when to come back if it would be longer.
     pub fn wait_max(&self) -> (Duration, Duration) {
         let limits = &self.shared.limits;
-        (limits.queue_wait_max, self.shared.load.pace.until_free(limits.queue_max))
+        (limits.queue_wait_max / EXPECTED_SHARE, self.shared.load.pace.until_free(limits.queue_max))
     }
 
     fn n_queued(&self) -> usize {

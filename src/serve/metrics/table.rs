@@ -110,6 +110,12 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
         "Stored answers that were to be made anew when they were used, by whether they were.",
     ),
     ("newshound_cache_invalidations_total", C, "Readers whose stored answers are used no more, by scope."),
+    ("newshound_topic_reads_total", C, "Changes of the file of sensitive topics, by what became of them."),
+    (
+        "newshound_sensitive_total",
+        C,
+        "Signals and queries left out because they are about a sensitive topic, by what and topic.",
+    ),
     ("newshound_cohort_reads_total", C, "Changes of the file of cohorts' lists, by what became of them."),
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),

@@ -20,6 +20,7 @@ use crate::{
         generation::Writer,
         metrics::Metrics,
         settings::GenerationSettings,
+        topics::Topics,
     },
     text::{prompt, tokens::Tokens},
 };
@@ -183,6 +184,7 @@ pub struct Workshop {
     loader: Loader,
     limits: Limits,
     generation: GenerationSettings,
+    topics: Arc<Topics>,
     metrics: Arc<Metrics>,
     places: Arc<Semaphore>,
     /// One task for each model thread, which ends after it.
@@ -202,10 +204,11 @@ impl Workshop {
         loader: Loader,
         limits: Limits,
         generation: GenerationSettings,
-        metrics: Arc<Metrics>,
+        (topics, metrics): (Arc<Topics>, Arc<Metrics>),
     ) -> Self {
         let (places, threads) = (Arc::new(Semaphore::new(MODELS_MAX)), TaskTracker::new());
-        Self { loader, limits, generation, metrics, places, threads, panicked: CancellationToken::new() }
+        let panicked = CancellationToken::new();
+        Self { loader, limits, generation, topics, metrics, places, threads, panicked }
     }
 
     /// Waits for a place; none if it takes longer than `patience`.
@@ -260,6 +263,7 @@ impl Workshop {
             cleaner: parts.cleaner,
             engine,
             prompt_tokens_max: settings.prompt_tokens_max,
+            topics: Arc::clone(&self.topics),
             metrics: Arc::clone(&self.metrics),
         }))
     }

@@ -14,7 +14,7 @@ use crate::{
     signals::{SignalDraft, Stream},
 };
 use prost_types::{Duration as ProtoDuration, Timestamp};
-use std::time::Duration;
+use std::{io, net::SocketAddr, time::Duration};
 use thiserror::Error;
 use tonic::metadata::MetadataValue;
 use tonic_health::pb::{
@@ -42,6 +42,15 @@ pub enum ClientError {
         /// What the transport says.
         #[source]
         source: tonic::transport::Error,
+    },
+    /// Nobody answers there, on the way of measurements.
+    #[error("no server answers at {addr}")]
+    NotReached {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: io::Error,
     },
     /// Certificates that were given cannot be used.
     #[error("certificates cannot be used")]
@@ -81,6 +90,8 @@ pub struct Ask {
     pub seed: Option<u64>,
     /// Whether the cache is left alone.
     pub bypass_cache: bool,
+    /// Whether every candidate comes back, and not only the best list.
+    pub all_candidates: bool,
     /// How far the answer may fall short; as the server has it if absent.
     pub lowest_rung: Option<Rung>,
     /// What experiments may know.
@@ -111,7 +122,7 @@ pub struct ReplyList {
 pub struct Reply {
     /// The chosen list.
     pub best: ReplyList,
-    /// Every candidate.
+    /// Every candidate, if they were asked for.
     pub candidates: Vec<ReplyList>,
     /// HIT, STALE, MISS, COALESCED or BYPASS.
     pub cache: &'static str,
@@ -170,7 +181,7 @@ impl Client {
         Ok(Self { wire: to.connect().await? })
     }
 
-    /// Asks for queries, and for every candidate.
+    /// Asks for queries.
     ///
     /// # Errors
     /// If the server refuses.
@@ -202,7 +213,7 @@ impl Client {
     }
 }
 
-fn message(ask: &Ask) -> proto::GenerateQueriesRequest {
+pub(super) fn message(ask: &Ask) -> proto::GenerateQueriesRequest {
     let mode = if ask.bypass_cache { proto::CacheMode::Bypass } else { proto::CacheMode::Default };
     proto::GenerateQueriesRequest {
         user: Some(proto::UserRef { key: ask.user_key.clone() }),
@@ -210,7 +221,7 @@ fn message(ask: &Ask) -> proto::GenerateQueriesRequest {
         options: Some(proto::GenerationOptions {
             candidate_count: ask.n_candidates,
             seed: ask.seed,
-            return_candidates: true,
+            return_candidates: ask.all_candidates,
             lowest_rung: ask.lowest_rung.map_or(proto::Rung::Unspecified, encode::rung).into(),
             ..Default::default()
         }),
@@ -251,7 +262,7 @@ fn signal(draft: &SignalDraft) -> proto::Signal {
     }
 }
 
-fn reply(response: proto::GenerateQueriesResponse) -> Reply {
+pub(super) fn reply(response: proto::GenerateQueriesResponse) -> Reply {
     let cache = response.cache.unwrap_or_default().status();
     let rerank = response.rerank();
     let usage = response.usage.unwrap_or_default();

@@ -166,6 +166,9 @@ impl Checks {
     }
 
     fn signals(&mut self, signals: Vec<proto::Signal>) -> Option<UserSignals> {
+        if signals.is_empty() {
+            return Some(UserSignals::none());
+        }
         // Before any is looked at: a message has room for a million empty ones.
         if let Err(violation) = UserSignals::check_count(signals.len()) {
             self.refuse(violation.field(), description(&violation));

@@ -91,6 +91,7 @@ pub fn degradation(degradation: Degradation) -> proto::Degradation {
     let reason = match degradation.why {
         Why::Pressure => proto::DegradationReason::Pressure,
         Why::Deadline => proto::DegradationReason::Deadline,
+        Why::NoSignals => proto::DegradationReason::NoSignals,
     };
     proto::Degradation { rung: rung(degradation.rung).into(), reason: reason.into() }
 }

@@ -132,7 +132,9 @@ impl Shared {
         let has_head = writer.facts.has_reward_head;
         let auto = if has_head { Method::RewardHead } else { Method::Consensus };
         let of_arms = enrolment.policy();
-        let lowest_rung = asked.wanted.lowest_rung.or(of_arms.lowest_rung).unwrap_or(self.lowest_rung);
+        // Of whom nothing is known can have nothing better, so only she herself or her arm can forbid it.
+        let lowest_rung = if asked.signals.as_slice().is_empty() { Rung::Cohort } else { self.lowest_rung };
+        let lowest_rung = asked.wanted.lowest_rung.or(of_arms.lowest_rung).unwrap_or(lowest_rung);
         let options = asked.wanted.with(&of_arms, auto);
         if options.method == Method::RewardHead && !has_head {
             return Err(ServeError::NoRewardHead);

@@ -87,6 +87,13 @@ pub fn status(error: &ServeError) -> Status {
         ServeError::EngineGone => plain(Code::Unavailable, "ENGINE_GONE"),
         ServeError::NoRewardHead => plain(Code::FailedPrecondition, "NO_REWARD_HEAD"),
         ServeError::OnlyPersonalData => plain(Code::FailedPrecondition, "ONLY_PERSONAL_DATA"),
+        ServeError::OnlySensitiveTopics => plain(Code::FailedPrecondition, "ONLY_SENSITIVE_TOPICS"),
+        ServeError::NoSignals => {
+            let mut violations = Violations::default();
+            let sentence = "must have 1 item or more, as there is no list for everybody of the locale that the request allows";
+            violations.add("signals", sentence.to_owned());
+            invalid(&violations)
+        }
         ServeError::Arm(ForceError::Unknown) => plain(Code::NotFound, "ARM_UNKNOWN"),
         ServeError::Arm(ForceError::NotAllowed { .. }) => {
             plain(Code::FailedPrecondition, "ARM_NOT_CHOOSABLE")

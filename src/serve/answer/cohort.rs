@@ -1,0 +1,39 @@
+//! The list of a cohort as an answer: where nothing can be generated for a reader, or nothing is known of her.
+use super::{Answerer, Course, Degradation, Origin, ServeError};
+use crate::{
+    experiment::policy::Rung,
+    serve::{
+        candidate::Answer,
+        ladder::{Decision, Why},
+        question::Question,
+    },
+    text::parse::QUERIES_MAX,
+};
+use std::sync::Arc;
+
+impl Answerer {
+    /// The list of the reader's locale, where nothing can be generated for her and she may have it.
+    pub(super) fn of_cohort(&self, question: &Question, decision: &Decision) -> Option<Arc<Answer>> {
+        let is_refused = decision.otherwise.is_err() || question.writer.engine.is_full(question.class);
+        if is_refused { self.for_everybody(question) } else { None }
+    }
+
+    /// The same for a reader of whom nothing is known, or a refusal.
+    pub(super) fn without_signals(&self, question: &Question) -> (Course, Option<Degradation>) {
+        let Some(answer) = self.for_everybody(question) else {
+            return (Course::Refused(ServeError::NoSignals), None);
+        };
+        self.metrics.admission(question.class, "cohort");
+        let degradation = Degradation { rung: Rung::Cohort, why: Why::NoSignals };
+        (Course::Stored(answer, Origin::Cohort), Some(degradation))
+    }
+
+    fn for_everybody(&self, question: &Question) -> Option<Arc<Answer>> {
+        if question.lowest_rung < Rung::Cohort {
+            return None;
+        }
+        let list = self.cohorts.of(question.locale.as_deref())?;
+        let n_queries_max = question.options.n_queries_max.unwrap_or(QUERIES_MAX);
+        Some(Arc::new(Answer::of_cohort(list, Arc::clone(&question.writer.facts), n_queries_max)))
+    }
+}

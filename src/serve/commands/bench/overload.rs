@@ -1,0 +1,309 @@
+//! `bench overload`: what a server does that is asked for ten times what it can do, and how soon it is itself again.
+//!
+//! Every request is of another reader, so that the model answers all, and wants a whole answer, so that none is counted that fell short.
+use super::{
+    super::CommandError,
+    bars::{Bar, Bars},
+    house::{House, HouseArgs},
+    load::{Ended, Lines, Pace, Readers, closed, open},
+    seen::{Seen, Times},
+};
+use crate::serve::rpc::{
+    client::Ask,
+    raw::{self, GENERATE, Refusal},
+};
+use clap::Args;
+use hyper::body::Bytes;
+use std::{
+    future::Future,
+    io::Write,
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// The share of the peak at which a server should be calm.
+const CALM: f64 = 0.8;
+/// How long the first requests are not counted: a model that has answered nothing yet knows no rates.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// As many readers as there are numbers: nobody comes twice.
+const READERS: u64 = u64::MAX;
+
+/// What to measure.
+#[derive(Clone, Debug, Args)]
+pub struct OverloadArgs {
+    /// How many times the peak is asked for
+    #[arg(long, default_value_t = 10.0)]
+    pub times: f64,
+    /// For how long, in seconds
+    #[arg(long, default_value_t = 60.0)]
+    pub overload_s: f64,
+    /// How long the peak is sought, and how long 80 % of it are asked for before and after, in seconds
+    #[arg(long, default_value_t = 20.0)]
+    pub calm_s: f64,
+    /// Requests under way at the same time while the peak is sought
+    #[arg(long, default_value_t = 32)]
+    pub clients: u64,
+    /// Longest wait for the model, in milliseconds, instead of engine.queue_wait_max_ms; by default half a second, from which on answers would
+    /// fall short if they might
+    #[arg(long, default_value_t = 500)]
+    pub queue_wait_ms: u64,
+    /// Candidates per request
+    #[arg(long, default_value_t = 8)]
+    pub n: u32,
+    /// Signals per reader
+    #[arg(long, default_value_t = 12)]
+    pub signals: u64,
+    /// How long a request may take, in milliseconds
+    #[arg(long, default_value_t = 30_000)]
+    pub timeout_ms: u64,
+    /// Connections
+    #[arg(long, default_value_t = 4)]
+    pub connections: usize,
+    /// The server.
+    #[command(flatten)]
+    pub house: HouseArgs,
+}
+
+impl OverloadArgs {
+    fn check(&self) -> Result<(), CommandError> {
+        let in_range = |value: f64, most: f64| value > 0.0 && value <= most;
+        let times = in_range(self.overload_s, 86_400.0) && in_range(self.calm_s, 86_400.0);
+        if times
+            && in_range(self.times, 1000.0)
+            && self.clients > 0
+            && self.connections > 0
+            && self.signals > 0
+        {
+            return Ok(());
+        }
+        let usage = "times must be above 0 and at most 1000, seconds above 0 and at most 86400; clients, connections and signals at least 1";
+        Err(CommandError::Usage(usage.to_owned()))
+    }
+}
+
+/// Measures and reports.
+///
+/// # Errors
+/// If the server cannot start, or nothing is answered.
+pub async fn overload(args: &OverloadArgs, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+    args.check()?;
+    let mut settings = args.house.settings()?;
+    settings.engine.queue_wait_max = Duration::from_millis(args.queue_wait_ms);
+    let house = args.house.open(settings).await?;
+    let timeout = Duration::from_millis(args.timeout_ms);
+    let readers = Readers { n_readers: READERS, n_signals: args.signals, n_candidates: args.n, timeout };
+    let asking = Asking::new(Lines::to(house.grpc, args.connections).await?, readers);
+    let calm = Duration::from_secs_f64(args.calm_s);
+    let peak = asking.peak(&house, args.clients, calm).await?;
+    let before = asking.open(Pace::during(CALM * peak, calm)).await?;
+    let overloaded = Duration::from_secs_f64(args.overload_s);
+    // One right after the other, whatever of the first is still under way.
+    let (pace, later) = (Pace::during(args.times * peak, overloaded), Pace::during(CALM * peak, calm));
+    let (over, after) = tokio::join!(asking.open(pace), async {
+        tokio::time::sleep(overloaded).await;
+        asking.open(later).await
+    });
+    let (over, after) = (over?, after?);
+    drop(asking);
+    house.close().await?;
+    Found::of(args, peak, [before, over, after])?.report(args, json, out)
+}
+
+/// Sends requests of readers of whom none comes twice.
+#[derive(Debug)]
+pub struct Asking {
+    lines: Lines,
+    readers: Readers,
+    /// The first reader of the next phase.
+    next: AtomicU64,
+}
+
+/// Requests of one phase, in the order of their ends.
+type Phase = Vec<Ended<Result<Bytes, Refusal>>>;
+
+/// A request under way.
+type Calling = Pin<Box<dyn Future<Output = Result<Bytes, Refusal>> + Send>>;
+
+/// Readers that a phase has for itself: more than ask in it, and few enough that their numbers do not make prompts long.
+const PHASE_READERS: u64 = 10_000_000;
+
+impl Asking {
+    /// By these connections.
+    pub fn new(lines: Lines, readers: Readers) -> Self {
+        Self { lines, readers, next: AtomicU64::new(0) }
+    }
+
+    /// The most answers per second, by clients that each wait for the answer before.
+    ///
+    /// # Errors
+    /// If nothing is answered.
+    pub async fn peak(&self, house: &House, n_clients: u64, time: Duration) -> Result<f64, CommandError> {
+        closed(n_clients, WARM_UP.min(time), self.call()).await?;
+        house.quiet().await?;
+        let begun = Instant::now();
+        let seen = closed(n_clients, time, self.call()).await?.answered_any()?;
+        // To the last answer: those that end after the time were begun within it.
+        let took = begun.elapsed();
+        house.quiet().await?;
+        #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
+        let n_answered = seen.answered.n() as f64;
+        Ok(n_answered / took.as_secs_f64())
+    }
+
+    /// Requests at their times.
+    ///
+    /// # Errors
+    /// If a task panics.
+    pub async fn open(&self, pace: Pace) -> Result<Phase, CommandError> {
+        let (mut phase, never) = (Vec::new(), CancellationToken::new());
+        open(pace, &never, self.call(), |ended| phase.push(ended)).await?;
+        Ok(phase)
+    }
+
+    /// The request with a number in a phase that begins now.
+    pub fn phase(&self) -> impl Fn(u64) -> Ask + Clone + Send + 'static {
+        let (readers, first) = (self.readers, self.next.fetch_add(PHASE_READERS, Ordering::Relaxed));
+        move |number| readers.ask(first + number)
+    }
+
+    fn call(&self) -> impl Fn(u64) -> Calling + Clone + Send + 'static {
+        let (lines, phase) = (self.lines.clone(), self.phase());
+        move |number| {
+            let (line, ask) = (lines.of(number), phase(number));
+            Box::pin(async move {
+                let answered = line.call(GENERATE, raw::message(&ask), Some(ask.timeout)).await;
+                // Whoever has it only counts it.
+                answered.map(|_| Bytes::new())
+            })
+        }
+    }
+}
+
+/// All requests of a phase.
+///
+/// # Errors
+/// As `Seen::new`.
+pub fn seen(phase: &Phase) -> Result<Seen, CommandError> {
+    let mut seen = Seen::new()?;
+    phase.iter().for_each(|ended| seen.add(&ended.outcome, ended.took));
+    Ok(seen)
+}
+
+/// What was found.
+struct Found {
+    peak: f64,
+    goodput: f64,
+    before: Seen,
+    over: Seen,
+    /// Refusals of the overload that come from it, and not from the requests.
+    shed: Times,
+    back: Duration,
+}
+
+impl Found {
+    fn of(args: &OverloadArgs, peak: f64, [before, over, after]: [Phase; 3]) -> Result<Self, CommandError> {
+        let overloaded = Duration::from_secs_f64(args.overload_s);
+        let in_it = over.iter().filter(|ended| ended.outcome.is_ok() && ended.due + ended.took <= overloaded);
+        #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
+        let goodput = in_it.count() as f64 / args.overload_s;
+        let slowest = before.iter().filter(|ended| ended.outcome.is_ok()).map(|ended| ended.took).max();
+        let is_normal = |ended: &Ended<Result<Bytes, Refusal>>| {
+            ended.outcome.is_ok() && ended.took <= slowest.unwrap_or_default()
+        };
+        let strange = after.iter().filter(|ended| !is_normal(ended)).map(|ended| ended.due);
+        let mut shed = Times::new()?;
+        over.iter().filter(|ended| ended.outcome.is_err()).for_each(|ended| shed.add(ended.took));
+        let (before, over) = (seen(&before)?.answered_any()?, seen(&over)?.answered_any()?);
+        Ok(Self { peak, goodput, before, over, shed, back: strange.max().unwrap_or_default() })
+    }
+
+    fn bars(&self) -> Bars {
+        #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
+        let share_retry = self.over.n_retry as f64 / self.over.refused.n() as f64;
+        let p99 = self.over.answered.ms(99.0) / self.before.answered.ms(99.0);
+        Bars(vec![
+            Bar::at_least("answers per second, to the peak", self.goodput / self.peak, 0.9),
+            Bar::at_most("p99 of answers, to that at 80 % of the peak", p99, 2.0),
+            Bar::at_most("p99 of refusals, ms", self.shed.ms(99.0), 10.0),
+            Bar::at_least("share of refusals that say when to come again", share_retry, 1.0),
+            Bar::at_most("s until all is as at 80 % before", self.back.as_secs_f64(), 5.0),
+        ])
+    }
+
+    fn report(&self, args: &OverloadArgs, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+        let bars = self.bars();
+        let Self { peak, goodput, before, over, .. } = self;
+        if json {
+            let of = |seen: &Seen| {
+                serde_json::json!({
+                    "answered": seen.answered.n(), "latency_ms": seen.answered.percentiles(),
+                    "refused": seen.refused.n(), "refusal_ms": seen.refused.percentiles(),
+                    "reasons": seen.reasons,
+                })
+            };
+            let report = serde_json::json!({
+                "candidates": args.n, "queue_wait_ms": args.queue_wait_ms, "times": args.times,
+                "overload_s": args.overload_s, "peak_per_s": peak, "goodput_per_s": goodput,
+                "calm": of(before), "overload": of(over), "bars": bars.json(),
+            });
+            return Ok(writeln!(out, "{report}")?);
+        }
+        writeln!(
+            out,
+            "peak {peak:.1} answers per second of {} candidates; {goodput:.1} at {} times the peak for {} s, with waits up to {} ms",
+            args.n, args.times, args.overload_s, args.queue_wait_ms
+        )?;
+        for (name, seen) in [("80 %", before), ("overload", over)] {
+            let (answered, refused) = (&seen.answered, &seen.refused);
+            writeln!(
+                out,
+                "  {name:<9} {} answered, p50 {:.0} ms, p99 {:.0} ms; {} refused, p50 {:.1} ms, p99 {:.1} ms",
+                answered.n(),
+                answered.ms(50.0),
+                answered.ms(99.0),
+                refused.n(),
+                refused.ms(50.0),
+                refused.ms(99.0)
+            )?;
+            for (reason, n) in &seen.reasons {
+                writeln!(out, "    {reason:<36} {n}")?;
+            }
+        }
+        Ok(write!(out, "{bars}")?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(due_s: u64, took_ms: u64, is_ok: bool) -> Ended<Result<Bytes, Refusal>> {
+        let refusal = Refusal { code: "RESOURCE_EXHAUSTED", reason: String::new(), retry_after: None };
+        let outcome = if is_ok { Ok(Bytes::new()) } else { Err(refusal) };
+        let (due, took) = (Duration::from_secs(due_s), Duration::from_millis(took_ms));
+        Ended { number: 0, due, took, outcome }
+    }
+
+    #[test]
+    fn goodput_is_what_was_answered_meanwhile_and_normal_is_no_slower_than_before() {
+        let args = ["overload", "--overload-s", "10"];
+        let args = <Line as clap::Parser>::parse_from(args).args;
+        let before = vec![ended(0, 100, true), ended(1, 300, true)];
+        let over = vec![ended(1, 200, true), ended(9, 900, true), ended(9, 1100, true), ended(2, 1, false)];
+        let after = vec![ended(0, 5, false), ended(3, 301, true), ended(4, 300, true)];
+        let found = Found::of(&args, 0.2, [before, over, after]).unwrap();
+        assert!((found.goodput - 0.2).abs() < 1e-9, "{}", found.goodput);
+        assert_eq!(found.back, Duration::from_secs(3));
+        let met: Vec<bool> =
+            found.bars().json().as_array().unwrap().iter().map(|bar| bar["met"] == true).collect();
+        assert_eq!(met, [true, false, true, false, true]);
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: OverloadArgs,
+    }
+}
