@@ -1,4 +1,4 @@
-"""docker-compose.yml against the files and names that its services speak of. Docker itself is not asked.
+"""docker-compose.yml against the files and names that its services speak of. tour.py starts them.
 
     tests/deploy/compose.py
 """
