@@ -34,7 +34,7 @@ def main():
         for number in range(N_BATCHES):
             (batches / f"batch-{number}.json").write_text(json.dumps({"requests": [reader(number, idx) for idx in range(N_READERS)]}))
         # So little room that shares are refused while others are served.
-        tight = os.environ | {"NEWSHOUND__ENGINE__QUEUE_REQUESTS_MAX": "2", "NEWSHOUND__ENGINE__ROWS_MAX": "8"}
+        tight = os.environ | {"NEWSHOUND__ENGINE__QUEUE_REQUESTS_MAX": "2"}
         with Server(binary, work, environment=tight) as server:
             shares = [share(server, batches, answers, index) for index in range(N_SHARES)]
             wait_until(lambda: len(list(answers.glob("*.jsonl"))) >= 2, "two batches are answered")
