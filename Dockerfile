@@ -49,12 +49,16 @@ RUN touch build.rs src/lib.rs src/bin/*.rs \
 FROM scratch AS binaries
 COPY --from=compiled /out/ /
 
-FROM ${DEBIAN_IMAGE} AS roots
+FROM ${DEBIAN_IMAGE} AS layer
 COPY deploy/image/root /usr/local/bin/lay-root
 COPY LICENSE LICENSE-APACHE LICENSE-MIT /licenses/
-COPY --from=binaries / /binaries/
-RUN lay-root /binaries/newshound-server /binaries/lib /roots/server \
-    && lay-root /binaries/newshound-trainer /binaries/lib /roots/trainer
+
+# One stage for each program: whoever builds one image lays one root, and CUDA's libraries are most of a gigabyte in each.
+FROM layer AS server-root
+RUN --mount=type=bind,from=binaries,target=/binaries lay-root /binaries/newshound-server /binaries/lib /laid
+
+FROM layer AS trainer-root
+RUN --mount=type=bind,from=binaries,target=/binaries lay-root /binaries/newshound-trainer /binaries/lib /laid
 
 FROM scratch AS program
 ARG VERSION=unknown
@@ -67,7 +71,7 @@ USER 65532:65532
 FROM program AS trainer
 LABEL org.opencontainers.image.title="newshound-trainer" \
       org.opencontainers.image.description="Makes the bundle that newshound-server answers with"
-COPY --from=roots /roots/trainer/ /
+COPY --from=trainer-root /laid/ /
 # Runs and their worlds are written here; mount a volume that 65532 may write.
 WORKDIR /data
 ENTRYPOINT ["/usr/local/bin/newshound-trainer"]
@@ -75,7 +79,7 @@ ENTRYPOINT ["/usr/local/bin/newshound-trainer"]
 FROM program AS server
 LABEL org.opencontainers.image.title="newshound-server" \
       org.opencontainers.image.description="Turns a reader's cross-domain signals into news search queries, over gRPC"
-COPY --from=roots /roots/server/ /
+COPY --from=server-root /laid/ /
 # Inside a container nobody else reaches 127.0.0.1. Without a command this is the demo.
 ENV NEWSHOUND__GRPC_ADDR=0.0.0.0:50051 NEWSHOUND__HTTP_ADDR=0.0.0.0:9464
 EXPOSE 50051 9464

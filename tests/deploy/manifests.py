@@ -22,7 +22,7 @@ from support import DEPLOY, expect, step
 KUBERNETES = "1.34"
 REDIS = "newshound-redis"
 CUSTOM = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())
-KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "overlays/with-redis", "trainer"]
+KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "overlays/with-redis", "trainer", "bulk"]
 
 
 def main():

@@ -24,7 +24,7 @@ from support import DEPLOY, Process, Redis, Server, expect, free_ports, get, ste
 
 SCRAPES_MIN = 8
 # Until every query has data; a slow server has answered little by the eighth scrape.
-SETTLE_S = 60
+SETTLE_S = 120
 # How long a preview shows.
 PREVIEW_S = 120
 # Prometheus' own series aside, names in rules are ours or recorded from ours.
@@ -63,7 +63,27 @@ def experimenting(work):
     return os.environ | {f"NEWSHOUND__EXPERIMENTS__{key}": str(value) for key, value in settings.items()}
 
 
-class Prometheus(Process):
+class Api:
+    """What a Prometheus at an address says."""
+
+    def __init__(self, address):
+        self.address = address
+
+    def ask(self, path, **parameters):
+        answer = json.loads(get(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"))
+        return answer["data"]
+
+    def values(self, query):
+        """Numbers that a query gives now; what is none (0/0) is left out."""
+        result = self.ask("query", query=query)["result"]
+        numbers = [float(series["value"][1]) for series in result]
+        return [number for number in numbers if math.isfinite(number)]
+
+    def value(self, query):
+        return max(self.values(query), default=0)
+
+
+class Prometheus(Process, Api):
     """Runs the configuration of deploy/, made faster, against one server."""
 
     def __init__(self, server, work):
@@ -84,25 +104,12 @@ class Prometheus(Process):
         wait_until(lambda: get(f"{self.address}/-/ready"), "Prometheus is ready")
         return self
 
-    def api(self, path, **parameters):
-        answer = json.loads(get(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"))
-        return answer["data"]
-
-    def values(self, query):
-        """Numbers that a query gives now; what is none (0/0) is left out."""
-        result = self.api("query", query=query)["result"]
-        numbers = [float(series["value"][1]) for series in result]
-        return [number for number in numbers if math.isfinite(number)]
-
-    def value(self, query):
-        return max(self.values(query), default=0)
-
     def series(self, panel, start, end):
         """Name and points of every series of a panel's queries."""
         found = []
         for target in panel["targets"]:
             query = concrete(target["expr"])
-            for result in self.api("query_range", query=query, start=start, end=end, step=2)["result"]:
+            for result in self.ask("query_range", query=query, start=start, end=end, step=2)["result"]:
                 name = re.sub(r"\{\{(\w+)\}\}", lambda label: result["metric"].get(label[1], ""), target["legendFormat"])
                 points = [(instant, float(value)) for instant, value in result["values"]]
                 found.append((name, [point for point in points if math.isfinite(point[1])]))
@@ -152,7 +159,7 @@ def check_dashboards(prometheus):
         for variable in dashboard["templating"]["list"]:
             if variable["type"] == "query":
                 series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]).groups()
-                found = prometheus.api(f"label/{label}/values", **{"match[]": concrete(series)})
+                found = prometheus.ask(f"label/{label}/values", **{"match[]": concrete(series)})
                 if not found:
                     empty.append(f"{dashboard['uid']}: variable {label}")
         for panel in dashboard["panels"]:
@@ -165,14 +172,14 @@ def check_dashboards(prometheus):
 
 
 def concrete(query):
-    """The query as Grafana would send it with every job and instance chosen."""
-    return query.replace("$__rate_interval", "10s").replace("$job", ".+").replace("$instance", ".+")
+    """The query as Grafana would send it with every job and instance chosen, and the scrape interval that its provisioning tells it."""
+    return query.replace("$__rate_interval", "1m").replace("$job", ".+").replace("$instance", ".+")
 
 
 def check_rules(prometheus):
     n_rules = 0
     wrong = []
-    for group in prometheus.api("rules")["groups"]:
+    for group in prometheus.ask("rules")["groups"]:
         for rule in group["rules"]:
             n_rules += 1
             if rule["health"] != "ok":

@@ -80,8 +80,13 @@ class Server(Process):
 
     def __enter__(self):
         super().__enter__()
-        wait_until(lambda: get(f"http://127.0.0.1:{self.http}/healthz") == "ok\n", f"{self.log} is ready")
+        wait_until(self.is_ready, f"{self.log} is ready")
         return self
+
+    def is_ready(self):
+        # One that refuses its settings has ended, and waiting would not say why.
+        expect(self.process.poll() is None, f"the server ended: {self.log.read_text()[-2000:]}")
+        return get(f"http://127.0.0.1:{self.http}/healthz") == "ok\n"
 
     def metrics(self):
         return get(f"http://127.0.0.1:{self.http}/metrics")

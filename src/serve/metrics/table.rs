@@ -26,9 +26,37 @@ pub(super) enum Kind {
     Histogram(&'static [f64]),
 }
 
+impl Kind {
+    /// What Prometheus calls it.
+    #[cfg(target_os = "linux")]
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
 use Kind::{Counter as C, Gauge as G, Histogram as H};
 
-/// Name, kind and help of everything that can be scraped.
+/// Name, kind and help of what the operating system tells of the process, where it is Linux.
+#[cfg(target_os = "linux")]
+pub(super) const PROCESS: [(&str, Kind, &str); 7] = [
+    ("process_cpu_seconds_total", C, "Time on processors, of all threads, in user's and system's code."),
+    ("process_resident_memory_bytes", G, "Memory of the machine that is in use."),
+    (
+        "process_virtual_memory_bytes",
+        G,
+        "Addresses that are taken, whether or not there is memory behind them.",
+    ),
+    ("process_threads", G, "Threads."),
+    ("process_open_fds", G, "Open files and connections."),
+    ("process_max_fds", G, "Most files and connections that may be open."),
+    ("process_start_time_seconds", G, "When the process started, since 1970."),
+];
+
+/// Name, kind and help of everything else that can be scraped.
 pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_rpc_requests_total", C, "Calls that reached a method and ended, by method and gRPC code."),
     (
