@@ -1,12 +1,23 @@
-//! Compiles the protos without a system protoc, and lists the files of the demo bundle for the server binary.
+//! Compiles the protos without a system protoc, lists the files of the demo bundle for the server binary, and compiles kernels of
+//! the GPU.
 
-#[cfg(not(feature = "serve"))]
-fn main() {}
-
-#[cfg(feature = "serve")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    protos()?;
-    demo_files()?;
+    #[cfg(feature = "serve")]
+    {
+        protos()?;
+        demo_files()?;
+    }
+    #[cfg(feature = "cuda")]
+    kernels()?;
+    Ok(())
+}
+
+/// Writes `ptx.rs`, which holds the kernels for the card that `CUDA_COMPUTE_CAP` names, as candle's own.
+#[cfg(feature = "cuda")]
+fn kernels() -> Result<(), Box<dyn std::error::Error>> {
+    let builder = cudaforge::KernelBuilder::new().source_dir("src/model/cuda");
+    let compiled = builder.args(["-std=c++17", "-O3"]).build_ptx()?;
+    compiled.write(out_dir()?.join("ptx.rs"))?;
     Ok(())
 }
 
@@ -69,7 +80,7 @@ fn demo_files() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-#[cfg(feature = "serve")]
+#[cfg(any(feature = "serve", feature = "cuda"))]
 fn out_dir() -> Result<std::path::PathBuf, Box<dyn std::error::Error>> {
     Ok(std::path::PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is set by cargo")?))
 }

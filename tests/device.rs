@@ -9,8 +9,8 @@ use newshound::{
         sampler::SamplerSettings,
     },
     model::{
-        config::DecoderConfig, device::side_by_side, ops::Numerics, transformer::Transformer,
-        weights::Parameters,
+        config::DecoderConfig, device::side_by_side, kv_cache::Forks, ops::Numerics,
+        transformer::Transformer, weights::Parameters,
     },
     train::{
         fit::{MicroBatch, Workers},
@@ -130,6 +130,60 @@ fn greedy_rows_are_those_of_the_cpu() {
         assert_eq!(got.ids, expected.ids);
         for (got, expected) in got.logprobs.iter().zip(&expected.logprobs) {
             assert!((got - expected).abs() < tolerance(1e-4), "log-probability {got}, not {expected}");
+        }
+    }
+}
+
+/// Hidden states of rows that fork from two prompts, step by step; rows are dropped in between.
+fn forked(config: &DecoderConfig, device: &Device) -> Vec<Vec<f32>> {
+    let mut parameters = Parameters::fresh(5, &Device::Cpu);
+    Transformer::load(config, &mut parameters, Numerics::Serve).unwrap();
+    let files = vec![("model.safetensors".to_owned(), parameters.to_safetensors(DType::F32).unwrap().into())];
+    let mut source = newshound::model::weights::Checkpoint::from_files(files, DType::F32, device).unwrap();
+    let model = Transformer::load(config, &mut source, Numerics::Serve).unwrap();
+    let mut states = Vec::new();
+    let mut keep = |hidden: &Tensor| states.push(hidden.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let (beginning, hidden) = model.prefill(&ids(100, 1)).unwrap();
+    keep(&hidden);
+    // The second prompt begins like the first, and is longer than what a block of the kernel reads at once.
+    let (prefix, hidden) = model.prefill_after(&beginning, 90, &[ids(90, 1), ids(200, 3)].concat()).unwrap();
+    keep(&hidden);
+    let mut many = Forks::new(Arc::new(prefix), 40);
+    let mut few = Forks::new(Arc::new(beginning), 3);
+    for step in 0..70 {
+        let n_rows = u32::try_from(many.n_rows() + few.n_rows()).unwrap();
+        keep(&model.step(&mut [&mut many, &mut few], &ids(n_rows, step)).unwrap());
+        if step % 9 == 4 {
+            many.drop_row(usize::try_from(step).unwrap() % 7).unwrap();
+        }
+        if step == 30 {
+            few.drop_row(0).unwrap();
+        }
+    }
+    states
+}
+
+#[test]
+fn rows_that_fork_and_end_see_what_they_see_on_the_cpu() {
+    let heads = |hidden_size, n_heads, n_kv_heads| NetworkShape {
+        hidden_size,
+        intermediate_size: 96,
+        n_layers: 2,
+        n_heads,
+        n_kv_heads,
+        max_positions: 512,
+    };
+    // Ten heads share one key head: more than a block of the kernel takes.
+    for shape in [heads(64, 4, 2), heads(160, 10, 1), heads(128, 2, 2)] {
+        let config = shape.config(VOCAB as usize, 1);
+        let (got, expected) = (forked(&config, &device()), forked(&config, &Device::Cpu));
+        assert_eq!(got.len(), expected.len());
+        for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            assert_eq!(got.len(), expected.len());
+            let largest = expected.iter().fold(0_f32, |most, value| most.max(value.abs()));
+            for (got, expected) in got.iter().zip(expected) {
+                assert!((got - expected).abs() <= tolerance(1e-5) * largest, "{step}: {got}, not {expected}");
+            }
         }
     }
 }

@@ -1,9 +1,14 @@
 //! Keys and values, owned by the caller: a prompt's are computed and stored once and shared by every row that forks from it.
 //!
-//! On the CPU in f32 they lie in plain memory as the kernel wants them (`host`); elsewhere they are tensors (`composed`).
+//! On the CPU in f32 they lie in plain memory as the kernel wants them (`host`); elsewhere they are tensors (`composed`), on a GPU
+//! with a kernel of their own (`card`).
+#[cfg(feature = "cuda")]
+mod card;
 mod composed;
 mod host;
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{
     attention::{Attend, WholeRows},
     fused,
@@ -73,16 +78,15 @@ pub struct Forks {
 enum Tails {
     Host(host::Tails),
     Composed(composed::Tails),
+    #[cfg(feature = "cuda")]
+    Card(card::Tails),
 }
 
 impl Forks {
     /// Forks a prefix into rows. Nothing is copied.
     #[must_use]
     pub fn new(prefix: Arc<Prefix>, n_rows: usize) -> Self {
-        let tails = match &prefix.layers {
-            Layers::Host(_) => Tails::Host(host::Tails::default()),
-            Layers::Composed(_) => Tails::Composed(composed::Tails::default()),
-        };
+        let tails = prefix.layers.tails(n_rows);
         Self { prefix, n_rows, tails, tail_len: 0 }
     }
 
@@ -106,6 +110,10 @@ impl Forks {
             (Tails::Host(tails), _) => tails.remove(row_idx),
             (Tails::Composed(tails), 0) => tails.clear(),
             (Tails::Composed(tails), _) => tails.remove(row_idx)?,
+            #[cfg(feature = "cuda")]
+            (Tails::Card(tails), 0) => tails.clear(),
+            #[cfg(feature = "cuda")]
+            (Tails::Card(tails), _) => tails.remove(row_idx),
         }
         Ok(())
     }
@@ -116,6 +124,8 @@ impl Forks {
         match &self.tails {
             Tails::Host(tails) => tails.n_bytes(),
             Tails::Composed(tails) => tails.n_bytes(),
+            #[cfg(feature = "cuda")]
+            Tails::Card(tails) => tails.n_bytes(),
         }
     }
 
@@ -143,6 +153,15 @@ impl Forks {
         let (n_rows, n_prefix, n_tail) = (self.n_rows, self.prefix.n_positions, self.tail_len);
         let prefix = layers.get(layer_idx)?;
         (n_rows > 0).then_some(host::Group { n_rows, prefix, n_prefix, tails, n_tail })
+    }
+
+    /// The same of a group on a GPU.
+    #[cfg(feature = "cuda")]
+    fn on_card(&mut self, layer_idx: usize) -> Option<card::Group<'_>> {
+        let (n_rows, n_tail) = (self.n_rows, self.tail_len);
+        let prefix = self.prefix.layers.composed(layer_idx)?;
+        let Tails::Card(tails) = &mut self.tails else { return None };
+        (n_rows > 0).then_some(card::Group { n_rows, prefix, tails, n_tail })
     }
 }
 
@@ -188,6 +207,12 @@ impl Attend for Prefill<'_> {
             (Layers::Composed(layers), None | Some(Layers::Composed(_))) => {
                 let known = known.and_then(|known| known.composed(layer_idx));
                 let layer = composed::Layer::after(known, self.n_known, &key, &value)?;
+                #[cfg(feature = "cuda")]
+                if cuda::attention::takes(query) {
+                    let attended = card::prompt(&layer, (query, &key, &value), self.n_known)?;
+                    layers.push(layer);
+                    return Ok(attended);
+                }
                 let attended = layer.attend(&mut self.rows, query)?;
                 layers.push(layer);
                 Ok(attended)
@@ -211,6 +236,21 @@ impl Layers {
             Self::Composed(layers) => layers.get(layer_idx),
         }
     }
+
+    /// Empty tails of rows that fork from these.
+    fn tails(&self, #[cfg_attr(not(feature = "cuda"), allow(unused_variables))] n_rows: usize) -> Tails {
+        match self {
+            Self::Host(_) => Tails::Host(host::Tails::default()),
+            #[cfg(feature = "cuda")]
+            Self::Composed(layers) if layers.first().is_some_and(composed::Layer::suits_card) => {
+                match card::Tails::new(layers.len(), n_rows) {
+                    Some(tails) => Tails::Card(tails),
+                    None => Tails::Composed(composed::Tails::default()),
+                }
+            }
+            Self::Composed(_) => Tails::Composed(composed::Tails::default()),
+        }
+    }
 }
 
 /// Attention of one new token per row, in all groups.
@@ -226,6 +266,11 @@ impl Attend for Step<'_, '_> {
             let mut groups: Vec<host::Group<'_>> =
                 self.groups.iter_mut().filter_map(|group| group.on_host(layer_idx)).collect();
             return host::step(layer_idx, (&query, &key, &value), &mut groups);
+        }
+        #[cfg(feature = "cuda")]
+        if self.groups.iter().all(|group| matches!(group.tails, Tails::Card(_))) {
+            let groups = self.groups.iter_mut().filter_map(|group| group.on_card(layer_idx)).collect();
+            return card::step(layer_idx, (&query, &key, &value), groups);
         }
         let mut attended = Vec::with_capacity(self.groups.len());
         let mut first = 0;

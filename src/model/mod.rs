@@ -1,6 +1,8 @@
 //! Networks: ids in, tensors out; no text, no users, no clock.
 mod attention;
 pub mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod device;
 pub mod encoder;
 mod fused;

@@ -12,8 +12,8 @@ const TAIL_CHUNK: usize = 32;
 /// Keys and values of one layer: (`n_kv_heads`, P, `head_dim`) of a prompt.
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
-    key: Tensor,
-    value: Tensor,
+    pub(super) key: Tensor,
+    pub(super) value: Tensor,
 }
 
 impl Layer {
@@ -38,6 +38,12 @@ impl Layer {
     /// Copies the first positions.
     pub(super) fn first(&self, n_positions: usize) -> Result<Self> {
         self.map(|tensor| tensor.narrow(1, 0, n_positions)?.force_contiguous())
+    }
+
+    /// Whether the GPU's kernel takes them.
+    #[cfg(feature = "cuda")]
+    pub(super) fn suits_card(&self) -> bool {
+        super::super::cuda::attention::takes(&self.key)
     }
 
     pub(super) fn n_bytes(&self) -> usize {

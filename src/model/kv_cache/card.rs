@@ -1,0 +1,136 @@
+//! Keys and values of rows in a GPU's memory, where one launch a layer serves all groups of a step.
+use super::{
+    super::cuda::{
+        address,
+        attention::{self, ROWS_MAX},
+        number,
+    },
+    composed::Layer,
+};
+use candle_core::{Result, Tensor, bail};
+
+/// Positions by which room for tails grows, so that they are seldom copied.
+const ROOM_CHUNK: usize = 64;
+
+/// The tails of a group's rows. The slot of a row that is dropped stays unused: to move the others would take longer than they last.
+#[derive(Debug)]
+pub(super) struct Tails {
+    n_layers: usize,
+    /// (`n_layers` · 2 · `n_kv_heads`, slots, room, dim): of each layer keys, then values. None before the first step.
+    numbers: Option<Tensor>,
+    /// The slot of each row.
+    slots: Vec<u16>,
+}
+
+impl Tails {
+    /// None: there are more rows than slots have numbers.
+    pub(super) fn new(n_layers: usize, n_rows: usize) -> Option<Self> {
+        let slots = (0..n_rows).map(u16::try_from).collect::<std::result::Result<_, _>>().ok()?;
+        Some(Self { n_layers, numbers: None, slots })
+    }
+
+    pub(super) fn remove(&mut self, row_idx: usize) {
+        self.slots.remove(row_idx);
+    }
+
+    pub(super) fn clear(&mut self) {
+        (self.numbers, self.slots) = (None, Vec::new());
+    }
+
+    pub(super) fn n_bytes(&self) -> usize {
+        self.numbers.as_ref().map_or(0, |numbers| numbers.elem_count() * numbers.dtype().size_in_bytes())
+    }
+
+    /// Makes room for one more than `n_tail` positions of heads like those of `prefix` (`n_kv_heads`, P, dim).
+    fn with_room(&mut self, prefix: &Tensor, n_tail: usize) -> Result<&Tensor> {
+        let (n_kv_heads, _, dim) = prefix.dims3()?;
+        let numbers = match self.numbers.take() {
+            Some(numbers) if numbers.dim(2)? > n_tail => numbers,
+            before => {
+                let n_slots = before.as_ref().map_or(Ok(self.slots.len()), |numbers| numbers.dim(1))?;
+                let shape = (self.n_layers * 2 * n_kv_heads, n_slots, n_tail + ROOM_CHUNK, dim);
+                let larger = Tensor::zeros(shape, prefix.dtype(), prefix.device())?;
+                if let Some(before) = before {
+                    larger.slice_set(&before, 2, 0)?;
+                }
+                larger
+            }
+        };
+        Ok(self.numbers.insert(numbers))
+    }
+}
+
+/// Rows of one prompt in one layer, which stand behind one another among the rows of a step.
+pub(super) struct Group<'a> {
+    pub(super) n_rows: usize,
+    pub(super) prefix: &'a Layer,
+    pub(super) tails: &'a mut Tails,
+    pub(super) n_tail: usize,
+}
+
+impl Group<'_> {
+    /// The group as the kernel takes it: in parts, where it has more rows than the kernel names at once.
+    fn parts(&mut self, layer_idx: usize, first_row: usize) -> Result<Vec<attention::Group>> {
+        let (n_kv_heads, n_prefix, _) = self.prefix.key.dims3()?;
+        let tails = self.tails.with_room(&self.prefix.key, self.n_tail)?;
+        let of =
+            |place: usize| address(&tails.narrow(0, (2 * layer_idx + place) * n_kv_heads, n_kv_heads)?);
+        let mut whole = of_prefix(self.prefix, n_prefix)?;
+        whole.tails = [of(0)?, of(1)?];
+        whole.is_prompt = 0;
+        (whole.tail_rows, whole.tail_room) = (number(tails.dim(1)?)?, number(tails.dim(2)?)?);
+        whole.n_tail = number(self.n_tail)?;
+        let parts = self.tails.slots.chunks(ROWS_MAX).zip((first_row..).step_by(ROWS_MAX));
+        parts.map(|(slots, first_row)| whole.of_rows(first_row, slots)).collect()
+    }
+}
+
+/// Attends one new token per row in all groups; `query` (R, 1, `n_heads`, dim), `key`, `value` (R, 1, `n_kv_heads`, dim), in the groups' order.
+/// Returns (R, 1, `n_heads` · dim).
+pub(super) fn step(
+    layer_idx: usize,
+    (query, key, value): (&Tensor, &Tensor, &Tensor),
+    groups: Vec<Group<'_>>,
+) -> Result<Tensor> {
+    let mut parts = Vec::with_capacity(groups.len());
+    let mut n_rows = 0;
+    for mut group in groups {
+        parts.extend(group.parts(layer_idx, n_rows)?);
+        n_rows += group.n_rows;
+    }
+    if n_rows != query.dim(0)? {
+        bail!("groups have {n_rows} rows, {} came", query.dim(0)?)
+    }
+    let rows = |tensor: &Tensor| tensor.squeeze(1)?.contiguous();
+    attention::attend(&rows(query)?, (&rows(key)?, &rows(value)?), parts)?.unsqueeze(1)
+}
+
+/// Attends the last T positions of a prompt, `query` (1, T, `n_heads`, dim), whose keys and values `prefix` has already.
+/// Returns (1, T, `n_heads` · dim).
+pub(super) fn prompt(
+    prefix: &Layer,
+    (query, key, value): (&Tensor, &Tensor, &Tensor),
+    n_known: usize,
+) -> Result<Tensor> {
+    let mut group = of_prefix(prefix, n_known + 1)?;
+    group.n_rows = number(query.dim(1)?)?;
+    let rows = |tensor: &Tensor| tensor.squeeze(0)?.contiguous();
+    attention::attend(&rows(query)?, (&rows(key)?, &rows(value)?), vec![group])?.unsqueeze(0)
+}
+
+/// Rows that are positions of a prompt, of which the first sees `n_seen`.
+fn of_prefix(prefix: &Layer, n_seen: usize) -> Result<attention::Group> {
+    Ok(attention::Group {
+        prefix: [address(&prefix.key)?, address(&prefix.value)?],
+        tails: [0; 2],
+        prefix_room: number(prefix.key.dim(1)?)?,
+        n_prefix: number(n_seen)?,
+        is_prompt: 1,
+        tail_rows: 0,
+        tail_room: 0,
+        n_tail: 0,
+        first_row: 0,
+        n_rows: 0,
+        slots: [0; ROWS_MAX],
+    })
+}
