@@ -1,5 +1,6 @@
 //! `bench engine`: how many readers per second the model answers under load, without a server around it.
 mod load;
+mod returning;
 mod roofline;
 
 use super::CommandError;
@@ -22,6 +23,7 @@ use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use load::Load;
 use rand::{Rng, SeedableRng};
+use returning::Returning;
 use roofline::Limits;
 use serde::Serialize;
 use std::{
@@ -70,6 +72,9 @@ pub struct EngineArgs {
     /// Tokens of the prompt of a reader who comes when half of the others have come; 0: nobody does
     #[arg(long, default_value_t = 0)]
     pub late_prompt_tokens: usize,
+    /// Tokens that a reader brings who comes back: what her prompt costs then is measured too; 0: nobody does
+    #[arg(long, default_value_t = 0)]
+    pub returning_tokens: usize,
     /// No token ends a candidate, so that every run does the same work
     #[arg(long)]
     pub ignore_eos: bool,
@@ -101,6 +106,9 @@ struct Report {
     step_ms_p95: f64,
     /// Readers per second over those that the machine could answer at best; none where that is not known.
     roofline_share: Option<f64>,
+    /// What a reader's prompt costs who comes back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    returning: Option<Returning>,
     kv_bytes_peak: usize,
     /// Most memory of the process on the host; none where the system does not say.
     host_bytes_peak: Option<u64>,
@@ -128,6 +136,9 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     let started = Instant::now();
     load.run(&mut Batch::new(Arc::clone(&model)), requests.iter(), args.concurrency)?;
     let report = report(load, args, device, started.elapsed());
+    let returning = (args.returning_tokens > 0)
+        .then(|| returning::measure(&model, &requests, args.returning_tokens))
+        .transpose()?;
     // Last: what is read for it is no memory of the engine.
     let limits = if model.device().is_cpu() {
         Limits::measure(args.dtype).map_err(ModelError::Forward)?
@@ -136,12 +147,17 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     };
     let best = limits.map(|limits| limits.users_per_s(model.config(), args));
     let roofline_share = best.map(|best| report.users_per_s / best);
-    let report = Report { roofline_share, ..report };
+    let report = Report { roofline_share, returning, ..report };
     if json {
         writeln!(out, "{}", serde_json::to_string(&report).map_err(std::io::Error::from)?)?;
         return Ok(());
     }
-    let Report { device, dtype, users_per_s, latency_ms_p50, latency_ms_p95, .. } = &report;
+    write_table(&report, out)?;
+    Ok(())
+}
+
+fn write_table(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
+    let Report { device, dtype, users_per_s, latency_ms_p50, latency_ms_p95, .. } = report;
     writeln!(out, "on {device} in {dtype}, {} readers at a time, {} rows", report.concurrency, report.rows)?;
     writeln!(out, "  {users_per_s:.2} readers per second in {:.1} s", report.seconds)?;
     if let Some(share) = report.roofline_share {
@@ -156,6 +172,10 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     writeln!(out, "  prompts      {:.0} tokens per second", report.prefill_tokens_per_s)?;
     writeln!(out, "  candidates   {:.0} tokens per second", report.decode_tokens_per_s)?;
     writeln!(out, "  keys, values {:.1} MB at most", mega(report.kv_bytes_peak as u64))?;
+    if let Some(returning) = &report.returning {
+        let (time, tokens) = (returning.share_of_time * 100.0, returning.share_of_tokens * 100.0);
+        writeln!(out, "  come back    {time:.1} % of the first prompt's time, {tokens:.1} % of its tokens")?;
+    }
     if let Some(bytes) = report.host_bytes_peak {
         writeln!(out, "  host memory  {:.1} MB at most", mega(bytes))?;
     }
@@ -219,6 +239,7 @@ fn report(mut load: Load, args: &EngineArgs, device: String, took: Duration) -> 
         step_ms_p50: percentile_ms(&load.intervals, 50),
         step_ms_p95: percentile_ms(&load.intervals, 95),
         roofline_share: None,
+        returning: None,
         kv_bytes_peak: load.kv_bytes_peak,
         host_bytes_peak: host_bytes_peak(),
     }
@@ -332,6 +353,7 @@ mod tests {
         {
             let args = EngineArgs {
                 late_prompt_tokens: 0,
+                returning_tokens: 2,
                 bundle: None,
                 model: Some(dir.path().to_owned()),
                 prompt_tokens: 6,
@@ -350,6 +372,8 @@ mod tests {
             let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
             assert_eq!(report["rows"], 2 * concurrency.min(5));
             assert!(report["users_per_s"].as_f64().unwrap() > 0.0, "{report}");
+            // Two of six tokens are shared by all.
+            assert_eq!(report["returning"]["share_of_tokens"], 0.5);
         }
     }
 }
