@@ -238,7 +238,8 @@ impl Layers {
     }
 
     /// Empty tails of rows that fork from these.
-    fn tails(&self, #[cfg_attr(not(feature = "cuda"), allow(unused_variables))] n_rows: usize) -> Tails {
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only a GPU's slots have numbers"))]
+    fn tails(&self, n_rows: usize) -> Tails {
         match self {
             Self::Host(_) => Tails::Host(host::Tails::default()),
             #[cfg(feature = "cuda")]
