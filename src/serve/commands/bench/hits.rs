@@ -58,7 +58,7 @@ pub struct HitsArgs {
 /// If a server cannot start, or an answer was no hit.
 pub async fn hits(args: &HitsArgs, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
     let sensible = args.pairs > 0 && args.clients > 0 && args.connections > 0 && args.readers > 0;
-    if !sensible || !(args.seconds > 0.0 && args.seconds <= 3600.0) {
+    if !(sensible && args.seconds > 0.0 && args.seconds <= 3600.0) {
         let usage =
             "pairs, clients, connections and readers must be at least 1, seconds above 0 and at most 3600";
         return Err(CommandError::Usage(usage.to_owned()));
