@@ -236,10 +236,10 @@ PROCESSES = Row("Processes", (
     Panel("Threads", "Of the whole process; model threads, callers of networks and files among them.", "short",
           (Query(f"sum by (instance) ({metric('process_threads')})", "{{instance}}"),), width=12),
     Panel("Reachable", "1 where Prometheus could read the metrics.", "short", (Query(f"{metric('up')}", "{{instance}}"),), highest=1, width=12),
-    Panel("Spans of traces", "exported; dropped, because too many waited for the collector; or failed, because it did not take them. Zero where none is named.",
-          "cps", (Query(rate("newshound_trace_spans_total", by="result"), "{{result}}"),), "stack", width=24),
     Panel("Time to read the metrics", "Grows with the number of series, and where a server has no CPU left.", "s",
           (Query(f"{metric('scrape_duration_seconds')}", "{{instance}}"),), width=12),
+    Panel("Spans of traces", "exported; dropped, because too many waited for the collector; or failed, because it did not take them. Zero where none is named.",
+          "cps", (Query(rate("newshound_trace_spans_total", by="result"), "{{result}}"),), "stack", width=24),
 ))
 
 SERVICE = Dashboard(
