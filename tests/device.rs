@@ -135,14 +135,17 @@ fn greedy_rows_are_those_of_the_cpu() {
 }
 
 /// Hidden states of rows that fork from two prompts, step by step; rows are dropped in between.
-fn forked(config: &DecoderConfig, device: &Device) -> Vec<Vec<f32>> {
+fn forked(config: &DecoderConfig, device: &Device, dtype: DType) -> Vec<Vec<f32>> {
     let mut parameters = Parameters::fresh(5, &Device::Cpu);
     Transformer::load(config, &mut parameters, Numerics::Serve).unwrap();
     let files = vec![("model.safetensors".to_owned(), parameters.to_safetensors(DType::F32).unwrap().into())];
-    let mut source = newshound::model::weights::Checkpoint::from_files(files, DType::F32, device).unwrap();
+    let mut source = newshound::model::weights::Checkpoint::from_files(files, dtype, device).unwrap();
     let model = Transformer::load(config, &mut source, Numerics::Serve).unwrap();
     let mut states = Vec::new();
-    let mut keep = |hidden: &Tensor| states.push(hidden.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let mut keep = |hidden: &Tensor| {
+        let hidden = hidden.to_dtype(DType::F32).unwrap();
+        states.push(hidden.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    };
     let (beginning, hidden) = model.prefill(&ids(100, 1)).unwrap();
     keep(&hidden);
     // The second prompt begins like the first, and is longer than what a block of the kernel reads at once.
@@ -150,6 +153,9 @@ fn forked(config: &DecoderConfig, device: &Device) -> Vec<Vec<f32>> {
     keep(&hidden);
     let mut many = Forks::new(Arc::new(prefix), 40);
     let mut few = Forks::new(Arc::new(beginning), 3);
+    // As rows that end with their first token.
+    many.drop_row(0).unwrap();
+    many.drop_row(20).unwrap();
     for step in 0..70 {
         let n_rows = u32::try_from(many.n_rows() + few.n_rows()).unwrap();
         keep(&model.step(&mut [&mut many, &mut few], &ids(n_rows, step)).unwrap());
@@ -176,13 +182,19 @@ fn rows_that_fork_and_end_see_what_they_see_on_the_cpu() {
     // Ten heads share one key head: more than a block of the kernel takes.
     for shape in [heads(64, 4, 2), heads(160, 10, 1), heads(128, 2, 2)] {
         let config = shape.config(VOCAB as usize, 1);
-        let (got, expected) = (forked(&config, &device()), forked(&config, &Device::Cpu));
-        assert_eq!(got.len(), expected.len());
-        for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let expected = forked(&config, &Device::Cpu, DType::F32);
+        // Of 16 bits 8 or 11 are for the digits of a number.
+        for (dtype, tolerance) in [(DType::F32, tolerance(1e-5)), (DType::BF16, 6e-2), (DType::F16, 8e-3)] {
+            let got = forked(&config, &device(), dtype);
             assert_eq!(got.len(), expected.len());
-            let largest = expected.iter().fold(0_f32, |most, value| most.max(value.abs()));
-            for (got, expected) in got.iter().zip(expected) {
-                assert!((got - expected).abs() <= tolerance(1e-5) * largest, "{step}: {got}, not {expected}");
+            for (state, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                assert_eq!(got.len(), expected.len());
+                let length = |values: &mut dyn Iterator<Item = f32>| {
+                    values.map(|value| value * value).sum::<f32>().sqrt()
+                };
+                let error = length(&mut got.iter().zip(expected).map(|(got, expected)| got - expected));
+                let error = error / length(&mut expected.iter().copied());
+                assert!(error <= tolerance, "{dtype:?}, state {state}: an error of {error}");
             }
         }
     }

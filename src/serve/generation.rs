@@ -135,17 +135,18 @@ impl Writer {
     /// The prompt of what the cleaner leaves, how many signals it took away, and how long it took.
     fn prompt(&self, signals: &UserSignals) -> Result<(Prompt, usize, Duration), ServeError> {
         let started = Instant::now();
+        // Before the cleaner, which keeps a signal that is noise where there is no other.
+        let told = self.topics.signals(signals.clone()).ok_or(ServeError::OnlySensitiveTopics)?;
         let left = match &self.cleaner {
             Some(cleaner) => {
-                let (left, verdicts) = cleaner.clean(signals).map_err(cleaner_failed)?;
+                let (left, verdicts) = cleaner.clean(&told).map_err(cleaner_failed)?;
                 verdicts.iter().for_each(|verdict| self.metrics.signal(verdict.word()));
                 left
             }
             // Whatever the bundle: what identifies a person is for no prompt.
-            None => cleaner::without_personal(signals),
+            None => cleaner::without_personal(&told),
         };
-        let left = self.topics.signals(left.ok_or(ServeError::OnlyPersonalData)?);
-        let cleaned = left.ok_or(ServeError::OnlySensitiveTopics)?;
+        let cleaned = left.ok_or(ServeError::OnlyPersonalData)?;
         let n_cleaned = signals.as_slice().len() - cleaned.as_slice().len();
         let took = started.elapsed();
         Ok((prompt::build(&cleaned, &self.tokens, self.prompt_tokens_max), n_cleaned, took))

@@ -73,7 +73,7 @@ pub struct Situation<'a> {
     pub offers: &'a [Offer],
     /// How long it is going to wait.
     pub wait: Duration,
-    /// The longest wait after which the queue lets anybody go on.
+    /// The longest wait that may be expected of it.
     pub wait_max: Duration,
     /// Whether the queue has no place.
     pub is_full: bool,

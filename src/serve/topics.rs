@@ -12,7 +12,7 @@ use crate::{
         watched::{self, Contents, Looked, Watched},
     },
     settings::Mistakes,
-    signals::{Signal, UserSignals},
+    signals::{Signal, UserSignals, characters::clean},
     text::parse,
 };
 use std::{
@@ -33,6 +33,8 @@ const TOPICS_MAX: usize = 32;
 const NAME_BYTES_MAX: usize = 32;
 /// Fewest characters before a star: with fewer an entry would take whole vocabularies with it.
 const STEM_CHARS_MIN: usize = 3;
+/// The file's name in metrics.
+const FILE: &str = "topics";
 /// How often the file is looked at: what people write for a day need not be there within a second.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 
@@ -91,10 +93,12 @@ impl Topics {
     fn look(&self, path: &Path) {
         let make = |text: Vec<u8>| Ok(words(&text, path)?);
         match self.current.look(read(path), |text| Contents::of([&**text]), make) {
-            Looked::Same | Looked::Back => {}
+            Looked::Same => {}
+            Looked::Back => self.metrics.access_refused_file(FILE, false),
             Looked::Loaded => self.loaded(),
             Looked::Refused(error) => {
                 self.metrics.topics_read("refused");
+                self.metrics.access_refused_file(FILE, true);
                 let error = crate::telemetry::Chain(&error);
                 warn!(%error, "file of topics is refused; the old words stay in force");
             }
@@ -103,6 +107,7 @@ impl Topics {
 
     fn loaded(&self) {
         self.metrics.topics_read("loaded");
+        self.metrics.access_refused_file(FILE, false);
         info!(n_topics = self.current.now().names.len(), "sensitive topics are in force");
     }
 
@@ -183,9 +188,9 @@ struct Words {
     names: Vec<String>,
     /// By its first word, and a stem by its beginning.
     entries: HashMap<String, Vec<Entry>>,
-    stems: Vec<(String, usize)>,
-    /// Those in scripts without spaces.
-    unspaced: Vec<(String, usize)>,
+    stems: HashMap<String, usize>,
+    /// Those in scripts without spaces, by their first character.
+    unspaced: HashMap<char, Vec<(String, usize)>>,
 }
 
 /// An entry of several words, or of one.
@@ -204,10 +209,21 @@ impl Words {
         let text = text.to_lowercase();
         let words: Vec<&str> = split(&text).collect();
         let found = (0..words.len()).find_map(|at| self.at(&words[at..]));
-        let found = found.or_else(|| {
-            self.unspaced.iter().find(|(entry, _)| text.contains(entry.as_str())).map(|(_, idx)| *idx)
-        });
+        let found =
+            found.or_else(|| text.char_indices().find_map(|(at, c)| self.unspaced_at(&text[at..], c)));
         found.map(|idx| self.names[idx].as_str())
+    }
+
+    /// The topic of an entry in a script without spaces with which this text begins, whose first character is `first`.
+    fn unspaced_at(&self, text: &str, first: char) -> Option<usize> {
+        let entries = self.unspaced.get(&first)?;
+        entries.iter().find(|(entry, _)| text.starts_with(entry.as_str())).map(|(_, idx)| *idx)
+    }
+
+    /// The topic of a stem with which a word begins.
+    fn stem_of(&self, word: &str) -> Option<usize> {
+        let ends = word.char_indices().map(|(at, c)| at + c.len_utf8());
+        ends.skip(STEM_CHARS_MIN - 1).find_map(|end| self.stems.get(&word[..end]).copied())
     }
 
     /// The topic of an entry that begins with the first of these words.
@@ -224,16 +240,16 @@ impl Words {
             is_last && between.iter().zip(between_here).all(|(one, other)| one == other)
         };
         let entry = self.entries.get(*first).and_then(|entries| entries.iter().find(ends));
-        let stem = || self.stems.iter().find(|(stem, _)| first.starts_with(stem.as_str()));
-        entry.map(|entry| entry.topic_idx).or_else(|| stem().map(|(_, idx)| *idx))
+        entry.map(|entry| entry.topic_idx).or_else(|| self.stem_of(first))
     }
 
     /// Adds an entry, or says what is wrong with it.
     fn add(&mut self, entry: &str, topic_idx: usize) -> Result<(), &'static str> {
-        let entry = entry.trim().to_lowercase();
+        // In the form that signals and queries have.
+        let entry = clean(entry, usize::MAX).to_lowercase();
         let (text, is_stem) = entry.strip_suffix('*').map_or((&*entry, false), |text| (text, true));
-        if text.chars().any(is_unspaced) {
-            self.unspaced.push((text.to_owned(), topic_idx));
+        if let Some(first) = text.chars().next().filter(|_| text.chars().any(is_unspaced)) {
+            self.unspaced.entry(first).or_default().push((text.to_owned(), topic_idx));
             return Ok(());
         }
         let mut words = split(text).map(str::to_owned);
@@ -244,7 +260,7 @@ impl Words {
             return Err("has too few letters before its star");
         }
         if is_stem && rest.is_empty() {
-            self.stems.push((first, topic_idx));
+            self.stems.entry(first).or_insert(topic_idx);
         } else {
             self.entries.entry(first).or_default().push(Entry { rest, is_stem, topic_idx });
         }
@@ -328,7 +344,7 @@ mod tests {
     const FILE: &str = r#"
         [topics]
         health = ["chemotherapy", "panic attack", "depress*", "Krebs", "抗癌", "side effect*"]
-        debts = ["payday loan"]
+        debts = ["payday loan", "sur\u0065\u0301ndettement"]
     "#;
 
     fn open(text: &str, gates: Gates) -> Result<(tempfile::TempDir, Topics), TopicsError> {
@@ -353,6 +369,8 @@ mod tests {
             ("Krebs was tun", Some("health")),
             ("最新抗癌新聞", Some("health")),
             ("payday loan near me", Some("debts")),
+            // The entry has its accent as a character of its own.
+            ("commission de sur\u{e9}ndettement", Some("debts")),
             ("payday", None),
             ("", None),
         ] {

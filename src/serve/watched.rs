@@ -39,6 +39,8 @@ struct Seen {
     in_force: Contents,
     /// What was there last, if that was something else; none within where nothing could be read.
     refused: Option<Option<Contents>>,
+    /// Whether that is to be looked at again.
+    is_reconsidered: bool,
 }
 
 /// What became of a look.
@@ -64,7 +66,7 @@ pub struct Watched<T> {
 impl<T> Watched<T> {
     /// What is in force at first, and what it was made of.
     pub fn new(first: T, contents: Contents) -> Self {
-        let seen = Seen { in_force: contents, refused: None };
+        let seen = Seen { in_force: contents, refused: None, is_reconsidered: false };
         Self { current: RwLock::new(Arc::new(first)), seen: Mutex::new(seen) }
     }
 
@@ -85,13 +87,13 @@ impl<T> Watched<T> {
         if found == Some(seen.in_force) {
             return if seen.refused.take().is_some() { Looked::Back } else { Looked::Same };
         }
-        if seen.refused == Some(found) {
+        if seen.refused == Some(found) && !std::mem::take(&mut seen.is_reconsidered) {
             return Looked::Same;
         }
         seen.refused = Some(found);
         match (read.and_then(make), found) {
             (Ok(made), Some(in_force)) => {
-                *seen = Seen { in_force, refused: None };
+                *seen = Seen { in_force, refused: None, is_reconsidered: false };
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(made);
                 Looked::Loaded
             }
@@ -103,7 +105,7 @@ impl<T> Watched<T> {
 
     /// Has what was refused looked at again, because what may be in force has changed.
     pub fn reconsider(&self) {
-        self.seen().refused = None;
+        self.seen().is_reconsidered = true;
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -170,6 +172,9 @@ mod tests {
         check(Ok("wrong"), "is wrong", "two");
         watched.reconsider();
         check(Ok("wrong"), "is wrong", "two");
+        check(Ok("wrong"), "same", "two");
+        watched.reconsider();
+        check(Ok("two"), "back", "two");
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn a_load_that_makes_no_sense_is_refused_before_a_server_is_started() {
     ] {
         let (went_well, text) = said(&[&["bench"], &arguments[..]].concat());
         assert!(
-            !went_well && text.contains("must be above 0") || text.contains("at least 1"),
+            !went_well && (text.contains("must be above 0") || text.contains("at least 1")),
             "{arguments:?}: {text}"
         );
     }

@@ -57,3 +57,21 @@ async fn without_a_list_that_she_may_have_the_signals_are_asked_for() {
     }
     assert_eq!(server.metric("newshound_outcomes_total{outcome=\"rejected\"}").await, Some(1.0));
 }
+
+#[tokio::test]
+async fn a_topic_that_is_newer_than_the_lists_is_in_none_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lists, topics) = (dir.path().join("cohorts.toml"), dir.path().join("topics.toml"));
+    let list =
+        "\"\" = [\"world news\", \"solar storm tonight\", \"train strike talks\", \"city council vote\"]";
+    std::fs::write(&lists, format!("[lists]\n{list}")).unwrap();
+    std::fs::write(&topics, "[topics]\nspace = [\"solar storm\"]").unwrap();
+    let plan = Plan::new().with(|settings| {
+        settings.degradation.cohort_file = Some(lists);
+        settings.topics.file = Some(topics);
+    });
+    let server = plan.start().await;
+    let answer = ask(&mut server.client().await, cold("")).await;
+    let best = answer.best.as_ref().unwrap();
+    assert_eq!(texts(best), ["world news", "train strike talks", "city council vote"]);
+}

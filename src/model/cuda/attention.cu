@@ -1,4 +1,4 @@
-// Attention of new positions to a shared prompt, to each row's own tail, and to themselves: one launch for all groups of a step.
+// Attention of new positions to a shared prompt, to each row's own tail, and to themselves: one launch for up to thirty groups of a step.
 //
 // A block computes the query heads that share one key head, for one row: keys and values are read once for all of them. It goes
 // through the positions in chunks of one position a thread, and keeps the largest score and the sum of weights so far

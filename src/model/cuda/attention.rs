@@ -1,4 +1,4 @@
-//! Attention on a GPU in one launch for all groups of a step; the kernel stands in `attention.cu`.
+//! Attention on a GPU in one launch for up to thirty groups of a step; the kernel stands in `attention.cu`.
 use super::{address_of, number, ptx};
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp3, DType, Layout, Result, Shape, Tensor,

@@ -1,4 +1,4 @@
-//! Keys and values of rows in a GPU's memory, where one launch a layer serves all groups of a step.
+//! Keys and values of rows in a GPU's memory, where one launch a layer serves up to thirty groups of a step.
 use super::{
     super::cuda::{
         address,
@@ -18,6 +18,8 @@ pub(super) struct Tails {
     n_layers: usize,
     /// (`n_layers` · 2 · `n_kv_heads`, slots, room, dim): of each layer keys, then values. None before the first step.
     numbers: Option<Tensor>,
+    /// Slots that there are, of rows that were dropped too.
+    n_slots: usize,
     /// The slot of each row.
     slots: Vec<u16>,
 }
@@ -26,7 +28,7 @@ impl Tails {
     /// None: there are more rows than slots have numbers.
     pub(super) fn new(n_layers: usize, n_rows: usize) -> Option<Self> {
         let slots = (0..n_rows).map(u16::try_from).collect::<std::result::Result<_, _>>().ok()?;
-        Some(Self { n_layers, numbers: None, slots })
+        Some(Self { n_layers, numbers: None, n_slots: n_rows, slots })
     }
 
     pub(super) fn remove(&mut self, row_idx: usize) {
@@ -43,20 +45,23 @@ impl Tails {
 
     /// Makes room for one more than `n_tail` positions of heads like those of `prefix` (`n_kv_heads`, P, dim).
     fn with_room(&mut self, prefix: &Tensor, n_tail: usize) -> Result<&Tensor> {
-        let (n_kv_heads, _, dim) = prefix.dims3()?;
-        let numbers = match self.numbers.take() {
-            Some(numbers) if numbers.dim(2)? > n_tail => numbers,
-            before => {
-                let n_slots = before.as_ref().map_or(Ok(self.slots.len()), |numbers| numbers.dim(1))?;
-                let shape = (self.n_layers * 2 * n_kv_heads, n_slots, n_tail + ROOM_CHUNK, dim);
-                let larger = Tensor::zeros(shape, prefix.dtype(), prefix.device())?;
-                if let Some(before) = before {
-                    larger.slice_set(&before, 2, 0)?;
-                }
-                larger
-            }
+        let has_room = match &self.numbers {
+            Some(numbers) => numbers.dim(2)? > n_tail,
+            None => false,
         };
-        Ok(self.numbers.insert(numbers))
+        if !has_room {
+            let (n_kv_heads, _, dim) = prefix.dims3()?;
+            let shape = (self.n_layers * 2 * n_kv_heads, self.n_slots, n_tail + ROOM_CHUNK, dim);
+            let larger = Tensor::zeros(shape, prefix.dtype(), prefix.device())?;
+            if let Some(before) = &self.numbers {
+                larger.slice_set(before, 2, 0)?;
+            }
+            self.numbers = Some(larger);
+        }
+        match &self.numbers {
+            Some(numbers) => Ok(numbers),
+            None => bail!("tails have no room"),
+        }
     }
 }
 

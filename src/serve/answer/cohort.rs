@@ -32,7 +32,8 @@ impl Answerer {
         if question.lowest_rung < Rung::Cohort {
             return None;
         }
-        let list = self.cohorts.of(question.locale.as_deref())?;
+        // A topic may be newer than the list.
+        let list = self.topics.gate().queries(self.cohorts.of(question.locale.as_deref())?).ok()?;
         let n_queries_max = question.options.n_queries_max.unwrap_or(QUERIES_MAX);
         Some(Arc::new(Answer::of_cohort(list, Arc::clone(&question.writer.facts), n_queries_max)))
     }

@@ -6,9 +6,9 @@ use super::{
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What part of the longest wait a job may be expected to wait when it comes. Whoever is let in and then refused because she waited too long has
+/// The longest wait over what a job may be expected to wait when it comes. Whoever is let in and then refused because she waited too long has
 /// lost that time, and nobody is who waits up to twice as long as was expected.
-const EXPECTED_SHARE: u32 = 2;
+const WAIT_OVER_EXPECTED: u32 = 2;
 
 /// What is known of a thread's work, by the thread and by those who come.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ impl Engine {
     /// The longest that a job may be expected to wait, and when to come back if it would be longer.
     pub fn wait_max(&self) -> (Duration, Duration) {
         let limits = &self.shared.limits;
-        (limits.queue_wait_max / EXPECTED_SHARE, self.shared.load.pace.until_free(limits.queue_max))
+        (limits.queue_wait_max / WAIT_OVER_EXPECTED, self.shared.load.pace.until_free(limits.queue_max))
     }
 
     fn n_queued(&self) -> usize {

@@ -44,6 +44,7 @@ impl Metrics {
         self.access_refused_file(file, result == "refused");
         self.counter("newshound_access_reads_total", &[("file", file), ("result", result)]).increment(1);
     }
+
     /// Shows whether something stands in a file that is not in force.
     pub fn access_refused_file(&self, file: &'static str, is_refused: bool) {
         self.gauge("newshound_access_files_refused", &[("file", file)]).set(f64::from(u8::from(is_refused)));

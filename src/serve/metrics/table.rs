@@ -226,7 +226,7 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     (
         "newshound_access_files_refused",
         G,
-        "Whether tokens or certificates on the disk are wrong or unreadable, and older ones in force: 1 or 0, by file.",
+        "Whether tokens, certificates or sensitive topics on the disk are wrong or unreadable, and older ones in force: 1 or 0, by file.",
     ),
     (
         "newshound_model_generation",

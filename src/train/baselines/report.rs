@@ -1,5 +1,5 @@
 //! Figures of readers to the table: means, intervals, and what must hold of a world's baselines.
-use super::{SequenceModel, asked::Measured, hstu::Hstu, kept::Part, sasrec::SasRec};
+use super::{SequenceModel, asked::Measured, hstu::Hstu, kept::Part, sasrec::SasRec, table::INTERESTS};
 use crate::{
     signals::Stream,
     train::{
@@ -188,7 +188,7 @@ fn gates(measured: &[Measurements], seed: u64) -> Vec<Gate> {
     };
     let of_platform = measured.iter().filter(|row| row.kind == Kind::Platform).map(Measurements::mean_recall);
     let best = of_platform.max_by(|a, b| a.iter().sum::<f64>().total_cmp(&b.iter().sum()));
-    let interests = measured.iter().find(|row| row.word == "interests").zip(best).map(|(interests, best)| {
+    let interests = measured.iter().find(|row| row.word == INTERESTS).zip(best).map(|(interests, best)| {
         let ratio = bootstrap_ratio(&interests.mean_recall(), &best, seed);
         Gate::of("true interests / best of a platform", ratio, Bound::AtLeast(3.0))
     });

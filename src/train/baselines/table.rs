@@ -37,7 +37,7 @@ use rayon::prelude::*;
 use std::{collections::BTreeSet, path::Path};
 
 /// The word of the row of true interests.
-const INTERESTS: &str = "interests";
+pub(super) const INTERESTS: &str = "interests";
 
 /// Where things lie, and which rows are wanted.
 #[derive(Clone, Copy, Debug)]

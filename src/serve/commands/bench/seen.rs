@@ -40,8 +40,11 @@ impl Times {
         self.0.len()
     }
 
-    /// A percentile in milliseconds; 0 where nothing was measured.
+    /// A percentile in milliseconds; no number where nothing was measured.
     pub fn ms(&self, percentile: f64) -> f64 {
+        if self.0.is_empty() {
+            return f64::NAN;
+        }
         #[allow(clippy::cast_precision_loss, reason = "times are below a minute")]
         let us = self.0.value_at_quantile(percentile / 100.0) as f64;
         us / 1000.0

@@ -18,7 +18,7 @@ pub(super) struct Returning {
     tokens: usize,
     first_ms: f64,
     returning_ms: f64,
-    /// Tokens that are computed for her, over those of the first visit.
+    /// Tokens that are computed for her, over those of the first visit; of the last of these readers, as all bring as many.
     pub(super) share_of_tokens: f64,
     pub(super) share_of_time: f64,
 }
