@@ -183,8 +183,9 @@ fn rows_that_fork_and_end_see_what_they_see_on_the_cpu() {
     for shape in [heads(64, 4, 2), heads(160, 10, 1), heads(128, 2, 2)] {
         let config = shape.config(VOCAB as usize, 1);
         let expected = forked(&config, &Device::Cpu, DType::F32);
-        // Of 16 bits 8 or 11 are for the digits of a number.
-        for (dtype, tolerance) in [(DType::F32, tolerance(1e-5)), (DType::BF16, 6e-2), (DType::F16, 8e-3)] {
+        // Of 16 bits 8 or 11 are for the digits of a number: on the CPU errors reach 0.06 and an eighth of it. A wrong number in the
+        // wrong place makes one of about 1.
+        for (dtype, tolerance) in [(DType::F32, tolerance(1e-5)), (DType::BF16, 0.15), (DType::F16, 0.02)] {
             let got = forked(&config, &device(), dtype);
             assert_eq!(got.len(), expected.len());
             for (state, (got, expected)) in got.iter().zip(&expected).enumerate() {
