@@ -129,7 +129,7 @@ CACHE = Row("Cache", (
           (Query(rate("newshound_cache_invalidations_total", by="scope"), "{{scope}}"),), width=12),
     Panel("Changes of the file of cohorts", "loaded, or refused for a mistake, so that the old lists stay in force.", "cps",
           (Query(rate("newshound_cohort_reads_total", by="result"), "{{result}}"),), width=24),
-    Panel("Left out as sensitive", "Signals that no model was told and queries that no list has, by topic of topics.file.", "cps",
+    Panel("Left out as sensitive", "Signals that go into no prompt and queries that no list has, by topic of topics.file.", "cps",
           (Query(rate("newshound_sensitive_total", by="what, topic"), "{{what}} {{topic}}"),), "stack", width=12),
     Panel("Changes of the file of topics", "loaded, or refused for a mistake, so that the old words stay in force.", "cps",
           (Query(rate("newshound_topic_reads_total", by="result"), "{{result}}"),), width=12),

@@ -40,7 +40,8 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         step("server, Prometheus and load")
-        with Redis(work) as redis, Server(binary, work, environment=experimenting(work) | redis.setting) as server, \
+        with Redis(work) as redis, \
+                Server(binary, work, environment=experimenting(work) | with_a_topic(work) | redis.setting) as server, \
                 Prometheus(server, work) as prometheus, \
                 Load(server, work, n_readers=5), Load(server, work, n_readers=1_000_000):
             wait_until(lambda: prometheus.value("count_over_time(up[5m])") >= SCRAPES_MIN, f"{SCRAPES_MIN} scrapes")
@@ -61,6 +62,12 @@ def experimenting(work):
     (work / "experiments.json").write_text(json.dumps({"$schema": "https://flagd.dev/schema/v0/flags.json", "flags": {"newshound.best-of": experiment}}))
     settings = {"FILE": work / "experiments.json", "LOG_DIR": work / "log", "READER_SALT": "a salt of the test"}
     return os.environ | {f"NEWSHOUND__EXPERIMENTS__{key}": str(value) for key, value in settings.items()}
+
+
+def with_a_topic(work):
+    """The environment of a server for which a word of the load's signals is sensitive."""
+    (work / "topics.toml").write_text('[topics]\nof_the_load = ["solar"]')
+    return {"NEWSHOUND__TOPICS__FILE": str(work / "topics.toml"), "NEWSHOUND__TOPICS__GATES": "signals"}
 
 
 class Api:
