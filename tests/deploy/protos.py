@@ -43,7 +43,9 @@ def git(*words):
 
 
 def baseline():
-    """A tag or a commit, or None."""
+    """A tag or a commit; None in a copy of the files without history."""
+    if subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True).returncode != 0:
+        return None
     releases = git("tag", "--list", "v*", "--sort=-version:refname", "--merged", "HEAD")
     # The files on the disk may have changes that no commit holds yet: then they are compared with the last commit.
     if releases or git("status", "--porcelain", "--", "proto/newshound"):
