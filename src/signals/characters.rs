@@ -7,7 +7,7 @@ use unicode_normalization::UnicodeNormalization;
 /// Invisible characters go before normalisation: one left between a letter and its accent would keep them apart.
 pub fn clean(raw: &str, chars_max: usize) -> String {
     let is_kept = |c: &char| c.is_whitespace() || !(c.is_control() || is_invisible(*c));
-    // ASCII is in every normal form, and most texts of most platforms need no more: normalising would be most of what a cached answer costs.
+    // ASCII is in every normal form, and most texts of most platforms are nothing else.
     if raw.is_ascii() {
         return folded(raw.chars().filter(|c| c.is_whitespace() || !c.is_control()), raw.len(), chars_max);
     }
