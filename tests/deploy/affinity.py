@@ -34,6 +34,10 @@ N_CALLERS = 6
 # Of the readers, that move with the server that is killed: a third, as far as the ring is even.
 MOVED = (1 / 3 - 0.03, 1 / 3 + 0.03)
 TIMEOUT_S = 30
+# Of what a proxy says, where a call failed: some ten seconds of health checks.
+N_LINES = 60
+# More than two health checks that wait for a second, which is what takes a busy server for a dead one; less than two of those that are set.
+PAUSE_S = 4
 PROXIES = {"haproxy": HaProxy, "envoy": Envoy}
 
 
@@ -50,6 +54,7 @@ def main():
             proxy = ended.enter_context(PROXIES[name](servers, work))
             homes = check_affinity(proxy)
             check_doors(proxy, homes)
+            check_pause(proxy, servers, homes)
             check_kill(proxy, servers, homes)
             check_two_killed(proxy, servers, homes)
             check_rolling_restart(proxy, servers, homes)
@@ -140,6 +145,21 @@ def posted(proxy, reader, path, content_type, body):
     request = urllib.request.Request(f"http://127.0.0.1:{proxy.port}{path}", body, headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         return response.read(), response.headers["x-newshound-server"]
+
+
+def check_pause(proxy, servers, homes):
+    """A server that stands still for a while, as a busy one does, loses no call, and where the proxy waits for it no reader."""
+    with Load(proxy) as load:
+        load.wait_for(2 * N_CALLERS)
+        servers[0].process.send_signal(signal.SIGSTOP)
+        time.sleep(PAUSE_S)
+        n_up = proxy.n_up()
+        servers[0].process.send_signal(signal.SIGCONT)
+        expect(n_up == N_SERVERS or not proxy.is_patient, "a server that stood still is taken for dead")
+        load.wait_for(N_ASKED)
+        proxy.wait_for(N_SERVERS)
+    load.check(f"{PAUSE_S} s of a server standing still")
+    expect(homes_of_all(proxy) == homes, "a reader changed her server")
 
 
 def check_kill(proxy, servers, homes):
@@ -234,7 +254,8 @@ class Load:
         wait_until(lambda: len(self.times) >= begun + n_answers, f"{n_answers} answers")
 
     def check(self, what):
-        expect(not self.failures, f"{what}: {dict(self.failures)} beside {len(self.times)} answers")
+        proxy_says = "\n".join(self.proxy.log.read_text(errors="replace").splitlines()[-N_LINES:])
+        expect(not self.failures, f"{what}: {dict(self.failures)} beside {len(self.times)} answers; {self.proxy.name}: {proxy_says}")
         slow = statistics.quantiles(self.times, n=100)[98]
         step(f"{what}: {len(self.times)} calls, none failed, p99 {1000 * slow:.0f} ms")
 

@@ -12,7 +12,7 @@ class Proxy(Process):
     """A proxy in front of servers.
 
     `port` is where clients call; `n_up()` is how many servers it takes for healthy; `strays_max` is the share of readers that may move
-    though their server stays.
+    though their server stays; `is_patient` says whether a server that answers late stays healthy for it.
     """
 
     def __init__(self, servers, command, log):
@@ -36,7 +36,8 @@ class Proxy(Process):
 
 
 class HaProxy(Proxy):
-    name, strays_max = "HAProxy", 0
+    # It waits for a check no longer than the interval between two.
+    name, strays_max, is_patient = "HAProxy", 0, False
 
     def __init__(self, servers, work):
         self.port, self.metrics = free_ports(2)
@@ -63,7 +64,7 @@ class HaProxy(Proxy):
 class Envoy(Proxy):
     name = "Envoy"
     # Maglev does not promise that none moves. Source: Eisenbud et al., "Maglev", NSDI 2016, 5.3.
-    strays_max = 0.01
+    strays_max, is_patient = 0.01, True
 
     def __init__(self, servers, work):
         self.port, self.admin = free_ports(2)
@@ -79,6 +80,8 @@ class Envoy(Proxy):
         path.write_text(yaml.safe_dump(config))
         # Two on one machine would otherwise share memory for restarts without a gap, which one of them refuses.
         command = ["envoy", "--config-path", path, "--disable-hot-restart", "--concurrency", 2, "--log-level", "warning"]
+        # Where a call fails, what Envoy saw of the servers before tells why.
+        command += ["--component-log-level", "hc:debug"]
         super().__init__(servers, command, work / "envoy.log")
 
     def n_up(self):
