@@ -20,11 +20,12 @@ use newshound::{
         },
         evaluate::EvaluateSettings,
         events::{Event, Reader, Split, World},
+        pack_bundle::{self, Parts, Provenance},
         statistics::Estimate,
     },
     world::{self, Size, WorldSettings},
 };
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 const N_ARTICLES: usize = 12;
 const CUTOFF: i64 = 1_000;
@@ -312,6 +313,42 @@ fn rows_made_one_by_one_are_those_of_the_table_and_what_is_kept_is_not_made_agai
     assert!(error.to_string().contains("keep these in another folder"), "{error}");
     let error = made(dir.path(), settings, &["hstu2"]).unwrap_err().to_string();
     assert!(error.contains("no row hstu2") && error.contains("interests"), "{error}");
+}
+
+/// Nothing could choose among more.
+#[test]
+fn of_a_bundle_without_a_head_one_list_is_sampled() {
+    let (dir, settings) = tiny();
+    let (demo, folder) = (Path::new("deploy/demo"), dir.path().join("headless"));
+    let parts = Parts {
+        model: demo.to_owned(),
+        tokenizer: demo.to_owned(),
+        head: None,
+        cleaner: None,
+        others: Vec::new(),
+        bytes_max: None,
+    };
+    let provenance = Provenance {
+        name: "headless".to_owned(),
+        version: "1".to_owned(),
+        prompt_tokens_max: 256,
+        commands: Vec::new(),
+        seeds: BTreeMap::new(),
+        training: BTreeMap::new(),
+    };
+    pack_bundle::run(parts, provenance, &folder).unwrap();
+    let inputs = Inputs {
+        world: &dir.path().join("world"),
+        cleaner: None,
+        bundles: &[NamedBundle { name: "headless".to_owned(), folder }],
+        device: &Device::Cpu,
+        only: &["headless".to_owned()],
+        kept: None,
+    };
+    let table = table::run(inputs, EvaluateSettings { n_users: 8, n_seeds: 1, ..settings }).unwrap();
+    let names: Vec<&str> = table.rows.iter().map(|row| row.name.as_str()).collect();
+    let expected = ["headless, one list", "headless, queries of one list chosen by held-out clicks (oracle)"];
+    assert_eq!(names, expected);
 }
 
 #[test]

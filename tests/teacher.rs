@@ -257,6 +257,9 @@ fn options_that_mean_nothing_are_refused() {
     for (grpo, said) in [
         (GrpoSettings { query_credit: -0.1, ..GrpoSettings::plain() }, "query_credit"),
         (GrpoSettings { importance_max: 0.5, ..GrpoSettings::plain() }, "importance_max"),
+        (GrpoSettings { best_of: 0, ..GrpoSettings::plain() }, "best_of"),
+        (GrpoSettings { best_of: 99, ..GrpoSettings::plain() }, "best_of"),
+        (GrpoSettings { best_of: 2, advantage: Advantage::Decoupled, ..GrpoSettings::plain() }, "best_of"),
         (GrpoSettings { refills: 9, ..GrpoSettings::plain() }, "refills"),
     ] {
         let settings = TeacherSettings { grpo, ..optional(1) };

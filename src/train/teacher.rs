@@ -66,7 +66,7 @@ pub fn run(
     out: &Path,
     device: &Device,
 ) -> Result<PathBuf, TrainError> {
-    settings.grpo.check()?;
+    settings.grpo.check(settings.lists_per_prompt)?;
     let init = checkpoint::resolve(start.init)?;
     let (tokens, tokenizer_json) = tokenizer::read(&init)?;
     let (mut prompts, mut askers) = asked(world, &tokens, settings)?;

@@ -108,7 +108,7 @@ impl Role {
     }
 
     /// What one list finds, what the best of `n_lists` by the reward head does where there is a head, and what the queries of all
-    /// lists would find if held-out clicks chose among them. Whoever has nothing left to be read is shown nothing.
+    /// lists would find if held-out clicks chose among them. Without a head one list is sampled: nothing could choose. Whoever has nothing left to be read is shown nothing.
     /// # Errors
     /// If sampling or the search fails.
     pub fn rows(
@@ -118,6 +118,7 @@ impl Role {
         (seed, n_lists): (u64, usize),
         streams: bool,
     ) -> Result<Part, TrainError> {
+        let n_lists = self.head.as_ref().map_or(1, |_| n_lists);
         let samples = self.samples(asked.whole.iter().copied(), n_lists, seed)?;
         let alone = |readers: &Vec<Reader>| {
             let samples = self.samples(readers.iter(), 1, seed)?;
@@ -138,7 +139,8 @@ impl Role {
             rows.push((format!("{}, best of {n_lists} by reward head", self.name), of(best)));
         }
         let chosen = ranked(&|idx| chosen(&samples[idx], &asked.clicked[idx], platform))?;
-        let name = format!("{}, queries of {n_lists} lists chosen by held-out clicks (oracle)", self.name);
+        let lists = if n_lists == 1 { "one list".to_owned() } else { format!("{n_lists} lists") };
+        let name = format!("{}, queries of {lists} chosen by held-out clicks (oracle)", self.name);
         rows.push((name, of(chosen)));
         Ok(rows)
     }

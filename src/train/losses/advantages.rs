@@ -114,6 +114,18 @@ pub fn reward_metrics(
     })
 }
 
+/// Returns the weighted sum of the rewards of each row; of a row without any, 0.
+///
+/// # Errors
+/// As `group_advantages`.
+pub fn weighted_sums(
+    settings: &AdvantageSettings<'_>,
+    rewards: &[Vec<Option<f32>>],
+) -> Result<Vec<f64>, TrainError> {
+    check(settings, rewards)?;
+    Ok(sums(settings, rewards).into_iter().map(|sum| sum.unwrap_or(0.0)).collect())
+}
+
 fn check(settings: &AdvantageSettings<'_>, rewards: &[Vec<Option<f32>>]) -> Result<(), TrainError> {
     let refuse = |reason: String| Err(TrainError::Settings { reason });
     let (n_rows, group_size) = (rewards.len(), settings.group_size);

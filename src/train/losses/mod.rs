@@ -3,6 +3,7 @@
 //! Each loss is a sum over tokens, divided by counts of the whole optimiser step. The gradients of its micro-batches
 //! therefore add up to the same sum however the step is cut.
 pub mod advantages;
+pub mod best_of;
 pub mod dr_grpo;
 pub mod kl;
 pub mod policy_metrics;

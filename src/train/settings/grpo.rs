@@ -12,6 +12,9 @@ pub struct GrpoSettings {
     /// How the rewards of a list become what it is worth beside the others of its group. `sum`: no other way has been shown to
     /// find more.
     pub advantage: Advantage,
+    /// Lists of which the best one counts: a list is worth what it adds to the best of so many. 1: itself. More keep the lists of a reader apart,
+    /// and pay where several are sampled and the best is served.
+    pub best_of: usize,
     /// How much of a query's own advantage its tokens get on top of the list's, from 0. 0: a list is worth one number.
     pub query_credit: f64,
     /// How often, in one step, groups whose lists are all worth the same are replaced by those of other readers. 0: they stay,
@@ -37,7 +40,7 @@ pub enum Advantage {
 impl GrpoSettings {
     /// Dr.GRPO.
     pub fn plain() -> Self {
-        Self { advantage: Advantage::Sum, query_credit: 0.0, refills: 0, importance_max: 0.0 }
+        Self { advantage: Advantage::Sum, best_of: 1, query_credit: 0.0, refills: 0, importance_max: 0.0 }
     }
 
     /// Whether nothing is other than in Dr.GRPO. Settings of such a run are those of runs from before there were options, and so is
@@ -46,11 +49,20 @@ impl GrpoSettings {
         *self == Self::plain()
     }
 
-    /// Looks for numbers that mean nothing.
+    /// Looks for numbers that mean nothing where `n_lists` are sampled per prompt.
     /// # Errors
     /// If there is one.
-    pub fn check(&self) -> Result<(), TrainError> {
+    pub fn check(&self, n_lists: usize) -> Result<(), TrainError> {
         let wrong = |reason: String| Err(TrainError::Settings { reason });
+        if !(1..=n_lists).contains(&self.best_of) {
+            return wrong(format!(
+                "grpo.best_of is {}, expected 1 to {n_lists}, the lists of a prompt",
+                self.best_of
+            ));
+        }
+        if self.best_of > 1 && self.advantage == Advantage::Decoupled {
+            return wrong("grpo.best_of needs one worth of a list: advantage sum or gated".to_owned());
+        }
         let (credit, importance) = (self.query_credit, self.importance_max);
         if !(credit.is_finite() && credit >= 0.0) {
             return wrong(format!("grpo.query_credit is {credit}, expected 0 or more"));

@@ -2,7 +2,10 @@
 use super::groups::{Group, Worth};
 use crate::train::{
     error::TrainError,
-    losses::advantages::{AdvantageSettings, Scale, group_advantages},
+    losses::{
+        advantages::{AdvantageSettings, Scale, group_advantages, weighted_sums},
+        best_of::added_to_best,
+    },
     rewards::{self, Aggregation, WEIGHTS},
     settings::grpo::{Advantage, GrpoSettings},
 };
@@ -77,7 +80,15 @@ fn of_lists(credit: Credit<'_>, groups: &[Group]) -> Result<Vec<f32>, TrainError
     };
     let weights = credit.weights();
     let rewards: Vec<_> = groups.iter().flat_map(|group| credit.rows(group)).collect();
-    group_advantages(&AdvantageSettings { group_size, weights: &weights, scale }, &rewards)
+    let settings = AdvantageSettings { group_size, weights: &weights, scale };
+    if credit.grpo.best_of == 1 {
+        return group_advantages(&settings, &rewards);
+    }
+    let worth = weighted_sums(&settings, &rewards)?;
+    let added = worth.chunks(group_size).flat_map(|group| added_to_best(group, credit.grpo.best_of));
+    #[allow(clippy::cast_possible_truncation, reason = "rewards are f32 as the losses that use them")]
+    let added: Vec<_> = added.map(|worth| vec![Some(worth as f32)]).collect();
+    group_advantages(&AdvantageSettings { weights: &[1.0], ..settings }, &added)
 }
 
 /// What the judge elsewhere said of each list of a group. In a sum, a list without its word would be worth less than the others by all
@@ -173,6 +184,14 @@ mod tests {
     fn plain_advantages_are_the_weighted_sums_less_their_mean() {
         let group = group([good(0.8), good(0.4)], [vec![], vec![]]);
         check(GrpoSettings::plain(), &group, [[0.12; 6], [-0.12; 6]]);
+    }
+
+    #[test]
+    fn the_best_of_two_is_moved_by_what_the_better_list_adds_to_the_other() {
+        let group = group([good(0.8), good(0.4)], [vec![], vec![]]);
+        // The better list adds 0.6 * 0.4 to the best of two, twice since two count; the other nothing.
+        let best = GrpoSettings { best_of: 2, ..GrpoSettings::plain() };
+        check(best, &group, [[0.24; 6], [-0.24; 6]]);
     }
 
     #[test]
