@@ -2,9 +2,11 @@
 //! the GPU.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    #[cfg(feature = "client")]
+    clients()?;
     #[cfg(feature = "serve")]
     {
-        protos()?;
+        services()?;
         demo_files()?;
     }
     #[cfg(feature = "cuda")]
@@ -21,32 +23,49 @@ fn kernels() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-#[cfg(feature = "serve")]
+#[cfg(feature = "client")]
 const PUBLIC_PROTOS: [&str; 3] =
     ["newshound/v1/query_generation.proto", "newshound/v1/feedback.proto", "newshound/v1/reader.proto"];
-#[cfg(feature = "serve")]
+#[cfg(feature = "client")]
 const ADMIN_PROTOS: [&str; 1] = ["newshound/admin/v1/admin.proto"];
 
-/// Generates the messages, the services, their clients, and the descriptor sets that reflection serves, one for each port.
-#[cfg(feature = "serve")]
-fn protos() -> Result<(), Box<dyn std::error::Error>> {
+#[cfg(feature = "client")]
+fn compiled(files: &[&str]) -> Result<protox::Compiler, protox::Error> {
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_files(files)?;
+    Ok(compiler)
+}
+
+/// Generates messages and clients in `clients/`.
+#[cfg(feature = "client")]
+fn clients() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let compiled = |files: &[&str]| -> Result<protox::Compiler, protox::Error> {
-        let mut compiler = protox::Compiler::new(["proto"])?;
-        compiler.include_imports(true).include_source_info(true).open_files(files)?;
-        Ok(compiler)
-    };
+    let files = compiled(&[&PUBLIC_PROTOS[..], &ADMIN_PROTOS].concat())?.file_descriptor_set();
+    let out_dir = out_dir()?.join("clients");
+    std::fs::create_dir_all(&out_dir)?;
+    tonic_prost_build::configure().build_server(false).out_dir(out_dir).compile_fds(files)?;
+    Ok(())
+}
+
+/// Generates services in `services/`, and the descriptor sets that reflection serves, one for each port.
+#[cfg(feature = "serve")]
+fn services() -> Result<(), Box<dyn std::error::Error>> {
     for (files, descriptors) in [
         (&PUBLIC_PROTOS[..], "newshound_descriptors.bin"),
         (&ADMIN_PROTOS, "newshound_admin_descriptors.bin"),
     ] {
         std::fs::write(out_dir()?.join(descriptors), compiled(files)?.encode_file_descriptor_set())?;
     }
-    let compiler = compiled(&[&PUBLIC_PROTOS[..], &ADMIN_PROTOS].concat())?;
+    let files = compiled(&[&PUBLIC_PROTOS[..], &ADMIN_PROTOS].concat())?.file_descriptor_set();
+    let out_dir = out_dir()?.join("services");
+    std::fs::create_dir_all(&out_dir)?;
     // Our codec says INVALID_ARGUMENT where the library's says INTERNAL.
     tonic_prost_build::configure()
+        .build_client(false)
         .codec_path("crate::serve::rpc::codec::Codec")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .extern_path(".newshound", "crate::client::proto::newshound")
+        .out_dir(out_dir)
+        .compile_fds(files)?;
     Ok(())
 }
 
@@ -80,7 +99,7 @@ fn demo_files() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-#[cfg(any(feature = "serve", feature = "cuda"))]
+#[cfg(any(feature = "client", feature = "cuda"))]
 fn out_dir() -> Result<std::path::PathBuf, Box<dyn std::error::Error>> {
     Ok(std::path::PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is set by cargo")?))
 }

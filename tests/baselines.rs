@@ -308,7 +308,22 @@ fn rows_made_one_by_one_are_those_of_the_table_and_what_is_kept_is_not_made_agai
     for idx in [0, 2, 3, 4] {
         assert!(is_same(&again.rows[idx], &together.rows[idx]), "{:?}", again.rows[idx]);
     }
-    // Of other readers it says nothing.
+    // Of another world it says nothing, be it for one trace or one later click, nor of other readers.
+    for (file, name) in [("events.jsonl", "text"), ("held_out.jsonl", "article_id")] {
+        let path = dir.path().join("world").join(file);
+        let before = std::fs::read_to_string(&path).unwrap();
+        let mut rows: Vec<serde_json::Value> =
+            before.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        // What the platform's own policy showed is not read.
+        let at = rows.iter().position(|row| row["policy"] != "logged").unwrap();
+        rows[at][name] = rows.iter().find(|row| row[name] != rows[at][name]).unwrap()[name].clone();
+        let after: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        std::fs::write(&path, after).unwrap();
+        let error = made(dir.path(), settings, &["pinsage"]).unwrap_err();
+        assert!(error.to_string().contains("keep these in another folder"), "{file}: {error}");
+        std::fs::write(&path, before).unwrap();
+    }
+    made(dir.path(), settings, &["pinsage"]).unwrap();
     let error = made(dir.path(), EvaluateSettings { n_users: 7, ..settings }, &["pinsage"]).unwrap_err();
     assert!(error.to_string().contains("keep these in another folder"), "{error}");
     let error = made(dir.path(), settings, &["hstu2"]).unwrap_err().to_string();
@@ -349,6 +364,14 @@ fn of_a_bundle_without_a_head_one_list_is_sampled() {
     let names: Vec<&str> = table.rows.iter().map(|row| row.name.as_str()).collect();
     let expected = ["headless, one list", "headless, queries of one list chosen by held-out clicks (oracle)"];
     assert_eq!(names, expected);
+}
+
+#[test]
+fn the_best_of_a_platform_is_judged_by_all_that_a_platform_has() {
+    let (dir, settings) = tiny();
+    let table = made(dir.path(), settings, &["popularity", "copy", "vector", "interests"]).unwrap();
+    assert_eq!(table.rows.len(), 4);
+    assert!(table.gates.is_empty(), "{:?}", table.gates);
 }
 
 #[test]

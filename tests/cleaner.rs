@@ -4,14 +4,14 @@ use newshound::{
     cleaner::{Cleaner, CleanerError, Verdict},
     signals::{SignalDraft, Stream, UserSignals},
     train::{
-        cleaner::{self, CleanerReport, Labels},
+        cleaner::{self, CleanerReport, Labels, REPORT_FILE},
         encoder_fit::EncoderSettings,
         error::TrainError,
         events::{Scope, Split, World},
     },
     world::{self, Size, WorldSettings},
 };
-use std::{fs, path::Path, sync::LazyLock};
+use std::{fs, path::Path, process::Command, sync::LazyLock};
 
 /// Enough to tell noise of few templates from searches.
 const STEPS: u64 = 300;
@@ -176,6 +176,33 @@ fn labels_of_a_platform_train_a_cleaner_and_a_wrong_one_is_named() {
     }
     let error = run(&line(&rows[0])).unwrap_err();
     assert!(error.to_string().contains("no signal is malformed"), "{error}");
+}
+
+#[test]
+fn a_cleaner_whose_report_fails_is_written_and_fails_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let (world, out) = (dir.path().join("world"), dir.path().join("cleaner"));
+    assert!(
+        Command::new("cp").arg("-r").args([&trained().join("world"), &world]).status().unwrap().success()
+    );
+    // Of readers who clicked nothing later nobody can say what a cleaner is worth.
+    fs::write(world.join("held_out.jsonl"), "").unwrap();
+    let settings = dir.path().join("settings.toml");
+    fs::write(&settings, "steps = 1\nvocab_size = 300\nrows = 16\n").unwrap();
+    let arguments = ["--world", "--settings", "--out"].into_iter().zip([&world, &settings, &out]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_newshound-trainer"));
+    command.arg("cleaner");
+    for (name, path) in arguments {
+        command.arg(name).arg(path);
+    }
+    let output = command.output().unwrap();
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!output.status.success() && error.contains("gates failed"), "{error}");
+    assert!(said.contains("| FAILED |"), "{said}");
+    Cleaner::open(&out).unwrap();
+    let report = fs::read(out.join(REPORT_FILE)).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["gates"][0]["passed"], false);
 }
 
 #[test]

@@ -45,6 +45,25 @@ fn packages() -> Vec<Package> {
         .collect()
 }
 
+/// The client is for programs that want nothing of models and servers.
+#[test]
+fn the_client_alone_needs_neither_models_nor_a_server() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--no-default-features", "--features", "client"])
+        .args(["--edges", "normal", "--prefix", "none", "--manifest-path"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let needed: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(needed.contains("tonic") && needed.contains("newshound"), "{needed:?}");
+    for name in ["candle-core", "tokenizers", "tantivy", "usearch", "axum", "redis", "opentelemetry", "clap"]
+    {
+        assert!(!needed.contains(name), "{name}");
+    }
+}
+
 fn rules() -> toml::Table {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deny.toml")).unwrap().parse().unwrap()
 }

@@ -34,7 +34,7 @@ use std::{
 /// What the classifier tells apart; rules alone say what is personal.
 const LABELS: [Verdict; 4] = [Verdict::Keep, Verdict::Malformed, Verdict::Navigational, Verdict::Automated];
 /// File with the report.
-const REPORT_FILE: &str = "cleaner.json";
+pub const REPORT_FILE: &str = "cleaner.json";
 
 impl EncoderSettings {
     /// A cleaner that judges more than ten thousand signals a second on one core.

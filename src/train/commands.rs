@@ -2,7 +2,7 @@
 use super::{
     arguments::{
         BundleArgs, BundleInputs as Inputs, Command, ImportArgs, ImportCommand, WorldCommand, WorldSize,
-        encoders::{IndexCommand, VectorMethod},
+        encoders::{CleanerArgs, IndexCommand, VectorMethod},
         measuring::{BaselineArgs, EvalArgs, HeldOutSplit, OnlyStream},
         stages::{
             HeadArgs, PipelineArgs, ProfileName, PromptsArgs, ServeRewardArgs, SftArgs, StudentArgs,
@@ -75,13 +75,7 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
         Command::ServeReward(args) => run_serve_reward(&args, output),
         Command::Student(args) => say(output, &run_student(&args, device)?.display()),
         Command::Head(args) => run_head(&args, device, output),
-        Command::Cleaner(args) => {
-            let encoder = &args.encoder;
-            let settings =
-                layered(&EncoderSettings::cleaner(), encoder.settings.as_deref(), &encoder.flags())?;
-            let labels = args.labels.map_or(Labels::World, Labels::File);
-            say(output, &cleaner::run(&args.world, &labels, &settings, &encoder.out)?)
-        }
+        Command::Cleaner(args) => run_cleaner(args, output),
         Command::Embedder(args) => {
             let encoder = &args.encoder;
             let settings =
@@ -152,6 +146,15 @@ fn run_import(what: ImportCommand) -> Result<ImportSummary, TrainError> {
             import::events::import(&files, &catalogue, &settings(args))
         }
     }
+}
+
+fn run_cleaner(args: CleanerArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+    let encoder = &args.encoder;
+    let settings = layered(&EncoderSettings::cleaner(), encoder.settings.as_deref(), &encoder.flags())?;
+    let labels = args.labels.map_or(Labels::World, Labels::File);
+    let report = cleaner::run(&args.world, &labels, &settings, &encoder.out)?;
+    say(output, &report)?;
+    passed(&report.gates)
 }
 
 fn run_index(what: IndexCommand, output: &mut dyn Write) -> Result<(), TrainError> {

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
+    fmt,
     fs::File,
     io::{BufRead, BufReader},
     ops::Range,
@@ -291,6 +292,16 @@ impl World {
     pub fn articles_digest(&self) -> String {
         let text = |article: &Article| [article.id.as_str(), &article.title, &article.summary].join("\n");
         sha256_hex(self.articles.iter().map(text).collect::<Vec<_>>().join("\n").as_bytes())
+    }
+
+    /// Digest of all that was read, with what a cleaner says of it.
+    pub fn content_digest(&self) -> String {
+        fn digests<T: fmt::Debug + Sync>(of: &[T]) -> String {
+            of.par_iter().map(|part| sha256_hex(format!("{part:?}").as_bytes())).collect()
+        }
+        let moment = format!("{} {}", self.seed, self.cutoff_unix_s);
+        let parts = [moment, digests(&self.articles), digests(&self.readers)];
+        sha256_hex(parts.join("\n").as_bytes())
     }
 
     /// Articles published at or before the cutoff.

@@ -4,13 +4,13 @@ pub mod authority;
 use super::server::{Plan, Server, cache_status, refusal, request, within};
 use super::swap::admin;
 pub use authority::Authority;
+use newshound::client::reach::{Reach, ReachError};
 use newshound::serve::{
     RunError,
     door::{AccessError, bearers},
     rpc::{
         client::{Ask, Client, ClientError},
         proto::{CacheStatus, GenerateQueriesRequest, admin::ListModelsRequest},
-        reach::Reach,
     },
     settings::access::TlsSettings,
 };
@@ -182,7 +182,7 @@ async fn a_certificate_is_shown_to_clients_who_trust_its_authority_and_plain_one
     assert!(client.is_serving().await.unwrap());
     assert_eq!(within(client.ask(asked())).await.unwrap().best.queries.len(), 3);
     let distrusts = Client::connect(&other.reach(&addr, None)).await.unwrap_err();
-    assert!(matches!(distrusts, ClientError::Unreachable { .. }), "{distrusts}");
+    assert!(matches!(distrusts, ClientError::Reach(ReachError::Unreachable { .. })), "{distrusts}");
     let plain = async { Client::connect(&Reach::plain(&addr)).await?.is_serving().await };
     assert!(within(plain).await.is_err());
     server.until("newshound_connections_refused_total{reason=\"tls\"}", 2.0).await;

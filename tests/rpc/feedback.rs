@@ -64,7 +64,7 @@ fn outcomes(records: &[Record]) -> Vec<&Outcomes> {
     outcomes.collect()
 }
 
-fn report(response_id: &str, request_id: &str) -> proto::ReportOutcomeRequest {
+pub fn report(response_id: &str, request_id: &str) -> proto::ReportOutcomeRequest {
     let outcome = |event: proto::OutcomeEvent, value| proto::Outcome {
         event: event.into(),
         query_rank: Some(1),

@@ -4,6 +4,7 @@ mod batch;
 mod cache;
 mod canary;
 mod cancel;
+mod client;
 mod cold;
 mod cost;
 mod crowd;

@@ -19,7 +19,10 @@ use super::{
     swaps::{self, SwapsArgs},
     tour,
 };
-use crate::serve::rpc::client::{Client, ClientError, Reply, ReplyCost};
+use crate::{
+    client::refusal::code_word,
+    serve::rpc::client::{Client, ClientError, Reply, ReplyCost},
+};
 use clap::{Args, Subcommand};
 use deadlines::DeadlinesArgs;
 use hits::HitsArgs;
@@ -215,15 +218,10 @@ impl Tally {
                 }
                 OK.to_owned()
             }
-            Err(ClientError::Refused { code, .. }) => code.to_owned(),
-            Err(
-                ClientError::Address { .. }
-                | ClientError::Unreachable { .. }
-                | ClientError::NotReached { .. }
-                | ClientError::Tls { .. }
-                | ClientError::Token
-                | ClientError::Tenant,
-            ) => "UNREACHABLE".to_owned(),
+            Err(ClientError::Refused(refusal)) => code_word(refusal.code).to_owned(),
+            Err(ClientError::Reach(_) | ClientError::NotReached { .. } | ClientError::Tenant) => {
+                "UNREACHABLE".to_owned()
+            }
         };
         *self.codes.entry(code).or_default() += 1;
     }
@@ -282,12 +280,12 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::{Code, refusal::Refusal};
 
     #[test]
     fn a_load_without_an_answer_fails_and_one_with_an_answer_does_not() {
         let mut tally = Tally::new().unwrap();
-        let refused =
-            ClientError::Refused { code: "UNAVAILABLE", message: String::new(), details: String::new() };
+        let refused = Refusal::new(Code::Unavailable, "").into();
         tally.add((Err(refused), Duration::ZERO));
         assert!(matches!(tally.verdict(), Err(CommandError::NoAnswer { n_requests: 1 })));
         tally.add((Ok(("MISS", None)), Duration::ZERO));

@@ -1,6 +1,6 @@
 //! What a command shows of itself to a server.
 use super::CommandError;
-use crate::serve::rpc::reach::{Reach, Tls};
+use crate::client::reach::{Reach, Tls};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ impl ReachArgs {
                     Some((cert, key)) => Some((read(cert)?, read(key)?)),
                     None => None,
                 };
-                Some(Tls { ca: read(ca)?, identity })
+                Some(Tls { ca: Some(read(ca)?), identity })
             }
             None => None,
         };

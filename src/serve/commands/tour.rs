@@ -1,6 +1,7 @@
 //! No command: the demo answers for its readers on the terminal, then keeps serving.
 use super::{CommandError, serve::Addresses, signals::until_signalled};
 use crate::{
+    client::reach::Reach,
     model::device,
     serve::{
         Listeners,
@@ -8,10 +9,7 @@ use crate::{
         experiments::enrolment::Entrant,
         models::facts::Origin,
         playground,
-        rpc::{
-            client::{Ask, Client, Reply, ReplyCost},
-            reach::Reach,
-        },
+        rpc::client::{Ask, Client, Reply, ReplyCost},
         run,
         settings::ServeSettings,
     },

@@ -1,8 +1,13 @@
 //! A client of our own admin service, for the commands: words in, words out, nothing of the wire.
 use super::{
-    client::{ClientError, ReplyModel, model, refused},
+    client::{ClientError, ReplyModel, model},
     proto::admin::{self as wire, model_admin_service_client::ModelAdminServiceClient},
+};
+use crate::client::{
+    Client,
+    policy::Policy,
     reach::{Reach, Wire},
+    refusal::Refusal,
 };
 use std::time::Duration;
 
@@ -31,7 +36,7 @@ impl AdminClient {
     /// # Errors
     /// If the address is none, or nobody answers there.
     pub async fn connect(to: &Reach) -> Result<Self, ClientError> {
-        Ok(Self { service: ModelAdminServiceClient::new(to.connect().await?) })
+        Ok(Self { service: ModelAdminServiceClient::new(Client::connect(to, Policy::ONCE).await?.wire()) })
     }
 
     /// The models in memory, and the one that a rollback goes to.
@@ -40,7 +45,7 @@ impl AdminClient {
     /// If the server refuses.
     pub async fn list(&mut self) -> Result<(Vec<ModelLine>, Option<ReplyModel>), ClientError> {
         let listed = self.service.list_models(wire::ListModelsRequest {}).await;
-        let listed = listed.map_err(|status| refused(&status))?.into_inner();
+        let listed = listed.map_err(|status| Refusal::of(&status))?.into_inner();
         Ok((listed.models.into_iter().map(line).collect(), listed.previous.map(model)))
     }
 
@@ -54,7 +59,7 @@ impl AdminClient {
             expected_generation: expected,
             bundle_id: String::new(),
         };
-        let loaded = self.service.load_model(request).await.map_err(|status| refused(&status))?;
+        let loaded = self.service.load_model(request).await.map_err(|status| Refusal::of(&status))?;
         Ok(line(loaded.into_inner().model.unwrap_or_default()))
     }
 
@@ -64,7 +69,7 @@ impl AdminClient {
     /// If the server refuses.
     pub async fn swap(&mut self, generation: u64, expected: Option<u64>) -> Result<ModelLine, ClientError> {
         let request = wire::SwapModelRequest { generation, expected_generation: expected };
-        let swapped = self.service.swap_model(request).await.map_err(|status| refused(&status))?;
+        let swapped = self.service.swap_model(request).await.map_err(|status| Refusal::of(&status))?;
         Ok(line(swapped.into_inner().model.unwrap_or_default()))
     }
 
@@ -74,7 +79,8 @@ impl AdminClient {
     /// If the server refuses.
     pub async fn rollback(&mut self, expected: Option<u64>) -> Result<ModelLine, ClientError> {
         let request = wire::RollbackModelRequest { expected_generation: expected };
-        let rolled_back = self.service.rollback_model(request).await.map_err(|status| refused(&status))?;
+        let rolled_back =
+            self.service.rollback_model(request).await.map_err(|status| Refusal::of(&status))?;
         Ok(line(rolled_back.into_inner().model.unwrap_or_default()))
     }
 
@@ -84,7 +90,7 @@ impl AdminClient {
     /// If the server refuses.
     pub async fn unload(&mut self, generation: u64) -> Result<(), ClientError> {
         let request = wire::UnloadModelRequest { generation };
-        self.service.unload_model(request).await.map_err(|status| refused(&status))?;
+        self.service.unload_model(request).await.map_err(|status| Refusal::of(&status))?;
         Ok(())
     }
 }

@@ -1,6 +1,9 @@
 //! Tokens of callers: who shows none that is known is refused before anything of the call is read.
 use super::{decode::TENANT_HEADER, status};
-use crate::serve::{door::bearers::Bearers, metrics::Metrics};
+use crate::{
+    client::reach::TOKEN_HEADER,
+    serve::{door::bearers::Bearers, metrics::Metrics},
+};
 use std::sync::Arc;
 use tonic::{
     Request, Status,
@@ -8,8 +11,7 @@ use tonic::{
     service::Interceptor,
 };
 
-/// Where a token is shown, and the word before it. Source: RFC 6750, section 2.1.
-pub const TOKEN_HEADER: &str = "authorization";
+/// The word before a token. Source: RFC 6750, section 2.1.
 const SCHEME: &str = "bearer";
 
 /// Lets callers with a token pass, as the tenant that it stands for; without tokens everybody.

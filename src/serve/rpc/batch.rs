@@ -6,7 +6,7 @@ use super::{
     service::{Shared, response_id},
     status::{self, Violations},
 };
-use crate::serve::answer::ServeError;
+use crate::{client::refusal::code_word, serve::answer::ServeError};
 use std::{sync::Arc, time::Instant};
 use tokio::task::JoinSet;
 use tonic::{Code, Status, metadata::MetadataMap};
@@ -121,7 +121,7 @@ async fn answer(
         Err(status) => Err(status),
     };
     let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
-    trace.end(status::code_word(code), status::is_fault(code));
+    trace.end(code_word(code), status::is_fault(code));
     answered
 }
 

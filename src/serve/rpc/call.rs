@@ -1,9 +1,12 @@
 //! One call, whatever it asks: counted once, and answered before its client stops waiting.
 use super::{service::Rooms, status};
-use crate::serve::{
-    health::{Health, InFlight},
-    metrics::Metrics,
-    traces::{Caller, Trace},
+use crate::{
+    client::refusal::code_word,
+    serve::{
+        health::{Health, InFlight},
+        metrics::Metrics,
+        traces::{Caller, Trace},
+    },
 };
 use std::{
     sync::Arc,
@@ -58,8 +61,8 @@ pub(super) fn trace(rooms: &Rooms, method: &'static str, metadata: &MetadataMap)
 impl Drop for Call {
     fn drop(&mut self) {
         self.metrics.rpc_in_flight(self.method).decrement(1.0);
-        self.metrics.rpc_ended(self.method, status::code_word(self.code), self.started.elapsed());
-        self.trace.end(status::code_word(self.code), status::is_fault(self.code));
+        self.metrics.rpc_ended(self.method, code_word(self.code), self.started.elapsed());
+        self.trace.end(code_word(self.code), status::is_fault(self.code));
     }
 }
 

@@ -1,48 +1,30 @@
 //! A client of our own service, for the commands: words in, words out, nothing of the wire.
-use super::proto::{self, query_generation_service_client::QueryGenerationServiceClient};
+use super::{decode::TENANT_HEADER, encode, proto};
 use crate::{
-    experiment::policy::Rung,
-    serve::{
-        experiments::enrolment::Entrant,
-        rpc::{
-            decode::TENANT_HEADER,
-            encode,
-            reach::{Reach, Wire},
-            status,
-        },
+    client::{
+        self,
+        policy::Policy,
+        reach::{Reach, ReachError},
+        refusal::Refusal,
     },
+    experiment::policy::Rung,
+    serve::experiments::enrolment::Entrant,
     signals::{SignalDraft, Stream},
 };
 use prost_types::{Duration as ProtoDuration, Timestamp};
 use std::{io, net::SocketAddr, time::Duration};
 use thiserror::Error;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tonic_types::StatusExt;
-
-/// Where proxies look for the key of the reader, to keep her with one server: see deploy/proxy. The server does not read it.
-const USER_KEY: &str = "x-user-key";
 
 /// Why a call gave nothing.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// The address is none.
-    #[error("{addr} is no address such as 127.0.0.1:50051")]
-    Address {
-        /// What was given.
-        addr: String,
-    },
-    /// Nobody answers there.
-    #[error("no server answers at {addr}")]
-    Unreachable {
-        /// The address.
-        addr: String,
-        /// What the transport says.
-        #[source]
-        source: tonic::transport::Error,
-    },
+    /// There is no connection.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     /// Nobody answers there, on the way of measurements.
     #[error("no server answers at {addr}")]
     NotReached {
@@ -52,29 +34,12 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
-    /// Certificates that were given cannot be used.
-    #[error("certificates cannot be used")]
-    Tls {
-        /// What the transport says.
-        #[source]
-        source: tonic::transport::Error,
-    },
-    /// A token does not fit into metadata.
-    #[error("a token is of visible ASCII characters")]
-    Token,
     /// A tenant's name does not fit into metadata.
     #[error("a tenant is told in visible ASCII characters")]
     Tenant,
     /// The server refused.
-    #[error("{code}: {message}{details}")]
-    Refused {
-        /// Name of the gRPC code.
-        code: &'static str,
-        /// What the server says.
-        message: String,
-        /// Reason and broken fields, if the server named any.
-        details: String,
-    },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// What to ask.
@@ -166,11 +131,9 @@ pub struct ReplyModel {
     pub bundle_id: String,
 }
 
-/// A connection to a server.
+/// A connection to a server, whose words are shown as they are: nothing is sent again.
 #[derive(Clone, Debug)]
-pub struct Client {
-    wire: Wire,
-}
+pub struct Client(client::Client);
 
 impl Client {
     /// Connects within five seconds.
@@ -178,7 +141,7 @@ impl Client {
     /// # Errors
     /// If the address is none, or nobody answers there.
     pub async fn connect(to: &Reach) -> Result<Self, ClientError> {
-        Ok(Self { wire: to.connect().await? })
+        Ok(Self(client::Client::connect(to, Policy::ONCE).await?))
     }
 
     /// Asks for queries.
@@ -186,19 +149,14 @@ impl Client {
     /// # Errors
     /// If the server refuses.
     pub async fn ask(&self, ask: Ask) -> Result<Reply, ClientError> {
-        let mut request = tonic::Request::new(message(&ask));
-        request.set_timeout(ask.timeout);
-        // A key that no header can hold finds a server too, only not always the same.
-        if let Ok(key) = MetadataValue::try_from(&ask.user_key) {
-            request.metadata_mut().insert(USER_KEY, key);
+        let mut client = self.0.within(ask.timeout);
+        if let Some(tenant) = ask.entrant.tenant.clone() {
+            MetadataValue::<Ascii>::try_from(&tenant).map_err(|_| ClientError::Tenant)?;
+            client = client.carrying(move |carried| {
+                carried.insert(TENANT_HEADER.to_owned(), tenant.clone());
+            });
         }
-        if let Some(tenant) = &ask.entrant.tenant {
-            let tenant = tenant.parse().map_err(|_| ClientError::Tenant)?;
-            request.metadata_mut().insert(TENANT_HEADER, tenant);
-        }
-        let mut client = QueryGenerationServiceClient::new(self.wire.clone());
-        let response = client.generate_queries(request).await.map_err(|status| refused(&status))?;
-        Ok(reply(response.into_inner()))
+        Ok(reply(client.generate(message(&ask)).await?))
     }
 
     /// Whether the server says that it serves. Waits as long as the caller does.
@@ -207,8 +165,8 @@ impl Client {
     /// If it does not answer.
     pub async fn is_serving(&self) -> Result<bool, ClientError> {
         let request = HealthCheckRequest { service: String::new() };
-        let mut client = HealthClient::new(self.wire.clone());
-        let response = client.check(request).await.map_err(|status| refused(&status))?;
+        let response = HealthClient::new(self.0.wire()).check(request).await;
+        let response = response.map_err(|status| Refusal::of(&status))?;
         Ok(response.into_inner().status() == ServingStatus::Serving)
     }
 }
@@ -308,17 +266,4 @@ fn list(list: proto::QueryList) -> ReplyList {
         consensus: list.consensus,
         queries: list.queries.into_iter().map(|query| (query.text, query.score)).collect(),
     }
-}
-
-pub(super) fn refused(status: &tonic::Status) -> ClientError {
-    let found = status.get_error_details();
-    let mut details = String::new();
-    if let Some(info) = found.error_info() {
-        details.push_str(&format!(" ({})", info.reason));
-    }
-    for violation in found.bad_request().into_iter().flat_map(|bad| &bad.field_violations) {
-        details.push_str(&format!("\n  {} {}", violation.field, violation.description));
-    }
-    let code = status::code_word(status.code());
-    ClientError::Refused { code, message: status.message().to_owned(), details }
 }

@@ -1,4 +1,4 @@
-//! The wire: the only room that names protobuf messages and gRPC statuses.
+//! The wire, seen from the server: with `client` the only room that names protobuf messages and gRPC statuses.
 pub mod admin;
 pub mod admin_client;
 pub mod auth;
@@ -15,7 +15,6 @@ pub mod feedback;
 mod json;
 pub mod proto;
 pub mod raw;
-pub mod reach;
 pub mod reader;
 pub mod replies;
 pub mod server;

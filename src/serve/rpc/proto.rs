@@ -1,4 +1,4 @@
-//! Messages, services and clients generated from `proto/newshound`.
+//! Services generated from `proto/newshound`, beside the messages and clients of `client::proto`.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -10,20 +10,16 @@
     reason = "generated; the comments of the proto files are its documentation"
 )]
 
-/// The packages as they stand in each other: what is generated for one names the other by this path.
-mod newshound {
-    pub mod v1 {
-        tonic::include_proto!("newshound.v1");
-    }
+pub use crate::client::proto::newshound::v1::*;
 
-    pub mod admin {
-        pub mod v1 {
-            tonic::include_proto!("newshound.admin.v1");
-        }
-    }
+include!(concat!(env!("OUT_DIR"), "/services/newshound.v1.rs"));
+
+/// What the admin port speaks.
+pub mod admin {
+    pub use crate::client::proto::newshound::admin::v1::*;
+
+    include!(concat!(env!("OUT_DIR"), "/services/newshound.admin.v1.rs"));
 }
-
-pub use newshound::{admin::v1 as admin, v1::*};
 
 /// Every message and service of `newshound.v1`, encoded, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/newshound_descriptors.bin"));

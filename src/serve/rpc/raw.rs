@@ -2,8 +2,9 @@
 //! own, so that it sees an answer that comes after its deadline, where the library's client would have gone.
 use super::{
     client::{self, Ask, ClientError},
-    proto, status,
+    proto,
 };
+use crate::client::refusal::Refusal;
 use hyper::{
     body::Incoming,
     client::conn::http2::{Builder, SendRequest},
@@ -29,7 +30,6 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     codegen::http::{self, Uri, uri::PathAndQuery},
 };
-use tonic_types::StatusExt;
 use tower::Service;
 
 /// Asks for queries.
@@ -70,26 +70,6 @@ impl Decoder for Raw {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
-}
-
-/// Why a call was not answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Name of the gRPC code.
-    pub code: &'static str,
-    /// The reason of its ErrorInfo; empty where it has none.
-    pub reason: String,
-    /// When to come again, where it says so.
-    pub retry_after: Option<Duration>,
-}
-
-impl Refusal {
-    fn of(status: &Status) -> Self {
-        let details = status.get_error_details();
-        let reason = details.error_info().map_or_else(String::new, |info| info.reason.clone());
-        let retry_after = details.retry_info().and_then(|info| info.retry_delay);
-        Self { code: status::code_word(status.code()), reason, retry_after }
     }
 }
 

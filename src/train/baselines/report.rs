@@ -1,5 +1,12 @@
 //! Figures of readers to the table: means, intervals, and what must hold of a world's baselines.
-use super::{SequenceModel, asked::Measured, hstu::Hstu, kept::Part, sasrec::SasRec, table::INTERESTS};
+use super::{
+    SequenceModel,
+    asked::Measured,
+    hstu::Hstu,
+    kept::Part,
+    sasrec::SasRec,
+    table::{INTERESTS, of_platform},
+};
 use crate::{
     signals::Stream,
     train::{
@@ -186,9 +193,11 @@ fn gates(measured: &[Measurements], seed: u64) -> Vec<Gate> {
         let by_seed: Vec<Vec<f64>> = of(word)?.recall().iter().map(paired).collect();
         Some(Gate::of(name, bootstrap_crossed(&by_seed, seed), Bound::Above(0.0)))
     };
-    let of_platform = measured.iter().filter(|row| row.kind == Kind::Platform).map(Measurements::mean_recall);
-    let best = of_platform.max_by(|a, b| a.iter().sum::<f64>().total_cmp(&b.iter().sum()));
-    let interests = measured.iter().find(|row| row.word == INTERESTS).zip(best).map(|(interests, best)| {
+    let platforms = measured.iter().filter(|row| row.kind == Kind::Platform).map(Measurements::mean_recall);
+    let best = platforms.max_by(|a, b| a.iter().sum::<f64>().total_cmp(&b.iter().sum()));
+    // The best of some rows may not be the best of all.
+    let is_whole = of_platform().all(|word| of(word).is_some());
+    let interests = of(INTERESTS).filter(|_| is_whole).zip(best).map(|(interests, best)| {
         let ratio = bootstrap_ratio(&interests.mean_recall(), &best, seed);
         Gate::of("true interests / best of a platform", ratio, Bound::AtLeast(3.0))
     });

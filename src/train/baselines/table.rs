@@ -17,7 +17,6 @@ use super::{
     training::Trained,
 };
 use crate::{
-    bundle::{load::WEIGHTS_FILE, manifest::sha256_hex},
     cleaner::Cleaner,
     train::{
         error::TrainError,
@@ -67,13 +66,22 @@ const TRAINED: [(&str, &str, Train); 5] = [
     (Nrhub::WORD, Nrhub::NAME, |trainer, seed| trainer.measured::<Nrhub>(seed)),
 ];
 
+/// Words of what a platform has: all rows but the judge's, bundles and the truth.
+pub(super) fn of_platform() -> impl Iterator<Item = &'static str> {
+    let unaided = UNAIDED.iter().filter(|(way, _)| *way != Way::Judge).map(|(way, _)| way.word());
+    unaided.chain(TRAINED.iter().map(|(word, ..)| *word))
+}
+
 /// Trains and measures the baselines. `settings.n_seeds`: how often models are trained and lists of bundles are sampled, each
 /// time with the next seed; `settings.n_lists`: lists of a bundle among which its head chooses.
 /// # Errors
 /// If the world cannot be read, has no reader to ask, a row is unknown, or training fails.
 pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<BaselineTable, TrainError> {
     check(inputs)?;
-    let (world, cleaner) = world(inputs, settings.split)?;
+    let mut world = World::read(inputs.world, Scope::Evaluation)?;
+    if let Some(folder) = inputs.cleaner {
+        world.clean(&Cleaner::open(folder)?, &[Split::Train, settings.split])?;
+    }
     let questions = evaluate::questions(&world, settings);
     if questions.is_empty() {
         return Err(TrainError::TooLittleData {
@@ -86,9 +94,8 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<BaselineTab
     let usual =
         usual_of_each(&platform, &questions.iter().map(|question| question.reader).collect::<Vec<_>>())?;
     let asked = Asked::of(&world, &keys, &usual);
-    let articles = world.articles_digest();
     let settings_text = format!("{:?} {} lists", settings.split, settings.n_lists);
-    let made_of = [&world.title(), &articles, &cleaner, &keys.join(" "), &settings_text];
+    let made_of = [&world.content_digest(), &keys.join(" "), &settings_text];
     let kept = Kept::of(inputs.kept, &made_of.map(String::as_str));
     let making = Making { inputs, settings, asked: &asked, platform: &platform, kept: &kept };
     let mut rows = making.unaided()?;
@@ -125,16 +132,6 @@ fn check(inputs: Inputs<'_>) -> Result<(), TrainError> {
         }
         None => Ok(()),
     }
-}
-
-/// The world, its signals judged where there is a cleaner, and that cleaner's digest.
-fn world(inputs: Inputs<'_>, split: Split) -> Result<(World, String), TrainError> {
-    let mut world = World::read(inputs.world, Scope::Evaluation)?;
-    let Some(folder) = inputs.cleaner else { return Ok((world, String::new())) };
-    world.clean(&Cleaner::open(folder)?, &[Split::Train, split])?;
-    let weights = folder.join(WEIGHTS_FILE);
-    let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;
-    Ok((world, sha256_hex(&weights)))
 }
 
 /// What popularity and the mean of signals show each reader first.

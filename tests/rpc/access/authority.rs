@@ -1,7 +1,7 @@
 //! An authority that signs certificates, for one test.
-use newshound::serve::{
-    rpc::reach::{Reach, Tls},
-    settings::access::TlsSettings,
+use newshound::{
+    client::reach::{Reach, Tls},
+    serve::settings::access::TlsSettings,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::path::Path;
@@ -52,7 +52,7 @@ impl Authority {
         Reach {
             addr: addr.to_owned(),
             token: None,
-            tls: Some(Tls { ca: self.pem.clone().into_bytes(), identity }),
+            tls: Some(Tls { ca: Some(self.pem.clone().into_bytes()), identity }),
         }
     }
 }

@@ -88,7 +88,7 @@ async fn without_a_directory_no_model_is_loaded_and_without_an_address_nobody_as
     let mut admin = connect(&server).await;
     refusal(&load(&mut admin, "alpha").await.unwrap_err(), Code::FailedPrecondition, "MODELS_OFF");
     assert_eq!(states(&mut admin).await, [(1, ModelState::Serving)]);
-    let probe = newshound::serve::rpc::reach::Reach::plain(&server.admin.unwrap().to_string());
+    let probe = newshound::client::reach::Reach::plain(&server.admin.unwrap().to_string());
     let probe = newshound::serve::rpc::client::Client::connect(&probe).await.unwrap();
     assert!(probe.is_serving().await.unwrap(), "the admin port can be probed too");
     assert!(Plan::new().start().await.admin.is_none());

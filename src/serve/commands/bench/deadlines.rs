@@ -8,7 +8,10 @@ use super::{
     overload::Asking,
     seen::Times,
 };
-use crate::serve::rpc::raw::{self, GENERATE, Refusal};
+use crate::{
+    client::{Code, refusal::Refusal},
+    serve::rpc::raw::{self, GENERATE},
+};
 use clap::Args;
 use hyper::body::Bytes;
 use rand::{Rng, SeedableRng};
@@ -143,10 +146,10 @@ impl Found {
         let (timeout, outcome) = &ended.outcome;
         match outcome {
             Ok(_) => self.answered.add(ended.took),
-            Err(Refusal { code, reason, .. }) => {
+            Err(refusal) => {
                 self.refused.add(ended.took);
-                self.n_shed += u64::from(*code == "RESOURCE_EXHAUSTED");
-                *self.reasons.entry(format!("{code} {reason}").trim_end().to_owned()).or_default() += 1;
+                self.n_shed += u64::from(refusal.code == Code::ResourceExhausted);
+                *self.reasons.entry(refusal.kind()).or_default() += 1;
             }
         }
         if let Some(late) = ended.took.checked_sub(*timeout) {
@@ -234,7 +237,7 @@ mod tests {
     fn what_comes_late_counts_whatever_it_is() {
         let mut found = Found::new().unwrap();
         let ms = Duration::from_millis;
-        let refusal = Refusal { code: "DEADLINE_EXCEEDED", reason: String::new(), retry_after: None };
+        let refusal = Refusal::new(Code::DeadlineExceeded, "");
         for (timeout, took, outcome) in [
             (ms(10), ms(9), Ok(Bytes::new())),
             (ms(10), ms(30), Ok(Bytes::new())),

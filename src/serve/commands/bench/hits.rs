@@ -124,7 +124,7 @@ async fn generated(house: &House, messages: &[Bytes]) -> Result<Bytes, CommandEr
         let ask = async || lines.of(0).call(GENERATE, message.clone(), Some(GENERATION_MAX)).await;
         let _ = ask().await;
         last = ask().await.map_err(|refusal| {
-            let words = format!("no answer to store: {} {}", refusal.code, refusal.reason);
+            let words = format!("no answer to store: {}", refusal.kind());
             CommandError::Usage(words)
         })?;
     }

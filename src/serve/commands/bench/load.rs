@@ -1,13 +1,11 @@
 //! Load: whom it is asked for, and when requests leave. The only place where that is decided.
 use super::{super::CommandError, seen::Seen};
 use crate::{
+    client::refusal::Refusal,
     experiment::policy::Rung,
     serve::{
         experiments::enrolment::Entrant,
-        rpc::{
-            client::Ask,
-            raw::{RawClient, Refusal},
-        },
+        rpc::{client::Ask, raw::RawClient},
     },
     signals::{SignalDraft, Stream},
 };

@@ -6,9 +6,12 @@ use super::{
     load::{Lines, Pace, Readers, open},
     seen::{Seen, median},
 };
-use crate::serve::rpc::{
-    client::Ask,
-    raw::{self, GENERATE},
+use crate::{
+    client::refusal::code_word,
+    serve::rpc::{
+        client::Ask,
+        raw::{self, GENERATE},
+    },
 };
 use clap::Args;
 use hyper::body::Bytes;
@@ -151,7 +154,7 @@ impl Crowd {
             async move { line.call(GENERATE, bytes.into(), Some(PATIENCE)).await }
         };
         let wrong = open(Pace::during(rate, time), &never, call, |ended| {
-            let code = ended.outcome.map_or_else(|refusal| refusal.code, |_| "OK");
+            let code = ended.outcome.map_or_else(|refusal| code_word(refusal.code), |_| "OK");
             *codes.entry(code.to_owned()).or_default() += 1;
         });
         let (seen, sent) = tokio::join!(right, wrong);

@@ -8,9 +8,12 @@ use super::{
     load::{Ended, Lines, Pace, Readers, closed, open},
     seen::{Seen, Times},
 };
-use crate::serve::rpc::{
-    client::Ask,
-    raw::{self, GENERATE, Refusal},
+use crate::{
+    client::refusal::Refusal,
+    serve::rpc::{
+        client::Ask,
+        raw::{self, GENERATE},
+    },
 };
 use clap::Args;
 use hyper::body::Bytes;
@@ -280,7 +283,7 @@ mod tests {
     use super::*;
 
     fn ended(due_s: u64, took_ms: u64, is_ok: bool) -> Ended<Result<Bytes, Refusal>> {
-        let refusal = Refusal { code: "RESOURCE_EXHAUSTED", reason: String::new(), retry_after: None };
+        let refusal = Refusal::new(crate::client::Code::ResourceExhausted, "");
         let outcome = if is_ok { Ok(Bytes::new()) } else { Err(refusal) };
         let (due, took) = (Duration::from_secs(due_s), Duration::from_millis(took_ms));
         Ended { number: 0, due, took, outcome }

@@ -1,6 +1,6 @@
 //! What became of the requests of a load: how many of which kind, and how long they took.
 use super::super::CommandError;
-use crate::serve::rpc::raw::Refusal;
+use crate::client::refusal::Refusal;
 use hdrhistogram::Histogram;
 use hyper::body::Bytes;
 use std::{collections::BTreeMap, time::Duration};
@@ -84,10 +84,10 @@ impl Seen {
     pub fn add(&mut self, outcome: &Result<Bytes, Refusal>, took: Duration) {
         match outcome {
             Ok(_) => self.answered.add(took),
-            Err(Refusal { code, reason, retry_after }) => {
+            Err(refusal) => {
                 self.refused.add(took);
-                self.n_retry += u64::from(retry_after.is_some());
-                *self.reasons.entry(format!("{code} {reason}").trim_end().to_owned()).or_default() += 1;
+                self.n_retry += u64::from(refusal.retry_after.is_some());
+                *self.reasons.entry(refusal.kind()).or_default() += 1;
             }
         }
     }
@@ -128,6 +128,7 @@ pub fn median(mut numbers: Vec<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Code;
 
     #[test]
     fn the_median_is_the_middle_or_the_mean_of_the_two_middles() {
@@ -139,8 +140,12 @@ mod tests {
     #[test]
     fn refusals_are_told_apart_and_have_times_of_their_own() {
         let mut seen = Seen::new().unwrap();
-        let (code, second) = ("RESOURCE_EXHAUSTED", Duration::from_secs(1));
-        let refusal = |reason: &str, retry_after| Refusal { code, reason: reason.to_owned(), retry_after };
+        let second = Duration::from_secs(1);
+        let refusal = |reason: &str, retry_after| Refusal {
+            reason: reason.to_owned(),
+            retry_after,
+            ..Refusal::new(Code::ResourceExhausted, "")
+        };
         seen.add(&Err(refusal("QUEUE_FULL", Some(second))), second);
         assert!(matches!(seen.clone().answered_any(), Err(CommandError::NoAnswer { n_requests: 1 })));
         let mut other = Seen::new().unwrap();
