@@ -23,7 +23,7 @@ use tonic_health::pb::{
 use tonic_types::StatusExt;
 
 /// Where proxies look for the key of the reader, to keep her with one server: see deploy/proxy. The server does not read it.
-const USER_KEY: &str = "x-user-key";
+pub(super) const USER_KEY: &str = "x-user-key";
 
 /// Why a call gave nothing.
 #[derive(Debug, Error)]
