@@ -94,7 +94,7 @@ fn a_run_with_adapters_leaves_a_whole_model_that_says_what_the_adapted_one_says(
     };
     let at = DIR.path().join("bundle");
     pack_bundle::run(parts, provenance, &at).unwrap();
-    let bundle = load(BundleSource::Dir(&at), Precision::F32, &Device::Cpu).unwrap();
+    let bundle = load(BundleSource::At(&at), Precision::F32, &Device::Cpu).unwrap();
     assert!(close(&logits(&bundle.model), &adapted, 2e-2));
 }
 

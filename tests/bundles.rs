@@ -1,4 +1,6 @@
 //! Tests of bundles.
+mod archives;
+
 use candle_core::{DType, Device};
 use newshound::{
     bundle::{
@@ -73,7 +75,7 @@ fn saved(dir: &Path) -> Manifest {
 }
 
 fn open(dir: &Path) -> Result<load::Bundle, BundleError> {
-    load::load(BundleSource::Dir(dir), Precision::F32, &Device::Cpu)
+    load::load(BundleSource::At(dir), Precision::F32, &Device::Cpu)
 }
 
 fn error_of(dir: &Path) -> BundleError {
@@ -303,7 +305,7 @@ fn a_model_in_8_bits_is_packed_and_served_as_it_is() {
         let out = dir.path().join(name);
         let manifest = packed(model, &out).unwrap();
         let size = fs::metadata(out.join("model.safetensors")).unwrap().len();
-        let bundle = load::load(BundleSource::Dir(&out), Precision::Int8, &Device::Cpu).unwrap();
+        let bundle = load::load(BundleSource::At(&out), Precision::Int8, &Device::Cpu).unwrap();
         let (_, hidden) = bundle.model.prefill(&[1, 2, 3]).unwrap();
         let logits = bundle.model.logits(&hidden).unwrap().squeeze(0).unwrap().to_vec1::<f32>().unwrap();
         (manifest.training["weights"].clone(), size, logits)

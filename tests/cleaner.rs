@@ -228,7 +228,7 @@ fn a_bundle_has_all_files_of_a_cleaner_or_none() {
     };
     bundle(&CLEANER_FILES).unwrap();
     let opened = load(
-        BundleSource::Dir(&dir.path().join("bundle")),
+        BundleSource::At(&dir.path().join("bundle")),
         newshound::model::precision::Precision::F32,
         &candle_core::Device::Cpu,
     )

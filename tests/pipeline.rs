@@ -42,7 +42,7 @@ fn every_stage_leads_to_a_bundle_and_a_second_run_makes_nothing_again() {
     let manifest = pack_bundle::run(made.parts, made.provenance, &out).unwrap();
     assert_eq!((manifest.name.as_str(), manifest.seeds.len()), ("newshound-tiny", 9));
     assert_eq!(manifest.training["student.steps"], "6");
-    let loaded = load::load(BundleSource::Dir(&out), Precision::F32, &Device::Cpu).unwrap();
+    let loaded = load::load(BundleSource::At(&out), Precision::F32, &Device::Cpu).unwrap();
     assert!(loaded.head.is_some() && loaded.cleaner.is_some());
     // Its stages can be run one by one with the settings that lie beside them.
     let at = |name: &str| work.join("settings").join(name);

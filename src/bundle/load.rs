@@ -1,4 +1,5 @@
 //! Verified loading: nothing is used before every file's digest matched.
+use super::archive;
 use super::manifest::{BundleId, FORMAT_VERSION, MANIFEST_FILE, Manifest, sha256_hex};
 use super::save::is_plain_name;
 use crate::{
@@ -34,8 +35,8 @@ pub const CLEANER_FILES: [&str; 3] = ["cleaner_config.json", "cleaner.safetensor
 /// Where a bundle lies.
 #[derive(Clone, Copy, Debug)]
 pub enum BundleSource<'a> {
-    /// A folder.
-    Dir(&'a Path),
+    /// A folder, or a tar archive of one.
+    At(&'a Path),
     /// Files compiled into the program: name and bytes.
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
@@ -89,7 +90,8 @@ pub struct Bundle {
     pub cleaner: Option<Cleaner>,
 }
 
-type Contents = BTreeMap<String, Cow<'static, [u8]>>;
+/// A bundle's files by name.
+pub(super) type Contents = BTreeMap<String, Cow<'static, [u8]>>;
 
 /// Reads a bundle, checks every file against the manifest and builds the network for serving, in `precision` on `device`. Cleaner and
 /// head stay in f32 on the CPU.
@@ -132,24 +134,26 @@ fn cleaner(files: &mut Contents) -> Result<Option<Cleaner>, BundleError> {
     Ok(Some(Cleaner::from_files(&config?, weights?, &tokenizer?)?))
 }
 
-/// Reads a bundle's files and checks them against the manifest, without building a network.
+/// Reads a bundle's files, the manifest among them, and checks them against the manifest, without building a network.
 /// # Errors
 /// If a file is missing, too many or changed, or the versions are not ours.
 pub fn verified(source: BundleSource<'_>) -> Result<(BundleId, Manifest, Contents), BundleError> {
-    let mut files = read(source)?;
-    let json = take(&mut files, MANIFEST_FILE)?;
-    let version: VersionOnly = parse_manifest(&json)?;
+    let files = read(source)?;
+    let json = files.get(MANIFEST_FILE).ok_or_else(|| file_error(MANIFEST_FILE, "missing".to_owned()))?;
+    let version: VersionOnly = parse_manifest(json)?;
     if version.format_version != FORMAT_VERSION {
         let reason = format!("format version {}, this build reads {FORMAT_VERSION}", version.format_version);
         return Err(file_error(MANIFEST_FILE, reason));
     }
-    let manifest: Manifest = parse_manifest(&json)?;
+    let manifest: Manifest = parse_manifest(json)?;
     if manifest.prompt_version != PROMPT_VERSION {
         let reason =
             format!("prompt version {}, this build writes {PROMPT_VERSION}", manifest.prompt_version);
         return Err(file_error(MANIFEST_FILE, reason));
     }
-    if let Some(name) = files.keys().find(|name| !manifest.files.contains_key(*name)) {
+    if let Some(name) =
+        files.keys().find(|name| *name != MANIFEST_FILE && !manifest.files.contains_key(*name))
+    {
         return Err(file_error(name, "not in the manifest".to_owned()));
     }
     for (name, entry) in &manifest.files {
@@ -159,7 +163,7 @@ pub fn verified(source: BundleSource<'_>) -> Result<(BundleId, Manifest, Content
             return Err(BundleError::Digest { file: name.clone(), got, expected: entry.sha256.clone() });
         }
     }
-    Ok((BundleId::of(&json), manifest, files))
+    Ok((BundleId::of(json), manifest, files))
 }
 
 /// Read before the rest of the manifest, whose fields another version may change.
@@ -177,7 +181,8 @@ fn read(source: BundleSource<'_>) -> Result<Contents, BundleError> {
         BundleSource::Embedded(files) => {
             Ok(files.iter().map(|(name, bytes)| ((*name).to_owned(), Cow::Borrowed(*bytes))).collect())
         }
-        BundleSource::Dir(dir) => read_dir(dir),
+        BundleSource::At(path) if path.is_file() => archive::read(path),
+        BundleSource::At(dir) => read_dir(dir),
     }
 }
 
@@ -200,6 +205,6 @@ fn take(files: &mut Contents, name: &str) -> Result<Cow<'static, [u8]>, BundleEr
     files.remove(name).ok_or_else(|| file_error(name, "missing".to_owned()))
 }
 
-fn file_error(file: &str, reason: String) -> BundleError {
+pub(super) fn file_error(file: &str, reason: String) -> BundleError {
     BundleError::File { file: file.to_owned(), reason }
 }

@@ -100,7 +100,7 @@ pub fn save(target: &Path, mut manifest: Manifest, mut files: Files) -> Result<M
     json.push(b'\n');
     files.push((MANIFEST_FILE.to_owned(), json));
     let staged = Staged::write(target, &files, MANIFEST_FILE)?;
-    if let Err(error) = load(BundleSource::Dir(&staged.staging), Precision::F32, &Device::Cpu) {
+    if let Err(error) = load(BundleSource::At(&staged.staging), Precision::F32, &Device::Cpu) {
         remove_if_there(&staged.staging)?;
         return Err(error);
     }
@@ -115,7 +115,7 @@ pub fn is_plain_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
 }
 
-fn beside(target: &Path, suffix: &str) -> Result<PathBuf, BundleError> {
+pub(super) fn beside(target: &Path, suffix: &str) -> Result<PathBuf, BundleError> {
     let name = target.file_name().ok_or_else(|| BundleError::File {
         file: target.display().to_string(),
         reason: "not the path of a folder".to_owned(),
@@ -129,12 +129,12 @@ fn remove_if_there(folder: &Path) -> Result<(), BundleError> {
 }
 
 /// The rename is only safe from a power cut once the folder's own entry is on the disk.
-fn sync_folder(folder: &Path) -> Result<(), BundleError> {
+pub(super) fn sync_folder(folder: &Path) -> Result<(), BundleError> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
 }
 
-fn at(path: &Path) -> impl FnOnce(std::io::Error) -> BundleError + use<> {
+pub(super) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> BundleError + use<> {
     let file = path.display().to_string();
     move |error| BundleError::File { file, reason: error.to_string() }
 }

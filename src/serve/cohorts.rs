@@ -7,42 +7,23 @@ use crate::{
     queries::QueryList,
     serve::{
         metrics::Metrics,
-        watched::{self, Contents, Looked, Watched},
+        watched::{self, FileError, FilesDigest, Looked, Watched},
     },
     settings::Mistakes,
     text::parse,
 };
 use std::{
     collections::BTreeMap,
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
-use thiserror::Error;
 use tracing::{info, warn};
 
 /// Largest file: some thousand lists.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// How often the file is looked at: what people write for a day need not be there within a second.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
-
-/// Why lists cannot be used.
-#[derive(Debug, Error)]
-pub enum CohortsError {
-    /// The file cannot be read.
-    #[error("degradation.cohort_file {} cannot be read", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// The file has mistakes.
-    #[error(transparent)]
-    Mistakes(#[from] Mistakes),
-}
 
 type Lists = BTreeMap<String, QueryList>;
 
@@ -59,12 +40,12 @@ impl Cohorts {
     ///
     /// # Errors
     /// If it cannot be read or has mistakes.
-    pub fn open(file: Option<PathBuf>, metrics: Arc<Metrics>) -> Result<Self, CohortsError> {
+    pub fn open(file: Option<PathBuf>, metrics: Arc<Metrics>) -> Result<Self, FileError> {
         let (first, contents) = match &file {
-            None => (Lists::new(), Contents::of([])),
+            None => (Lists::new(), FilesDigest::of([])),
             Some(path) => {
                 let text = read(path)?;
-                let contents = Contents::of([&*text]);
+                let contents = FilesDigest::of([&*text]);
                 (lists(&text, path)?, contents)
             }
         };
@@ -92,7 +73,7 @@ impl Cohorts {
     /// Puts the file in force if it has changed and is right; otherwise says once what is wrong with it.
     fn look(&self, path: &Path) {
         let make = |text: Vec<u8>| Ok(lists(&text, path)?);
-        match self.current.look(read(path), |text| Contents::of([&**text]), make) {
+        match self.current.look(read(path), |text| FilesDigest::of([&**text]), make) {
             Looked::Same | Looked::Back => {}
             Looked::Loaded => self.loaded(),
             Looked::Refused(error) => {
@@ -109,9 +90,8 @@ impl Cohorts {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CohortsError> {
-    let source = |source| CohortsError::File { path: path.to_owned(), source };
-    watched::read(path, FILE_BYTES_MAX).map_err(source)
+fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    watched::read_named("degradation.cohort_file", path, FILE_BYTES_MAX)
 }
 
 /// Every list of a file, or everything that is wrong with it.
@@ -162,7 +142,7 @@ mod tests {
 
     const QUERIES: &str = r#"["storm warning coast", "train strike talks", "city council vote"]"#;
 
-    fn open(text: &str) -> Result<(tempfile::TempDir, Cohorts), CohortsError> {
+    fn open(text: &str) -> Result<(tempfile::TempDir, Cohorts), FileError> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("cohorts.toml");
         std::fs::write(&file, text).unwrap();
@@ -191,7 +171,7 @@ mod tests {
             QUERIES.replace("storm warning coast", "call 020 7946 0958")
         );
         let error = open(&text).unwrap_err();
-        let CohortsError::Mistakes(Mistakes { mistakes, .. }) = &error else { panic!("{error}") };
+        let FileError::Mistakes(Mistakes { mistakes, .. }) = &error else { panic!("{error}") };
         assert_eq!(mistakes.len(), 4, "{mistakes:?}");
         assert!(!error.to_string().contains("7946"), "{error}");
         let (dir, cohorts) = open(&format!("[lists]\na = {QUERIES}")).unwrap();

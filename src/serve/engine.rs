@@ -55,6 +55,8 @@ pub use rates::Work;
 pub struct Limits {
     /// Room of the batch.
     pub room: Room,
+    /// Rows that run together even where fewer would write nearly as much: those of the largest request, which otherwise had no room even alone.
+    pub rows_min: usize,
     /// Jobs that may wait.
     pub queue_max: usize,
     /// Tokens that they may have together: their prompts, and the most that their rows can write.

@@ -9,35 +9,16 @@ use crate::{
     },
     serve::{
         metrics::Metrics,
-        watched::{self, Contents, Looked, Watched},
+        watched::{self, FileError, FilesDigest, Looked, Watched},
     },
-    settings::Mistakes,
 };
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use thiserror::Error;
 use tracing::{info, warn};
-
-/// Why experiments cannot be used.
-#[derive(Debug, Error)]
-pub enum ExperimentsError {
-    /// The file cannot be read.
-    #[error("experiments file {} cannot be read", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// The file has mistakes.
-    #[error(transparent)]
-    Mistakes(#[from] Mistakes),
-}
 
 /// The experiments in force.
 #[derive(Debug)]
@@ -62,16 +43,12 @@ impl InForce {
     ///
     /// # Errors
     /// If it cannot be read or has mistakes: a server does not start with experiments that are not those it was given.
-    pub fn open(
-        file: Option<PathBuf>,
-        bounds: Bounds,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, ExperimentsError> {
+    pub fn open(file: Option<PathBuf>, bounds: Bounds, metrics: Arc<Metrics>) -> Result<Self, FileError> {
         let (experiments, contents) = match &file {
-            None => (Experiments::default(), Contents::of([])),
+            None => (Experiments::default(), FilesDigest::of([])),
             Some(path) => {
                 let text = read(path)?;
-                let contents = Contents::of([&*text]);
+                let contents = FilesDigest::of([&*text]);
                 (Experiments::read(&text, &path.display().to_string(), &bounds)?, contents)
             }
         };
@@ -119,12 +96,12 @@ impl InForce {
     fn look(&self, path: &Path) {
         let bounds = self.bounds();
         let make = |text: Vec<u8>| Ok(Experiments::read(&text, &path.display().to_string(), &bounds)?);
-        match self.current.look(read(path), |text| Contents::of([&**text]), make) {
+        match self.current.look(read(path), |text| FilesDigest::of([&**text]), make) {
             Looked::Same => {}
             Looked::Back => self.metrics.experiments_refused(false),
             Looked::Loaded => self.loaded(),
             Looked::Refused(error) => {
-                let is_read = matches!(error, ExperimentsError::Mistakes(_));
+                let is_read = matches!(error, FileError::Mistakes(_));
                 self.metrics.experiments_read(if is_read { "refused" } else { "unreadable" });
                 let error = crate::telemetry::Chain(&error);
                 warn!(%error, "experiments file is refused; the old one stays in force");
@@ -150,7 +127,6 @@ impl InForce {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ExperimentsError> {
-    let source = |source| ExperimentsError::File { path: path.to_owned(), source };
-    watched::read(path, FILE_BYTES_MAX as u64).map_err(source)
+fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    watched::read_named("experiments.file", path, FILE_BYTES_MAX as u64)
 }

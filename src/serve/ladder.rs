@@ -62,8 +62,17 @@ impl Why {
 pub struct Offer {
     /// Not `Rung::Stale`.
     pub rung: Rung,
-    /// From now to the last list, the wait included; what nobody has measured takes no time.
-    pub takes: Duration,
+    /// How long it is going to wait.
+    pub wait: Duration,
+    /// From then to the last list; what nobody has measured takes no time.
+    pub work: Duration,
+}
+
+impl Offer {
+    /// From now to the last list.
+    fn takes(&self) -> Duration {
+        self.wait + self.work
+    }
 }
 
 /// What a request meets.
@@ -103,6 +112,8 @@ pub enum Refusal {
     Deadline {
         /// How long that takes, the wait included.
         takes: Duration,
+        /// `Why::Pressure` where it would be in time if it need not wait.
+        cause: Why,
     },
 }
 
@@ -140,11 +151,15 @@ fn generated(waits: &Waits, situation: &Situation<'_>) -> Result<Step, Refusal> 
     if situation.wait >= situation.wait_max {
         return Err(Refusal::Wait);
     }
-    let in_time = |offer: &&Offer| situation.left.is_none_or(|left| offer.takes <= left);
+    let in_time = |offer: &&Offer| situation.left.is_none_or(|left| offer.takes() <= left);
     let allowed = || situation.offers.iter().filter(|offer| offer.rung <= situation.lowest);
     let Some(timely) = allowed().find(in_time) else {
-        let takes = allowed().map(|offer| offer.takes).min().unwrap_or_default();
-        return Err(Refusal::Deadline { takes });
+        let takes = allowed().map(Offer::takes).min().unwrap_or_default();
+        let fits_alone = allowed().any(|offer| situation.left.is_none_or(|left| offer.work <= left));
+        return Err(Refusal::Deadline {
+            takes,
+            cause: if fits_alone { Why::Pressure } else { Why::Deadline },
+        });
     };
     // The first that asks for as little as the wait does, or else the least that there is.
     let asked = waits.rung(situation.wait);
@@ -152,7 +167,7 @@ fn generated(waits: &Waits, situation: &Situation<'_>) -> Result<Step, Refusal> 
     let chosen = if modest.rung > timely.rung { modest } else { timely };
     let why = if modest.rung > timely.rung { Why::Pressure } else { Why::Deadline };
     let why = (chosen.rung > Rung::Full).then_some(why);
-    Ok(Step { rung: chosen.rung, why, takes: chosen.takes })
+    Ok(Step { rung: chosen.rung, why, takes: chosen.takes() })
 }
 
 #[cfg(test)]
@@ -166,8 +181,11 @@ mod tests {
     const WAITS: Waits = Waits { fewer: ms(500), greedy: ms(1500), stale: ms(4000) };
 
     fn offers(wait: Duration) -> [Offer; 3] {
-        [(Rung::Full, 400), (Rung::Fewer, 250), (Rung::Greedy, 100)]
-            .map(|(rung, took)| Offer { rung, takes: wait + ms(took) })
+        [(Rung::Full, 400), (Rung::Fewer, 250), (Rung::Greedy, 100)].map(|(rung, took)| Offer {
+            rung,
+            wait,
+            work: ms(took),
+        })
     }
 
     /// What a request meets that waits so long, has so long, and allows so little.
@@ -218,8 +236,22 @@ mod tests {
             assert_eq!((step(decision), decision.stored), ((rung, deadline), None), "{left_ms}");
         }
         let decision = check(0, Some(99), Rung::Stale);
-        assert_eq!(decision.otherwise, Err(Refusal::Deadline { takes: ms(100) }));
+        assert_eq!(decision.otherwise, Err(Refusal::Deadline { takes: ms(100), cause: Why::Deadline }));
         assert_eq!(decision.stored, deadline, "an old answer is in time");
+    }
+
+    #[test]
+    fn a_deadline_that_only_a_wait_makes_too_near_is_refused_because_of_that() {
+        for (left_ms, cause) in [(100, Why::Pressure), (99, Why::Deadline)] {
+            let refusal = check(50, Some(left_ms), Rung::Stale).otherwise;
+            assert_eq!(refusal, Err(Refusal::Deadline { takes: ms(150), cause }), "{left_ms}");
+        }
+        let refusal = check(50, Some(399), Rung::Full).otherwise;
+        assert_eq!(
+            refusal,
+            Err(Refusal::Deadline { takes: ms(450), cause: Why::Deadline }),
+            "less would fit"
+        );
     }
 
     #[test]
@@ -233,7 +265,7 @@ mod tests {
         assert_eq!(step(check(9000, None, Rung::Full)), (Rung::Full, None), "a wait alone refuses nobody");
         assert_eq!(step(check(9000, None, Rung::Fewer)), (Rung::Fewer, Some(Why::Pressure)));
         let decision = check(0, Some(399), Rung::Full);
-        assert_eq!(decision.otherwise, Err(Refusal::Deadline { takes: ms(400) }));
+        assert_eq!(decision.otherwise, Err(Refusal::Deadline { takes: ms(400), cause: Why::Deadline }));
         assert_eq!(check(0, Some(99), Rung::Greedy).stored, None);
         assert_eq!(check(9000, None, Rung::Greedy).stored, None);
     }
@@ -251,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_request_that_cannot_ask_for_less_is_never_said_to_fall_short() {
-        let offers = [Offer { rung: Rung::Full, takes: ms(100) }];
+        let offers = [Offer { rung: Rung::Full, wait: ms(3000), work: ms(100) }];
         let (wait_max, left) = (ms(10_000), Some(ms(5000)));
         let situation = Situation {
             offers: &offers,

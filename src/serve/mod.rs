@@ -43,10 +43,8 @@ use crate::{
     cleaner::Cleaner,
     model::reward_head::RewardHead,
     serve::{
-        cohorts::CohortsError,
         demo::DemoError,
         door::{AccessError, Door},
-        experiments::ExperimentsError,
         health::Health,
         ledger::Ledger,
         metrics::Metrics,
@@ -64,8 +62,9 @@ use crate::{
         },
         settings::ServeSettings,
         shared::SharedCacheError,
-        topics::{Topics, TopicsError},
+        topics::Topics,
         traces::Traces,
+        watched::FileError,
     },
     telemetry::Chain,
     text::tokens::Tokens,
@@ -99,15 +98,9 @@ pub enum RunError {
     /// The model cannot be used.
     #[error(transparent)]
     Model(#[from] LoadError),
-    /// Experiments cannot be used.
-    #[error("experiments cannot be used")]
-    Experiments(#[from] ExperimentsError),
-    /// Lists of cohorts cannot be used.
+    /// Experiments, lists of cohorts or sensitive topics cannot be used.
     #[error(transparent)]
-    Cohorts(#[from] CohortsError),
-    /// Sensitive topics cannot be used.
-    #[error(transparent)]
-    Topics(#[from] TopicsError),
+    File(#[from] FileError),
     /// Nobody can be let in.
     #[error(transparent)]
     Access(#[from] AccessError),

@@ -38,11 +38,11 @@ pub enum ModelsError {
     /// Name a folder to load from in the settings.
     #[error("admin.models_dir is not set, so no model can be loaded")]
     Off,
-    /// Name the folder of a bundle.
-    #[error("must be a folder's name: letters, digits, '.', '_' and '-', no '.' first")]
+    /// Name a bundle.
+    #[error("must be the name of a folder or archive: letters, digits, '.', '_' and '-', no '.' first")]
     FolderName,
     /// Put the bundle there.
-    #[error("admin.models_dir has no folder {folder}")]
+    #[error("admin.models_dir has no bundle {folder}")]
     FolderUnknown {
         /// Its name.
         folder: String,

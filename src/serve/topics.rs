@@ -9,20 +9,13 @@ use crate::{
         candidate::Invalid,
         metrics::Metrics,
         settings::{Gates, TopicSettings},
-        watched::{self, Contents, Looked, Watched},
+        watched::{self, FileError, FilesDigest, Looked, Watched},
     },
     settings::Mistakes,
     signals::{Signal, UserSignals, characters::clean},
     text::parse,
 };
-use std::{
-    collections::HashMap,
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-use thiserror::Error;
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 use tracing::{info, warn};
 
 /// Largest file: some fifty thousand words.
@@ -38,23 +31,6 @@ const FILE: &str = "topics";
 /// How often the file is looked at: what people write for a day need not be there within a second.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 
-/// Why topics cannot be used.
-#[derive(Debug, Error)]
-pub enum TopicsError {
-    /// The file cannot be read.
-    #[error("topics.file {} cannot be read", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// The file has mistakes.
-    #[error(transparent)]
-    Mistakes(#[from] Mistakes),
-}
-
 /// The topics in force.
 #[derive(Debug)]
 pub struct Topics {
@@ -68,12 +44,12 @@ impl Topics {
     ///
     /// # Errors
     /// If it cannot be read or has mistakes.
-    pub fn open(settings: TopicSettings, metrics: Arc<Metrics>) -> Result<Self, TopicsError> {
+    pub fn open(settings: TopicSettings, metrics: Arc<Metrics>) -> Result<Self, FileError> {
         let (first, contents) = match &settings.file {
-            None => (Words::default(), Contents::of([])),
+            None => (Words::default(), FilesDigest::of([])),
             Some(path) => {
                 let text = read(path)?;
-                (words(&text, path)?, Contents::of([&*text]))
+                (words(&text, path)?, FilesDigest::of([&*text]))
             }
         };
         let topics = Self { current: Watched::new(first, contents), settings, metrics };
@@ -92,7 +68,7 @@ impl Topics {
     /// Puts the file in force if it has changed and is right; otherwise says once what is wrong with it.
     fn look(&self, path: &Path) {
         let make = |text: Vec<u8>| Ok(words(&text, path)?);
-        match self.current.look(read(path), |text| Contents::of([&**text]), make) {
+        match self.current.look(read(path), |text| FilesDigest::of([&**text]), make) {
             Looked::Same => {}
             Looked::Back => self.metrics.access_refused_file(FILE, false),
             Looked::Loaded => self.loaded(),
@@ -280,15 +256,14 @@ fn is_unspaced(c: char) -> bool {
         | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3134f}')
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TopicsError> {
-    let source = |source| TopicsError::File { path: path.to_owned(), source };
-    watched::read(path, FILE_BYTES_MAX).map_err(source)
+fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    watched::read_named("topics.file", path, FILE_BYTES_MAX)
 }
 
 /// Every topic of a file, or everything that is wrong with it.
 fn words(text: &[u8], path: &Path) -> Result<Words, Mistakes> {
     let mut mistakes = Vec::new();
-    let mut words = Words { digest: Contents::of([text]).digest(), ..Words::default() };
+    let mut words = Words { digest: FilesDigest::of([text]).digest(), ..Words::default() };
     match toml::from_slice::<toml::Table>(text) {
         Err(error) => mistakes.push(format!("is not TOML: {}", error.message())),
         Ok(mut table) => {
@@ -347,7 +322,7 @@ mod tests {
         debts = ["payday loan", "sur\u0065\u0301ndettement"]
     "#;
 
-    fn open(text: &str, gates: Gates) -> Result<(tempfile::TempDir, Topics), TopicsError> {
+    fn open(text: &str, gates: Gates) -> Result<(tempfile::TempDir, Topics), FileError> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("topics.toml");
         std::fs::write(&file, text).unwrap();
@@ -437,7 +412,7 @@ mod tests {
     fn all_mistakes_of_a_file_are_told_and_the_old_words_stay() {
         let error = open("more = 1\n[topics]\nHealth = [\"a\"]\nb = 7\nc = [\"ab*\", \"!\"]", Gates::Both)
             .unwrap_err();
-        let TopicsError::Mistakes(Mistakes { mistakes, .. }) = &error else { panic!("{error}") };
+        let FileError::Mistakes(Mistakes { mistakes, .. }) = &error else { panic!("{error}") };
         assert_eq!(mistakes.len(), 5, "{mistakes:?}");
         let (dir, topics) = open(FILE, Gates::Both).unwrap();
         let (file, before) = (dir.path().join("topics.toml"), topics.canonical());

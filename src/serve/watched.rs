@@ -2,20 +2,41 @@
 //!
 //! Each is looked at again and again. One that has changed and is right is put in force; one that is wrong, or gone, leaves the old one in
 //! force and says why, once for each state of the files.
+use crate::settings::Mistakes;
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
+use thiserror::Error;
+
+/// Why what a file says cannot be put in force.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("{setting} {} cannot be read", .path.display())]
+    Read {
+        /// What names the file.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// It has mistakes.
+    #[error(transparent)]
+    Mistakes(#[from] Mistakes),
+}
 
 /// What was in files: a digest, as what it stands for may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contents([u8; 32]);
+pub struct FilesDigest([u8; 32]);
 
-impl Contents {
+impl FilesDigest {
     /// Of files in their order; an absent one is an empty one.
     pub fn of<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hash = Sha256::new();
@@ -34,11 +55,11 @@ impl Contents {
 
 /// What the last look found.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct LastLook {
     /// What is in force was made of this.
-    in_force: Contents,
+    in_force: FilesDigest,
     /// What was there last, if that was something else; none within where nothing could be read.
-    refused: Option<Option<Contents>>,
+    refused: Option<Option<FilesDigest>>,
     /// Whether that is to be looked at again.
     is_reconsidered: bool,
 }
@@ -60,14 +81,14 @@ pub enum Looked<E> {
 #[derive(Debug)]
 pub struct Watched<T> {
     current: RwLock<Arc<T>>,
-    seen: Mutex<Seen>,
+    last: Mutex<LastLook>,
 }
 
 impl<T> Watched<T> {
     /// What is in force at first, and what it was made of.
-    pub fn new(first: T, contents: Contents) -> Self {
-        let seen = Seen { in_force: contents, refused: None, is_reconsidered: false };
-        Self { current: RwLock::new(Arc::new(first)), seen: Mutex::new(seen) }
+    pub fn new(first: T, contents: FilesDigest) -> Self {
+        let last = LastLook { in_force: contents, refused: None, is_reconsidered: false };
+        Self { current: RwLock::new(Arc::new(first)), last: Mutex::new(last) }
     }
 
     /// What is in force now.
@@ -79,21 +100,21 @@ impl<T> Watched<T> {
     pub fn look<F, E>(
         &self,
         read: Result<F, E>,
-        contents: impl FnOnce(&F) -> Contents,
+        contents: impl FnOnce(&F) -> FilesDigest,
         make: impl FnOnce(F) -> Result<T, E>,
     ) -> Looked<E> {
-        let mut seen = self.seen();
+        let mut last = self.last();
         let found = read.as_ref().ok().map(contents);
-        if found == Some(seen.in_force) {
-            return if seen.refused.take().is_some() { Looked::Back } else { Looked::Same };
+        if found == Some(last.in_force) {
+            return if last.refused.take().is_some() { Looked::Back } else { Looked::Same };
         }
-        if seen.refused == Some(found) && !std::mem::take(&mut seen.is_reconsidered) {
+        if last.refused == Some(found) && !std::mem::take(&mut last.is_reconsidered) {
             return Looked::Same;
         }
-        seen.refused = Some(found);
+        last.refused = Some(found);
         match (read.and_then(make), found) {
             (Ok(made), Some(in_force)) => {
-                *seen = Seen { in_force, refused: None, is_reconsidered: false };
+                *last = LastLook { in_force, refused: None, is_reconsidered: false };
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(made);
                 Looked::Loaded
             }
@@ -105,13 +126,21 @@ impl<T> Watched<T> {
 
     /// Has what was refused looked at again, because what may be in force has changed.
     pub fn reconsider(&self) {
-        self.seen().is_reconsidered = true;
+        self.last().is_reconsidered = true;
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn last(&self) -> MutexGuard<'_, LastLook> {
         // It is whole after every statement.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads the file that a setting names, as `read` does.
+///
+/// # Errors
+/// `FileError::Read`.
+pub fn read_named(setting: &'static str, path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+    read(path, bytes_max).map_err(|source| FileError::Read { setting, path: path.to_owned(), source })
 }
 
 /// Reads a file of at most `bytes_max` bytes.
@@ -142,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_leaves_the_old_in_force_and_is_told_once() {
-        let contents = |text: &&str| Contents::of([text.as_bytes()]);
+        let contents = |text: &&str| FilesDigest::of([text.as_bytes()]);
         let watched = Watched::new("one".to_owned(), contents(&"one"));
         let look = |read: Result<&'static str, &'static str>| {
             let make = |text: &'static str| match text {
@@ -189,7 +218,7 @@ mod tests {
 
     #[test]
     fn files_are_told_apart_by_where_one_ends() {
-        let of = |files: [&[u8]; 2]| Contents::of(files);
+        let of = |files: [&[u8]; 2]| FilesDigest::of(files);
         assert_ne!(of([b"ab", b"c"]), of([b"a", b"bc"]));
         assert_eq!(of([b"ab", b"c"]), of([b"ab", b"c"]));
     }

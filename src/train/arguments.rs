@@ -207,6 +207,9 @@ pub struct BundleArgs {
     /// Folder to write.
     #[arg(long)]
     pub(super) out: PathBuf,
+    /// Tar archive of the bundle to write, too: one file, which servers load as well.
+    #[arg(long)]
+    pub(super) archive: Option<PathBuf>,
 }
 
 /// What goes into a bundle.

@@ -34,6 +34,7 @@ use super::{
     tokenizer,
 };
 use crate::{
+    bundle::archive,
     cleaner::Cleaner,
     model::{device::DeviceChoice, precision::Precision},
     news::nearest::Method,
@@ -300,6 +301,9 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
     let Inputs { model, tokenizer, head, cleaner } = args.inputs;
     let parts = Parts { model, tokenizer, head, cleaner, others, bytes_max };
     pack_bundle::run(parts, provenance, &args.out)?;
+    if let Some(path) = &args.archive {
+        archive::write(&args.out, path)?;
+    }
     say(output, &args.out.display())
 }
 

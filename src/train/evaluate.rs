@@ -89,7 +89,7 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
     if let Some(stream) = settings.stream {
         world.keep_stream(stream);
     }
-    let bundle = load::load(BundleSource::Dir(inputs.bundle), inputs.precision, inputs.device)?;
+    let bundle = load::load(BundleSource::At(inputs.bundle), inputs.precision, inputs.device)?;
     // As the server does it; what the student is compared with reads the same signals.
     if let Some(cleaner) = &bundle.cleaner {
         world.clean(cleaner, &[settings.split])?;

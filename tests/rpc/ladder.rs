@@ -240,6 +240,7 @@ async fn a_deadline_that_is_too_near_for_all_lists_gets_one_and_for_none_is_refu
     for (request, timeout) in [(request("third"), takes / 8), (whole(request("third")), takes * 3 / 4)] {
         let status = within(refused.generate_queries(within_time(request, timeout))).await.unwrap_err();
         let details = refusal(&status, Code::DeadlineExceeded, "DEADLINE_UNREACHABLE");
+        assert!(details.retry_info().is_none(), "nobody goes before it, so later it would be too late again");
         let facts = &details.error_info().unwrap().metadata;
         let fact = |name: &str| facts[name].parse::<u64>().unwrap();
         assert!(fact("estimated_ms") > fact("remaining_ms"), "{facts:?}");

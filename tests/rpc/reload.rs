@@ -5,12 +5,12 @@ use super::{
 };
 use newshound::serve::{
     self, Listeners, RunError,
-    experiments::ExperimentsError,
     models::{
         facts::Origin,
         workshop::{LoadError, Loaded, Loader},
     },
     settings::ServeSettings,
+    watched::FileError,
 };
 use serde_json::{Value, json};
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -88,11 +88,11 @@ async fn a_server_does_not_start_with_a_file_that_is_wrong_or_not_there() {
     wrong["newshound.x"]["variants"]["many"]["candidate_count"] = json!(33);
     let (dir, path) = file(&wrong);
     let error = refused(|settings| settings.experiments.file = Some(path)).await;
-    let RunError::Experiments(ExperimentsError::Mistakes(mistakes)) = error else { panic!("{error}") };
+    let RunError::File(FileError::Mistakes(mistakes)) = error else { panic!("{error}") };
     assert_eq!(mistakes.mistakes.len(), 2, "the bundle has no head, and 32 are the most: {mistakes}");
     let absent = dir.path().join("absent.json");
     let error = refused(|settings| settings.experiments.file = Some(absent)).await;
-    assert!(matches!(error, RunError::Experiments(ExperimentsError::File { .. })), "{error}");
+    assert!(matches!(error, RunError::File(FileError::Read { .. })), "{error}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use super::swap::admin;
 use candle_core::{DType, Device, Tensor};
 use newshound::{
     bundle::{
+        archive,
         load::{self, BundleSource},
         manifest::Manifest,
         save,
@@ -75,8 +76,8 @@ fn colder(bytes: &[u8]) -> Vec<u8> {
 
 /// A server of the demo's bundle.
 pub async fn demo_with(settings: ServeSettings) -> Server {
-    let bundle = load::load(BundleSource::Dir(&demo()), Precision::F32, &Device::Cpu).unwrap();
-    let first = workshop::Loaded::of(bundle, Origin::Folder(demo()));
+    let bundle = load::load(BundleSource::At(&demo()), Precision::F32, &Device::Cpu).unwrap();
+    let first = workshop::Loaded::of(bundle, Origin::At(demo()));
     let loader = workshop::bundles(Precision::F32, Device::Cpu);
     Server::start_with(settings, first, loader, Arc::new(Gate::default()), Arc::new(Log::default())).await
 }
@@ -87,9 +88,9 @@ async fn serving(shelf: &TempDir) -> Server {
         settings.admin.models_dir = Some(shelf.path().to_owned());
     });
     let dir = shelf.path().join("one");
-    let bundle = load::load(BundleSource::Dir(&dir), Precision::F32, &Device::Cpu).unwrap();
+    let bundle = load::load(BundleSource::At(&dir), Precision::F32, &Device::Cpu).unwrap();
     let loader = workshop::bundles(Precision::F32, Device::Cpu);
-    let first = workshop::Loaded::of(bundle, Origin::Folder(dir));
+    let first = workshop::Loaded::of(bundle, Origin::At(dir));
     Server::start_with(plan.settings, first, loader, Arc::new(Gate::default()), Arc::new(Log::default()))
         .await
 }
@@ -188,6 +189,34 @@ async fn a_corrupted_bundle_is_refused_and_the_old_one_keeps_serving() {
     assert_eq!(failed, Some(1.0));
     server.until("newshound_models_in_memory", 1.0).await;
     admin::load(&mut admin, "two").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_archive_is_loaded_as_its_folder_is_and_a_corrupted_one_is_refused() {
+    let shelf = shelf();
+    let at = |name: &str| shelf.path().join(name);
+    archive::write(&at("two"), &at("two.tar")).unwrap();
+    let mut bytes = fs::read(at("two.tar")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(at("turned.tar"), &bytes).unwrap();
+    fs::write(at("cut.tar"), &bytes[..middle]).unwrap();
+    let server = serving(&shelf).await;
+    let (mut client, mut admin) = (server.client().await, admin::connect(&server).await);
+    let before = answered(&mut client, 1).await;
+    for (name, why) in [("turned.tar", "sha256"), ("cut.tar", "the archive ends after")] {
+        let status = admin::load(&mut admin, name).await.unwrap_err();
+        super::server::refusal(&status, Code::FailedPrecondition, "BUNDLE_REFUSED");
+        assert!(status.message().contains(why), "{status:?}");
+        assert_eq!(answered(&mut client, 1).await, before);
+    }
+    let loaded = admin::load(&mut admin, "two.tar").await.unwrap().model.unwrap();
+    admin::swap(&mut admin, loaded.generation).await.unwrap();
+    assert_eq!(answered(&mut client, 1).await.0, "two");
+    // What answered before is read from its folder again, and what answers now from its archive.
+    admin::rollback(&mut admin).await.unwrap();
+    admin::rollback(&mut admin).await.unwrap();
+    assert_eq!(answered(&mut client, 1).await.0, "two");
 }
 
 /// Keys and values of another network would be read without complaint where the shapes agree.

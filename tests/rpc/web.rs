@@ -100,6 +100,11 @@ async fn pages_of_listed_origins_may_call_and_no_others() {
             ("access-control-request-headers", "content-type,x-grpc-web,authorization"),
         ];
         let answer = send(server.grpc, &text("OPTIONS", path, &headers, b"")).await;
+        let sent = answer.header("access-control-allow-headers").unwrap_or_default();
+        for header in ["authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-user-key"] {
+            assert!(sent.split(',').any(|name| name == header), "{header} is not among {sent}");
+        }
+        assert!(!sent.contains("tenant"), "{sent}");
         answer.header("access-control-allow-origin").map(str::to_owned)
     };
     for path in [GENERATE, "/v1/queries:generate"] {

@@ -37,7 +37,8 @@ pub(super) fn decide(settings: &DegradationSettings, question: &Question, metric
     let engine = &question.writer.engine;
     let offer = |rung, options: &Options| {
         let work = work(question, options);
-        Offer { rung, takes: engine.wait(&work, question.class) + engine.takes(&work).unwrap_or_default() }
+        let wait = engine.wait(&work, question.class);
+        Offer { rung, wait, work: engine.takes(&work).unwrap_or_default() }
     };
     let less = |rung| Some(offer(rung, &question.options.at(rung)?));
     let offers = [Some(offer(Rung::Full, &question.options)), less(Rung::Fewer), less(Rung::Greedy)];
@@ -89,16 +90,17 @@ pub(super) fn patience(question: &Question, deadline: &Deadline, most: Duration)
 
 /// What a question is told that nothing is generated for.
 pub(super) fn refused(refusal: Refusal, question: &Question, metrics: &Metrics) -> ServeError {
+    let (wait_max, retry_after) = question.writer.engine.wait_max();
     match refusal {
         Refusal::Wait => {
-            let (wait_max, retry_after) = question.writer.engine.wait_max();
             metrics.refused("wait", retry_after);
             ServeError::QueueSlow { wait_max, retry_after }
         }
-        Refusal::Deadline { takes } => {
+        Refusal::Deadline { takes, cause } => {
             metrics.deadline_missed("door", 1);
             let left = question.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            ServeError::DeadlineUnreachable { takes, left: left.unwrap_or(Duration::ZERO) }
+            let retry_after = (cause == Why::Pressure).then_some(retry_after);
+            ServeError::DeadlineUnreachable { takes, left: left.unwrap_or(Duration::ZERO), retry_after }
         }
     }
 }

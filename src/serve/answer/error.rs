@@ -60,6 +60,8 @@ pub enum ServeError {
         takes: Duration,
         /// How long the client waits.
         left: Duration,
+        /// When to come back; none where it would not be in time either if it need not wait.
+        retry_after: Option<Duration>,
     },
     /// Allow more time.
     #[error("deadline passed")]

@@ -252,7 +252,7 @@ fn subject(args: &EngineArgs) -> Result<(Arc<Transformer>, Arc<[u32]>), CommandE
         return Ok((Arc::new(model(dir, args.dtype, &device)?), Arc::new([])));
     }
     let bundle = match &args.bundle {
-        Some(dir) => bundle::load(BundleSource::Dir(dir), args.dtype, &device)?,
+        Some(dir) => bundle::load(BundleSource::At(dir), args.dtype, &device)?,
         None => demo::bundle_in(args.dtype, &device)?,
     };
     Ok((Arc::new(bundle.model), bundle.tokens.boundary_ids()))

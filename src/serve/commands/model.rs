@@ -26,9 +26,9 @@ pub struct Whom {
 pub enum ModelChange {
     /// Shows the models in memory, and the one that a rollback goes to
     List,
-    /// Loads the bundle of a folder in admin.models_dir beside the model that answers
+    /// Loads a bundle in admin.models_dir beside the model that answers
     Load {
-        /// Name of the folder
+        /// Name of its folder or archive
         folder: String,
         /// Also lets it answer as soon as it is loaded
         #[arg(long)]

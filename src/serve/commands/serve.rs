@@ -47,7 +47,7 @@ impl Addresses {
 /// What to serve.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
-    /// Folder of the bundle
+    /// The bundle: a folder, or a tar archive of one
     #[arg(long, required_unless_present = "print_config")]
     pub bundle: Option<PathBuf>,
     /// Writes every setting as it would be in force, with where it comes from and without secrets, and serves nothing
@@ -108,10 +108,10 @@ async fn load_and_run(
 ) -> Result<(), CommandError> {
     // Before the model is loaded: a taken port should not take half a minute to find out.
     let listeners = Listeners::of(&settings).await?;
-    let (device, precision, origin) = (settings.device, settings.precision, Origin::Folder(dir.clone()));
+    let (device, precision, origin) = (settings.device, settings.precision, Origin::At(dir.clone()));
     let loading = tokio::task::spawn_blocking(move || {
         let device = device.open()?;
-        Ok::<_, CommandError>(load::load(BundleSource::Dir(&dir), precision, &device)?)
+        Ok::<_, CommandError>(load::load(BundleSource::At(&dir), precision, &device)?)
     });
     let loaded = tokio::select! {
         loaded = loading => loaded,

@@ -8,7 +8,7 @@ use super::{
         BenchArgs, CONNECTIONS, OK, Tally,
         bars::{Bar, Bars},
         load::{self, Pace},
-        memory::Watched,
+        memory::ProcessMemory,
     },
     reach::ReachArgs,
 };
@@ -83,11 +83,11 @@ pub async fn swaps(args: SwapsArgs, common: BenchArgs, out: &mut dyn Write) -> R
     load.check()?;
     let operator = ReachArgs { token_file: args.admin_token_file.clone(), ..load.reach.clone() };
     let mut admin = AdminClient::connect(&operator.to(&args.admin)?).await?;
-    let watched = args.pid.map(Watched::start).transpose()?;
-    let largest = || watched.as_ref().map(Watched::largest);
+    let process = args.pid.map(ProcessMemory::start).transpose()?;
+    let largest = || process.as_ref().map(ProcessMemory::largest);
     let calm = Load::start(&load).await?;
     tokio::time::sleep(Duration::from_secs_f64(args.calm_s)).await;
-    let calm = Seen { memory: largest(), ..calm.end().await? };
+    let calm = Replies { memory: largest(), ..calm.end().await? };
     let changing = Load::start(&load).await?;
     let (mut loading, mut swapping) = (Duration::ZERO, Duration::ZERO);
     for folder in args.folder.iter().cycle().take(args.swaps) {
@@ -98,7 +98,7 @@ pub async fn swaps(args: SwapsArgs, common: BenchArgs, out: &mut dyn Write) -> R
         admin.swap(loaded.model.generation, None).await?;
         swapping += started.elapsed();
     }
-    let changing = Seen { memory: largest(), ..changing.end().await? };
+    let changing = Replies { memory: largest(), ..changing.end().await? };
     let n_swaps = u32::try_from(args.swaps).unwrap_or(u32::MAX);
     let report = Report { calm, changing, loading: loading / n_swaps, swapping: swapping / n_swaps, args };
     if json {
@@ -112,7 +112,7 @@ pub async fn swaps(args: SwapsArgs, common: BenchArgs, out: &mut dyn Write) -> R
 /// Requests that are being sent until it is told to end.
 struct Load {
     stop: CancellationToken,
-    sending: JoinHandle<Result<Seen, CommandError>>,
+    sending: JoinHandle<Result<Replies, CommandError>>,
 }
 
 impl Load {
@@ -123,14 +123,18 @@ impl Load {
         Ok(Self { stop, sending })
     }
 
-    async fn end(self) -> Result<Seen, CommandError> {
+    async fn end(self) -> Result<Replies, CommandError> {
         self.stop.cancel();
         self.sending.await.map_err(|_| CommandError::Panicked)?
     }
 }
 
-async fn send(clients: Vec<Client>, args: BenchArgs, stop: CancellationToken) -> Result<Seen, CommandError> {
-    let (readers, mut seen) = (args.readers(), Seen::new()?);
+async fn send(
+    clients: Vec<Client>,
+    args: BenchArgs,
+    stop: CancellationToken,
+) -> Result<Replies, CommandError> {
+    let (readers, mut replies) = (args.readers(), Replies::new()?);
     let mut clients = clients.iter().cycle();
     let call = |number| {
         let (client, ask) = (clients.next().cloned(), Ask { bypass_cache: true, ..readers.ask(number) });
@@ -140,14 +144,14 @@ async fn send(clients: Vec<Client>, args: BenchArgs, stop: CancellationToken) ->
     load::open(pace, &stop, call, |ended| {
         let reader = ended.number % args.readers;
         // Without connections nothing leaves.
-        ended.outcome.into_iter().for_each(|outcome| seen.add((reader, outcome, ended.took)));
+        ended.outcome.into_iter().for_each(|outcome| replies.add((reader, outcome, ended.took)));
     })
     .await?;
-    Ok(seen)
+    Ok(replies)
 }
 
 /// What came back.
-struct Seen {
+struct Replies {
     tally: Tally,
     /// The first list of a bundle for a reader.
     lists: HashMap<(String, u64), Vec<String>>,
@@ -157,7 +161,7 @@ struct Seen {
     memory: Option<u64>,
 }
 
-impl Seen {
+impl Replies {
     fn new() -> Result<Self, CommandError> {
         Ok(Self { tally: Tally::new()?, lists: HashMap::new(), n_mixed: 0, memory: None })
     }
@@ -179,8 +183,8 @@ impl Seen {
 
 struct Report {
     args: SwapsArgs,
-    calm: Seen,
-    changing: Seen,
+    calm: Replies,
+    changing: Replies,
     /// Of one model, on average.
     loading: Duration,
     swapping: Duration,
@@ -205,12 +209,12 @@ impl Report {
     }
 
     fn json(&self) -> serde_json::Value {
-        let of = |seen: &Seen| {
+        let of = |replies: &Replies| {
             serde_json::json!({
-                "codes": seen.tally.codes,
-                "mixed": seen.n_mixed,
-                "memory_bytes": seen.memory,
-                "latency_ms": seen.tally.latencies.percentiles(),
+                "codes": replies.tally.codes,
+                "mixed": replies.n_mixed,
+                "memory_bytes": replies.memory,
+                "latency_ms": replies.tally.latencies.percentiles(),
             })
         };
         serde_json::json!({
@@ -232,14 +236,14 @@ impl Report {
             self.loading.as_secs_f64(),
             self.swapping.as_secs_f64() * 1000.0
         );
-        for (name, seen) in [("calm", &self.calm), ("changing", &self.changing)] {
-            let n_answered = seen.tally.codes.get(OK).copied().unwrap_or_default();
-            let (n_failed, n_mixed) = (seen.n_failed(), seen.n_mixed);
+        for (name, replies) in [("calm", &self.calm), ("changing", &self.changing)] {
+            let n_answered = replies.tally.codes.get(OK).copied().unwrap_or_default();
+            let (n_failed, n_mixed) = (replies.n_failed(), replies.n_mixed);
             text.push_str(&format!("  {name:<9} {n_answered} answered, {n_failed} failed, {n_mixed} mixed;"));
-            for (percentile, latency) in seen.tally.latencies.percentiles() {
+            for (percentile, latency) in replies.tally.latencies.percentiles() {
                 text.push_str(&format!("  {percentile} {latency:.0} ms"));
             }
-            if let Some(memory) = seen.memory {
+            if let Some(memory) = replies.memory {
                 text.push_str(&format!("  {} MiB", memory >> 20));
             }
             text.push('\n');
@@ -280,10 +284,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_mixed_that_its_bundle_did_not_write_for_the_reader_before() {
-        let mut seen = Seen::new().unwrap();
+        let mut replies = Replies::new().unwrap();
         let mut n_mixed = |reader, bundle: &str, query: &str| {
-            seen.add((reader, Ok(reply(bundle, query)), Duration::ZERO));
-            seen.n_mixed
+            replies.add((reader, Ok(reply(bundle, query)), Duration::ZERO));
+            replies.n_mixed
         };
         assert_eq!(n_mixed(1, "a", "solar storm"), 0);
         assert_eq!(n_mixed(1, "b", "train strike"), 0);

@@ -8,7 +8,7 @@ use crate::{
     bundle::manifest::sha256_hex,
     serve::{
         metrics::Metrics,
-        watched::{Contents, Watched},
+        watched::{FilesDigest, Watched},
     },
 };
 use std::{
@@ -68,7 +68,7 @@ impl Bearers {
     /// If it cannot be read, or a line is wrong.
     pub fn open(file: &Path, metrics: Arc<Metrics>) -> Result<Self, AccessError> {
         let text = read(file)?;
-        let current = Watched::new(parse(&text, file)?, Contents::of([&*text]));
+        let current = Watched::new(parse(&text, file)?, FilesDigest::of([&*text]));
         Ok(Self { current, file: file.to_owned(), metrics })
     }
 
@@ -88,7 +88,7 @@ impl Bearers {
     /// Puts the file in force if it has changed and is right; otherwise says once what is wrong with it.
     pub(super) fn look(&self) {
         let make = |text: Vec<u8>| parse(&text, &self.file);
-        let looked = self.current.look(read(&self.file), |text| Contents::of([&**text]), make);
+        let looked = self.current.look(read(&self.file), |text| FilesDigest::of([&**text]), make);
         told("tokens", looked, &self.metrics);
     }
 }

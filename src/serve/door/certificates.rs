@@ -38,8 +38,8 @@ impl Certificates {
     /// # Errors
     /// If a file cannot be read, holds nothing of its kind, or they do not go together.
     pub fn open(files: TlsSettings, metrics: Arc<Metrics>) -> Result<Self, AccessError> {
-        let contents = Contents::read(&files)?;
-        let current = Watched::new(contents.config(&files)?, contents.digest());
+        let pems = Pems::read(&files)?;
+        let current = Watched::new(pems.config(&files)?, pems.digest());
         Ok(Self { current, files, metrics })
     }
 
@@ -53,26 +53,27 @@ impl Certificates {
     /// Of two files that are replaced one after the other, the first alone does not fit, and is said to be refused until the second is
     /// there.
     pub(super) fn look(&self) {
-        let make = |contents: Contents| contents.config(&self.files);
-        let looked = self.current.look(Contents::read(&self.files), Contents::digest, make);
+        let make = |pems: Pems| pems.config(&self.files);
+        let looked = self.current.look(Pems::read(&self.files), Pems::digest, make);
         told("certificates", looked, &self.metrics);
     }
 }
 
-struct Contents {
+/// What is in the files.
+struct Pems {
     cert: Vec<u8>,
     key: Vec<u8>,
     client_ca: Option<Vec<u8>>,
 }
 
-impl Contents {
+impl Pems {
     fn read(files: &TlsSettings) -> Result<Self, AccessError> {
         let client_ca = files.client_ca.as_deref().map(read).transpose()?;
         Ok(Self { cert: read(&files.cert)?, key: read(&files.key)?, client_ca })
     }
 
-    fn digest(&self) -> watched::Contents {
-        watched::Contents::of([&*self.cert, &self.key, self.client_ca.as_deref().unwrap_or_default()])
+    fn digest(&self) -> watched::FilesDigest {
+        watched::FilesDigest::of([&*self.cert, &self.key, self.client_ca.as_deref().unwrap_or_default()])
     }
 
     fn config(&self, files: &TlsSettings) -> Result<ServerConfig, AccessError> {

@@ -17,7 +17,7 @@ pub(super) fn run<G: Generator>(
     shared: &Shared,
 ) {
     let limits = &shared.limits;
-    let waiting = Batcher::new(limits.overtake_max, limits.sharing, limits.room.rows);
+    let waiting = Batcher::new(limits.overtake_max, limits.sharing);
     let mut thread = Thread {
         generator,
         prefixes: Prefixes::new(shared.limits.prefixes, opening),
@@ -118,9 +118,10 @@ impl<G: Generator> Thread<'_, G> {
         let (queued, prefix_bytes) = (self.waiting.len(), self.prefixes.n_bytes());
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
         self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes });
-        let free = self.free_room();
+        let room = self.room();
+        let free = self.free_of(room);
         let mut now = self.shared.load.lock();
-        (now.n_rows, now.free) = (rows, free);
+        (now.n_rows, now.rows_max, now.free) = (rows, room.rows, free);
     }
 
     /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
@@ -178,10 +179,18 @@ impl<G: Generator> Thread<'_, G> {
         tell(&running.reply, Event::Failed(why));
     }
 
-    fn free_room(&self) -> Room {
+    /// The room of the batch, as far as it is worth being filled.
+    fn room(&self) -> Room {
+        let (most, rows_min) = (self.shared.limits.room, self.shared.limits.rows_min);
+        let rows = self.shared.load.lock().rates.worth((rows_min, most.rows), Instant::now());
+        Room { rows, ..most }
+    }
+
+    /// What of a room is free.
+    fn free_of(&self, room: Room) -> Room {
         let needs = self.running.values().map(|running| running.need);
         let needs = needs.chain(self.arriving.iter().map(Arriving::need));
-        needs.fold(self.shared.limits.room, Room::less)
+        needs.fold(room, Room::less)
     }
 
     /// Gives every row a token, and computes up to `budget` positions of the arriving prompt beside it.

@@ -55,13 +55,13 @@ impl Drop for Arriving {
     }
 }
 
-/// The folder of that name; a link that leads out of `dir` is none.
+/// The folder or archive of that name; a link that leads out of `dir` is none.
 pub(super) fn below(dir: &Path, name: &str) -> Result<Origin, ModelsError> {
     let unknown = || ModelsError::FolderUnknown { folder: name.to_owned() };
     let dir = dir.canonicalize().map_err(|_| unknown())?;
     let path = dir.join(name).canonicalize().map_err(|_| unknown())?;
-    if path.is_dir() && path != dir && path.starts_with(&dir) {
-        Ok(Origin::Folder(path))
+    if (path.is_dir() || path.is_file()) && path != dir && path.starts_with(&dir) {
+        Ok(Origin::At(path))
     } else {
         Err(unknown())
     }
@@ -72,21 +72,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_are_found_below_the_directory_and_nowhere_else() {
+    fn bundles_are_found_below_the_directory_and_nowhere_else() {
         let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let dir = inside.path().join("models");
         std::fs::create_dir_all(dir.join("v1")).unwrap();
         std::fs::create_dir(inside.path().join("beside")).unwrap();
-        std::fs::write(dir.join("file"), "").unwrap();
+        std::fs::write(dir.join("v1.tar"), "").unwrap();
         let link = |target: &Path, name: &str| std::os::unix::fs::symlink(target, dir.join(name)).unwrap();
         link(&dir.join("v1"), "current");
         link(outside.path(), "out");
         link(&dir, "self");
         link(Path::new("../beside"), "up");
-        let v1 = Origin::Folder(dir.join("v1").canonicalize().unwrap());
+        let v1 = Origin::At(dir.join("v1").canonicalize().unwrap());
         assert_eq!(below(&dir, "v1").unwrap(), v1);
         assert_eq!(below(&dir, "current").unwrap(), v1, "a link within is followed to what it names now");
-        for wrong in ["absent", "file", "out", "self", "up"] {
+        let archive = Origin::At(dir.join("v1.tar").canonicalize().unwrap());
+        assert_eq!(below(&dir, "v1.tar").unwrap(), archive);
+        for wrong in ["absent", "out", "self", "up"] {
             assert!(matches!(below(&dir, wrong), Err(ModelsError::FolderUnknown { .. })), "{wrong}");
         }
     }

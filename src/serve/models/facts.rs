@@ -7,8 +7,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 pub enum Origin {
     /// The demo in the program.
     BuiltIn,
-    /// A bundle's folder.
-    Folder(PathBuf),
+    /// A bundle's folder or archive.
+    At(PathBuf),
 }
 
 /// What answers and operators are told of a model.

@@ -140,7 +140,7 @@ pub fn bundles(precision: Precision, device: Device) -> Loader {
     Arc::new(move |origin| {
         let source = match origin {
             Origin::BuiltIn => demo::source(),
-            Origin::Folder(dir) => BundleSource::Dir(dir),
+            Origin::At(dir) => BundleSource::At(dir),
         };
         let Bundle { id, manifest, tokens, model, head, cleaner } = load::load(source, precision, &device)?;
         let max_positions = model.config().max_positions;

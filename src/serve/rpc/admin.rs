@@ -188,7 +188,7 @@ fn model(facts: &ModelFacts, role: Role) -> wire::Model {
         .into(),
         folder: match &facts.origin {
             Origin::BuiltIn => String::new(),
-            Origin::Folder(dir) => dir.display().to_string(),
+            Origin::At(dir) => dir.display().to_string(),
         },
         load_time: facts.load_time.and_then(encode::duration),
     }

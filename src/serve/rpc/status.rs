@@ -70,12 +70,13 @@ pub fn status(error: &ServeError) -> Status {
             let facts = HashMap::from([("tokens_per_minute".to_owned(), tokens_per_minute.to_string())]);
             let mut details = ErrorDetails::with_error_info("TENANT_RATE_LIMIT", DOMAIN, facts);
             details.add_quota_failure_violation(format!("tenant:{tenant}"), &message);
-            later(&message, details, *retry_after)
+            later((Code::ResourceExhausted, &message), details, Some(*retry_after))
         }
-        ServeError::DeadlineUnreachable { takes, left } => {
+        ServeError::DeadlineUnreachable { takes, left, retry_after } => {
             let facts = [("estimated_ms", *takes), ("remaining_ms", *left)];
-            let facts = facts.map(|(name, time)| (name, milliseconds(time).to_string()));
-            with_details(Code::DeadlineExceeded, &message, "DEADLINE_UNREACHABLE", &facts)
+            let facts = facts.map(|(name, time)| (name.to_owned(), milliseconds(time).to_string()));
+            let info = ErrorDetails::with_error_info("DEADLINE_UNREACHABLE", DOMAIN, HashMap::from(facts));
+            later((Code::DeadlineExceeded, &message), info, *retry_after)
         }
         ServeError::ForgetBusy { retry_after } => busy(&message, "FORGET_BUSY", *retry_after),
         ServeError::ForgetLate => plain(Code::DeadlineExceeded, "FORGET_UNFINISHED"),
@@ -206,15 +207,20 @@ fn unavailable(message: &str, reason: &str, retry_after: Duration) -> Status {
 }
 
 fn busy(message: &str, reason: &str, retry_after: Duration) -> Status {
-    later(message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()), retry_after)
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    later((Code::ResourceExhausted, message), details, Some(retry_after))
 }
 
-/// What a client hears that is to come back.
-fn later(message: &str, mut details: ErrorDetails, retry_after: Duration) -> Status {
-    details.set_retry_info(Some(retry_after));
-    let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);
-    // What gRPC libraries with a retry policy obey by themselves; RetryInfo is for applications.
-    status.metadata_mut().insert("grpc-retry-pushback-ms", milliseconds(retry_after).into());
+/// What a client hears that is to come back, if it is of use.
+fn later((code, message): (Code, &str), mut details: ErrorDetails, retry_after: Option<Duration>) -> Status {
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
+    }
+    let mut status = Status::with_error_details(code, message, details);
+    if let Some(retry_after) = retry_after {
+        // What gRPC libraries with a retry policy obey by themselves; RetryInfo is for applications.
+        status.metadata_mut().insert("grpc-retry-pushback-ms", milliseconds(retry_after).into());
+    }
     status
 }
 
@@ -267,10 +273,15 @@ mod tests {
         let slow = ServeError::QueueSlow { wait_max: retry_after, retry_after };
         check(&slow, Code::ResourceExhausted, "QUEUE_SLOW");
         let (takes, left) = (Duration::from_millis(900), Duration::from_millis(300));
-        let late = ServeError::DeadlineUnreachable { takes, left };
-        let late = check(&late, Code::DeadlineExceeded, "DEADLINE_UNREACHABLE").get_error_details();
-        let facts = &late.error_info().unwrap().metadata;
-        assert_eq!((facts["estimated_ms"].as_str(), facts["remaining_ms"].as_str()), ("900", "300"));
+        for retry_after in [None, Some(retry_after)] {
+            let late = ServeError::DeadlineUnreachable { takes, left, retry_after };
+            let late = check(&late, Code::DeadlineExceeded, "DEADLINE_UNREACHABLE");
+            assert_eq!(late.metadata().contains_key("grpc-retry-pushback-ms"), retry_after.is_some());
+            let details = late.get_error_details();
+            assert_eq!(details.retry_info().and_then(|info| info.retry_delay), retry_after);
+            let facts = &details.error_info().unwrap().metadata;
+            assert_eq!((facts["estimated_ms"].as_str(), facts["remaining_ms"].as_str()), ("900", "300"));
+        }
         check(&ServeError::DeadlineHit, Code::DeadlineExceeded, "DEADLINE_HIT");
         let draining = check(&ServeError::Draining, Code::Unavailable, "DRAINING");
         let delay = draining.get_error_details().retry_info().unwrap().retry_delay;

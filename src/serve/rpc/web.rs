@@ -1,5 +1,6 @@
 //! Browsers that speak gRPC: gRPC-Web in front of the gRPC services, and which pages may call at all.
 use super::json::TIMEOUT_HEADER;
+use crate::client::USER_KEY;
 use axum::{
     Router,
     body::Body,
@@ -21,7 +22,7 @@ use tower_http::cors::CorsLayer;
 const GRPC_WEB: &[u8] = b"application/grpc-web";
 
 /// What pages may send beside what browsers send by themselves. Not the tenant: that is told by a proxy or by a token.
-const SENT: [HeaderName; 7] = [
+const SENT: [HeaderName; 8] = [
     AUTHORIZATION,
     CONTENT_TYPE,
     HeaderName::from_static("grpc-timeout"),
@@ -29,6 +30,7 @@ const SENT: [HeaderName; 7] = [
     HeaderName::from_static("x-grpc-web"),
     HeaderName::from_static("x-newshound-arm"),
     HeaderName::from_static("x-user-agent"),
+    HeaderName::from_static(USER_KEY),
 ];
 
 /// What scripts of pages may read of an answer.

@@ -9,7 +9,7 @@ pub struct AdminSettings {
     /// `addr`: where models are changed, apart from users' traffic. Default empty: nowhere. An address that others reach needs
     /// `access.admin_tokens_file`, because whoever reaches it decides what readers get.
     pub addr: Option<SocketAddr>,
-    /// `models_dir`: the folder whose folders are bundles that may be loaded. Default empty: none may.
+    /// `models_dir`: the folder whose folders and tar archives are bundles that may be loaded. Default empty: none may.
     pub models_dir: Option<PathBuf>,
 }
 

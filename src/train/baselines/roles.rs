@@ -79,7 +79,7 @@ impl Role {
     /// # Errors
     /// If the bundle cannot be read.
     pub fn id(named: &NamedBundle) -> Result<String, TrainError> {
-        let (id, ..) = load::verified(BundleSource::Dir(&named.folder))?;
+        let (id, ..) = load::verified(BundleSource::At(&named.folder))?;
         Ok(id.0)
     }
 
@@ -92,7 +92,7 @@ impl Role {
         device: &Device,
     ) -> Result<Self, TrainError> {
         let mut world = World::read(world_at, Scope::Evaluation)?;
-        let bundle = load::load(BundleSource::Dir(&named.folder), Precision::F32, device)?;
+        let bundle = load::load(BundleSource::At(&named.folder), Precision::F32, device)?;
         let Bundle { manifest, tokens, model, head, cleaner, .. } = bundle;
         if let Some(cleaner) = &cleaner {
             world.clean(cleaner, &[split])?;

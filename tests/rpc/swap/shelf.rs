@@ -94,7 +94,7 @@ impl Shelf {
             settings.admin.models_dir = Some(dir.clone());
         });
         let loader = self.loader();
-        let first = loader(&Origin::Folder(dir.join(&self.first))).unwrap();
+        let first = loader(&Origin::At(dir.join(&self.first))).unwrap();
         let gate = self.gates.iter().find(|(of, _)| *of == self.first).map(|(_, gate)| Arc::clone(gate));
         let server = Server::start_with(settings, first, loader, gate.unwrap(), Arc::default()).await;
         (self, server)
@@ -119,7 +119,7 @@ impl Shelf {
         let heads = self.heads.clone();
         Arc::new(move |origin| {
             door.pass();
-            let Origin::Folder(folder) = origin else { return Err(LoadError::Panicked) };
+            let Origin::At(folder) = origin else { return Err(LoadError::Panicked) };
             let word = read(folder)?;
             let gate = gates.iter().find(|(of, _)| *of == word).map(|(_, gate)| Arc::clone(gate));
             let gate = gate.unwrap_or_else(|| {

@@ -23,10 +23,13 @@ use tokio_util::sync::CancellationToken;
 /// Any free port of this machine, which nobody else reaches.
 pub const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
+/// How long a server may take to come to rest: twice the minute that a request of a load may take at most.
+const REST_MAX: Duration = Duration::from_secs(120);
+
 /// Which model is measured.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Folder of the bundle; without it, the demo's
+    /// The bundle, a folder or a tar archive of one; without it, the demo's
     #[arg(long)]
     pub bundle: Option<PathBuf>,
     /// Where the network computes: auto, cpu or cuda
@@ -42,7 +45,7 @@ impl ModelArgs {
     pub fn load(&self, precision: Precision) -> Result<Bundle, CommandError> {
         let device = self.device.open()?;
         Ok(match &self.bundle {
-            Some(dir) => load::load(BundleSource::Dir(dir), precision, &device)?,
+            Some(dir) => load::load(BundleSource::At(dir), precision, &device)?,
             None => demo::bundle_in(precision, &device)?,
         })
     }
@@ -125,16 +128,30 @@ impl House {
     /// Resolves when the model has nothing to do.
     ///
     /// # Errors
-    /// If the server does not say.
+    /// As `rest`.
     pub async fn quiet(&self) -> Result<(), CommandError> {
+        self.rest(&["newshound_running_rows ", "newshound_queue_depth "]).await
+    }
+
+    /// Resolves when none of these series is above zero.
+    ///
+    /// # Errors
+    /// If the server does not say, or not within a limit.
+    pub async fn rest(&self, series: &[&str]) -> Result<(), CommandError> {
         /// Often enough that nobody notices, and rarely enough to cost nothing.
         const LOOK: Duration = Duration::from_millis(20);
-        while self.metric("newshound_running_rows ").await? + self.metric("newshound_queue_depth ").await?
-            > 0.0
-        {
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok(())
+        let resting = async {
+            for name in series {
+                while self.metric(name).await? > 0.0 {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(REST_MAX, resting).await.unwrap_or_else(|_| {
+            let words = format!("{} is not 0 after {} s", series.join("or "), REST_MAX.as_secs());
+            Err(CommandError::Usage(words))
+        })
     }
 
     /// Ends the server.

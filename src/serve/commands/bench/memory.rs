@@ -15,12 +15,12 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// A process that is watched until this is dropped.
 #[derive(Debug)]
-pub struct Watched {
+pub struct ProcessMemory {
     largest: Arc<AtomicU64>,
     watching: AbortHandle,
 }
 
-impl Watched {
+impl ProcessMemory {
     /// Watches the process of an id, which is one of Linux.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for ProcessMemory {
     fn drop(&mut self) {
         self.watching.abort();
     }
@@ -69,8 +69,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_memory_of_this_process_is_seen_and_that_of_none_is_not() {
-        let watched = Watched::start(std::process::id()).unwrap();
-        assert!(watched.largest() > 1 << 20);
-        assert!(Watched::start(u32::MAX).is_err());
+        let memory = ProcessMemory::start(std::process::id()).unwrap();
+        assert!(memory.largest() > 1 << 20);
+        assert!(ProcessMemory::start(u32::MAX).is_err());
     }
 }

@@ -84,16 +84,21 @@ pub async fn sharing(args: &SharingArgs, json: bool, out: &mut dyn Write) -> Res
         Readers { n_readers: u64::MAX, n_signals: args.signals, n_candidates: args.n, timeout: PATIENCE };
     let asking = Asking::new(lines, readers);
     let pace = Pace::during(args.rate, Duration::from_secs_f64(args.seconds));
-    // Not counted: the model has answered nothing yet, and the connection to Redis is being made.
+    // Not counted: the model has answered nothing yet.
     asking.open(Pace::during(args.rate, Duration::from_secs(3))).await?;
-    let mut phases = Vec::with_capacity(4);
-    for (name, how) in [("healthy", How::Passes), ("slow", How::Slow), ("paused", How::Stands)] {
+    let (mut phases, mut redis) = (Vec::with_capacity(4), Some(redis));
+    for (name, how) in
+        [("healthy", How::Passes), ("slow", How::Slow), ("paused", How::Stands), ("killed", How::Passes)]
+    {
+        // Each begins with a Redis that is asked, and not with one that is left alone because of the phase before.
+        between.how.send_replace(How::Passes);
+        house.rest(&["newshound_shared_cache_breaker_open "]).await?;
         between.how.send_replace(how);
+        if name == "killed" {
+            drop(redis.take());
+        }
         phases.push((name, seen(&asking.open(pace).await?)?.answered_any()?));
     }
-    between.how.send_replace(How::Passes);
-    drop(redis);
-    phases.push(("killed", seen(&asking.open(pace).await?)?.answered_any()?));
     let n_looks = house.metric("newshound_shared_cache_looks_total{result=\"miss\"}").await?;
     drop(asking);
     house.close().await?;

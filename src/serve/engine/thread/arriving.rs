@@ -84,9 +84,9 @@ impl<G: Generator> Thread<'_, G> {
     /// Takes the next job that fits out of the queue.
     fn begin(&mut self) -> Option<Arriving> {
         loop {
-            let idle = self.running.is_empty();
-            let Picked { job: queued, need, waited } =
-                self.waiting.pick(Instant::now(), self.free_room(), idle)?;
+            let (idle, room) = (self.running.is_empty(), self.room());
+            let free = (self.free_of(room), room.rows);
+            let Picked { job: queued, need, waited } = self.waiting.pick(Instant::now(), free, idle)?;
             let Queued { job, reply, ticket, .. } = *queued;
             drop(ticket);
             // A client may have gone since `forget_gone`; a prefill for nobody would cost more than this look.
