@@ -27,6 +27,8 @@ pub mod world;
 #[cfg(feature = "train")]
 pub mod train;
 
+#[cfg(any(feature = "serve", feature = "train"))]
+pub mod plot;
 pub mod settings;
 pub mod start;
 pub mod telemetry;
