@@ -209,6 +209,7 @@ fn requests(args: &EngineArgs, config: &DecoderConfig, boundary_ids: &Arc<[u32]>
         prompt: prompt(if late == Some(user) { args.late_prompt_tokens } else { args.prompt_tokens }),
         known: None,
         pruning: None,
+        n_held: 0,
         seeds: (0..args.n as u64).map(|row| ((user as u64) << 32) + row).collect(),
         sampler: SamplerSettings { top_k: args.top_k, ..SamplerSettings::SERVING },
         max_new_tokens: args.new_tokens,
