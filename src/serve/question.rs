@@ -322,6 +322,7 @@ mod tests {
             cache_ttl: None,
             cache_stale: None,
             early_stopping: Some(EarlyStopping::Aggressive),
+            draw: Some(Draw::AsNeeded),
             lowest_rung: Some(Rung::Fewer),
         }
     }
@@ -332,6 +333,7 @@ mod tests {
         assert_eq!((options.n_candidates, options.n_queries_max), (16, Some(5)));
         assert_eq!((options.sampler.temperature, options.sampler.top_p), (0.5, 0.7));
         assert_eq!((options.method, options.early_stopping), (Method::None, EarlyStopping::Aggressive));
+        assert_eq!(options.draw, Draw::AsNeeded);
         assert!(NOTHING.explicit().is_empty());
         let defaults = NOTHING.with(&Policy::default(), Method::Consensus);
         assert_eq!((defaults.n_candidates, defaults.n_queries_max), (CANDIDATES_DEFAULT, None));
@@ -347,6 +349,7 @@ mod tests {
             top_p: Some(1.0),
             method: Some(Method::LogProb),
             early_stopping: Some(EarlyStopping::Off),
+            draw: Some(Draw::All),
             lowest_rung: Some(Rung::Full),
             ..NOTHING
         };

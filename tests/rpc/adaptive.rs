@@ -1,4 +1,4 @@
-//! Adaptive N: candidates beside the first two are written only where those disagree.
+//! Adaptive N: half of the candidates are written first, and the others only where those disagree.
 use super::{
     experiments,
     script::{LIST, tokens},
@@ -15,17 +15,17 @@ fn own_words(row_idx: usize) -> String {
     format!("{one}{one} {other}{other}\n{other}{one} {one}{one}\n{one}{other} {other}{one}")
 }
 
-/// Six candidates at most.
-fn as_needed(user: &str) -> proto::GenerateQueriesRequest {
-    let mut request = request(user);
-    options(&mut request).candidate_count = Some(6);
+/// So many candidates at most.
+fn as_needed(n: u32) -> proto::GenerateQueriesRequest {
+    let mut request = request("reader");
+    options(&mut request).candidate_count = Some(n);
     options(&mut request).set_draw(Draw::AsNeeded);
     options(&mut request).return_candidates = true;
     request
 }
 
 async fn drawn(server: &Server) -> (u32, usize) {
-    let response = ask(&mut server.client().await, as_needed("reader")).await;
+    let response = ask(&mut server.client().await, as_needed(4)).await;
     (response.usage.unwrap().candidates_started, response.candidates.len())
 }
 
@@ -46,7 +46,7 @@ async fn two_that_agree_are_enough_and_only_they_are_counted() {
 async fn an_arm_can_say_so() {
     let flags = json!({"newshound.x": {
         "state": "ENABLED",
-        "variants": {"a": {"candidate_count": 6, "draw": "as_needed"}, "b": {}},
+        "variants": {"a": {"candidate_count": 4, "draw": "as_needed"}, "b": {}},
         "defaultVariant": "a",
     }});
     let (_dir, server) = experiments::serving(&flags).await;
@@ -58,37 +58,37 @@ async fn an_arm_can_say_so() {
 #[tokio::test]
 async fn where_two_disagree_all_are_written() {
     let server = Plan::new().writing(|row_idx, _| own_words(row_idx)).start().await;
-    assert_eq!(drawn(&server).await, (6, 6));
-    assert_eq!(valid(&server).await, Some(6.0));
+    assert_eq!(drawn(&server).await, (4, 4));
+    assert_eq!(valid(&server).await, Some(4.0));
     assert_eq!(server.log.prefills(), 1);
 }
 
 #[tokio::test]
 async fn a_row_that_is_no_list_agrees_with_none() {
     let text = |row_idx, _| if row_idx == 0 { "nothing".to_owned() } else { LIST.to_owned() };
-    assert_eq!(drawn(&Plan::new().writing(text).start().await).await, (6, 6));
+    assert_eq!(drawn(&Plan::new().writing(text).start().await).await, (4, 4));
 }
 
 #[tokio::test]
 async fn without_room_for_the_others_the_first_are_the_answer() {
     let plan = Plan::new().writing(|row_idx, _| own_words(row_idx));
-    let server = plan.with(|settings| settings.engine.rows_max = 5).start().await;
+    let server = plan.with(|settings| settings.engine.rows_max = 3).start().await;
     assert_eq!(drawn(&server).await.0, 2);
 }
 
-/// A request whose first two rows have ended, and whose others wait at the gate.
+/// A request whose first three rows have ended, and whose other two wait at the gate.
 async fn in_the_middle(timeout: Duration) -> (Server, tokio::task::JoinHandle<Result<(), tonic::Status>>) {
-    // The first two are the shortest.
-    let text = |row_idx, _| if row_idx < 2 { format!("word{row_idx}") } else { own_words(row_idx) };
+    // The first are the shortest.
+    let text = |row_idx, _| if row_idx < 3 { format!("word{row_idx}") } else { own_words(row_idx) };
     let server = Plan::new().gated().writing(text).start().await;
     let mut client: Client = server.client().await;
-    let mut request = tonic::Request::new(as_needed("reader"));
+    let mut request = tonic::Request::new(as_needed(5));
     request.set_timeout(timeout);
     let call = tokio::spawn(async move { client.generate_queries(request).await.map(|_| ()) });
-    server.until("newshound_running_rows", 2.0).await;
+    server.until("newshound_running_rows", 3.0).await;
     // The end of a list is a token more, but each row has its first token without a step.
     server.gate.allow(tokens().encode_text("word0").len());
-    server.until("newshound_running_rows", 4.0).await;
+    server.until("newshound_running_rows", 2.0).await;
     (server, call)
 }
 
@@ -99,7 +99,7 @@ async fn a_client_that_leaves_in_the_middle_frees_the_rows() {
     server.until("newshound_rpc_in_flight{method=\"GenerateQueries\"}", 0.0).await;
     server.gate.allow(1);
     server.until("newshound_running_rows", 0.0).await;
-    assert_eq!(server.metric("newshound_candidates_total{fate=\"cancelled\"}").await, Some(4.0));
+    assert_eq!(server.metric("newshound_candidates_total{fate=\"cancelled\"}").await, Some(2.0));
     server.until("newshound_kv_bytes", 0.0).await;
 }
 
