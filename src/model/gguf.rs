@@ -159,9 +159,10 @@ impl Tensors {
     /// A number that has to be there; its text reads back as what was meant before it was stored in 32 bits.
     fn number(&self, key: &str) -> Result<f64, String> {
         let value = self.content.metadata.get(key).ok_or(format!("{key} is missing"))?;
-        let number = match value {
-            Value::F32(number) => number.to_string().parse().ok(),
-            value => value.to_f64().ok(),
+        let number = if let Value::F32(number) = value {
+            number.to_string().parse().ok()
+        } else {
+            value.to_f64().ok()
         };
         number.ok_or(format!("{key} is no number"))
     }

@@ -66,8 +66,8 @@ async fn measured(
     next: &Arc<AtomicU64>,
 ) -> Result<f64, CommandError> {
     let (started, mut callers) = (Instant::now(), JoinSet::new());
-    for client in clients.iter().cycle().take(point.n_at_once).cloned() {
-        let next = Arc::clone(next);
+    for client in clients.iter().cycle().take(point.n_at_once) {
+        let (client, next) = (client.clone(), Arc::clone(next));
         callers.spawn(async move {
             let mut n_answered = 0;
             while started.elapsed() < time {
