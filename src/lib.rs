@@ -39,6 +39,8 @@ pub mod world;
 pub mod train;
 
 #[cfg(feature = "house")]
+pub mod plot;
+#[cfg(feature = "house")]
 pub mod settings;
 #[cfg(feature = "house")]
 pub mod start;

@@ -12,6 +12,7 @@ const FUNCTION_LINES_MAX: usize = 60;
 /// `src/ARCHITECTURE.md` shows the same table to readers; a new edge is a design change and edits both.
 const DAG: &[(&str, &[&str])] = &[
     ("client", &[]),
+    ("plot", &[]),
     ("signals", &[]),
     ("queries", &[]),
     ("settings", &[]),
@@ -49,6 +50,7 @@ const DAG: &[(&str, &[&str])] = &[
         "serve",
         &[
             "client",
+            "plot",
             "signals",
             "queries",
             "settings",
@@ -66,6 +68,7 @@ const DAG: &[(&str, &[&str])] = &[
     (
         "train",
         &[
+            "plot",
             "signals",
             "queries",
             "settings",

@@ -64,6 +64,7 @@ fn request(id: u64, n_prompt: u32, n_rows: u64) -> GroupRequest {
         prompt: (0..n_prompt).map(|i| (i * 7 + u32::try_from(id).unwrap() * 13) % 60).collect(),
         known: None,
         pruning: None,
+        n_held: 0,
         seeds: (0..n_rows).map(|row| id * 100 + row).collect(),
         sampler: SAMPLED,
         max_new_tokens: 24,

@@ -106,6 +106,7 @@ fn decoded(device: &Device, dtype: DType) -> Vec<FinishedRow> {
             prompt: ids(5 + id * 140, id),
             known: None,
             pruning: None,
+            n_held: 0,
             seeds: vec![1, 2],
             sampler: SamplerSettings::GREEDY,
             max_new_tokens: 40,

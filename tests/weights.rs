@@ -1,4 +1,5 @@
 //! Checkpoints and configs: what loads, and the one clear error of each kind of damage.
+mod gguf;
 mod rounded;
 
 use candle_core::{DType, Device};

@@ -40,6 +40,8 @@ pub struct GroupRequest {
     pub known: Option<Known>,
     /// One per row: N = seeds.len(), at least one.
     pub seeds: Vec<u64>,
+    /// How many rows, the last ones, wait until `draw` says that they are written; fewer than N.
+    pub n_held: usize,
     /// How tokens are drawn.
     pub sampler: SamplerSettings,
     /// Tokens sampled per row at most, the stop token included; at least one.
@@ -145,14 +147,15 @@ impl Batch {
         Self { model, groups: Vec::new(), finished: Vec::new(), room: Vec::new() }
     }
 
-    /// Prefills the prompt once and forks it into N rows; the first token of each row is sampled here. Rows can already finish here.
+    /// Prefills the prompt once and forks it into N rows, less those that are held; the first token of each row is sampled here, so that what
+    /// a held row says does not depend on when it is written. Rows can already finish here.
     ///
     /// # Errors
     /// If the request is empty, too long, or names an unknown id or a group that is here; or if the model fails. The
     /// batch is unchanged then.
     pub fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         self.check(&request)?;
-        let n_rows = request.seeds.len();
+        let n_first = request.seeds.len() - request.n_held;
         let (prefix, hidden) = match &request.known {
             Some(Known { prefix, n_positions }) => {
                 self.model.prefill_after(prefix, *n_positions, &request.prompt)?
@@ -162,7 +165,7 @@ impl Batch {
         let n_known = request.n_known();
         let prefill_tokens_computed = prefix.n_positions() - n_known;
         let prefix = Arc::new(prefix);
-        let mut group = Group::new(request, Forks::new(Arc::clone(&prefix), n_rows));
+        let mut group = Group::new(request, Forks::new(Arc::clone(&prefix), n_first));
         let Group { rows, rules, .. } = &mut group;
         read_outputs(&self.model, &hidden, &mut self.room, |hidden, logits| {
             sample(rows.iter_mut().map(|row| Turn { row, rules, hidden, logits }).collect());
@@ -170,11 +173,25 @@ impl Batch {
         if group.rows.iter().any(|row| row.state == State::Broken) {
             return Err(DecodeError::NotFinite { id: group.id });
         }
+        group.hold_from(n_first);
         group.take_finished(&mut self.finished)?;
-        if !group.rows.is_empty() {
+        if !group.has_ended() {
             self.groups.push(group);
         }
         Ok(Admitted { prefill_tokens_computed, prefix: Some(prefix) })
+    }
+
+    /// Starts the held rows of a group whose other rows have all ended, on the prompt that was computed for those; returns how many. Until
+    /// then, or until `cancel`, the group is in the batch.
+    ///
+    /// # Errors
+    /// If the model fails.
+    pub fn draw(&mut self, group: GroupId) -> Result<usize, DecodeError> {
+        let Some(group) = self.groups.iter_mut().find(|live| live.id == group) else { return Ok(0) };
+        let n_drawn = group.draw();
+        group.take_finished(&mut self.finished)?;
+        self.groups.retain(|group| !group.has_ended());
+        Ok(n_drawn)
     }
 
     /// One token for every live row; returns rows that finished since the last call (those of admit included).
@@ -202,7 +219,7 @@ impl Batch {
         if n_positions <= n_known {
             return self.step();
         }
-        if self.groups.is_empty() {
+        if self.n_rows() == 0 {
             let ids = &request.prompt[..n_positions];
             let (prefix, _) = match &request.known {
                 Some(known) => self.model.prefill_after(&known.prefix, n_known, ids)?,
@@ -218,7 +235,7 @@ impl Batch {
         &mut self,
         prompt: Option<(&mut GroupRequest, usize)>,
     ) -> Result<Vec<FinishedRow>, DecodeError> {
-        if self.groups.is_empty() {
+        if self.n_rows() == 0 {
             return Ok(std::mem::take(&mut self.finished));
         }
         let ids: Vec<u32> =
@@ -240,7 +257,7 @@ impl Batch {
             group.take_finished(&mut self.finished)?;
             group.prune(&mut self.finished)?;
         }
-        self.groups.retain(|group| !group.rows.is_empty());
+        self.groups.retain(|group| !group.has_ended());
         match broken {
             Some(id) => Err(DecodeError::NotFinite { id }),
             None => Ok(std::mem::take(&mut self.finished)),
@@ -291,7 +308,8 @@ impl Batch {
         if request.prompt.is_empty() {
             return Err(DecodeError::EmptyPrompt);
         }
-        if n_rows == 0 || max_new_tokens == 0 {
+        if n_rows <= request.n_held || max_new_tokens == 0 {
+            let n_rows = n_rows.saturating_sub(request.n_held);
             return Err(DecodeError::EmptyRequest { n_rows, max_new_tokens });
         }
         let (prompt_tokens, max_positions) = (request.prompt.len(), config.max_positions);

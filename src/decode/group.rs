@@ -5,6 +5,7 @@ use super::{
     row::{Row, Rules, State},
 };
 use crate::model::kv_cache::Forks;
+use std::sync::Arc;
 use tracing::warn;
 
 /// Live rows of one prompt, in the order of their keys and values.
@@ -14,6 +15,8 @@ pub(super) struct Group {
     pub(super) rules: Rules,
     pub(super) forks: Forks,
     pub(super) rows: Vec<Row>,
+    /// Rows that have their first token, and wait until the others have ended.
+    held: Vec<Row>,
     pruning: Option<Pruning>,
     /// Rows that have ended by themselves as lists, where weak ones are measured by them.
     ended: Vec<FinishedRow>,
@@ -29,7 +32,27 @@ impl Group {
         let rows = rows.map(|(row_idx, seed)| Row::new(row_idx, sampler, seed, &prompt)).collect();
         let distinct_queries = sampler.distinct_queries;
         let rules = Rules { max_new_tokens, stop_ids, boundary_ids, distinct_queries };
-        Self { id, rules, forks, rows, pruning, ended: Vec::new(), n_steps: 0 }
+        Self { id, rules, forks, rows, held: Vec::new(), pruning, ended: Vec::new(), n_steps: 0 }
+    }
+
+    /// Holds back the rows from one on; only the others have keys and values.
+    pub(super) fn hold_from(&mut self, n_first: usize) {
+        self.held = self.rows.split_off(n_first);
+    }
+
+    /// Lets held rows go on once no other is left; returns how many.
+    pub(super) fn draw(&mut self) -> usize {
+        if !self.rows.is_empty() || self.held.is_empty() {
+            return 0;
+        }
+        self.rows = std::mem::take(&mut self.held);
+        self.forks = Forks::new(Arc::clone(self.forks.prefix()), self.rows.len());
+        self.rows.len()
+    }
+
+    /// Whether there is nothing more to come.
+    pub(super) fn has_ended(&self) -> bool {
+        self.rows.is_empty() && self.held.is_empty()
     }
 
     /// Moves rows that ended out of the group, and frees their keys and values.

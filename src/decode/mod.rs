@@ -1,4 +1,5 @@
 //! Prompt ids in, sampled rows out.
+pub mod adaptive;
 pub mod batch;
 mod error;
 pub mod features;

@@ -55,6 +55,26 @@ impl EarlyStopping {
     }
 }
 
+/// Which candidates are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw {
+    /// As many as are asked for.
+    All,
+    /// A few, and the others where those disagree and nobody waits for their room.
+    AsNeeded,
+}
+
+impl Draw {
+    const ALL: [Self; 2] = [Self::All, Self::AsNeeded];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::AsNeeded => "as_needed",
+        }
+    }
+}
+
 /// How far an answer may fall short of what was asked, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rung {
@@ -114,12 +134,14 @@ pub enum Field {
     CacheStale,
     /// Whether weak candidates are ended early.
     EarlyStopping,
+    /// Whether all candidates are written.
+    Draw,
     /// How far an answer may fall short where there is no time or room for all of it.
     LowestRung,
 }
 
 impl Field {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::CandidateCount,
         Self::QueryCount,
         Self::Temperature,
@@ -128,6 +150,7 @@ impl Field {
         Self::CacheTtl,
         Self::CacheStale,
         Self::EarlyStopping,
+        Self::Draw,
         Self::LowestRung,
     ];
 
@@ -142,6 +165,7 @@ impl Field {
             Self::CacheTtl => "cache_ttl_ms",
             Self::CacheStale => "cache_stale_ms",
             Self::EarlyStopping => "early_stopping",
+            Self::Draw => "draw",
             Self::LowestRung => "lowest_rung",
         }
     }
@@ -194,6 +218,8 @@ pub struct Policy {
     pub cache_stale: Option<Duration>,
     /// Whether weak candidates are ended early.
     pub early_stopping: Option<EarlyStopping>,
+    /// Whether all candidates are written.
+    pub draw: Option<Draw>,
     /// How far an answer may fall short where there is no time or room for all of it.
     pub lowest_rung: Option<Rung>,
 }
@@ -210,6 +236,7 @@ impl Policy {
             Field::CacheTtl => self.cache_ttl.is_some(),
             Field::CacheStale => self.cache_stale.is_some(),
             Field::EarlyStopping => self.early_stopping.is_some(),
+            Field::Draw => self.draw.is_some(),
             Field::LowestRung => self.lowest_rung.is_some(),
         })
     }
@@ -225,6 +252,7 @@ impl Policy {
             cache_ttl: self.cache_ttl.or(other.cache_ttl),
             cache_stale: self.cache_stale.or(other.cache_stale),
             early_stopping: self.early_stopping.or(other.early_stopping),
+            draw: self.draw.or(other.draw),
             lowest_rung: self.lowest_rung.or(other.lowest_rung),
         }
     }
@@ -297,6 +325,13 @@ impl Policy {
                     notes.add(path, "needs a reward head that foresees, and the bundle has none");
                 }
             }
+            Field::Draw => {
+                let word = value.as_str().unwrap_or_default();
+                self.draw = Draw::ALL.into_iter().find(|draw| draw.word() == word);
+                if self.draw.is_none() {
+                    notes.add(path, &format!("should be one of {}", Draw::ALL.map(Draw::word).join(", ")));
+                }
+            }
             Field::LowestRung => {
                 self.lowest_rung = Rung::of_word(value.as_str().unwrap_or_default());
                 if self.lowest_rung.is_none() {
@@ -363,7 +398,7 @@ mod tests {
     fn every_field_is_read_and_listed() {
         let all = json!({"candidate_count": 16, "query_count": 5, "temperature": 0.5, "top_p": 0.9,
             "rerank": "reward_head", "cache_ttl_ms": 250, "cache_stale_ms": 0, "early_stopping": "safe",
-            "lowest_rung": "greedy"});
+            "draw": "as_needed", "lowest_rung": "greedy"});
         let expected = Policy {
             candidate_count: Some(16),
             query_count: Some(5),
@@ -373,6 +408,7 @@ mod tests {
             cache_ttl: Some(Duration::from_millis(250)),
             cache_stale: Some(Duration::ZERO),
             early_stopping: Some(EarlyStopping::Safe),
+            draw: Some(Draw::AsNeeded),
             lowest_rung: Some(Rung::Greedy),
         };
         assert_eq!(check(all, Head::Foresees), Ok(expected));
@@ -391,6 +427,7 @@ mod tests {
             ("cache_ttl_ms", json!([1, 1000]), json!([0, 1001])),
             ("cache_stale_ms", json!([0, 1000]), json!([-1, 1001])),
             ("early_stopping", json!(["off"]), json!(["on", true, "safe", "aggressive"])),
+            ("draw", json!(["all", "as_needed"]), json!(["off", true, 2])),
             ("lowest_rung", json!(["full", "fewer", "greedy", "stale", "cohort"]), json!(["refused", 1])),
             ("rerank", json!(["consensus", "none"]), json!(["auto", 1, "reward_head"])),
         ] {

@@ -101,7 +101,7 @@ impl DecoderConfig {
         let config = serde_json::from_slice::<Raw>(json)
             .map_err(|error| error.to_string())
             .and_then(|raw| raw.check())
-            .and_then(|config| config.check_sizes().map(|()| config));
+            .and_then(Self::checked);
         config.map_err(|reason| ModelError::Config { file: file.to_owned(), reason })
     }
 
@@ -154,7 +154,8 @@ impl DecoderConfig {
         format!("{config:#}\n")
     }
 
-    fn check_sizes(&self) -> Result<(), String> {
+    /// Itself, if its sizes make a network.
+    pub(super) fn checked(self) -> Result<Self, String> {
         // The upper limits are far above every published model of these families; they keep sizes that are
         // typing mistakes from becoming allocations.
         let limits = [
@@ -187,7 +188,7 @@ impl DecoderConfig {
         if !(self.rope_theta >= 1.0 && self.rope_theta.is_finite()) {
             return Err(format!("rope_theta is {}, expected a number of at least 1", self.rope_theta));
         }
-        Ok(())
+        Ok(self)
     }
 }
 

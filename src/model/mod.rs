@@ -6,6 +6,7 @@ mod cuda;
 pub mod device;
 pub mod encoder;
 mod fused;
+pub mod gguf;
 pub mod int8;
 pub mod kv_cache;
 pub mod linear;

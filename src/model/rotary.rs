@@ -32,12 +32,8 @@ impl Rotation {
 
 impl Rotary {
     pub(super) fn new(config: &DecoderConfig) -> Self {
-        let frequency = |pair: usize| {
-            let exponent = (2 * pair) as f64 / config.head_dim as f64;
-            let plain = config.rope_theta.powf(exponent).recip();
-            scale(plain, config.rope_scaling) as f32
-        };
-        Self { frequencies: (0..config.head_dim / 2).map(frequency).collect() }
+        let frequency = |plain: f64| scale(plain, config.rope_scaling) as f32;
+        Self { frequencies: plain(config).map(frequency).collect() }
     }
 
     /// Returns the rotation of each position; `leading` is the shape of `positions`: (T) or (B, T).
@@ -58,6 +54,17 @@ impl Rotary {
         let tensor = |values| Tensor::from_vec(values, shape.as_slice(), device)?.to_dtype(dtype);
         Ok(Rotation { cos: tensor(cos)?, sin: tensor(sin)? })
     }
+}
+
+/// How many times the wavelength of each pair is stretched.
+pub(super) fn stretches(config: &DecoderConfig) -> impl Iterator<Item = f64> {
+    plain(config).map(|frequency| frequency / scale(frequency, config.rope_scaling))
+}
+
+/// Frequencies of the pairs of a head before they are scaled.
+fn plain(config: &DecoderConfig) -> impl Iterator<Item = f64> {
+    let exponent = |pair: usize| (2 * pair) as f64 / config.head_dim as f64;
+    (0..config.head_dim / 2).map(move |pair| config.rope_theta.powf(exponent(pair)).recip())
 }
 
 /// Source: Llama 3.1 reference implementation, `apply_scaling`.

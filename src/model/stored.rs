@@ -280,7 +280,7 @@ fn narrow(values: &[f32], dtype: DType) -> Option<(Dtype, Vec<u8>)> {
 }
 
 /// Whether every value is finite, also after rounding to `dtype`.
-fn all_finite(values: &[f32], dtype: DType) -> bool {
+pub(super) fn all_finite(values: &[f32], dtype: DType) -> bool {
     // 65,520 is the first value that rounds to infinity in f16.
     let limit = if dtype == DType::F16 { 65_519.996 } else { f32::MAX };
     // No early return: the fold vectorises, and almost every tensor is finite.

@@ -175,7 +175,7 @@ pub struct Used {
     total: Duration,
     /// Of rows that were stopped early.
     pruned: Duration,
-    /// Of one row that has run since the prefill.
+    /// Of one row that has run since the prefill, or since rows were drawn.
     per_row: Duration,
     n_steps: u32,
     /// Of the prompt, as far as it was computed, and of all rows.
@@ -199,6 +199,12 @@ impl Used {
         self.per_row += share / u32::try_from(n_rows).unwrap_or(u32::MAX).max(1);
         self.n_steps += 1;
         self.tokens += n_rows as u64;
+    }
+
+    /// Adds rows, each with its first token, that run on without those before them.
+    pub fn drawn(&mut self, n_rows: usize) {
+        self.tokens += n_rows as u64;
+        (self.per_row, self.n_steps) = (Duration::ZERO, 0);
     }
 
     /// Notes the end of a row of so many tokens.

@@ -4,6 +4,7 @@
 //! The thread ends, and its memory is free, when the last way to it is dropped and its rows have ended.
 use crate::{
     decode::{
+        adaptive::Adaptive,
         batch::{DecodeError, FinishedRow, GroupId, GroupRequest},
         pruning::Pruning,
         sampler::SamplerSettings,
@@ -90,6 +91,8 @@ pub struct Job {
     pub boundary_ids: Arc<[u32]>,
     /// How weak rows are stopped early.
     pub pruning: Option<Pruning>,
+    /// How the first rows decide whether the others are written; none: all are.
+    pub adaptive: Option<Adaptive>,
     /// Until when the job is worth anything.
     pub deadline: Arc<Deadline>,
     /// What is used for it; it comes back with `Done`, and is settled here if the job is not decoded to its end.
@@ -97,13 +100,22 @@ pub struct Job {
 }
 
 impl Job {
+    /// What it takes until its first rows have ended.
     fn need(&self) -> Room {
-        let rows = self.seeds.len();
-        Room { rows, tokens: self.prompt.len().saturating_add(rows.saturating_mul(self.max_new_tokens)) }
+        let written = self.room_of(self.seeds.len() - self.n_held());
+        Room { tokens: self.prompt.len().saturating_add(written.tokens), ..written }
+    }
+
+    fn n_held(&self) -> usize {
+        self.adaptive.as_ref().map_or(0, |_| Adaptive::n_held(self.seeds.len()))
+    }
+
+    fn room_of(&self, rows: usize) -> Room {
+        Room { rows, tokens: rows.saturating_mul(self.max_new_tokens) }
     }
 }
 
-/// What a job's owner hears, in this order: `Admitted`, `Row` for each row, `Done`; or `Failed` at any time, and nothing after it.
+/// What a job's owner hears, in this order: `Admitted`, `Row` for each row that is written, `Done`; or `Failed` at any time, and nothing after it.
 #[derive(Debug)]
 pub enum Event {
     /// The prompt went through the model.

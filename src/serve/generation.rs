@@ -4,11 +4,12 @@ mod course;
 use crate::{
     cleaner::{self, Cleaner, CleanerError, Verdict, rules, with_category},
     decode::{
+        adaptive::Adaptive,
         batch::{Finish, FinishedRow},
         features::list_features,
-        pruning::Pruning,
+        pruning::{IsList, Pruning},
     },
-    experiment::policy::EarlyStopping,
+    experiment::policy::{Draw, EarlyStopping},
     model::reward_head::RewardHead,
     queries::{Query, QueryList},
     serve::{
@@ -109,7 +110,6 @@ impl Writer {
             for event in ready {
                 match event {
                     Event::Admitted { queue, prefill, prefill_tokens_computed } => {
-                        self.metrics.candidates_started(question.options.n_candidates);
                         course.admitted(queue, prefill, prefill_tokens_computed);
                     }
                     Event::Row(row) => rows.push(row),
@@ -188,6 +188,7 @@ impl Writer {
             stop_ids: self.tokens.stop_ids(),
             boundary_ids: self.tokens.boundary_ids(),
             pruning: self.pruning(options),
+            adaptive: (options.draw == Draw::AsNeeded).then(|| Adaptive { is_list: self.is_list() }),
             deadline,
             bill: Bill::open(&self.metrics, &question.enrolment, charge),
         }
@@ -202,10 +203,14 @@ impl Writer {
         };
         let head = self.head.as_ref().filter(|head| head.foresees());
         let head = head.filter(|_| options.method == Method::RewardHead)?;
+        Some(Pruning { head: Arc::clone(head), confidence, is_list: self.is_list() })
+    }
+
+    /// Which rows could be chosen.
+    fn is_list(&self) -> IsList {
         let (tokens, gate) = (self.tokens.clone(), self.topics.gate());
         let of_row = move |row: &FinishedRow| gate.queries(list(&tokens, row)?);
-        let is_list = move |row: &FinishedRow| row.finish == Finish::Stop && of_row(row).is_ok();
-        Some(Pruning { head: Arc::clone(head), confidence, is_list: Arc::new(is_list) })
+        Arc::new(move |row| row.finish == Finish::Stop && of_row(row).is_ok())
     }
 
     /// Parses rows, and scores them among those that ended before; not on an async thread, which the scores of many lists
@@ -320,6 +325,7 @@ impl Writer {
             self.metrics.phase(name, took);
         }
         let n_candidates = course.candidates.len();
+        self.metrics.candidates_started(n_candidates);
         // The last leader beats every other list.
         let best_idx = course.candidates.iter().rposition(|candidate| candidate.best_so_far);
         let (Some(best_idx), Some(first)) = (best_idx, course.time_to_first_candidate) else {

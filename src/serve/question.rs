@@ -1,7 +1,7 @@
 //! One checked request, in our own words.
 use crate::{
     decode::sampler::SamplerSettings,
-    experiment::policy::{EarlyStopping, Field, Policy, Rerank, Rung},
+    experiment::policy::{Draw, EarlyStopping, Field, Policy, Rerank, Rung},
     serve::{
         batcher::Class, experiments::enrolment::Enrolment, generation::Writer, rerank::Method, traces::Trace,
     },
@@ -123,6 +123,8 @@ pub struct Wanted {
     pub method: Option<Method>,
     /// Whether weak candidates are ended early.
     pub early_stopping: Option<EarlyStopping>,
+    /// Whether all candidates are written.
+    pub draw: Option<Draw>,
     /// How far an answer may fall short.
     pub lowest_rung: Option<Rung>,
 }
@@ -137,6 +139,7 @@ impl Wanted {
             (Field::TopP, self.top_p.is_some()),
             (Field::Rerank, self.method.is_some()),
             (Field::EarlyStopping, self.early_stopping.is_some()),
+            (Field::Draw, self.draw.is_some()),
             (Field::LowestRung, self.lowest_rung.is_some()),
         ];
         set.into_iter().filter(|(_, is_set)| *is_set).map(|(field, _)| field).collect()
@@ -165,6 +168,7 @@ impl Wanted {
             seed: self.seed,
             method: self.method.or(method).unwrap_or(auto),
             early_stopping: self.early_stopping.or(policy.early_stopping).unwrap_or(EarlyStopping::Off),
+            draw: self.draw.or(policy.draw).unwrap_or(Draw::All),
         }
     }
 }
@@ -186,6 +190,8 @@ pub struct Options {
     pub method: Method,
     /// Whether weak candidates are ended early.
     pub early_stopping: EarlyStopping,
+    /// Whether all candidates are written.
+    pub draw: Draw,
 }
 
 impl Options {
@@ -232,6 +238,10 @@ impl Options {
             EarlyStopping::Safe => 2,
             EarlyStopping::Aggressive => 3,
         });
+        put(match self.draw {
+            Draw::All => 1,
+            Draw::AsNeeded => 2,
+        });
         bytes
     }
 }
@@ -259,6 +269,7 @@ mod tests {
             seed,
             method,
             early_stopping,
+            draw: Draw::All,
         }
     }
 
@@ -274,6 +285,7 @@ mod tests {
             Options { method: Method::None, ..same },
             Options { early_stopping: EarlyStopping::Safe, ..same },
             Options { early_stopping: EarlyStopping::Aggressive, ..same },
+            Options { draw: Draw::AsNeeded, ..same },
             Options { sampler: SamplerSettings { temperature: 0.9, ..sampler }, ..same },
             Options { sampler: SamplerSettings { top_k: 1, ..sampler }, ..same },
             Options { sampler: SamplerSettings { top_p: 0.8, ..sampler }, ..same },
@@ -296,6 +308,7 @@ mod tests {
         seed: None,
         method: None,
         early_stopping: None,
+        draw: None,
         lowest_rung: None,
     };
 
@@ -309,6 +322,7 @@ mod tests {
             cache_ttl: None,
             cache_stale: None,
             early_stopping: Some(EarlyStopping::Aggressive),
+            draw: Some(Draw::AsNeeded),
             lowest_rung: Some(Rung::Fewer),
         }
     }
@@ -319,6 +333,7 @@ mod tests {
         assert_eq!((options.n_candidates, options.n_queries_max), (16, Some(5)));
         assert_eq!((options.sampler.temperature, options.sampler.top_p), (0.5, 0.7));
         assert_eq!((options.method, options.early_stopping), (Method::None, EarlyStopping::Aggressive));
+        assert_eq!(options.draw, Draw::AsNeeded);
         assert!(NOTHING.explicit().is_empty());
         let defaults = NOTHING.with(&Policy::default(), Method::Consensus);
         assert_eq!((defaults.n_candidates, defaults.n_queries_max), (CANDIDATES_DEFAULT, None));
@@ -334,6 +349,7 @@ mod tests {
             top_p: Some(1.0),
             method: Some(Method::LogProb),
             early_stopping: Some(EarlyStopping::Off),
+            draw: Some(Draw::All),
             lowest_rung: Some(Rung::Full),
             ..NOTHING
         };

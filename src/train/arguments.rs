@@ -237,7 +237,7 @@ fn stage_seed(text: &str) -> Result<(String, u64), String> {
 /// Arguments of `score`.
 #[derive(Args, Debug)]
 pub struct ScoreArgs {
-    /// Model folder: unmodified Hugging Face layout, or a run's folder.
+    /// Model folder: unmodified Hugging Face layout, or a run's folder; or a GGUF file, with tokenizer.json beside it where there is text.
     #[arg(long)]
     pub(super) model: PathBuf,
     /// Divides the logits before the softmax.
@@ -248,7 +248,7 @@ pub struct ScoreArgs {
 /// Arguments of `generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// Model folder: unmodified Hugging Face layout, or a run's folder.
+    /// Model folder: unmodified Hugging Face layout, or a run's folder; or a GGUF file, with tokenizer.json beside it where there is text.
     #[arg(long)]
     pub(super) model: PathBuf,
     /// Always take the likeliest token.

@@ -99,12 +99,12 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
         Command::Measure(args) => say(output, &evaluate::trec::measure(&args.qrels, &args.run)?),
         Command::Report(args) => report::run(&args.runs, &args.out),
         Command::Score(args) => {
-            let folder = ModelFolder::open(&args.model, &device.open()?)?;
+            let folder = ModelFolder::open_any(&args.model, &device.open()?)?;
             score::run(&folder, args.temperature, &mut stdin().lock(), output)
         }
         Command::Generate(args) => {
             let settings = args.settings()?;
-            let folder = ModelFolder::open(&args.model, &device.open()?)?;
+            let folder = ModelFolder::open_any(&args.model, &device.open()?)?;
             generate::run(folder, settings, &mut stdin().lock(), output)
         }
     }

@@ -81,6 +81,7 @@ pub fn run(
         prompt,
         known: None,
         pruning: None,
+        n_held: 0,
         seeds: (0..settings.n as u64).map(|row| settings.seed.wrapping_add(row)).collect(),
         sampler: settings.sampler,
         max_new_tokens: settings.max_new_tokens,

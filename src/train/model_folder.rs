@@ -1,8 +1,10 @@
-//! Unmodified Hugging Face model folders, opened to be used as they are.
+//! Unmodified Hugging Face model folders and GGUF files, opened to be used as they are.
 use super::{checkpoint, error::TrainError};
 use crate::{
     bundle::load::{CONFIG_FILE, TOKENIZER_FILE},
-    model::{config::DecoderConfig, ops::Numerics, transformer::Transformer, weights::Checkpoint},
+    model::{
+        config::DecoderConfig, gguf::Gguf, ops::Numerics, transformer::Transformer, weights::Checkpoint,
+    },
     text::vocabulary,
 };
 use candle_core::{DType, Device};
@@ -14,7 +16,7 @@ use tokenizers::Tokenizer;
 /// A model with the tokenizer beside it, in f32.
 #[derive(Debug)]
 pub struct ModelFolder {
-    /// The folder.
+    /// The folder, or that of the file.
     pub path: PathBuf,
     /// The network, without gradients.
     pub model: Transformer,
@@ -25,6 +27,20 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
+    /// Opens a GGUF file, with the tokenizer of its folder, or whatever `open` does; its network computes on `device`.
+    /// # Errors
+    /// If there is no sound model.
+    pub fn open_any(path: &Path, device: &Device) -> Result<Self, TrainError> {
+        if !Gguf::is_at(path) {
+            return Self::open(path, device);
+        }
+        let mut weights = Gguf::open(path, DType::F32, device)?;
+        let config = weights.config.clone();
+        let model = Transformer::load(&config, &mut weights, Numerics::Serve)?;
+        let path = path.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Self { tokenizer: tokenizer(&path)?, path, model, stop_ids: config.eos_ids })
+    }
+
     /// Opens a model folder, or of a run's folder the best checkpoint where one was chosen, else the newest; its network computes on `device`.
     /// # Errors
     /// If the folder does not hold a sound model.
@@ -35,15 +51,8 @@ impl ModelFolder {
         let config = DecoderConfig::parse(&json, &config_at.display().to_string())?;
         let mut weights = Checkpoint::open(&path, DType::F32, device)?;
         let model = Transformer::load(&config, &mut weights, Numerics::Serve)?;
-        let tokenizer_at = path.join(TOKENIZER_FILE);
-        let tokenizer = if tokenizer_at.is_file() {
-            let json = std::fs::read(&tokenizer_at).map_err(TrainError::disk(&tokenizer_at, "read"))?;
-            Some(vocabulary::tokenizer(&json).map_err(|error| TrainError::file(&tokenizer_at, error))?)
-        } else {
-            None
-        };
         let stop_ids = generation_eos(&path)?.unwrap_or(config.eos_ids);
-        Ok(Self { path, model, tokenizer, stop_ids })
+        Ok(Self { tokenizer: tokenizer(&path)?, path, model, stop_ids })
     }
 
     /// Returns the ids of text or the ids given, checked against the vocabulary.
@@ -53,7 +62,7 @@ impl ModelFolder {
         let ids = match (text, ids) {
             (Some(text), None) => {
                 let tokenizer =
-                    self.tokenizer.as_ref().ok_or("the folder has no tokenizer.json; give ids")?;
+                    self.tokenizer.as_ref().ok_or("there is no tokenizer.json beside the model; give ids")?;
                 let encoding = tokenizer.encode(text, false).map_err(|error| error.to_string())?;
                 encoding.get_ids().to_vec()
             }
@@ -66,6 +75,16 @@ impl ModelFolder {
             None => Ok(ids),
         }
     }
+}
+
+/// The tokenizer of a folder that has one.
+fn tokenizer(folder: &Path) -> Result<Option<Tokenizer>, TrainError> {
+    let path = folder.join(TOKENIZER_FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
+    vocabulary::tokenizer(&json).map(Some).map_err(|error| TrainError::file(&path, error))
 }
 
 #[derive(Deserialize)]

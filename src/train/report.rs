@@ -2,7 +2,6 @@
 //!
 //! Read from what a run leaves in its folder: `metrics.jsonl`, `watch.jsonl`, `samples.jsonl`. The page holds no script and no other
 //! file.
-mod curves;
 mod lists;
 
 use super::{
@@ -10,7 +9,7 @@ use super::{
     html,
     samples::{SAMPLES_FILE, Sample},
 };
-use curves::Curve;
+use crate::plot::{self, Chart, Curve};
 use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
@@ -41,7 +40,8 @@ pub fn run(runs: &[PathBuf], out: &Path) -> Result<(), TrainError> {
             .iter()
             .filter_map(|story| Some(Curve { name: &story.name, points: story.figures.get(&figure)? }))
             .collect();
-        page.push_str(&curves::draw(&figure, &curves).map_err(|reason| TrainError::file(out, reason))?);
+        let chart = Chart { title: &figure, x: "step", curves: &curves };
+        page.push_str(&plot::draw(&[chart]).map_err(|reason| TrainError::file(out, reason))?);
     }
     for story in &stories {
         page.push_str(&lists::side_by_side(&story.name, &story.samples));

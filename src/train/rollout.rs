@@ -99,6 +99,7 @@ impl Sampled {
             prompt: prompt.clone(),
             known: None,
             pruning: None,
+            n_held: 0,
             seeds: (0..n).map(|row| first_seed.wrapping_add((idx * n + row) as u64)).collect(),
             sampler,
             max_new_tokens: LIST_TOKENS_MAX,

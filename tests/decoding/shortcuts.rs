@@ -131,3 +131,41 @@ fn rows_in_8_bits_say_what_they_say_alone() {
         }
     }
 }
+
+/// In 8 bits, so that rows can be compared to the last bit.
+#[test]
+fn held_rows_wait_for_the_first_and_say_what_they_say_without_waiting() {
+    let mut parameters = Parameters::fresh(7, &Device::Cpu);
+    let model = Precision::Int8.load(model().config(), &mut parameters, &Device::Cpu).unwrap();
+    let mut batch = Batch::new(Arc::new(model));
+    let held = GroupRequest { n_held: 6, ..request(1, 20, 8) };
+    batch.admit(request(1, 20, 8)).unwrap();
+    let whole = drain(&mut batch);
+    for _ in 0..2 {
+        batch.admit(held.clone()).unwrap();
+        assert_eq!((batch.n_rows(), batch.draw(held.id).unwrap()), (2, 0), "the first have not ended");
+        let first = drain(&mut batch);
+        assert_eq!(first.keys().map(|(_, row_idx)| *row_idx).collect::<Vec<_>>(), [0, 1]);
+        assert!(batch.kv_bytes() > 0, "the prompt is kept for the others");
+        let mut company = request(2, 30, 3);
+        batch.step_beside(&mut company, 8).unwrap();
+        batch.admit(company).unwrap();
+        batch.step().unwrap();
+        assert_eq!(batch.draw(held.id).unwrap(), 6);
+        assert_eq!(batch.draw(held.id).unwrap(), 0);
+        let mut rows = drain(&mut batch);
+        rows.retain(|(group, _), _| *group == held.id);
+        rows.extend(first);
+        assert_eq!(rows, whole);
+        assert_eq!((batch.kv_bytes(), batch.draw(held.id).unwrap()), (0, 0));
+    }
+    batch.admit(held.clone()).unwrap();
+    drain(&mut batch);
+    assert_eq!(
+        (batch.cancel(held.id), batch.kv_bytes()),
+        (0, 0),
+        "nothing stays of a group that draws no more"
+    );
+    let none = GroupRequest { n_held: 8, ..held };
+    assert!(matches!(batch.admit(none), Err(DecodeError::EmptyRequest { n_rows: 0, .. })));
+}

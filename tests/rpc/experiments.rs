@@ -224,7 +224,7 @@ fn targeted() -> Value {
     let is = |name: &str, text: &str| json!({"==": [{"var": name}, text]});
     json!({"newshound.x": {
         "state": "ENABLED",
-        "variants": {"a": {"temperature": 0.5}, "b": {}, "c": {}},
+        "variants": {"a": {"temperature": 0.5, "draw": "as_needed"}, "b": {}, "c": {}},
         "targeting": {"if": [is("locale", "de"), "a", is("tier", "gold"), "b", is("tenant", "daily"), "c"]},
     }})
 }
@@ -252,7 +252,8 @@ async fn explanations_say_why_and_what_without_asking_the_model() {
     };
     let german = explain(&server, context("de", "gold"), Some("daily")).await;
     assert_eq!((german.arms[0].arm_id(), german.arms[0].assigned_by()), ("a", AssignedBy::Rule));
-    assert_eq!(german.policy.unwrap().temperature, Some(0.5));
+    let policy = german.policy.unwrap();
+    assert_eq!((policy.temperature, policy.draw()), (Some(0.5), proto::Draw::AsNeeded));
     assert_eq!(german.config_digest.len(), 16);
     assert_eq!(explain(&server, context("fi", "gold"), Some("daily")).await.arms[0].arm_id(), "b");
     assert_eq!(explain(&server, context("fi", ""), Some("daily")).await.arms[0].arm_id(), "c");

@@ -1,5 +1,6 @@
 //! Wire behaviour, one file each: a real server on a port of its own, with a script in place of the network.
 mod access;
+mod adaptive;
 mod batch;
 mod cache;
 mod canary;

@@ -108,11 +108,12 @@ pub struct Script {
     log: Arc<Log>,
     mishap: Mishap,
     rows: Vec<Row>,
+    held: Vec<Row>,
 }
 
 impl Script {
     pub fn new(text: Text, gate: Arc<Gate>, log: Arc<Log>, mishap: Mishap) -> Self {
-        Self { tokens: tokens(), text, gate, log, mishap, rows: Vec::new() }
+        Self { tokens: tokens(), text, gate, log, mishap, rows: Vec::new(), held: Vec::new() }
     }
 }
 
@@ -136,9 +137,17 @@ impl Generator for Script {
             let finish = if ids.len() > request.max_new_tokens { Finish::Length } else { Finish::Stop };
             ids.truncate(request.max_new_tokens);
             let boundary_ids = Arc::clone(&request.boundary_ids);
-            self.rows.push(Row { group: request.id, row_idx, ids, finish, n_written: 1, boundary_ids });
+            let is_held = row_idx + request.n_held >= request.seeds.len();
+            let rows = if is_held { &mut self.held } else { &mut self.rows };
+            rows.push(Row { group: request.id, row_idx, ids, finish, n_written: 1, boundary_ids });
         }
         Ok(Admitted { prefill_tokens_computed: request.prompt.len(), prefix: None })
+    }
+
+    fn draw(&mut self, group: GroupId) -> Result<usize, DecodeError> {
+        let n_before = self.rows.len();
+        self.rows.extend(self.held.extract_if(.., |row| row.group == group));
+        Ok(self.rows.len() - n_before)
     }
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
@@ -157,6 +166,7 @@ impl Generator for Script {
     }
 
     fn cancel(&mut self, group: GroupId) -> usize {
+        self.held.retain(|row| row.group != group);
         let before = self.rows.len();
         self.rows.retain(|row| row.group != group);
         let n_cancelled = before - self.rows.len();
@@ -173,7 +183,7 @@ impl Generator for Script {
     }
 
     fn kv_bytes(&self) -> usize {
-        self.rows.len() * 1000
+        (self.rows.len() + self.held.len()) * 1000
     }
 }
 

@@ -128,6 +128,7 @@ async fn all_broken_fields_are_named_together() {
             candidate_count: Some(99),
             temperature: Some(f32::NAN),
             lowest_rung: 9,
+            draw: 9,
             ..Default::default()
         }),
         cache: Some(proto::CachePolicy { mode: -1 }),
@@ -142,6 +143,7 @@ async fn all_broken_fields_are_named_together() {
         "correlation_id",
         "experiment.locale",
         "options.candidate_count",
+        "options.draw",
         "options.lowest_rung",
         "options.temperature",
         "priority",

@@ -9,6 +9,7 @@ pub mod memory;
 pub mod overload;
 pub mod seen;
 pub mod sharing;
+mod sweep;
 
 use super::{
     CommandError,
@@ -34,6 +35,7 @@ use sharing::SharingArgs;
 use std::{
     collections::BTreeMap,
     io::Write,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -68,6 +70,13 @@ pub struct BenchArgs {
     /// How long a request may take, in milliseconds
     #[arg(long, default_value_t = 30_000)]
     pub timeout_ms: u64,
+    /// Also draws, into this file as SVG, answers per second over candidates, over requests at a time and over signals; each of ten points takes as
+    /// long as the load
+    #[arg(long)]
+    pub plot: Option<PathBuf>,
+    /// Most requests at a time in the plot
+    #[arg(long, default_value_t = 8)]
+    pub at_once: usize,
     /// Writes one JSON object
     #[arg(long, global = true)]
     pub json: bool,
@@ -82,8 +91,8 @@ impl BenchArgs {
     pub(super) fn check(&self) -> Result<(), CommandError> {
         let in_range = |value: f64, most: f64| value > 0.0 && value <= most;
         let sensible = in_range(self.rate, 100_000.0) && in_range(self.duration_s, 86_400.0);
-        if !sensible || self.connections == 0 || self.signals == 0 || self.readers == 0 {
-            let usage = "rate must be above 0 and at most 100000, duration above 0 and at most 86400 s; connections, readers and signals at least 1";
+        if !sensible || self.connections == 0 || self.at_once == 0 || self.signals == 0 || self.readers == 0 {
+            let usage = "rate must be above 0 and at most 100000, duration above 0 and at most 86400 s; connections, readers, signals and requests at a time at least 1";
             return Err(CommandError::Usage(usage.to_owned()));
         }
         Ok(())
@@ -166,9 +175,9 @@ pub async fn measure(
 /// If nobody answers, no request is answered, or the load makes no sense.
 async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     args.check()?;
-    let (clients, readers) = (args.clients().await?, args.readers());
+    let (connected, readers) = (args.clients().await?, args.readers());
     let (started, mut tally) = (Instant::now(), Tally::new()?);
-    let mut clients = clients.iter().cycle();
+    let mut clients = connected.iter().cycle();
     let call = |number| {
         let client = clients.next().cloned();
         async move {
@@ -183,7 +192,11 @@ async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError>
     })
     .await?;
     tally.report(&args, started.elapsed(), out)?;
-    tally.verdict()
+    tally.verdict()?;
+    match &args.plot {
+        Some(path) => sweep::draw(&args, &connected, pace.n_requests, path).await,
+        None => Ok(()),
+    }
 }
 
 /// How an answer is counted, beside the codes of refusals.

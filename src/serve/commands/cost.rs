@@ -61,6 +61,7 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
                 prompt: prompt.clone(),
                 known: None,
                 pruning: None,
+                n_held: 0,
                 seeds: (0..n as u64).collect(),
                 sampler: SamplerSettings::SERVING,
                 max_new_tokens: args.new_tokens,

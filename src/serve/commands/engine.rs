@@ -2,6 +2,7 @@
 mod load;
 mod returning;
 mod roofline;
+mod sweep;
 
 use super::CommandError;
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     model::{
         config::DecoderConfig,
         device::{self, DeviceChoice},
+        gguf::Gguf,
         precision::Precision,
         transformer::Transformer,
         weights::{Checkpoint, ModelError, Parameters, TensorSource},
@@ -39,7 +41,7 @@ pub struct EngineArgs {
     /// Folder of the bundle; without it and without --model, the demo's
     #[arg(long, conflicts_with = "model")]
     pub bundle: Option<PathBuf>,
-    /// Model folder in Hugging Face layout, no tokenizer needed; one with config.json alone gets random weights
+    /// Model folder in Hugging Face layout, no tokenizer needed, or a GGUF file; a folder with config.json alone gets random weights
     #[arg(long)]
     pub model: Option<PathBuf>,
     /// Tokens of each prompt; they are random
@@ -78,6 +80,9 @@ pub struct EngineArgs {
     /// No token ends a candidate, so that every run does the same work
     #[arg(long)]
     pub ignore_eos: bool,
+    /// Also draws, into this file as SVG, readers per second over candidates, over readers at a time and over prompt tokens
+    #[arg(long)]
+    pub plot: Option<PathBuf>,
 }
 
 /// What was measured.
@@ -124,20 +129,13 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     if numbers.contains(&0) {
         return Err(CommandError::Usage("numbers must be at least 1".to_owned()));
     }
-    let (model, boundary_ids) = subject(args)?;
-    let device = device::name(model.device());
-    let mut requests = requests(args, model.config(), &boundary_ids);
-    if let Some(known) = shared(args, &model, &requests)? {
-        requests.iter_mut().for_each(|request| request.known = Some(known.clone()));
-    }
-    // It loads kernels, warms caches and starts thread pools.
-    Load::default().run(&mut Batch::new(Arc::clone(&model)), requests.iter().take(1), 1)?;
-    let mut load = Load::default();
-    let started = Instant::now();
-    load.run(&mut Batch::new(Arc::clone(&model)), requests.iter(), args.concurrency)?;
-    let report = report(load, args, device, started.elapsed());
+    let subject = subject(args)?;
+    let (model, _) = &subject;
+    let requests = requests(args, &subject)?;
+    let (load, took) = answer(args, model, &requests)?;
+    let report = report(load, args, device::name(model.device()), took);
     let returning = (args.returning_tokens > 0)
-        .then(|| returning::measure(&model, &requests, args.returning_tokens))
+        .then(|| returning::measure(model, &requests, args.returning_tokens))
         .transpose()?;
     // Last: what is read for it is no memory of the engine.
     let limits = if model.device().is_cpu() {
@@ -148,12 +146,29 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     let best = limits.map(|limits| limits.users_per_s(model.config(), args));
     let roofline_share = best.map(|best| report.users_per_s / best);
     let report = Report { roofline_share, returning, ..report };
+    if let Some(path) = &args.plot {
+        sweep::draw(args, &subject, report.users_per_s, path)?;
+    }
     if json {
         writeln!(out, "{}", serde_json::to_string(&report).map_err(std::io::Error::from)?)?;
         return Ok(());
     }
     write_table(&report, out)?;
     Ok(())
+}
+
+/// Answers all readers; returns what was seen and how long it took.
+fn answer(
+    args: &EngineArgs,
+    model: &Arc<Transformer>,
+    requests: &[GroupRequest],
+) -> Result<(Load, Duration), CommandError> {
+    // It loads kernels, warms caches and starts thread pools.
+    Load::default().run(&mut Batch::new(Arc::clone(model)), requests.iter().take(1), 1)?;
+    let mut load = Load::default();
+    let started = Instant::now();
+    load.run(&mut Batch::new(Arc::clone(model)), requests.iter(), args.concurrency)?;
+    Ok((load, started.elapsed()))
 }
 
 fn write_table(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
@@ -195,27 +210,34 @@ fn shared(
     Ok(Some(Known { prefix: Arc::new(prefix), n_positions }))
 }
 
-fn requests(args: &EngineArgs, config: &DecoderConfig, boundary_ids: &Arc<[u32]>) -> Vec<GroupRequest> {
+fn requests(args: &EngineArgs, (model, boundary_ids): &Subject) -> Result<Vec<GroupRequest>, CommandError> {
+    let config = model.config();
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     let vocab_size = u32::try_from(config.vocab_size).unwrap_or(u32::MAX);
     let stop_ids: Arc<[u32]> = if args.ignore_eos { [].into() } else { config.eos_ids.as_slice().into() };
     let mut words =
         |n_tokens: usize| (0..n_tokens).map(|_| random.random_range(0..vocab_size)).collect::<Vec<u32>>();
-    let shared = words(args.shared_prefix.min(args.prompt_tokens));
-    let mut prompt = |n_tokens: usize| [&shared[..], &words(n_tokens.saturating_sub(shared.len()))].concat();
+    let opening = words(args.shared_prefix.min(args.prompt_tokens));
+    let mut prompt =
+        |n_tokens: usize| [&opening[..], &words(n_tokens.saturating_sub(opening.len()))].concat();
     let late = (args.late_prompt_tokens > 0).then_some(args.users / 2);
     let request = |user: usize| GroupRequest {
         id: GroupId(user as u64),
         prompt: prompt(if late == Some(user) { args.late_prompt_tokens } else { args.prompt_tokens }),
         known: None,
         pruning: None,
+        n_held: 0,
         seeds: (0..args.n as u64).map(|row| ((user as u64) << 32) + row).collect(),
         sampler: SamplerSettings { top_k: args.top_k, ..SamplerSettings::SERVING },
         max_new_tokens: args.new_tokens,
         stop_ids: Arc::clone(&stop_ids),
         boundary_ids: Arc::clone(boundary_ids),
     };
-    (0..args.users + usize::from(late.is_some())).map(request).collect()
+    let mut requests: Vec<_> = (0..args.users + usize::from(late.is_some())).map(request).collect();
+    if let Some(known) = shared(args, model, &requests)? {
+        requests.iter_mut().for_each(|request| request.known = Some(known.clone()));
+    }
+    Ok(requests)
 }
 
 fn report(mut load: Load, args: &EngineArgs, device: String, took: Duration) -> Report {
@@ -246,7 +268,9 @@ fn report(mut load: Load, args: &EngineArgs, device: String, took: Duration) -> 
 }
 
 /// The network of a bundle or of a model folder, and the ids that end a query where there is a tokenizer to say.
-fn subject(args: &EngineArgs) -> Result<(Arc<Transformer>, Arc<[u32]>), CommandError> {
+type Subject = (Arc<Transformer>, Arc<[u32]>);
+
+fn subject(args: &EngineArgs) -> Result<Subject, CommandError> {
     let device = args.device.open()?;
     if let Some(dir) = &args.model {
         return Ok((Arc::new(model(dir, args.dtype, &device)?), Arc::new([])));
@@ -259,6 +283,11 @@ fn subject(args: &EngineArgs) -> Result<(Arc<Transformer>, Arc<[u32]>), CommandE
 }
 
 fn model(dir: &Path, precision: Precision, device: &Device) -> Result<Transformer, CommandError> {
+    if Gguf::is_at(dir) {
+        let mut source = Gguf::open(dir, precision.dtype(), device)?;
+        let config = source.config.clone();
+        return Ok(precision.load(&config, &mut source, device)?);
+    }
     let path = dir.join(CONFIG_FILE);
     let json = std::fs::read(&path).map_err(|source| CommandError::File { path, source })?;
     let config = DecoderConfig::parse(&json, CONFIG_FILE)?;
@@ -305,7 +334,7 @@ fn precision(word: &str) -> Result<Precision, String> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of a measurement")]
-fn rate(count: usize, time: Duration) -> f64 {
+pub(super) fn rate(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
@@ -366,6 +395,7 @@ mod tests {
                 shared_prefix: 2,
                 top_k: 5,
                 ignore_eos: true,
+                plot: Some(dir.path().join("plot.svg")),
             };
             let mut out = Vec::new();
             engine(&args, true, &mut out).unwrap();
@@ -374,6 +404,11 @@ mod tests {
             assert!(report["users_per_s"].as_f64().unwrap() > 0.0, "{report}");
             // Two of six tokens are shared by all.
             assert_eq!(report["returning"]["share_of_tokens"], 0.5);
+            let plot = std::fs::read_to_string(dir.path().join("plot.svg")).unwrap();
+            assert_eq!(plot.matches("readers per second").count(), 3);
+            for x in ["candidates", "readers at a time", "prompt tokens"] {
+                assert_eq!(plot.matches(x).count(), 1, "{x}");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod engine;
 pub mod experiment;
 pub mod index;
 pub mod model;
+mod plot;
 pub mod probe;
 pub mod reach;
 pub mod serve;

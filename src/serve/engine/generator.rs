@@ -8,6 +8,13 @@ pub trait Generator {
     /// # Errors
     /// If the prompt cannot be decoded or the model fails.
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError>;
+    /// Starts the held rows of a group whose other rows have all ended; returns how many. Of what holds nothing back, none.
+    ///
+    /// # Errors
+    /// If the model fails.
+    fn draw(&mut self, _: GroupId) -> Result<usize, DecodeError> {
+        Ok(0)
+    }
     /// Gives every row one token; returns the rows that ended.
     ///
     /// # Errors
@@ -38,6 +45,10 @@ pub trait Generator {
 impl<G: Generator + ?Sized> Generator for Box<G> {
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         (**self).admit(request)
+    }
+
+    fn draw(&mut self, group: GroupId) -> Result<usize, DecodeError> {
+        (**self).draw(group)
     }
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
@@ -76,6 +87,10 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
 impl Generator for Batch {
     fn admit(&mut self, request: GroupRequest) -> Result<Admitted, DecodeError> {
         Self::admit(self, request)
+    }
+
+    fn draw(&mut self, group: GroupId) -> Result<usize, DecodeError> {
+        Self::draw(self, group)
     }
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {

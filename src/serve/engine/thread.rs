@@ -1,5 +1,6 @@
 //! The loop of the model thread: receive, forget who is gone, admit, step.
 mod arriving;
+mod drawing;
 
 use super::{
     Arc, Batcher, Bill, Command, DecodeError, Duration, EngineError, EngineGauges, EngineState, Event,
@@ -8,6 +9,7 @@ use super::{
 };
 use crate::decode::batch::Finish;
 use arriving::Arriving;
+use drawing::Held;
 
 /// Runs until told to stop or until nobody can send commands any more.
 pub(super) fn run<G: Generator>(
@@ -62,6 +64,7 @@ struct Running {
     deadline: Arc<super::Deadline>,
     need: Room,
     rows_left: usize,
+    held: Option<Held>,
     /// Tokens that each live row has.
     n_tokens: usize,
     /// Tokens of the longest list that was not stopped early.
@@ -272,17 +275,26 @@ impl<G: Generator> Thread<'_, G> {
             running.longest = running.longest.max(row.ids.len());
             self.shared.load.lock().rates.wrote(row.ids.len());
         }
+        running.held.iter_mut().for_each(|held| held.ended.push(row.clone()));
         tell(&running.reply, Event::Row(row));
         if running.rows_left > 0 {
             return;
         }
+        match self.draw(group) {
+            Ok(true) => {}
+            Ok(false) => self.finish(group),
+            Err(error) => self.fail_group(group, error),
+        }
+    }
+
+    /// All rows of a group have ended.
+    fn finish(&mut self, group: GroupId) {
+        let Some(running) = self.running.remove(&group) else { return };
         if running.need.rows > 1 && running.longest > 0 {
             self.shared.load.lock().rates.wrote_all(running.longest);
         }
         let now = Instant::now();
-        if let Some(Running { reply, prefilled_at, bill, .. }) = self.running.remove(&group) {
-            tell(&reply, Event::Done { decode: now - prefilled_at, bill });
-        }
+        tell(&running.reply, Event::Done { decode: now - running.prefilled_at, bill: running.bill });
         if let Some(before) = self.left_at.replace(now).filter(|_| self.is_saturated) {
             self.shared.load.pace.note(now - before);
         }
@@ -292,7 +304,10 @@ impl<G: Generator> Thread<'_, G> {
     /// next step, when all rows that finished have been handed over.
     fn fail_one(&mut self, group: GroupId) {
         self.has_orphans = true;
-        let error = DecodeError::NotFinite { id: group };
+        self.fail_group(group, DecodeError::NotFinite { id: group });
+    }
+
+    fn fail_group(&mut self, group: GroupId, error: DecodeError) {
         error!(reason = %super::cause(&error), "group failed");
         self.shared.metrics.engine_fault();
         self.cancel(group, EngineError::Fault(Arc::new(error)));
@@ -300,7 +315,10 @@ impl<G: Generator> Thread<'_, G> {
 
     fn fail_orphans(&mut self) {
         let generator = &self.generator;
-        let orphan = self.running.keys().copied().find(|&group| generator.n_rows_of(group) == 0);
+        // Rows that were drawn a moment ago have made no step, and can have ended with their first token.
+        let has_gone = |group, running: &Running| running.n_tokens > 1 && generator.n_rows_of(group) == 0;
+        let orphan = self.running.iter().find(|&(&group, running)| has_gone(group, running));
+        let orphan = orphan.map(|(&group, _)| group);
         match orphan {
             Some(group) => self.fail_one(group),
             None => self.has_orphans = false,

@@ -25,7 +25,6 @@ pub(super) struct Course {
     pub(super) prefill_tokens_computed: usize,
     pub(super) n_cleaned_signals: usize,
     pub(super) phases: Phases,
-    n_rows: usize,
     trace: Trace,
     /// When the stage that is open began.
     stage_from: SystemTime,
@@ -46,7 +45,6 @@ impl Course {
             prefill_tokens_computed: 0,
             n_cleaned_signals: 0,
             phases: Phases::default(),
-            n_rows: question.options.n_candidates,
             trace: question.trace.clone(),
             stage_from: SystemTime::now(),
             stage: None,
@@ -79,15 +77,15 @@ impl Course {
         let through = self.trace.stage(Stage::Prefill, admitted);
         through.with("newshound.prefill_tokens_computed", prefill_tokens_computed).until(admitted + prefill);
         self.stage_from = admitted + prefill;
-        let decode = self.trace.stage(Stage::Decode, self.stage_from);
-        self.stage = Some(decode.with("newshound.candidates", self.n_rows));
+        self.stage = Some(self.trace.stage(Stage::Decode, self.stage_from));
     }
 
     /// All rows ended.
     pub(super) fn decoded(&mut self, decode: Duration) {
         self.phases.decode = decode;
         let ended = self.stage_from + decode;
-        self.stage.take().into_iter().for_each(|stage| stage.until(ended));
+        let decode = self.stage.take().into_iter();
+        decode.for_each(|decode| decode.with("newshound.candidates", self.candidates.len()).until(ended));
     }
 
     /// Rows that ended are parsed and scored, until this is dropped.

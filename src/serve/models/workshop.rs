@@ -162,6 +162,7 @@ fn warm(batch: &mut Batch, tokens: &Tokens) -> Result<(), DecodeError> {
         stop_ids: tokens.stop_ids(),
         boundary_ids: tokens.boundary_ids(),
         pruning: None,
+        n_held: 0,
     };
     run_to_end(batch, std::iter::once(request), usize::MAX, |_| {})
 }

@@ -6,7 +6,7 @@ use crate::{
     experiment::{
         assign::{Assignment, By, Decision},
         flags::Experiment,
-        policy::{EarlyStopping, Policy, Rerank, Rung},
+        policy::{Draw, EarlyStopping, Policy, Rerank, Rung},
     },
     queries::QueryList,
     serve::{
@@ -186,6 +186,12 @@ pub fn policy(policy: &Policy) -> proto::ArmPolicy {
             Some(EarlyStopping::Off) => proto::EarlyStopping::Off,
             Some(EarlyStopping::Safe) => proto::EarlyStopping::Safe,
             Some(EarlyStopping::Aggressive) => proto::EarlyStopping::Aggressive,
+        }
+        .into(),
+        draw: match policy.draw {
+            None => proto::Draw::Unspecified,
+            Some(Draw::All) => proto::Draw::All,
+            Some(Draw::AsNeeded) => proto::Draw::AsNeeded,
         }
         .into(),
         lowest_rung: policy.lowest_rung.map_or(proto::Rung::Unspecified, rung).into(),

@@ -1,7 +1,8 @@
-//! What early stopping costs and saves: rows that were written to their end are cut where it would have stopped them.
+//! What early stopping and adaptive N cost and save: rows that were written to their end are cut, or left out, where those would have.
 use super::ways::Way;
 use crate::{
     decode::{
+        adaptive::Adaptive,
         batch::{Finish, FinishedRow},
         features::list_features,
         pruning::{IsList, Pruning},
@@ -20,12 +21,12 @@ use std::sync::Arc;
 /// How boldly lists are stopped.
 const MODES: [(Way, f32); 2] = [(Way::HeadSafe, Pruning::SAFE), (Way::HeadAggressive, Pruning::AGGRESSIVE)];
 
-/// What early stopping saves and costs, readers resampled.
+/// What early stopping or adaptive N saves and costs, readers resampled.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stopping {
     /// Its name.
     pub name: String,
-    /// Share of lists that were stopped.
+    /// Share of lists that were not written to their end.
     pub lists: Estimate,
     /// Share of tokens that were not written.
     pub tokens: Estimate,
@@ -42,21 +43,25 @@ pub(super) struct Cut {
     score: f64,
 }
 
-/// The lists of all readers in every mode, of one seed; none without a head that foresees.
+/// The lists of all readers in every mode, of one seed; none without a head, and none that are stopped by one that does not foresee.
 pub(super) fn cut(
     student: &Sampled,
     head: Option<&Arc<RewardHead>>,
     rows: &[Vec<FinishedRow>],
 ) -> Result<Vec<(Way, Vec<Cut>)>, TrainError> {
-    let Some(head) = head.filter(|head| head.foresees()) else { return Ok(Vec::new()) };
+    let Some(head) = head else { return Ok(Vec::new()) };
+    let tokens = student.tokens.clone();
+    let is_list: IsList = Arc::new(move |row: &FinishedRow| list(row, &tokens).is_ok());
     let of_mode = |(way, confidence): (Way, f32)| {
-        let tokens = student.tokens.clone();
-        let is_list: IsList = Arc::new(move |row: &FinishedRow| list(row, &tokens).is_ok());
-        let pruning = Pruning { head: Arc::clone(head), confidence, is_list };
-        let cuts = rows.par_iter().map(|rows| cut_rows(student, &pruning, rows));
+        let pruning = Pruning { head: Arc::clone(head), confidence, is_list: Arc::clone(&is_list) };
+        let cuts = rows.par_iter().map(|rows| cut_rows(student, head, rows, pruning.replay(rows)?));
         Ok((way, cuts.collect::<Result<_, TrainError>>()?))
     };
-    MODES.into_iter().map(of_mode).collect()
+    let adaptive = Adaptive { is_list: Arc::clone(&is_list) };
+    let drawn = rows.par_iter().map(|rows| cut_rows(student, head, rows, adaptive.replay(rows).to_vec()));
+    let drawn = (Way::HeadAdaptive, drawn.collect::<Result<_, TrainError>>()?);
+    let modes = MODES.into_iter().filter(|_| head.foresees()).map(of_mode);
+    modes.chain([Ok(drawn)]).collect()
 }
 
 /// The table's rows.
@@ -74,13 +79,17 @@ pub(super) fn table(cuts: &[(Way, Vec<Cut>)], (n_lists, seed): (usize, u64)) -> 
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a handful of lists of some hundred tokens")]
-fn cut_rows(student: &Sampled, pruning: &Pruning, rows: &[FinishedRow]) -> Result<Cut, TrainError> {
-    let left = pruning.replay(rows)?;
+fn cut_rows(
+    student: &Sampled,
+    head: &RewardHead,
+    rows: &[FinishedRow],
+    left: Vec<FinishedRow>,
+) -> Result<Cut, TrainError> {
     let n_tokens = |rows: &[FinishedRow]| rows.iter().map(|row| row.ids.len()).sum::<usize>() as f64;
-    let n_stopped = left.iter().filter(|row| row.finish == Finish::Pruned).count() as f64;
+    let n_whole = left.iter().filter(|row| row.finish != Finish::Pruned).count();
     let samples = student.samples(&left);
-    let (all, among_all) = scored(student, &pruning.head, rows)?;
-    let (kept, among_kept) = scored(student, &pruning.head, &left)?;
+    let (all, among_all) = scored(student, head, rows)?;
+    let (kept, among_kept) = scored(student, head, &left)?;
     let best = |scores: &[f32]| (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
     let of_place = |place: usize| all.iter().position(|&other| other == place).map(|at| among_all[at]);
     let score = match (best(&among_all), best(&among_kept)) {
@@ -90,7 +99,12 @@ fn cut_rows(student: &Sampled, pruning: &Pruning, rows: &[FinishedRow]) -> Resul
         (Some(of_all), None) => -among_all[of_all],
     };
     let tokens = 1.0 - n_tokens(&left) / n_tokens(rows).max(1.0);
-    Ok(Cut { samples, lists: n_stopped / rows.len().max(1) as f64, tokens, score: f64::from(score) })
+    Ok(Cut {
+        samples,
+        lists: (rows.len() - n_whole) as f64 / rows.len().max(1) as f64,
+        tokens,
+        score: f64::from(score),
+    })
 }
 
 /// Places of the valid lists among rows, and what the head says of each.

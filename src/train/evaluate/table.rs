@@ -18,7 +18,7 @@ use serde::Serialize;
 use std::{collections::BTreeMap, fmt::Write};
 
 /// Ways that are compared, the first against the second.
-const COMPARED: [(Way, Way); 18] = [
+const COMPARED: [(Way, Way); 19] = [
     (Way::First, Way::Popularity),
     (Way::First, Way::Copy),
     (Way::LogProb, Way::First),
@@ -32,6 +32,7 @@ const COMPARED: [(Way, Way); 18] = [
     (Way::Head, Way::Judge),
     (Way::HeadSafe, Way::Head),
     (Way::HeadAggressive, Way::Head),
+    (Way::HeadAdaptive, Way::Head),
     (Way::StitchedConsensus, Way::Consensus),
     (Way::StitchedHead, Way::Head),
     (Way::StitchedHead, Way::First),

@@ -50,6 +50,8 @@ pub enum Way {
     HeadSafe,
     /// The same where weak lists are stopped as soon as that is likely.
     HeadAggressive,
+    /// The same where lists beside the first are written only if those disagree.
+    HeadAdaptive,
     /// The best queries of all lists, by how far other lists agree with each.
     StitchedConsensus,
     /// The best queries of all lists, by the reward head.
@@ -62,7 +64,7 @@ pub enum Way {
 
 impl Way {
     /// Those that show one ranking.
-    pub const RANKED: [Self; 14] = [
+    pub const RANKED: [Self; 15] = [
         Self::Popularity,
         Self::Copy,
         Self::Vector,
@@ -73,6 +75,7 @@ impl Way {
         Self::Head,
         Self::HeadSafe,
         Self::HeadAggressive,
+        Self::HeadAdaptive,
         Self::StitchedConsensus,
         Self::StitchedHead,
         Self::Composite,
@@ -93,6 +96,7 @@ impl Way {
             Self::Head => "head",
             Self::HeadSafe => "head_safe",
             Self::HeadAggressive => "head_aggressive",
+            Self::HeadAdaptive => "head_adaptive",
             Self::StitchedConsensus => "stitched_consensus",
             Self::StitchedHead => "stitched_head",
             Self::Composite => "composite",
@@ -115,6 +119,9 @@ impl Way {
             Self::HeadSafe => format!("student, best of N={n} by head, weak lists stopped (safe)"),
             Self::HeadAggressive => {
                 format!("student, best of N={n} by head, weak lists stopped (aggressive)")
+            }
+            Self::HeadAdaptive => {
+                format!("student, best of at most N={n} by head, further lists where the first disagree")
             }
             Self::StitchedConsensus => format!("student, best queries of N={n} by consensus"),
             Self::StitchedHead => format!("student, best queries of N={n} by head"),

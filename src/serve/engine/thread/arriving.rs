@@ -4,7 +4,9 @@ use super::{
         Arc, Bill, DecodeError, Duration, EngineError, Event, Generator, GroupId, GroupRequest, Instant, Job,
         Leave, Metrics, Picked, Queued, Room, Saving, debug, error, mpsc,
     },
-    Running, Thread, tell,
+    Running, Thread,
+    drawing::Held,
+    tell,
 };
 use crate::decode::batch::{Admitted, prefill_budget};
 
@@ -14,6 +16,7 @@ const POSITIONS_PER_LOOK: usize = 512;
 /// A prompt that is being computed.
 pub(super) struct Arriving {
     pub(super) request: GroupRequest,
+    held: Option<Held>,
     reply: mpsc::Sender<Event>,
     deadline: Arc<super::super::Deadline>,
     need: Room,
@@ -96,13 +99,27 @@ impl<G: Generator> Thread<'_, G> {
             let group = GroupId(self.next_group);
             self.next_group += 1;
             let (leave, deadline) = (job.leave.clone(), Arc::clone(&job.deadline));
+            let need_held = job.room_of(job.n_held());
+            let held = |adaptive| Held { adaptive, need: need_held, ended: Vec::new() };
+            let held = job.adaptive.clone().map(held);
             let owner = leave.as_ref().map(|leave| leave.epoch.owner);
             let known = owner.and_then(|owner| self.prefixes.find(owner, &job.prompt, Instant::now()));
             let n_known = known.as_ref().map_or(0, |known| known.n_positions);
             let (bill, request) = request(group, job);
             let request = GroupRequest { known, ..request };
             let prefill = Duration::ZERO;
-            return Some(Arriving { request, reply, deadline, need, bill, leave, waited, n_known, prefill });
+            return Some(Arriving {
+                request,
+                held,
+                reply,
+                deadline,
+                need,
+                bill,
+                leave,
+                waited,
+                n_known,
+                prefill,
+            });
         }
     }
 
@@ -111,13 +128,13 @@ impl<G: Generator> Thread<'_, G> {
         let started = Instant::now();
         let begun = self.shared.metrics.compute_from(started);
         let n_left = arriving.n_left();
+        let n_rows = arriving.request.seeds.len() - arriving.request.n_held;
         let admitted = self.generator.admit(arriving.request.clone());
         let ended = Instant::now();
         arriving.prefill += ended - started;
         // What came to nothing may have been computed too.
-        let n_computed = admitted
-            .as_ref()
-            .map_or(n_left, |admitted| admitted.prefill_tokens_computed + arriving.request.seeds.len());
+        let n_computed =
+            admitted.as_ref().map_or(n_left, |admitted| admitted.prefill_tokens_computed + n_rows);
         arriving.bill.used.prefill(self.shared.metrics.computed(begun, ended), n_computed);
         match admitted {
             Ok(admitted) => self.run(arriving, admitted, ended),
@@ -129,8 +146,9 @@ impl<G: Generator> Thread<'_, G> {
 
     /// A prompt's rows have their first token.
     fn run(&mut self, arriving: Arriving, admitted: Admitted, prefilled_at: Instant) {
-        let Arriving { request, reply, deadline, need, bill, leave, waited, n_known, prefill } = arriving;
-        let (group, rows_left) = (request.id, request.seeds.len());
+        let Arriving { request, held, reply, deadline, need, bill, leave, waited, n_known, prefill } =
+            arriving;
+        let (group, rows_left) = (request.id, request.seeds.len() - request.n_held);
         // What `admit` did not compute was known to begin with, or was computed beside steps.
         let before = request.n_known().saturating_sub(n_known);
         let prefill_tokens_computed = before + admitted.prefill_tokens_computed;
@@ -148,7 +166,8 @@ impl<G: Generator> Thread<'_, G> {
         self.shared.metrics.saved(Saving::Prefix, self.prefill_rate.of(n_known));
         tell(&reply, Event::Admitted { queue: waited, prefill, prefill_tokens_computed });
         let (n_tokens, longest) = (1, 0);
-        let running = Running { reply, deadline, need, rows_left, n_tokens, longest, prefilled_at, bill };
+        let running =
+            Running { reply, deadline, need, rows_left, held, n_tokens, longest, prefilled_at, bill };
         self.running.insert(group, running);
     }
 
@@ -163,11 +182,13 @@ impl<G: Generator> Thread<'_, G> {
 
 /// A job as the generator wants it, and its bill.
 fn request(id: GroupId, job: Job) -> (Bill, GroupRequest) {
+    let n_held = job.n_held();
     let request = GroupRequest {
         id,
         prompt: job.prompt,
         known: None,
         pruning: job.pruning,
+        n_held,
         seeds: job.seeds,
         sampler: job.sampler,
         max_new_tokens: job.max_new_tokens,

@@ -1,7 +1,7 @@
 //! What a request says of its options.
 use super::{Checks, proto};
 use crate::{
-    experiment::policy::{EarlyStopping, Rung},
+    experiment::policy::{Draw, EarlyStopping, Rung},
     serve::{question::Wanted, rerank::Method, settings::CANDIDATES_MAX},
     text::parse::{QUERIES_MAX, QUERIES_MIN},
 };
@@ -30,6 +30,7 @@ impl Checks {
         let top_p = options.top_p.map(|value| self.number("options.top_p", value, f32::MIN_POSITIVE..=1.0));
         let (seed, method) = (options.seed, self.method(options.rerank));
         let early_stopping = self.early_stopping(options.early_stopping);
+        let draw = self.draw(options.draw);
         let lowest_rung = self.rung(options.lowest_rung);
         Wanted {
             n_candidates,
@@ -42,6 +43,7 @@ impl Checks {
             seed,
             method,
             early_stopping,
+            draw,
             lowest_rung,
         }
     }
@@ -69,6 +71,18 @@ impl Checks {
             Ok(proto::EarlyStopping::Aggressive) => Some(EarlyStopping::Aggressive),
             Err(_) => {
                 self.refuse("options.early_stopping", "must be an EarlyStopping".to_owned());
+                None
+            }
+        }
+    }
+
+    fn draw(&mut self, draw: i32) -> Option<Draw> {
+        match proto::Draw::try_from(draw) {
+            Ok(proto::Draw::Unspecified) => None,
+            Ok(proto::Draw::All) => Some(Draw::All),
+            Ok(proto::Draw::AsNeeded) => Some(Draw::AsNeeded),
+            Err(_) => {
+                self.refuse("options.draw", "must be a Draw".to_owned());
                 None
             }
         }
