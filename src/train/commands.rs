@@ -1,15 +1,15 @@
 //! The trainer's commands: arguments in, one call of a stage.
+mod measuring;
+
 use super::{
     arguments::{
         BundleArgs, BundleInputs as Inputs, Command, ImportArgs, ImportCommand, WorldCommand, WorldSize,
         encoders::{CleanerArgs, IndexCommand, VectorMethod},
-        measuring::{BaselineArgs, EvalArgs, HeldOutSplit, OnlyStream},
         stages::{
             HeadArgs, PipelineArgs, ProfileName, PromptsArgs, ServeRewardArgs, SftArgs, StudentArgs,
             TeacherArgs,
         },
     },
-    baselines,
     cleaner::{self, Labels},
     demo, embedder,
     encoder_fit::EncoderSettings,
@@ -38,11 +38,9 @@ use crate::{
     cleaner::Cleaner,
     model::{device::DeviceChoice, precision::Precision},
     news::nearest::Method,
-    signals::Stream,
     text::vocabulary::Controls,
     world::{self, Size, WorldSettings},
 };
-use candle_core::Device;
 use serde::Serialize;
 use serde_json::json;
 use std::{
@@ -94,8 +92,8 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
             demo::run(&work, world.as_deref(), &out, &device.open()?)?;
             say(output, &out.display())
         }
-        Command::Eval(args) => run_eval(&args, device, output),
-        Command::Baselines(args) => run_baselines(&args, device, output),
+        Command::Eval(args) => measuring::eval(&args, device, output),
+        Command::Baselines(args) => measuring::baselines(&args, device, output),
         Command::Measure(args) => say(output, &evaluate::trec::measure(&args.qrels, &args.run)?),
         Command::Report(args) => report::run(&args.runs, &args.out),
         Command::Score(args) => {
@@ -307,62 +305,6 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
     say(output, &args.out.display())
 }
 
-fn run_eval(args: &EvalArgs, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
-    let split = args.split.into();
-    let settings = EvaluateSettings {
-        split,
-        n_users: args.users,
-        n_lists: args.n.max(1),
-        seed: args.seed,
-        n_seeds: args.seeds,
-        stream: args.stream.map(Into::into),
-    };
-    let inputs = evaluate::Inputs {
-        world: &args.world,
-        bundle: &args.bundle,
-        embedder: args.embedder.as_deref(),
-        precision: args.precision,
-        device: &device.open()?,
-        trec: args.trec.as_deref(),
-    };
-    let evaluation = evaluate::run(inputs, settings)?;
-    write_json(args.json.as_deref(), &evaluation)?;
-    if let Some(path) = &args.html {
-        std::fs::write(path, evaluation.html()?).map_err(TrainError::disk(path, "write"))?;
-    }
-    say(output, &evaluation.markdown())
-}
-
-fn run_baselines(
-    args: &BaselineArgs,
-    device: DeviceChoice,
-    output: &mut dyn Write,
-) -> Result<(), TrainError> {
-    let settings = EvaluateSettings {
-        split: args.split.into(),
-        n_users: args.users,
-        n_lists: args.n.max(1),
-        seed: args.seed,
-        n_seeds: args.seeds,
-        stream: None,
-    };
-    let inputs = baselines::table::Inputs {
-        world: &args.world,
-        cleaner: args.cleaner.as_deref(),
-        bundles: &args.bundles,
-        device: &if args.bundles.is_empty() { Device::Cpu } else { device.open()? },
-        only: &args.only,
-        kept: args.kept.as_deref(),
-    };
-    let table = baselines::table::run(inputs, settings)?;
-    write_json(args.json.as_deref(), &table)?;
-    if let Some(path) = &args.html {
-        std::fs::write(path, table.html()?).map_err(TrainError::disk(path, "write"))?;
-    }
-    say(output, &table.markdown())?;
-    passed(&table.gates)
-}
-
 /// A gate that failed is a failure.
 fn passed(gates: &[Gate]) -> Result<(), TrainError> {
     match n_failed(gates) {
@@ -379,23 +321,4 @@ fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<(), Train
 
 fn say(output: &mut dyn Write, line: &dyn std::fmt::Display) -> Result<(), TrainError> {
     writeln!(output, "{line}").map_err(TrainError::disk("standard output".as_ref(), "write"))
-}
-
-impl From<OnlyStream> for Stream {
-    fn from(only: OnlyStream) -> Self {
-        match only {
-            OnlyStream::Search => Self::Search,
-            OnlyStream::Page => Self::Page,
-            OnlyStream::Click => Self::Click,
-        }
-    }
-}
-
-impl From<HeldOutSplit> for Split {
-    fn from(split: HeldOutSplit) -> Self {
-        match split {
-            HeldOutSplit::Valid => Self::Valid,
-            HeldOutSplit::Test => Self::Test,
-        }
-    }
 }
