@@ -69,6 +69,10 @@ pub fn write(bundle: &Path, out: &Path) -> Result<(), BundleError> {
         archive.into_inner()?.sync_all()?;
         fs::rename(&staging, out)
     });
+    if written.is_err() {
+        // What it was worth is said below; a staging file that was never made is no further failure.
+        let _ = fs::remove_file(&staging);
+    }
     written.map_err(at(out))?;
     sync_folder(out.parent().unwrap_or(Path::new(".")))
 }

@@ -203,7 +203,7 @@ impl Client {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + self.policy.timeout
+        Instant::now() + self.policy.timeout.min(policy::TIMEOUT_MAX)
     }
 
     /// What a call carries; of its reader a digest, since keys may be anything and proxies need no more.

@@ -9,13 +9,15 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// From one to the next.
 pub const BACKOFF_FACTOR: u32 = 2;
+/// Longest a call may take: a day, as good as no limit, and far below what clocks and gRPC's headers can hold.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Where a server says when to come again.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Deadline, repetitions and copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// How long a call may take, its repetitions included.
+    /// How long a call may take, its repetitions included; at most [`TIMEOUT_MAX`].
     pub timeout: Duration,
     /// How often a call is sent at most: 1 repeats nothing.
     pub attempts_max: u32,

@@ -27,6 +27,12 @@ pub enum ReachError {
         /// What was given.
         addr: String,
     },
+    /// The address says whether TLS is spoken, and the rest says otherwise: a token would go out in the open, or nobody would understand.
+    #[error("{addr} and what is said of TLS contradict each other")]
+    Scheme {
+        /// What was given.
+        addr: String,
+    },
     /// Nobody answers there.
     #[error("no server answers at {addr}")]
     Unreachable {
@@ -115,9 +121,13 @@ impl Reach {
     }
 
     fn endpoint(&self) -> Result<Endpoint, ReachError> {
+        let (scheme, other) = if self.tls.is_some() { ("https", "http") } else { ("http", "https") };
         // Other tools want the scheme.
-        let addr = self.addr.trim_start_matches("http://").trim_start_matches("https://");
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let named = |scheme: &str| self.addr.strip_prefix(scheme)?.strip_prefix("://");
+        if named(other).is_some() {
+            return Err(ReachError::Scheme { addr: self.addr.clone() });
+        }
+        let addr = named(scheme).unwrap_or(&self.addr);
         let endpoint = Endpoint::from_shared(format!("{scheme}://{addr}"));
         let endpoint = endpoint.map_err(|_| ReachError::Address { addr: addr.to_owned() })?;
         let endpoint = endpoint.connect_timeout(CONNECT_MAX).http2_keep_alive_interval(ALIVE_EVERY);

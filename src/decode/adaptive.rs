@@ -1,7 +1,11 @@
 //! Adaptive N: a group writes half of its lists first, and the others only where those disagree.
 //!
 //! Rows of one prompt that agree say what the model is sure of: a further one would say it again, and to choose among them gains little.
-use super::{batch::FinishedRow, features::list_features, pruning::IsList};
+use super::{
+    batch::{Finish, FinishedRow},
+    features::list_features,
+    pruning::IsList,
+};
 use std::fmt;
 
 /// Rows that are written in any case: the fewest that can disagree.
@@ -29,10 +33,11 @@ impl Adaptive {
         n_rows.saturating_sub(n_rows.div_ceil(2).max(FIRST_MIN))
     }
 
-    /// Whether rows of one prompt, all of which have ended, disagree.
+    /// Whether rows of one prompt, all of which have ended, disagree. Rows that were stopped early say nothing: they were given up for others.
     #[must_use]
     pub fn disagree(&self, rows: &[FinishedRow]) -> bool {
-        let lists: Vec<&FinishedRow> = rows.iter().filter(|row| (self.is_list)(row)).collect();
+        let rows: Vec<&FinishedRow> = rows.iter().filter(|row| row.finish != Finish::Pruned).collect();
+        let lists: Vec<&FinishedRow> = rows.iter().copied().filter(|row| (self.is_list)(row)).collect();
         let agreements = list_features(&lists).into_iter().filter_map(|read| read.consensus);
         let agreement: f32 = agreements.map(|consensus| consensus.list).sum();
         #[allow(clippy::cast_precision_loss, reason = "a handful of lists")]
@@ -51,7 +56,7 @@ impl Adaptive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::batch::{Finish, GroupId, QueryEnd};
+    use crate::decode::batch::{GroupId, QueryEnd};
     use std::sync::Arc;
 
     /// A row of one query of these ids.
@@ -82,5 +87,14 @@ mod tests {
         assert_eq!(of(&[1, 2, 3, 4, 5], &[1, 2, 3, 6, 7]), 2, "three of five are enough");
         assert_eq!(of(&[1, 2, 3, 4, 5], &[1, 2, 8, 6, 7]), 4);
         assert_eq!(of(&[9, 2, 3], &[9, 2, 3]), 4);
+    }
+
+    #[test]
+    fn a_row_that_was_stopped_early_says_nothing() {
+        let adaptive = Adaptive { is_list: Arc::new(|row| row.finish == Finish::Stop) };
+        let stopped = |finish| FinishedRow { finish, ..row(&[7]) };
+        let first = |finish| [row(&[1, 2]), row(&[1, 2]), stopped(finish)];
+        assert!(!adaptive.disagree(&first(Finish::Pruned)));
+        assert!(adaptive.disagree(&first(Finish::Length)));
     }
 }

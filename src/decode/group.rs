@@ -46,6 +46,7 @@ impl Group {
             return 0;
         }
         self.rows = std::mem::take(&mut self.held);
+        self.n_steps = 0;
         self.forks = Forks::new(Arc::clone(self.forks.prefix()), self.rows.len());
         self.rows.len()
     }

@@ -70,9 +70,10 @@ impl Gguf {
         let name = path.display().to_string();
         let unreadable = |reason: String| ModelError::Unreadable { file: name.clone(), reason };
         let mut reader = BufReader::new(File::open(path).map_err(|error| unreadable(error.to_string()))?);
-        // The library divides by a number of the file, which can be 0.
+        // The library divides by a number of the file, its alignment, which can be 0.
         let content = catch_unwind(AssertUnwindSafe(|| Content::read(&mut reader)));
-        let content = content.map_err(|_| unreadable("its alignment is 0".to_owned()))?;
+        let content =
+            content.map_err(|_| unreadable("its alignment is 0, or it is damaged otherwise".to_owned()))?;
         let content = content.map_err(|error| unreadable(error.to_string()))?;
         let mut tensors = Tensors { name, content, reader, dtype, device: device.clone() };
         let config = config(&mut tensors)?;
@@ -167,6 +168,11 @@ impl Tensors {
         number.ok_or(format!("{key} is no number"))
     }
 
+    /// A number; `default` where there is no such key.
+    fn number_or(&self, key: &str, default: f64) -> Result<f64, String> {
+        if self.content.metadata.contains_key(key) { self.number(key) } else { Ok(default) }
+    }
+
     /// A size; none where there is no such key.
     fn size(&self, key: &str) -> Result<Option<usize>, String> {
         let size = |value: &Value| {
@@ -231,7 +237,7 @@ fn shape(tensors: &Tensors) -> Result<DecoderConfig, String> {
         vocab_size: vocab_size.ok_or("tensor token_embd.weight is missing")?,
         max_positions: needed("context_length")?,
         rms_norm_eps: tensors.number(&key("attention.layer_norm_rms_epsilon"))?,
-        rope_theta: tensors.number(&key("rope.freq_base")).unwrap_or(10_000.0),
+        rope_theta: tensors.number_or(&key("rope.freq_base"), 10_000.0)?,
         rope_scaling: RopeScaling::None,
         tied_head: !tensors.contains(HEAD),
         eos_ids: eos_ids.collect::<Result<_, _>>()?,

@@ -117,12 +117,14 @@ pub struct Batcher<J> {
     /// How long the first job may be overtaken.
     overtake_max: Duration,
     sharing: Sharing,
+    /// Rows of the batch, of which classes leave their shares.
+    rows_max: usize,
 }
 
 impl<J> Batcher<J> {
-    /// An empty queue. `overtake_max`: how long the first job may be overtaken.
-    pub fn new(overtake_max: Duration, sharing: Sharing) -> Self {
-        Self { waiting: VecDeque::new(), overtake_max, sharing }
+    /// An empty queue of a batch of `rows_max` rows. `overtake_max`: how long the first job may be overtaken.
+    pub fn new(overtake_max: Duration, sharing: Sharing, rows_max: usize) -> Self {
+        Self { waiting: VecDeque::new(), overtake_max, sharing, rows_max }
     }
 
     /// Adds a job that has waited since `since`.
@@ -140,25 +142,19 @@ impl<J> Batcher<J> {
         self.waiting.is_empty()
     }
 
-    /// Takes the next job that may join a batch with room that is `free`, if there is one. `rows_max`: rows of the batch, of which classes leave
-    /// their shares.
+    /// Takes the next job that may join a batch with `free` room, if there is one.
     ///
     /// With `idle` (nothing runs) the first job is taken whatever it needs: it would otherwise wait for ever.
-    pub fn pick(&mut self, now: Instant, (free, rows_max): (Room, usize), idle: bool) -> Option<Picked<J>> {
+    pub fn pick(&mut self, now: Instant, free: Room, idle: bool) -> Option<Picked<J>> {
         // Of equals `min_by_key` takes the one in front, which is the oldest.
         let (position, first) =
             self.waiting.iter().enumerate().min_by_key(|(_, waiting)| self.class(waiting, now))?;
-        // What a class leaves to those before it is not free to it.
-        let fits = |waiting: &Waiting<J>| {
-            let left = self.sharing.left_by(self.class(waiting, now), rows_max);
-            waiting.need.fits(free.less(Room { rows: left, tokens: 0 }))
-        };
-        let position = if idle || fits(first) {
+        let position = if idle || self.fits(first, free, now) {
             position
         } else if now.saturating_duration_since(first.since) >= self.overtake_max {
             return None;
         } else {
-            self.largest(fits)?
+            self.largest_that_fits(free, now)?
         };
         self.waiting.remove(position).map(|waiting| Picked {
             job: waiting.job,
@@ -173,9 +169,14 @@ impl<J> Batcher<J> {
         if is_old { Class::Interactive } else { waiting.class }
     }
 
-    /// The largest job that fits.
-    fn largest(&self, fits: impl Fn(&Waiting<J>) -> bool) -> Option<usize> {
-        let fitting = self.waiting.iter().enumerate().filter(|(_, waiting)| fits(waiting));
+    /// Whether a job fits beside what its class leaves to others.
+    fn fits(&self, waiting: &Waiting<J>, free: Room, now: Instant) -> bool {
+        let left = self.sharing.left_by(self.class(waiting, now), self.rows_max);
+        waiting.need.fits(free.less(Room { rows: left, tokens: 0 }))
+    }
+
+    fn largest_that_fits(&self, free: Room, now: Instant) -> Option<usize> {
+        let fitting = self.waiting.iter().enumerate().filter(|(_, waiting)| self.fits(waiting, free, now));
         // `max_by_key` keeps the last of equals; the reversed position makes that the oldest.
         fitting
             .max_by_key(|(position, waiting)| (waiting.need.rows, waiting.need.tokens, usize::MAX - position))
@@ -202,7 +203,6 @@ mod tests {
 
     const OVERTAKE_MAX: Duration = Duration::from_millis(100);
     const AGING: Duration = Duration::from_secs(2);
-    const ROWS_MAX: usize = 8;
     const SHARING: Sharing = Sharing { interactive: 0.0, above_bulk: 0.5, aging: AGING };
 
     fn room(rows: usize, tokens: usize) -> Room {
@@ -212,7 +212,7 @@ mod tests {
     /// Jobs are named by their number of rows; each came one millisecond after the one before.
     fn queue(rows: &[usize]) -> (Batcher<usize>, Instant) {
         let start = Instant::now();
-        let mut batcher = Batcher::new(OVERTAKE_MAX, SHARING);
+        let mut batcher = Batcher::new(OVERTAKE_MAX, SHARING, 8);
         for (idx, &rows) in rows.iter().enumerate() {
             let since = start + Duration::from_millis(idx as u64);
             batcher.push(rows, room(rows, rows * 10), Class::Default, since);
@@ -223,7 +223,7 @@ mod tests {
     /// Jobs of one row and these classes, named by their number, that all came now.
     fn classes(classes: &[Class], interactive: f64) -> (Batcher<usize>, Instant) {
         let now = Instant::now();
-        let mut batcher = Batcher::new(OVERTAKE_MAX, Sharing { interactive, ..SHARING });
+        let mut batcher = Batcher::new(OVERTAKE_MAX, Sharing { interactive, ..SHARING }, 8);
         for (number, &class) in classes.iter().enumerate() {
             batcher.push(number, room(1, 10), class, now);
         }
@@ -232,7 +232,7 @@ mod tests {
 
     fn picks(batcher: &mut Batcher<usize>, now: Instant, mut free: Room, idle: bool) -> Vec<usize> {
         let mut picked = Vec::new();
-        while let Some(pick) = batcher.pick(now, (free, ROWS_MAX), idle && picked.is_empty()) {
+        while let Some(pick) = batcher.pick(now, free, idle && picked.is_empty()) {
             free = free.less(pick.need);
             picked.push(pick.job);
         }
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn a_picked_job_knows_how_long_it_waited() {
         let (mut batcher, start) = queue(&[1]);
-        let picked = batcher.pick(start + Duration::from_millis(7), (room(1, 10), ROWS_MAX), false).unwrap();
+        let picked = batcher.pick(start + Duration::from_millis(7), room(1, 10), false).unwrap();
         assert_eq!(picked.waited, Duration::from_millis(7));
     }
 

@@ -154,8 +154,9 @@ pub struct Answer {
     pub n_queries_max: usize,
     /// How it was found.
     pub method: Method,
-    /// Whether the reward head failed, so that it was found otherwise than was asked, or without what the head says.
-    pub is_headless: bool,
+    /// Whether it is for the moment alone: the reward head failed, so that it was found otherwise than was asked, or candidates were left out that
+    /// were needed.
+    pub fell_short: bool,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens of the prompt that went through the model.
@@ -193,7 +194,7 @@ impl Answer {
             stitched: None,
             n_queries_max,
             method: Method::None,
-            is_headless: false,
+            fell_short: false,
             prompt_tokens: 0,
             prefill_tokens_computed: 0,
             n_truncated_signals: 0,

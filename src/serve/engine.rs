@@ -56,8 +56,6 @@ pub use rates::Work;
 pub struct Limits {
     /// Room of the batch.
     pub room: Room,
-    /// Rows that run together even where fewer would write nearly as much: those of the largest request, which otherwise had no room even alone.
-    pub rows_min: usize,
     /// Jobs that may wait.
     pub queue_max: usize,
     /// Tokens that they may have together: their prompts, and the most that their rows can write.
@@ -102,16 +100,13 @@ pub struct Job {
 impl Job {
     /// What it takes until its first rows have ended.
     fn need(&self) -> Room {
-        let written = self.room_of(self.seeds.len() - self.n_held());
-        Room { tokens: self.prompt.len().saturating_add(written.tokens), ..written }
+        let rows = self.seeds.len() - self.n_held();
+        let tokens = self.prompt.len().saturating_add(rows.saturating_mul(self.max_new_tokens));
+        Room { rows, tokens }
     }
 
     fn n_held(&self) -> usize {
         self.adaptive.as_ref().map_or(0, |_| Adaptive::n_held(self.seeds.len()))
-    }
-
-    fn room_of(&self, rows: usize) -> Room {
-        Room { rows, tokens: rows.saturating_mul(self.max_new_tokens) }
     }
 }
 
@@ -133,6 +128,8 @@ pub enum Event {
     Done {
         /// Time since the prefill.
         decode: Duration,
+        /// Rows were left out that were needed: others waited for the model, or the deadline was near.
+        is_cut: bool,
         /// What was used, to be settled.
         bill: Bill,
     },

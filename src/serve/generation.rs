@@ -113,7 +113,7 @@ impl Writer {
                         course.admitted(queue, prefill, prefill_tokens_computed);
                     }
                     Event::Row(row) => rows.push(row),
-                    Event::Done { decode, bill } => ended = Some(Ok((decode, bill))),
+                    Event::Done { decode, is_cut, bill } => ended = Some(Ok((decode, is_cut, bill))),
                     Event::Failed(error) => ended = Some(Err(error)),
                 }
             }
@@ -125,8 +125,8 @@ impl Writer {
                     .for_each(|candidate| publish(&Arc::new(candidate.clone())));
             }
             if let Some(ended) = ended {
-                let (decode, bill) = ended?;
-                course.decoded(decode);
+                let (decode, is_cut, bill) = ended?;
+                course.decoded(decode, is_cut);
                 return self.finish(course, question, n_truncated_signals, bill);
             }
         }
@@ -344,7 +344,7 @@ impl Writer {
             stitched,
             n_queries_max: question.options.n_queries_max.unwrap_or(parse::QUERIES_MAX),
             method: course.method,
-            is_headless: course.is_headless,
+            fell_short: course.is_headless || course.is_cut,
             prompt_tokens: course.prompt_tokens,
             prefill_tokens_computed: course.prefill_tokens_computed,
             n_truncated_signals,

@@ -75,7 +75,6 @@ pub(super) async fn models(
 fn limits(settings: EngineSettings) -> Limits {
     Limits {
         room: Room { rows: settings.rows_max, tokens: settings.tokens_max },
-        rows_min: CANDIDATES_MAX,
         queue_max: settings.queue_requests_max,
         queue_tokens_max: settings.queue_tokens_max,
         queue_wait_max: settings.queue_wait_max,

@@ -4,7 +4,7 @@ use super::{
     script::{LIST, tokens},
     server::{Client, Plan, Server, ask, options, request, within},
 };
-use newshound::serve::rpc::proto::{self, Draw};
+use newshound::serve::rpc::proto::{self, CacheStatus, Draw};
 use serde_json::json;
 use std::time::Duration;
 use tonic::Code;
@@ -69,11 +69,43 @@ async fn a_row_that_is_no_list_agrees_with_none() {
     assert_eq!(drawn(&Plan::new().writing(text).start().await).await, (4, 4));
 }
 
+/// The others take the place of the first, and need no more room.
 #[tokio::test]
-async fn without_room_for_the_others_the_first_are_the_answer() {
+async fn there_is_room_for_the_others_where_there_was_for_the_first() {
     let plan = Plan::new().writing(|row_idx, _| own_words(row_idx));
-    let server = plan.with(|settings| settings.engine.rows_max = 3).start().await;
-    assert_eq!(drawn(&server).await.0, 2);
+    let server = plan.with(|settings| settings.engine.rows_max = 2).start().await;
+    assert_eq!(drawn(&server).await, (4, 4));
+}
+
+#[tokio::test]
+async fn where_somebody_waits_the_first_are_the_answer_for_the_moment() {
+    let plan = Plan::new().gated().writing(|row_idx, _| own_words(row_idx));
+    let plan = plan.with(|settings| {
+        settings.engine.rows_max = 2;
+        settings.degradation.answer_ttl = Duration::from_millis(1);
+    });
+    let server = plan.start().await;
+    let first = asked(&server, "one").await;
+    server.until("newshound_running_rows", 2.0).await;
+    let second = asked(&server, "two").await;
+    server.until("newshound_queue_depth", 1.0).await;
+    server.gate.allow(1_000);
+    assert_eq!(within(first).await.unwrap().usage.unwrap().candidates_started, 2);
+    assert_eq!(within(second).await.unwrap().usage.unwrap().candidates_started, 4);
+    // Asked again with room for all, she gets all.
+    let again = within(asked(&server, "one").await).await.unwrap();
+    assert_eq!(
+        (again.usage.unwrap().candidates_started, again.cache.unwrap().status()),
+        (4, CacheStatus::Miss)
+    );
+}
+
+/// A call of a reader, under way.
+async fn asked(server: &Server, key: &str) -> tokio::task::JoinHandle<proto::GenerateQueriesResponse> {
+    let mut request = as_needed(4);
+    request.user = Some(proto::UserRef { key: key.to_owned() });
+    let mut client = server.client().await;
+    tokio::spawn(async move { ask(&mut client, request).await })
 }
 
 /// A request whose first three rows have ended, and whose other two wait at the gate.

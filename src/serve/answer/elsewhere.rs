@@ -75,8 +75,8 @@ impl Answerer {
 
     /// Stores what was generated for the other servers too, unless the reader's epoch has ended since it was asked for.
     pub(super) async fn share(&self, question: &Question, key: CacheKey, claim: Claim, landed: &Landed) {
-        // What fell short for want of a head is for this server's moment alone.
-        if self.epochs.holds(key.epoch()) && !landed.answer.is_headless {
+        // What fell short for want of a head, or of room, is for this server's moment alone.
+        if self.epochs.holds(key.epoch()) && !landed.answer.fell_short {
             claim.store(&landed.answer, self.keep(question, false).usable()).await;
         }
     }

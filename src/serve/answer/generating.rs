@@ -102,7 +102,7 @@ impl Answerer {
             }
         };
         if question.cache != CacheMode::Bypass {
-            self.put(key, &answer, self.keep(question, answer.is_headless), Instant::now()).await;
+            self.put(key, &answer, self.keep(question, answer.fell_short), Instant::now()).await;
         }
         Ok((Landed { answer, age: None }, claim))
     }
@@ -117,10 +117,10 @@ impl Answerer {
     }
 
     /// How long an answer is kept. One that fell short is asked for again as soon as there may be room for a whole one.
-    pub(super) fn keep(&self, question: &Question, is_headless: bool) -> Keep {
+    pub(super) fn keep(&self, question: &Question, fell_short: bool) -> Keep {
         let (policy, settings) = (question.enrolment.policy(), &self.settings);
         let fresh = policy.cache_ttl.unwrap_or(settings.ttl);
-        if question.rung > Rung::Full || is_headless {
+        if question.rung > Rung::Full || fell_short {
             return Keep::only(fresh.min(self.degradation.answer_ttl));
         }
         let spare = if question.lowest_rung >= Rung::Stale { self.degradation.spare } else { Duration::ZERO };

@@ -267,9 +267,9 @@ fn report(mut load: Load, args: &EngineArgs, device: String, took: Duration) -> 
     }
 }
 
-/// The network of a bundle or of a model folder, and the ids that end a query where there is a tokenizer to say.
 type Subject = (Arc<Transformer>, Arc<[u32]>);
 
+/// The network of a bundle or of a model folder, and the ids that end a query where there is a tokenizer to say.
 fn subject(args: &EngineArgs) -> Result<Subject, CommandError> {
     let device = args.device.open()?;
     if let Some(dir) = &args.model {

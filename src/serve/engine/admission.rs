@@ -21,9 +21,7 @@ pub(super) struct Load {
 #[derive(Debug)]
 pub(super) struct Now {
     pub(super) rates: Rates,
-    /// Rows that are worth running together.
-    pub(super) rows_max: usize,
-    /// What of them, and of the tokens, no running job has.
+    /// Room that no running job has.
     pub(super) free: Room,
     /// Rows that are being written.
     pub(super) n_rows: usize,
@@ -51,8 +49,7 @@ impl Now {
 
 impl Load {
     pub(super) fn new(room: Room) -> Self {
-        let (rates, queued) = (Rates::default(), Default::default());
-        let now = Now { rates, rows_max: room.rows, free: room, n_rows: 0, queued };
+        let now = Now { rates: Rates::default(), free: room, n_rows: 0, queued: Default::default() };
         Self { pace: Pace::default(), now: Mutex::new(now) }
     }
 
@@ -149,7 +146,7 @@ impl Engine {
     pub fn wait(&self, work: &Work, class: Class) -> Duration {
         let limits = &self.shared.limits;
         let now = self.shared.load.lock();
-        let (ahead, left) = (now.ahead(class), limits.sharing.left_by(class, now.rows_max));
+        let (ahead, left) = (now.ahead(class), limits.sharing.left_by(class, limits.room.rows));
         if ahead.need.and(work.room()).fits(now.free.less(Room { rows: left, tokens: 0 })) {
             return Duration::ZERO;
         }

@@ -12,13 +12,6 @@ const FADE: f64 = 1.0 - 1.0 / 200.0;
 /// to be measured once nothing was measured for so long.
 const GOOD_FOR: Duration = Duration::from_secs(10);
 
-/// The share of a step's time that grows with its rows, from which on more of them are not worth their wait: with this many a model writes nine
-/// tenths of what it would with any number, and each further one makes all others slower for next to nothing.
-const GROWING: f64 = 0.9;
-
-/// Steps that must have been measured before that share is believed: half of what the sums hold.
-const STEPS_MIN: f64 = 100.0;
-
 /// What a request asks of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Work {
@@ -84,23 +77,6 @@ impl Rates {
             reason = "not negative, and a message's bytes"
         )]
         self.prompt_tokens.value().map(|per_byte| (per_byte * float(n_bytes)).ceil() as usize)
-    }
-
-    /// How many rows are worth running together, of at least `rows_min` and at most `rows_max`; all where too little was measured, or too long
-    /// ago.
-    pub(super) fn worth(&self, (rows_min, rows_max): (usize, usize), now: Instant) -> usize {
-        let is_old = self.stepped_at.is_none_or(|at| now.saturating_duration_since(at) >= GOOD_FOR);
-        let (Some(none), Some(one)) = (self.step.at(0.0), self.step.at(1.0)) else { return rows_max };
-        if is_old || self.step.n < STEPS_MIN {
-            return rows_max;
-        }
-        let worth = GROWING / (1.0 - GROWING) * none / (one - none);
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a line neither falls nor is below zero, and a number that is too large is the largest"
-        )]
-        (worth.round() as usize).max(rows_min).min(rows_max)
     }
 
     /// How long work takes from its preparation to its last list, if it need not wait, beside `n_running` rows; none where too little was
@@ -244,26 +220,6 @@ mod tests {
         let rates = measured(now);
         assert!(rates.takes(&WORK, 0, now + GOOD_FOR - MS).is_some());
         assert_eq!(rates.takes(&WORK, 0, now + GOOD_FOR), None);
-    }
-
-    #[test]
-    fn more_rows_than_write_nine_tenths_of_what_any_number_would_are_not_worth_their_wait() {
-        let now = Instant::now();
-        let measured = |n_steps: u32, fixed: Duration, per_row: Duration| {
-            let mut rates = Rates::default();
-            for n_rows in (0..n_steps).map(|step| 1 + step % 64) {
-                rates.stepped(n_rows as usize, fixed + per_row * n_rows, now);
-            }
-            rates
-        };
-        for (fixed, per_row, worth) in
-            [(4 * MS, MS, 36), (20 * MS, MS, 128), (MS, Duration::ZERO, 128), (Duration::ZERO, MS, 8)]
-        {
-            assert_eq!(measured(400, fixed, per_row).worth((8, 128), now), worth, "{fixed:?} {per_row:?}");
-        }
-        assert_eq!(measured(64, 4 * MS, MS).worth((8, 128), now), 128, "too few steps");
-        assert_eq!(measured(400, 4 * MS, MS).worth((8, 128), now + GOOD_FOR), 128, "too long ago");
-        assert_eq!(Rates::default().worth((8, 128), now), 128);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(super) fn run<G: Generator>(
     shared: &Shared,
 ) {
     let limits = &shared.limits;
-    let waiting = Batcher::new(limits.overtake_max, limits.sharing);
+    let waiting = Batcher::new(limits.overtake_max, limits.sharing, limits.room.rows);
     let mut thread = Thread {
         generator,
         prefixes: Prefixes::new(shared.limits.prefixes, opening),
@@ -65,6 +65,8 @@ struct Running {
     need: Room,
     rows_left: usize,
     held: Option<Held>,
+    /// Its first rows disagreed, and the held ones were dropped all the same.
+    is_cut: bool,
     /// Tokens that each live row has.
     n_tokens: usize,
     /// Tokens of the longest list that was not stopped early.
@@ -121,10 +123,9 @@ impl<G: Generator> Thread<'_, G> {
         let (queued, prefix_bytes) = (self.waiting.len(), self.prefixes.n_bytes());
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
         self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes });
-        let room = self.room();
-        let free = self.free_of(room);
+        let free = self.free_room();
         let mut now = self.shared.load.lock();
-        (now.n_rows, now.rows_max, now.free) = (rows, room.rows, free);
+        (now.n_rows, now.free) = (rows, free);
     }
 
     /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
@@ -182,18 +183,10 @@ impl<G: Generator> Thread<'_, G> {
         tell(&running.reply, Event::Failed(why));
     }
 
-    /// The room of the batch, as far as it is worth being filled.
-    fn room(&self) -> Room {
-        let (most, rows_min) = (self.shared.limits.room, self.shared.limits.rows_min);
-        let rows = self.shared.load.lock().rates.worth((rows_min, most.rows), Instant::now());
-        Room { rows, ..most }
-    }
-
-    /// What of a room is free.
-    fn free_of(&self, room: Room) -> Room {
+    fn free_room(&self) -> Room {
         let needs = self.running.values().map(|running| running.need);
         let needs = needs.chain(self.arriving.iter().map(Arriving::need));
-        needs.fold(room, Room::less)
+        needs.fold(self.shared.limits.room, Room::less)
     }
 
     /// Gives every row a token, and computes up to `budget` positions of the arriving prompt beside it.
@@ -294,7 +287,8 @@ impl<G: Generator> Thread<'_, G> {
             self.shared.load.lock().rates.wrote_all(running.longest);
         }
         let now = Instant::now();
-        tell(&running.reply, Event::Done { decode: now - running.prefilled_at, bill: running.bill });
+        let Running { reply, prefilled_at, is_cut, bill, .. } = running;
+        tell(&reply, Event::Done { decode: now - prefilled_at, is_cut, bill });
         if let Some(before) = self.left_at.replace(now).filter(|_| self.is_saturated) {
             self.shared.load.pace.note(now - before);
         }

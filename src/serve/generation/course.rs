@@ -16,6 +16,8 @@ pub(super) struct Course {
     pub(super) method: Method,
     /// Whether the reward head failed, and is asked no more.
     pub(super) is_headless: bool,
+    /// Whether rows were left out that were needed.
+    pub(super) is_cut: bool,
     /// In the order in which they ended.
     pub(super) candidates: Vec<Candidate>,
     /// What each was read from.
@@ -38,6 +40,7 @@ impl Course {
             started: Instant::now(),
             method: question.options.method,
             is_headless: false,
+            is_cut: false,
             candidates: Vec::new(),
             rows: Vec::new(),
             time_to_first_candidate: None,
@@ -81,7 +84,8 @@ impl Course {
     }
 
     /// All rows ended.
-    pub(super) fn decoded(&mut self, decode: Duration) {
+    pub(super) fn decoded(&mut self, decode: Duration, is_cut: bool) {
+        self.is_cut = is_cut;
         self.phases.decode = decode;
         let ended = self.stage_from + decode;
         let decode = self.stage.take().into_iter();

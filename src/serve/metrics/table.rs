@@ -126,7 +126,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
         "Time from the start of a generation to its first valid list.",
     ),
     ("newshound_signals_total", C, "Signals that a cleaner judged, by verdict."),
-    ("newshound_candidates_per_request", H(CANDIDATES), "Candidates that a generation started."),
+    (
+        "newshound_candidates_per_request",
+        H(CANDIDATES),
+        "Candidates of a generation that ended, valid or not.",
+    ),
     ("newshound_candidates_total", C, "Candidates, by what became of them."),
     ("newshound_invalid_output_total", C, "Candidates that are no valid list, by reason."),
     ("newshound_queries_per_list", H(QUERIES), "Queries of a valid list."),

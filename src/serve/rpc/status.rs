@@ -211,7 +211,7 @@ fn busy(message: &str, reason: &str, retry_after: Duration) -> Status {
     later((Code::ResourceExhausted, message), details, Some(retry_after))
 }
 
-/// What a client hears that is to come back, if it is of use.
+/// What a client hears that is to come back, after `retry_after` where that is known; without it, nothing says that coming back is of use.
 fn later((code, message): (Code, &str), mut details: ErrorDetails, retry_after: Option<Duration>) -> Status {
     if retry_after.is_some() {
         details.set_retry_info(retry_after);

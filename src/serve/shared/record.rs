@@ -178,7 +178,7 @@ impl AnswerRecord {
             self.phases.map(Duration::from_nanos);
         let cost = Cost { device_time: Duration::from_nanos(self.device_time), nanos: self.cost_nanos };
         let answer = Answer {
-            is_headless: false,
+            fell_short: false,
             model: Arc::clone(model),
             best_idx: self.best_idx,
             stitched: match self.stitched {
@@ -337,7 +337,7 @@ mod tests {
         let list = || parse::parse(LIST).unwrap();
         let cost = Cost { device_time: Duration::from_micros(1234), nanos: 99 };
         Answer {
-            is_headless: false,
+            fell_short: false,
             model: model(),
             candidates: vec![candidate(1, Err(Invalid::Elsewhere)), candidate(0, Ok(list()))],
             best_idx: 1,

@@ -13,7 +13,8 @@ pub struct GrpoSettings {
     /// find more.
     pub advantage: Advantage,
     /// Lists of which the best one counts: a list is worth what it adds to the best of so many. 1: itself. More keep the lists of a reader apart,
-    /// and pay where several are sampled and the best is served.
+    /// and pay where several are sampled and the best is served. With all lists of a prompt only the best of them is taught anything, and not what
+    /// makes a text a list: fewer are better.
     pub best_of: usize,
     /// How much of a query's own advantage its tokens get on top of the list's, from 0. 0: a list is worth one number.
     pub query_credit: f64,

@@ -141,12 +141,17 @@ impl House {
         /// Often enough that nobody notices, and rarely enough to cost nothing.
         const LOOK: Duration = Duration::from_millis(20);
         let resting = async {
-            for name in series {
-                while self.metric(name).await? > 0.0 {
-                    tokio::time::sleep(LOOK).await;
+            loop {
+                // Together: what leaves one may go to another.
+                let mut sum = 0.0;
+                for name in series {
+                    sum += self.metric(name).await?;
                 }
+                if sum <= 0.0 {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK).await;
             }
-            Ok(())
         };
         tokio::time::timeout(REST_MAX, resting).await.unwrap_or_else(|_| {
             let words = format!("{} is not 0 after {} s", series.join("or "), REST_MAX.as_secs());

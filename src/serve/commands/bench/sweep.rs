@@ -1,8 +1,11 @@
 //! Readers that a running server answers per second, where one number of what they ask for changes and the others stay.
-use super::{BenchArgs, Client, ClientError, CommandError, load::Readers};
-use crate::serve::commands::{
-    engine::rate,
-    plot::{self, Sweep},
+use super::{BenchArgs, Client, CommandError, load::Readers};
+use crate::serve::{
+    commands::{
+        engine::rate,
+        plot::{self, Sweep},
+    },
+    rpc::client::Ask,
 };
 use std::{
     path::Path,
@@ -58,7 +61,7 @@ pub(super) async fn draw(
     plot::write(&sweeps, path)
 }
 
-/// Closed loop: each caller sends its next request when the one before is answered.
+/// Closed loop: each caller sends its next request when the one before is answered, past the cache. Refusals do not count.
 async fn measured(
     clients: &[Client],
     point: Point,
@@ -69,17 +72,26 @@ async fn measured(
     for client in clients.iter().cycle().take(point.n_at_once) {
         let (client, next) = (client.clone(), Arc::clone(next));
         callers.spawn(async move {
-            let mut n_answered = 0;
+            let (mut n_answered, mut refused) = (0, None);
             while started.elapsed() < time {
-                client.ask(point.readers.ask(next.fetch_add(1, Ordering::Relaxed))).await?;
-                n_answered += 1;
+                let ask = point.readers.ask(next.fetch_add(1, Ordering::Relaxed));
+                match client.ask(Ask { bypass_cache: true, ..ask }).await {
+                    Ok(_) => n_answered += 1,
+                    Err(error) => refused = Some(error),
+                }
             }
-            Ok::<usize, ClientError>(n_answered)
+            (n_answered, refused)
         });
     }
-    let mut n_answered = 0;
+    let (mut n_answered, mut refused) = (0, None);
     while let Some(caller) = callers.join_next().await {
-        n_answered += caller.map_err(|_| CommandError::Panicked)??;
+        let (n, why) = caller.map_err(|_| CommandError::Panicked)?;
+        n_answered += n;
+        refused = refused.or(why);
     }
-    Ok(rate(n_answered, started.elapsed()))
+    match refused {
+        // Nothing was measured.
+        Some(error) if n_answered == 0 => Err(error.into()),
+        _ => Ok(rate(n_answered, started.elapsed())),
+    }
 }

@@ -87,9 +87,9 @@ impl<G: Generator> Thread<'_, G> {
     /// Takes the next job that fits out of the queue.
     fn begin(&mut self) -> Option<Arriving> {
         loop {
-            let (idle, room) = (self.running.is_empty(), self.room());
-            let free = (self.free_of(room), room.rows);
-            let Picked { job: queued, need, waited } = self.waiting.pick(Instant::now(), free, idle)?;
+            let idle = self.running.is_empty();
+            let Picked { job: queued, need, waited } =
+                self.waiting.pick(Instant::now(), self.free_room(), idle)?;
             let Queued { job, reply, ticket, .. } = *queued;
             drop(ticket);
             // A client may have gone since `forget_gone`; a prefill for nobody would cost more than this look.
@@ -99,9 +99,8 @@ impl<G: Generator> Thread<'_, G> {
             let group = GroupId(self.next_group);
             self.next_group += 1;
             let (leave, deadline) = (job.leave.clone(), Arc::clone(&job.deadline));
-            let need_held = job.room_of(job.n_held());
-            let held = |adaptive| Held { adaptive, need: need_held, ended: Vec::new() };
-            let held = job.adaptive.clone().map(held);
+            let adaptive = job.adaptive.clone().filter(|_| job.n_held() > 0);
+            let held = adaptive.map(|adaptive| Held { adaptive, ended: Vec::new() });
             let owner = leave.as_ref().map(|leave| leave.epoch.owner);
             let known = owner.and_then(|owner| self.prefixes.find(owner, &job.prompt, Instant::now()));
             let n_known = known.as_ref().map_or(0, |known| known.n_positions);
@@ -166,8 +165,18 @@ impl<G: Generator> Thread<'_, G> {
         self.shared.metrics.saved(Saving::Prefix, self.prefill_rate.of(n_known));
         tell(&reply, Event::Admitted { queue: waited, prefill, prefill_tokens_computed });
         let (n_tokens, longest) = (1, 0);
-        let running =
-            Running { reply, deadline, need, rows_left, held, n_tokens, longest, prefilled_at, bill };
+        let running = Running {
+            reply,
+            deadline,
+            need,
+            rows_left,
+            held,
+            is_cut: false,
+            n_tokens,
+            longest,
+            prefilled_at,
+            bill,
+        };
         self.running.insert(group, running);
     }
 
