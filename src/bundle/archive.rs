@@ -11,7 +11,7 @@ use std::{
     io::Read,
     path::Path,
 };
-use tar::{Archive, Builder, Entry, EntryType, Header};
+use tar::{Archive, Builder, Entry, Header};
 
 /// Reads the files of an archive.
 ///
@@ -43,12 +43,17 @@ pub(super) fn read(path: &Path) -> Result<Contents, BundleError> {
 fn name_of(entry: &Entry<'_, File>) -> Result<Option<String>, BundleError> {
     let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
     let name = path.strip_prefix("./").unwrap_or(&path);
-    match entry.header().entry_type() {
-        EntryType::Directory if name.is_empty() => Ok(None),
-        EntryType::Regular if is_plain_name(name) => Ok(Some(name.to_owned())),
-        EntryType::Regular => Err(file_error(&path, "not a plain file name".to_owned())),
-        _ => Err(file_error(&path, "neither a file nor the folder itself".to_owned())),
+    let kind = entry.header().entry_type();
+    if kind.is_dir() && name.is_empty() {
+        return Ok(None);
     }
+    if !kind.is_file() {
+        return Err(file_error(&path, "neither a file nor the folder itself".to_owned()));
+    }
+    if !is_plain_name(name) {
+        return Err(file_error(&path, "not a plain file name".to_owned()));
+    }
+    Ok(Some(name.to_owned()))
 }
 
 /// Writes a bundle's archive, whole or not at all; of the same bundle always the same bytes.
