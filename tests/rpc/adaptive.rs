@@ -88,7 +88,8 @@ async fn where_somebody_waits_the_first_are_the_answer_for_the_moment() {
     let first = asked(&server, "one").await;
     server.until("newshound_running_rows", 2.0).await;
     let second = asked(&server, "two").await;
-    server.until("newshound_queue_depth", 1.0).await;
+    // The thread of the model tells of its queue between steps, and the gate is shut.
+    server.until("newshound_prompt_tokens_count", 2.0).await;
     server.gate.allow(1_000);
     assert_eq!(within(first).await.unwrap().usage.unwrap().candidates_started, 2);
     assert_eq!(within(second).await.unwrap().usage.unwrap().candidates_started, 4);
