@@ -151,3 +151,20 @@ impl Reach {
         Ok(Bearer(Some(value)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_whose_scheme_says_otherwise_than_its_tls_is_refused() {
+        let with = |addr: &str, tls: Option<Tls>| Reach { tls, ..Reach::plain(addr) }.endpoint();
+        for addr in ["127.0.0.1:50051", "http://127.0.0.1:50051"] {
+            assert_eq!(with(addr, None).unwrap().uri().to_string(), "http://127.0.0.1:50051/");
+        }
+        assert!(matches!(with("https://127.0.0.1:50051", None), Err(ReachError::Scheme { .. })));
+        let tls = || Some(Tls { ca: Some(Vec::new()), identity: None });
+        assert!(matches!(with("http://127.0.0.1:50051", tls()), Err(ReachError::Scheme { .. })));
+        assert!(!matches!(with("https://127.0.0.1:50051", tls()), Err(ReachError::Scheme { .. })));
+    }
+}
