@@ -1,5 +1,10 @@
 //! What everything downstream of the model exchanges: queries, lists of them, and lists with scores.
 
+/// Fewest queries of a list.
+pub const QUERIES_MIN: usize = 3;
+/// Most queries of a list.
+pub const QUERIES_MAX: usize = 8;
+
 /// One news search query: 2 to 12 words, single spaces, no URL, no control character. Built by `text::parse` only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Query(String);

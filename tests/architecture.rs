@@ -20,7 +20,7 @@ const DAG: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("text", &["signals", "queries"]),
     ("model", &[]),
-    ("decode", &["model"]),
+    ("decode", &["model", "queries"]),
     ("cleaner", &["signals", "text::tokens", "model"]),
     ("bundle", &["text", "model", "cleaner"]),
     ("news", &["queries", "model", "text::tokens", "bundle"]),

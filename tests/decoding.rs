@@ -1,4 +1,5 @@
 //! Tests of decoding: rows of many prompts in one batch say what each would say alone.
+mod constrained;
 mod shortcuts;
 
 use crate::support::device::{device, tolerance};
@@ -29,7 +30,7 @@ const SAMPLED: SamplerSettings = SamplerSettings {
     top_p: 0.95,
     min_p: 0.0,
     repetition_penalty: 1.1,
-    distinct_queries: true,
+    constrained: false,
 };
 
 fn model() -> Arc<Transformer> {
@@ -249,35 +250,6 @@ fn query_ends_stand_before_boundaries_that_follow_content() {
         n_ends += got.len();
     }
     assert!(n_ends > 8 && n_after_blank > 0, "{n_ends} {n_after_blank}");
-}
-
-#[test]
-fn a_query_is_not_ended_where_it_stands_in_the_list_already() {
-    let model = model();
-    let boundary_ids: Arc<[u32]> = (0..VOCAB * 3 / 4).collect();
-    let n_repeated = |distinct_queries| {
-        let sampler = SamplerSettings { distinct_queries, repetition_penalty: 1.0, ..SAMPLED };
-        let mut batch = Batch::new(model.clone());
-        let asked = request(8, 6, 16);
-        let (stop_ids, boundary_ids): (Arc<[u32]>, _) = (Arc::new([]), &boundary_ids);
-        let boundaries = boundary_ids.clone();
-        batch
-            .admit(GroupRequest { sampler, stop_ids, boundary_ids: boundaries, max_new_tokens: 64, ..asked })
-            .unwrap();
-        let of_row = |row: &FinishedRow| {
-            let mut queries: Vec<&[u32]> = row.ids.split(|id| boundary_ids.contains(id)).collect();
-            // The last one has not ended.
-            queries.pop();
-            queries.retain(|query| !query.is_empty());
-            let n_queries = queries.len();
-            queries.sort_unstable();
-            queries.dedup();
-            n_queries - queries.len()
-        };
-        drain(&mut batch).values().map(of_row).sum::<usize>()
-    };
-    assert_eq!(n_repeated(true), 0);
-    assert!(n_repeated(false) > 10, "the rule had nothing to do");
 }
 
 #[test]

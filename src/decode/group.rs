@@ -30,8 +30,8 @@ impl Group {
         } = request;
         let rows = seeds.into_iter().enumerate();
         let rows = rows.map(|(row_idx, seed)| Row::new(row_idx, sampler, seed, &prompt)).collect();
-        let distinct_queries = sampler.distinct_queries;
-        let rules = Rules { max_new_tokens, stop_ids, boundary_ids, distinct_queries };
+        let constrained = sampler.constrained;
+        let rules = Rules { max_new_tokens, stop_ids, boundary_ids, constrained };
         Self { id, rules, forks, rows, held: Vec::new(), pruning, ended: Vec::new(), n_steps: 0 }
     }
 

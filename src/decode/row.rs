@@ -3,6 +3,7 @@ use super::{
     batch::{Finish, FinishedRow, GroupId, QueryEnd},
     sampler::{Sampler, SamplerSettings},
 };
+use crate::queries::{QUERIES_MAX, QUERIES_MIN};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ pub(super) struct Rules {
     pub(super) stop_ids: Arc<[u32]>,
     /// Sorted.
     pub(super) boundary_ids: Arc<[u32]>,
-    pub(super) distinct_queries: bool,
+    pub(super) constrained: bool,
 }
 
 impl Rules {
@@ -78,16 +79,20 @@ impl Row {
         *self.ids.last().expect("a live row has the token sampled in admit")
     }
 
-    /// Ids that must not come next: those that would end a query that stands in the row already, token for token.
+    /// Ids that must not come next: those that would end a query which is blank or stands in the row already, token for token, end a list of
+    /// too few queries, or begin another after the last that it may have.
     fn forbidden(&self, rules: &Rules) -> Vec<u32> {
+        if !rules.constrained {
+            return Vec::new();
+        }
         let unfinished = &self.ids[self.n_ids_at_boundary..];
         let stands_already =
             || self.query_ends.iter().any(|end| self.ids[end.start..end.n_ids] == *unfinished);
-        if rules.distinct_queries && stands_already() {
-            rules.stop_ids.iter().chain(rules.boundary_ids.iter()).copied().collect()
-        } else {
-            Vec::new()
-        }
+        let is_no_query = unfinished.is_empty() || stands_already();
+        let n_queries = self.query_ends.len() + 1;
+        let stops = rules.stop_ids.iter().filter(|_| is_no_query || n_queries < QUERIES_MIN);
+        let boundaries = rules.boundary_ids.iter().filter(|_| is_no_query || n_queries >= QUERIES_MAX);
+        stops.chain(boundaries).copied().collect()
     }
 
     /// Samples one token from the logits (V) of a hidden state (D).

@@ -24,20 +24,21 @@ pub struct SamplerSettings {
     pub min_p: f32,
     /// Logits of ids in the history are divided by it where positive and multiplied where negative. 1: off.
     pub repetition_penalty: f32,
-    /// A query that stands in the list already does not end there again: another token must follow.
-    pub distinct_queries: bool,
+    /// Nothing is drawn that makes a list malformed by itself: an end before the third query, a ninth query, a blank one, or the end of one
+    /// that stands in the list already.
+    pub constrained: bool,
 }
 
 impl SamplerSettings {
     /// How lists are drawn unless a request says otherwise: warm enough that N lists differ, without the unlikeliest
-    /// twentieth, where most malformed lists begin, and without queries written twice, which make a list malformed.
+    /// twentieth, where most malformed lists begin, and constrained to the form of a list.
     pub const SERVING: Self = Self {
         temperature: 0.8,
         top_k: 0,
         top_p: 0.95,
         min_p: 0.0,
         repetition_penalty: 1.0,
-        distinct_queries: true,
+        constrained: true,
     };
 
     /// The model as it is: temperature 1, every stage off.
@@ -47,7 +48,7 @@ impl SamplerSettings {
         top_p: 1.0,
         min_p: 0.0,
         repetition_penalty: 1.0,
-        distinct_queries: false,
+        constrained: false,
     };
 
     /// The likeliest token, whatever seed.
@@ -278,7 +279,7 @@ mod tests {
                 top_p: value,
                 min_p: value,
                 repetition_penalty: value,
-                distinct_queries: false,
+                constrained: false,
             };
             let _ = Sampler::new(all, 1).sample(&[1.0, 2.0, -3.0], &[0, 2, 99], &[]);
             let _ =

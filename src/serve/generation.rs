@@ -11,7 +11,7 @@ use crate::{
     },
     experiment::policy::{Draw, EarlyStopping},
     model::reward_head::RewardHead,
-    queries::{Query, QueryList},
+    queries::{QUERIES_MAX, Query, QueryList},
     serve::{
         answer::ServeError,
         bill::Bill,
@@ -342,7 +342,7 @@ impl Writer {
             model: Arc::clone(&self.facts),
             best_idx,
             stitched,
-            n_queries_max: question.options.n_queries_max.unwrap_or(parse::QUERIES_MAX),
+            n_queries_max: question.options.n_queries_max.unwrap_or(QUERIES_MAX),
             method: course.method,
             fell_short: course.is_headless || course.is_cut,
             prompt_tokens: course.prompt_tokens,

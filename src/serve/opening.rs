@@ -3,6 +3,7 @@ use super::RunError;
 use crate::{
     experiment::policy::{Bounds, Head},
     model::reward_head::RewardHead,
+    queries::{QUERIES_MAX, QUERIES_MIN},
     serve::{
         answer::Answerer,
         batcher::{Room, Sharing},
@@ -22,7 +23,6 @@ use crate::{
         topics::Topics,
         traces::Sending,
     },
-    text::parse::{QUERIES_MAX, QUERIES_MIN},
 };
 use std::{sync::Arc, time::Duration};
 use tracing::warn;

@@ -4,9 +4,9 @@
 //! are generated, so whoever sees the page may see them.
 use crate::{
     news::article::Article,
+    queries::QUERIES_MAX,
     serve::demo::{DemoUser, Shelf, rfc3339},
     signals::{SignalDraft, Stream},
-    text::parse::QUERIES_MAX,
 };
 use axum::{
     Json, Router,

@@ -216,10 +216,10 @@ impl Options {
         put(self.n_candidates as u64);
         put(self.n_queries_max.map_or(u64::MAX, |n| n as u64));
         put(self.max_output_tokens as u64);
-        let SamplerSettings { temperature, top_k, top_p, min_p, repetition_penalty, distinct_queries } =
+        let SamplerSettings { temperature, top_k, top_p, min_p, repetition_penalty, constrained } =
             self.sampler;
         put(top_k as u64);
-        put(u64::from(distinct_queries));
+        put(u64::from(constrained));
         for float in [temperature, top_p, min_p, repetition_penalty] {
             // Adding zero turns -0 into 0.
             put(u64::from((float + 0.0).to_bits()));
@@ -257,7 +257,7 @@ mod tests {
             top_p: 0.9,
             min_p: 0.0,
             repetition_penalty: 1.0,
-            distinct_queries: true,
+            constrained: true,
         };
         let (n_queries_max, seed, method) = (None, None, Method::LogProb);
         let early_stopping = EarlyStopping::Off;
@@ -290,7 +290,7 @@ mod tests {
             Options { sampler: SamplerSettings { top_k: 1, ..sampler }, ..same },
             Options { sampler: SamplerSettings { top_p: 0.8, ..sampler }, ..same },
             Options { sampler: SamplerSettings { min_p: 0.1, ..sampler }, ..same },
-            Options { sampler: SamplerSettings { distinct_queries: false, ..sampler }, ..same },
+            Options { sampler: SamplerSettings { constrained: false, ..sampler }, ..same },
         ];
         let bytes: std::collections::HashSet<_> = others.iter().map(Options::canonical).collect();
         assert_eq!(bytes.len(), others.len(), "two of the others share their bytes");

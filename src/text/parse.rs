@@ -1,16 +1,12 @@
 //! The only definition of a valid list. The server, the rewards and the evaluation all ask here.
 use crate::{
-    queries::{Query, QueryList},
+    queries::{QUERIES_MAX, QUERIES_MIN, Query, QueryList},
     signals::characters::is_invisible,
 };
 use std::collections::HashSet;
 use thiserror::Error;
 use unicode_normalization::UnicodeNormalization;
 
-/// Fewest queries of a list.
-pub const QUERIES_MIN: usize = 3;
-/// Most queries of a list.
-pub const QUERIES_MAX: usize = 8;
 /// Fewest words of a query: one word is a topic, not a query.
 pub const WORDS_MIN: usize = 2;
 /// Most words of a query: a longer one is a sentence, which no search engine matches well.

@@ -20,13 +20,9 @@ use super::{
 use crate::{
     bundle::manifest::sha256_hex,
     cleaner::Verdict,
-    queries::QueryList,
+    queries::{QUERIES_MAX, QueryList},
     signals::Stream,
-    text::{
-        parse::{self, QUERIES_MAX},
-        prompt,
-        tokens::Tokens,
-    },
+    text::{parse, prompt, tokens::Tokens},
 };
 use rayon::prelude::*;
 use std::collections::HashSet;

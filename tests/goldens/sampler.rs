@@ -14,7 +14,7 @@ fn settings(config: &Value) -> SamplerSettings {
         top_p: number("top_p", 1.0),
         min_p: number("min_p", 0.0),
         repetition_penalty: number("repetition_penalty", 1.0),
-        distinct_queries: false,
+        constrained: false,
     }
 }
 

@@ -2,12 +2,12 @@
 use super::{Answerer, Course, Degradation, Origin, ServeError};
 use crate::{
     experiment::policy::Rung,
+    queries::QUERIES_MAX,
     serve::{
         candidate::Answer,
         ladder::{Decision, Why},
         question::Question,
     },
-    text::parse::QUERIES_MAX,
 };
 use std::sync::Arc;
 

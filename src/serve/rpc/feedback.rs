@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     experiment::record::{Event, EventKind, Outcomes},
+    queries::QUERIES_MAX,
     serve::experiments::log::now_unix_ms,
     signals::TIME_UNIX_S_MAX,
-    text::parse::QUERIES_MAX,
 };
 use prost_types::Timestamp;
 use tonic::{Code, Request, Response, Status};

@@ -8,7 +8,8 @@ use crate::{
     bundle::load::{self, Bundle, BundleSource},
     model::{precision::Precision, reward_head::RewardHead},
     news::fuse,
-    text::{parse::QUERIES_MAX, prompt},
+    queries::QUERIES_MAX,
+    text::prompt,
     train::{
         error::TrainError,
         evaluate::{

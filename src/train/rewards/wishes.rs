@@ -1,8 +1,8 @@
 //! The list that the judge itself would write: the words of the news nearest to each of a reader's heaviest interests.
 use super::{interests::Interests, meaning::Meaning};
 use crate::{
-    queries::QueryList,
-    text::parse::{self, QUERIES_MAX, QUERIES_MIN},
+    queries::{QUERIES_MAX, QUERIES_MIN, QueryList},
+    text::parse,
 };
 use std::collections::HashSet;
 

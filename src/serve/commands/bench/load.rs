@@ -142,8 +142,9 @@ where
     Ok(())
 }
 
-/// Closed loop: so many clients each send the next request when the one before has ended, for a while. `number` counts each client's own
-/// requests from its own start, `n_clients` apart, so that no two clients send the same.
+/// Closed loop: so many clients each send the next request when the one before has ended, for a while; one that is refused comes again when it
+/// is told to, or the refusals would take the machine from the answers. `number` counts each client's own requests from its own start,
+/// `n_clients` apart, so that no two clients send the same.
 ///
 /// # Errors
 /// If a call panics.
@@ -165,6 +166,9 @@ where
                 let begun = Instant::now();
                 let outcome = call(number).await;
                 seen.add(&outcome, begun.elapsed());
+                if let Some(delay) = outcome.err().and_then(|refusal| refusal.retry_after) {
+                    tokio::time::sleep(delay).await;
+                }
                 number += n_clients;
             }
             Ok::<Seen, CommandError>(seen)

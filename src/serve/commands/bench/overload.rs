@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 const CALM: f64 = 0.8;
 /// How long the first requests are not counted: a model that has answered nothing yet knows no rates.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// The reason of a generation in which no candidate was a list: it says something of the model, and took the server as long as any.
+const NO_LIST: &str = "NO_VALID_LIST";
 /// As many readers as there are numbers: nobody comes twice.
 const READERS: u64 = u64::MAX;
 
@@ -176,9 +178,11 @@ impl Asking {
         move |number| {
             let (line, ask) = (lines.of(number), phase(number));
             Box::pin(async move {
-                let answered = line.call(GENERATE, raw::message(&ask), Some(ask.timeout)).await;
-                // Whoever has it only counts it.
-                answered.map(|_| Bytes::new())
+                match line.call(GENERATE, raw::message(&ask), Some(ask.timeout)).await {
+                    Err(refusal) if refusal.reason != NO_LIST => Err(refusal),
+                    // Whoever has it only counts it.
+                    Ok(_) | Err(_) => Ok(Bytes::new()),
+                }
             })
         }
     }

@@ -265,6 +265,9 @@ fn report(
         let (answered, refused) = (&seen.answered, seen.refused.n());
         let (n, p50, p99) = (answered.n(), answered.ms(50.0), answered.ms(99.0));
         writeln!(out, "  {name:<8} {n} answered, p50 {p50:.1} ms, p99 {p99:.1} ms; {refused} refused")?;
+        for (reason, n) in &seen.reasons {
+            writeln!(out, "    {reason:<36} {n}")?;
+        }
     }
     Ok(write!(out, "{bars}")?)
 }

@@ -2,8 +2,8 @@
 use super::{Checks, proto};
 use crate::{
     experiment::policy::{Draw, EarlyStopping, Rung},
+    queries::{QUERIES_MAX, QUERIES_MIN},
     serve::{question::Wanted, rerank::Method, settings::CANDIDATES_MAX},
-    text::parse::{QUERIES_MAX, QUERIES_MIN},
 };
 use std::ops::RangeInclusive;
 
