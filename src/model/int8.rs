@@ -10,22 +10,19 @@ pub use rows::Rows;
 
 use super::{
     linear::Weight,
-    weights::{ModelError, TensorSource},
+    products::{Panelled, Product},
+    weights::ModelError,
 };
 use candle_core::{Device, Result, Tensor, bail};
-use kernels::{Block, OUTPUTS, Panels, Product, ZERO};
+use kernels::{Block, OUTPUTS, Panels, ZERO};
 use rayon::prelude::*;
 use rows::INPUTS;
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 /// The largest magnitude of a rounded weight or input. -128 is left out, so that both signs have the same steps.
 const LEVELS: f32 = 127.0;
 /// Inputs of one output at most: beyond, a sum of products of a byte (255) and a signed byte (127) could leave 32 bits.
 const INPUTS_MAX: usize = 1 << 16;
-/// Parts of a product per thread: enough that a thread that starts late costs little.
-const PARTS_PER_THREAD: usize = 4;
-/// Products of fewer multiplications are computed by one thread: waking the others would take longer.
-const PARALLEL_WORK_MIN: usize = 1 << 18;
 
 /// A weight (out, in) of a linear layer, rounded to 8 bits and laid out for the kernels.
 #[derive(Debug)]
@@ -68,12 +65,6 @@ impl Matrix {
         Ok(Self { n_in, n_out, blocks, scales })
     }
 
-    /// Outputs and inputs.
-    #[must_use]
-    pub fn shape(&self) -> (usize, usize) {
-        (self.n_out, self.n_in)
-    }
-
     /// Returns the weights of some outputs: (n, in), f32 on the CPU. An embedding that is an output head too is looked up so.
     /// # Errors
     /// If there is no such output.
@@ -92,6 +83,23 @@ impl Matrix {
         }
         Tensor::from_vec(values, (ids.len(), self.n_in), &Device::Cpu)
     }
+}
+
+impl Panelled for Matrix {
+    type Rows<'r> = Rows;
+    type Panels<'a> = Panels<'a>;
+    const OUTPUTS: usize = OUTPUTS;
+
+    fn of(weight: &Weight) -> Option<&Self> {
+        match weight {
+            Weight::Int8(matrix) => Some(matrix),
+            Weight::Plain(_) | Weight::Packed(_) => None,
+        }
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        (self.n_out, self.n_in)
+    }
 
     fn panels<'a>(&'a self, bias: Option<&'a [f32]>, panels: &Range<usize>) -> Panels<'a> {
         let n_blocks = self.n_in.div_ceil(INPUTS);
@@ -101,146 +109,9 @@ impl Matrix {
             bias: bias.map(|bias| &bias[panels.start * OUTPUTS..]),
         }
     }
-}
 
-/// A layer in 8 bits: its weight, and of each output what is added.
-#[derive(Clone, Copy, Debug)]
-pub struct Layer<'a> {
-    /// The weight (out, in).
-    pub matrix: &'a Matrix,
-    /// The bias (out), where there is one.
-    pub bias: Option<&'a [f32]>,
-}
-
-/// What is computed of rows.
-#[derive(Clone, Copy, Debug)]
-pub enum Job<'a> {
-    /// What a layer maps them to.
-    Set(Layer<'a>),
-    /// The same, added to what stands in the output.
-    Add(Layer<'a>),
-    /// silu(gate) · up, of two layers of equal size.
-    Gated(Layer<'a>, Layer<'a>),
-}
-
-impl<'a> Job<'a> {
-    fn matrix(self) -> &'a Matrix {
-        let (Self::Set(layer) | Self::Add(layer) | Self::Gated(_, layer)) = self;
-        layer.matrix
-    }
-
-    /// Numbers per row.
-    #[must_use]
-    pub fn n_out(self) -> usize {
-        self.matrix().n_out
-    }
-
-    fn product(self, panels: &Range<usize>) -> Product<'a> {
-        let of = |layer: Layer<'a>| layer.matrix.panels(layer.bias, panels);
-        match self {
-            Self::Set(layer) => Product::Set(of(layer)),
-            Self::Add(layer) => Product::Add(of(layer)),
-            Self::Gated(gate, up) => Product::Gated { gate: of(gate), up: of(up) },
-        }
-    }
-
-    fn check(self, n_in: usize) -> Result<()> {
-        let one = |layer: Layer<'_>| {
-            let (n_out, expected) = layer.matrix.shape();
-            if n_in != expected || layer.bias.is_some_and(|bias| bias.len() != n_out) {
-                bail!(
-                    "a layer of {expected} inputs and {n_out} outputs was given rows of {n_in} or another bias"
-                )
-            }
-            Ok(())
-        };
-        match self {
-            Self::Set(layer) | Self::Add(layer) => one(layer),
-            Self::Gated(gate, up) if gate.matrix.shape() == up.matrix.shape() => one(gate).and(one(up)),
-            Self::Gated(..) => bail!("a gate differs in shape from what it gates"),
-        }
-    }
-}
-
-/// Some panels of a job, and of each row the columns that they write.
-struct Part<'a, 'o> {
-    job: Job<'a>,
-    panels: Range<usize>,
-    output: Vec<&'o mut [f32]>,
-}
-
-/// Computes jobs side by side. `output` of each: (n, out), row after row.
-/// # Errors
-/// If the width of the rows is not `in`, or an output or a bias has another length.
-pub fn compute(rows: &Rows, jobs: Vec<(Job<'_>, &mut [f32])>) -> Result<()> {
-    for (job, output) in &jobs {
-        job.check(rows.n_in())?;
-        if output.len() != rows.n_rows() * job.n_out() {
-            bail!("{} rows of {} outputs were given room for {}", rows.n_rows(), job.n_out(), output.len())
-        }
-    }
-    let n_panels: usize = jobs.iter().map(|(job, _)| job.matrix().scales.len() / OUTPUTS).sum();
-    let work = n_panels * OUTPUTS * rows.n_in() * rows.n_rows();
-    let n_parts = if work < PARALLEL_WORK_MIN { 1 } else { rayon::current_num_threads() * PARTS_PER_THREAD };
-    let part_panels = n_panels.div_ceil(n_parts).max(1);
-    let mut parts: Vec<Part<'_, '_>> =
-        jobs.into_iter().flat_map(|(job, output)| cut(job, output, part_panels)).collect();
-    let compute = |Part { job, panels, output }: &mut Part<'_, '_>| {
-        kernels::multiply(rows, job.product(panels), output);
-    };
-    if n_parts == 1 {
-        parts.iter_mut().for_each(compute);
-    } else {
-        parts.par_iter_mut().for_each(compute);
-    }
-    Ok(())
-}
-
-/// Cuts a job into parts of some panels; each writes its columns of every row.
-fn cut<'a, 'o>(job: Job<'a>, output: &'o mut [f32], part_panels: usize) -> Vec<Part<'a, 'o>> {
-    let n_panels = job.matrix().scales.len() / OUTPUTS;
-    let mut parts: Vec<Part<'a, 'o>> = (0..n_panels)
-        .step_by(part_panels)
-        .map(|first| Part { job, panels: first..(first + part_panels).min(n_panels), output: Vec::new() })
-        .collect();
-    for row in output.chunks_mut(job.n_out()) {
-        let columns = row.chunks_mut(part_panels * OUTPUTS);
-        parts.iter_mut().zip(columns).for_each(|(part, columns)| part.output.push(columns));
-    }
-    parts
-}
-
-/// Hands out another source's weights of linear layers and of the embedding rounded; biases and norms as they are.
-#[derive(Debug)]
-pub struct Rounding<'a, S> {
-    source: &'a mut S,
-}
-
-impl<'a, S: TensorSource> Rounding<'a, S> {
-    /// `source`: tensors in f32 on the CPU.
-    pub fn new(source: &'a mut S) -> Self {
-        Self { source }
-    }
-}
-
-impl<S: TensorSource> TensorSource for Rounding<'_, S> {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, ModelError> {
-        self.source.tensor(name, shape)
-    }
-
-    fn weight(&mut self, name: &str, shape: (usize, usize)) -> std::result::Result<Weight, ModelError> {
-        let tensor = self.source.tensor(name, &[shape.0, shape.1])?;
-        // Rounded together with what adapts it: nothing is trained in 8 bits.
-        let layer = name.strip_suffix(".weight").unwrap_or(name);
-        let tensor = match self.source.adapter(layer, (shape.1, shape.0))? {
-            Some(adapter) => adapter.merged(&tensor)?.detach(),
-            None => tensor,
-        };
-        Ok(Weight::Int8(Arc::new(Matrix::round(&tensor)?)))
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.source.contains(name)
+    fn multiply(rows: &Rows, product: Product<Panels<'_>>, output: &mut [&mut [f32]]) {
+        kernels::multiply(rows, product, output);
     }
 }
 
@@ -267,7 +138,10 @@ fn step(max: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fused;
+    use crate::model::{
+        fused,
+        products::{Job, Layer, compute},
+    };
     use rand::{Rng, SeedableRng, rngs::StdRng};
 
     fn random(n_rows: usize, n_columns: usize, seed: u64) -> Vec<f32> {

@@ -1,12 +1,13 @@
 //! One linear layer behind one face.
 use super::{
-    fused,
-    int8::{self, Job, Layer, Matrix, Rows},
+    fused, int8,
     lora::{self, Adapter},
     ops::{self, Numerics},
+    packed,
+    products::{self, Job, Layer, Panelled},
     weights::{ModelError, TensorSource},
 };
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use std::sync::Arc;
 
 /// Whether a layer adds a bias.
@@ -23,8 +24,10 @@ pub enum Bias {
 pub enum Weight {
     /// Numbers of the network's dtype, on its device.
     Plain(Tensor),
+    /// f32 in panels, on the CPU.
+    Packed(Arc<packed::Matrix>),
     /// Rounded to 8 bits, on the CPU.
-    Int8(Arc<Matrix>),
+    Int8(Arc<int8::Matrix>),
 }
 
 impl Weight {
@@ -35,6 +38,7 @@ impl Weight {
     pub fn shape(&self) -> Result<(usize, usize)> {
         match self {
             Self::Plain(weight) => weight.dims2(),
+            Self::Packed(weight) => Ok(weight.shape()),
             Self::Int8(weight) => Ok(weight.shape()),
         }
     }
@@ -46,6 +50,7 @@ impl Weight {
     pub fn select(&self, ids: &Tensor) -> Result<Tensor> {
         match self {
             Self::Plain(weight) => weight.index_select(ids, 0),
+            Self::Packed(weight) => weight.outputs(ids),
             Self::Int8(weight) => weight.outputs(ids),
         }
     }
@@ -53,11 +58,13 @@ impl Weight {
     /// The numbers themselves, for losses.
     ///
     /// # Errors
-    /// If they are rounded: nothing is trained in 8 bits.
+    /// If they are laid out for serving: nothing is trained so.
     pub fn plain(&self) -> Result<&Tensor> {
         match self {
             Self::Plain(weight) => Ok(weight),
-            Self::Int8(_) => bail!("a loss was asked of weights in 8 bits"),
+            Self::Packed(_) | Self::Int8(_) => {
+                bail!("a loss was asked of weights that are laid out to serve")
+            }
         }
     }
 
@@ -66,7 +73,7 @@ impl Weight {
     pub fn detach(self) -> Self {
         match self {
             Self::Plain(weight) => Self::Plain(weight.detach()),
-            Self::Int8(weight) => Self::Int8(weight),
+            laid_out => laid_out,
         }
     }
 
@@ -75,7 +82,7 @@ impl Weight {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Plain(weight) => weight.dtype(),
-            Self::Int8(_) => DType::F32,
+            Self::Packed(_) | Self::Int8(_) => DType::F32,
         }
     }
 
@@ -84,7 +91,7 @@ impl Weight {
     pub fn device(&self) -> &Device {
         match self {
             Self::Plain(weight) => weight.device(),
-            Self::Int8(_) => &Device::Cpu,
+            Self::Packed(_) | Self::Int8(_) => &Device::Cpu,
         }
     }
 }
@@ -143,9 +150,10 @@ impl Linear {
         let dims = self.dims_of(tensor)?;
         Ok(match &self.weight {
             Weight::Plain(_) => Input::Plain(tensor.clone()),
-            Weight::Int8(matrix) => {
-                let rows = |values: &[f32]| Ok(Rows::round(values, matrix.shape().1));
-                Input::Rounded { rows: ops::with_floats(tensor, rows)?, dims }
+            Weight::Packed(_) => Input::Packed(tensor.clone()),
+            Weight::Int8(_) => {
+                let rows = |values: &[f32]| Ok(int8::Rows::round(values, dims.last().copied().unwrap_or(1)));
+                Input::Rounded { rows: ops::with_floats(tensor, rows)?, dims: dims.to_vec() }
             }
         })
     }
@@ -164,20 +172,21 @@ impl Linear {
         let dims = self.dims_of(tensor)?;
         match &self.weight {
             Weight::Plain(_) => Ok(Input::Plain(ops::rms_norm(tensor, norm, eps, numerics)?)),
+            Weight::Packed(_) => Ok(Input::Packed(ops::rms_norm(tensor, norm, eps, numerics)?)),
             Weight::Int8(_) if norm.elem_count() != dims.last().copied().unwrap_or(0) => {
                 bail!("rows {dims:?} do not fit a norm {:?}", norm.dims())
             }
             Weight::Int8(_) => ops::with_floats(norm, |norm| {
-                let rows = ops::with_floats(tensor, |rows| Ok(Rows::normed(rows, norm, eps as f32)))?;
-                Ok(Input::Rounded { rows, dims })
+                let rows = ops::with_floats(tensor, |rows| Ok(int8::Rows::normed(rows, norm, eps as f32)))?;
+                Ok(Input::Rounded { rows, dims: dims.to_vec() })
             }),
         }
     }
 
-    fn dims_of(&self, tensor: &Tensor) -> Result<Vec<usize>> {
+    fn dims_of<'t>(&self, tensor: &'t Tensor) -> Result<&'t [usize]> {
         let (_, n_in) = self.weight.shape()?;
         match tensor.dims() {
-            [.., width] if *width == n_in => Ok(tensor.dims().to_vec()),
+            [.., width] if *width == n_in => Ok(tensor.dims()),
             dims => bail!("a layer of {n_in} inputs was given {dims:?}"),
         }
     }
@@ -193,17 +202,15 @@ impl Linear {
         room: &mut Vec<f32>,
         read: impl FnOnce(&[f32]) -> Result<R>,
     ) -> Result<R> {
-        match self.input(rows)? {
-            Input::Plain(rows) => ops::with_floats(&self.plain(&rows)?, read),
-            Input::Rounded { rows, .. } => {
-                let layer = self.in_8_bits()?;
-                let n_numbers = rows.n_rows() * layer.matrix.shape().0;
-                room.resize(room.len().max(n_numbers), 0.0);
-                let output = &mut room[..n_numbers];
-                int8::compute(&rows, vec![(Job::Set(layer.lent()), &mut *output)])?;
-                read(output)
-            }
+        let input = self.input(rows)?;
+        if let Input::Plain(rows) = &input {
+            return ops::with_floats(&self.plain(rows)?, read);
         }
+        let n_numbers = input.n_rows() * self.weight.shape()?.0;
+        room.resize(room.len().max(n_numbers), 0.0);
+        let output = &mut room[..n_numbers];
+        input.multiply((How::Set, &[self]), vec![&mut *output])?;
+        read(output)
     }
 
     /// Maps (.., in) to (.., out).
@@ -220,17 +227,13 @@ impl Linear {
     /// # Errors
     /// If the input was made for another width or another kind of weights.
     pub fn forward_all<const N: usize>(layers: [&Self; N], input: &Input) -> Result<[Tensor; N]> {
-        let outputs = match input {
-            Input::Plain(rows) => layers.iter().map(|layer| layer.plain(rows)).collect::<Result<Vec<_>>>()?,
-            Input::Rounded { rows, dims } => {
-                let layers = layers.iter().map(|layer| layer.in_8_bits()).collect::<Result<Vec<_>>>()?;
-                let zeros = |layer: &In8Bits<'_>| vec![0.0; rows.n_rows() * layer.matrix.shape().0];
-                let mut outputs: Vec<Vec<f32>> = layers.iter().map(zeros).collect();
-                let jobs = layers.iter().zip(&mut outputs);
-                let jobs = jobs.map(|(layer, output)| (Job::Set(layer.lent()), output.as_mut_slice()));
-                int8::compute(rows, jobs.collect())?;
-                outputs.into_iter().map(|output| of_rows(output, dims)).collect::<Result<Vec<_>>>()?
-            }
+        let outputs = if let Input::Plain(rows) = input {
+            layers.iter().map(|layer| layer.plain(rows)).collect::<Result<Vec<_>>>()?
+        } else {
+            let zeros = |layer: &&Self| Ok(vec![0.0; input.n_rows() * layer.weight.shape()?.0]);
+            let mut outputs = layers.iter().map(zeros).collect::<Result<Vec<Vec<f32>>>>()?;
+            input.multiply((How::Set, &layers), outputs.iter_mut().map(Vec::as_mut_slice).collect())?;
+            outputs.into_iter().map(|output| input.of_rows(output)).collect::<Result<Vec<_>>>()?
         };
         Ok(outputs.try_into().expect("each layer has an output"))
     }
@@ -240,14 +243,12 @@ impl Linear {
     /// # Errors
     /// As for `forward_all`, or if shapes differ.
     pub fn add_to(&self, sum: &Tensor, input: &Input) -> Result<Tensor> {
-        match input {
-            Input::Plain(rows) => sum + self.plain(rows)?,
-            Input::Rounded { rows, dims } => {
-                let mut output = ops::with_floats(sum, |sum| Ok(sum.to_vec()))?;
-                int8::compute(rows, vec![(Job::Add(self.in_8_bits()?.lent()), &mut output)])?;
-                of_rows(output, dims)
-            }
+        if let Input::Plain(rows) = input {
+            return sum + self.plain(rows)?;
         }
+        let mut output = ops::with_floats(sum, |sum| Ok(sum.to_vec()))?;
+        input.multiply((How::Add, &[self]), vec![&mut output])?;
+        input.of_rows(output)
     }
 
     /// silu(gate) · up of an input, elementwise.
@@ -255,28 +256,25 @@ impl Linear {
     /// # Errors
     /// As for `forward_all`, or if the layers differ in shape.
     pub fn gated(gate: &Self, up: &Self, input: &Input) -> Result<Tensor> {
-        match input {
-            Input::Plain(rows) => ops::swiglu(&gate.plain(rows)?, &up.plain(rows)?),
-            Input::Rounded { rows, dims } => {
-                let (gate, up) = (gate.in_8_bits()?, up.in_8_bits()?);
-                let mut output = vec![0.0; rows.n_rows() * up.matrix.shape().0];
-                int8::compute(rows, vec![(Job::Gated(gate.lent(), up.lent()), &mut output)])?;
-                of_rows(output, dims)
-            }
+        if let Input::Plain(rows) = input {
+            return ops::swiglu(&gate.plain(rows)?, &up.plain(rows)?);
         }
+        let mut output = vec![0.0; input.n_rows() * up.weight.shape()?.0];
+        input.multiply((How::Gated, &[gate, up]), vec![&mut output])?;
+        input.of_rows(output)
     }
 
-    fn in_8_bits(&self) -> Result<In8Bits<'_>> {
-        match &self.weight {
-            Weight::Plain(_) => bail!("rounded rows were given to a layer that is not in 8 bits"),
-            Weight::Int8(matrix) => {
+    fn lent<M: Panelled>(&self) -> Result<Lent<'_, M>> {
+        match M::of(&self.weight) {
+            Some(matrix) => {
                 let bias = self.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()?;
-                Ok(In8Bits { matrix, bias })
+                Ok(Lent { matrix, bias })
             }
+            None => bail!("rows were given to a layer of another kind"),
         }
     }
 
-    /// Maps (.., in) to (.., out) by weights that are not rounded.
+    /// Maps (.., in) to (.., out) by weights that are not laid out.
     fn plain(&self, input: &Tensor) -> Result<Tensor> {
         let weight = self.weight.plain()?;
         let (n_out, n_in) = weight.dims2()?;
@@ -309,30 +307,84 @@ impl Linear {
 pub enum Input {
     /// As they are.
     Plain(Tensor),
+    /// As they are, for weights in panels.
+    Packed(Tensor),
     /// Rounded.
     Rounded {
         /// The rows.
-        rows: Rows,
+        rows: int8::Rows,
         /// The shape that they had.
         dims: Vec<usize>,
     },
 }
 
-/// A layer in 8 bits.
-struct In8Bits<'a> {
-    matrix: &'a Matrix,
-    bias: Option<Vec<f32>>,
+/// What layers make of rows.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// Each has an output.
+    Set,
+    /// The one adds to its output.
+    Add,
+    /// The first gates the second.
+    Gated,
 }
 
-impl In8Bits<'_> {
-    fn lent(&self) -> Layer<'_> {
-        Layer { matrix: self.matrix, bias: self.bias.as_deref() }
+impl Input {
+    /// The shape of the rows, but for the last dimension.
+    fn leading(&self) -> &[usize] {
+        let dims = match self {
+            Self::Plain(rows) | Self::Packed(rows) => rows.dims(),
+            Self::Rounded { dims, .. } => dims,
+        };
+        &dims[..dims.len().saturating_sub(1)]
+    }
+
+    fn n_rows(&self) -> usize {
+        self.leading().iter().product()
+    }
+
+    /// Outputs of all rows as a tensor (.., out).
+    fn of_rows(&self, output: Vec<f32>) -> Result<Tensor> {
+        let n_out = output.len() / self.n_rows().max(1);
+        Tensor::from_vec(output, [self.leading(), &[n_out]].concat(), &Device::Cpu)
+    }
+
+    /// Multiplies the rows with weights that are laid out for it.
+    fn multiply(&self, (how, layers): (How, &[&Linear]), outputs: Vec<&mut [f32]>) -> Result<()> {
+        match self {
+            Self::Plain(_) => bail!("plain rows were given to layers that are laid out"),
+            Self::Packed(rows) => ops::with_floats(rows, |values| {
+                let rows = packed::Rows::new(values, rows.dim(D::Minus1)?);
+                multiply::<packed::Matrix>(&rows, (how, layers), outputs)
+            }),
+            Self::Rounded { rows, .. } => multiply::<int8::Matrix>(rows, (how, layers), outputs),
+        }
     }
 }
 
-/// Outputs of all rows as a tensor (.., out), where the rows had the shape `dims` (.., in).
-fn of_rows(output: Vec<f32>, dims: &[usize]) -> Result<Tensor> {
-    let leading = &dims[..dims.len().saturating_sub(1)];
-    let n_out = output.len() / leading.iter().product::<usize>().max(1);
-    Tensor::from_vec(output, [leading, &[n_out]].concat(), &Device::Cpu)
+fn multiply<M: Panelled>(
+    rows: &M::Rows<'_>,
+    (how, layers): (How, &[&Linear]),
+    outputs: Vec<&mut [f32]>,
+) -> Result<()> {
+    let lent = layers.iter().map(|layer| layer.lent::<M>()).collect::<Result<Vec<_>>>()?;
+    let layers: Vec<Layer<'_, M>> = lent.iter().map(Lent::layer).collect();
+    let jobs = match (how, layers.as_slice()) {
+        (How::Gated, &[gate, up]) => vec![Job::Gated(gate, up)],
+        (How::Add, layers) => layers.iter().map(|layer| Job::Add(*layer)).collect(),
+        (_, layers) => layers.iter().map(|layer| Job::Set(*layer)).collect(),
+    };
+    products::compute(rows, jobs.into_iter().zip(outputs).collect())
+}
+
+/// A layer whose weight is laid out.
+struct Lent<'a, M> {
+    matrix: &'a M,
+    bias: Option<Vec<f32>>,
+}
+
+impl<M> Lent<'_, M> {
+    fn layer(&self) -> Layer<'_, M> {
+        Layer { matrix: self.matrix, bias: self.bias.as_deref() }
+    }
 }

@@ -1,13 +1,16 @@
 //! How a network's numbers are held while it serves: the one place that builds a decoder in each way.
 use super::{
     config::DecoderConfig,
-    int8::Rounding,
+    int8,
+    linear::Weight,
     ops::Numerics,
+    packed,
+    products::LaidOut,
     transformer::Transformer,
     weights::{ModelError, TensorSource},
 };
-use candle_core::{DType, Device};
-use std::{fmt, str::FromStr};
+use candle_core::{DType, Device, Tensor};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// The form of weights and of what flows between layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +51,14 @@ impl Precision {
         device: &Device,
     ) -> Result<Transformer, ModelError> {
         match self {
+            Self::F32 if device.is_cpu() => {
+                let lay_out = |weight: &Tensor| Ok(Weight::Packed(Arc::new(packed::Matrix::pack(weight)?)));
+                Transformer::load(config, &mut LaidOut::new(source, lay_out), Numerics::Serve)
+            }
             Self::F32 | Self::Bf16 | Self::F16 => Transformer::load(config, source, Numerics::Serve),
             Self::Int8 if device.is_cpu() => {
-                Transformer::load(config, &mut Rounding::new(source), Numerics::Serve)
+                let lay_out = |weight: &Tensor| Ok(Weight::Int8(Arc::new(int8::Matrix::round(weight)?)));
+                Transformer::load(config, &mut LaidOut::new(source, lay_out), Numerics::Serve)
             }
             Self::Int8 => Err(ModelError::Forward(candle_core::Error::Msg(
                 "8 bits are for the CPU; on a GPU use bf16".to_owned(),

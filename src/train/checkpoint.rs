@@ -12,6 +12,7 @@ use crate::{
         config::DecoderConfig,
         lora::{self, Lora},
         ops::Numerics,
+        precision::Precision,
         transformer::Transformer,
         weights::{Checkpoint, Parameters},
     },
@@ -70,6 +71,17 @@ pub struct Run {
     pub state: RunState,
     /// The model folder that adapters are trained on; None where every parameter is trained.
     pub adapted: Option<PathBuf>,
+}
+
+impl Run {
+    /// The network as it stands, to write lists with.
+    ///
+    /// # Errors
+    /// If a weight is not finite.
+    pub fn writer(&mut self) -> Result<Transformer, TrainError> {
+        let device = self.parameters.vars().values().next().map_or(Device::Cpu, |var| var.device().clone());
+        Ok(Precision::F32.load(&self.config, &mut self.parameters, &device)?)
+    }
 }
 
 /// Writes a checkpoint below `out`, then deletes all but the newest `n_kept`; returns its folder.

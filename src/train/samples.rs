@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     decode::{batch::FinishedRow, sampler::SamplerSettings},
-    model::{ops::Numerics, transformer::Transformer},
     text::tokens::Tokens,
 };
 use serde::{Deserialize, Serialize};
@@ -120,8 +119,7 @@ impl Samples {
         if self.diary.lines().iter().any(|sample| sample.step == step && sample.kind == Kind::Asked) {
             return Ok(());
         }
-        let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Serve)?;
-        let sampled = Sampled { model: Arc::new(model), tokens: self.tokens.clone() };
+        let sampled = Sampled { model: Arc::new(run.writer()?), tokens: self.tokens.clone() };
         let groups = sampled.rows(&self.prompts, 1, (SEED, SamplerSettings::SERVING), &|| ())?;
         for (prompt_idx, (rows, signals)) in groups.iter().zip(&self.signals).enumerate() {
             let lists = rows.iter().map(|row| SampledList::of(row, &self.tokens)).collect();

@@ -197,9 +197,7 @@ impl Stage<'_> {
     fn writer(&self, run: &mut Run) -> Result<Sampled, TrainError> {
         let model = match (&self.teacher, self.settings.mode) {
             (Teacher::Local(teacher), Distillation::ForwardKl | Distillation::Supervised) => teacher.clone(),
-            (Teacher::Local(_) | Teacher::Remote(_), _) => {
-                Arc::new(Transformer::load(&run.config, &mut run.parameters, Numerics::Serve)?)
-            }
+            (Teacher::Local(_) | Teacher::Remote(_), _) => Arc::new(run.writer()?),
         };
         Ok(Sampled { model, tokens: self.tokens.clone() })
     }

@@ -6,7 +6,7 @@
 mod vnni;
 
 use super::rows::{INPUTS, Rows};
-use crate::model::fused::gated;
+use crate::model::products::{Inputs, Product, tiles};
 
 /// Outputs of a panel: four registers of 16 sums.
 pub(super) const OUTPUTS: usize = 64;
@@ -22,24 +22,13 @@ pub(super) struct Block(pub(super) [u8; OUTPUTS * INPUTS]);
 
 /// Some panels of a matrix.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Panels<'a> {
+pub struct Panels<'a> {
     /// Panels one after another.
     pub(super) blocks: &'a [Block],
     /// Of each output: its weights are the rounded ones times this.
     pub(super) scales: &'a [f32],
     /// Of each output, what is added; it may end within the last panel.
     pub(super) bias: Option<&'a [f32]>,
-}
-
-/// What becomes of sums.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Product<'a> {
-    /// They are written.
-    Set(Panels<'a>),
-    /// They are added to what is there.
-    Add(Panels<'a>),
-    /// silu(gate) · up is written.
-    Gated { gate: Panels<'a>, up: Panels<'a> },
 }
 
 /// The weight that a byte stands for, in steps.
@@ -49,7 +38,7 @@ pub(super) fn signed(byte: u8) -> f32 {
 
 /// Multiplies all rows with panels of weights. `output`: of each row, the columns of these panels.
 #[allow(unsafe_code, reason = "the compiler cannot know what the processor has")]
-pub(super) fn multiply(rows: &Rows, product: Product<'_>, output: &mut [&mut [f32]]) {
+pub(super) fn multiply(rows: &Rows, product: Product<Panels<'_>>, output: &mut [&mut [f32]]) {
     #[cfg(target_arch = "x86_64")]
     {
         if vnni::is_here() {
@@ -71,15 +60,15 @@ type Sums = [[i32; OUTPUTS]; TILE_ROWS];
 fn multiply_with(
     sums: impl Fn(&[&[[i8; INPUTS]]], &[Block], &mut Sums),
     rows: &Rows,
-    product: Product<'_>,
+    product: Product<Panels<'_>>,
     output: &mut [&mut [f32]],
 ) {
     let mut tile_sums = [[0; OUTPUTS]; TILE_ROWS];
     let mut gates = [[0.0; OUTPUTS]; TILE_ROWS];
-    let (Product::Set(last) | Product::Add(last) | Product::Gated { up: last, .. }) = product;
+    let last = product.last();
     for panel_idx in 0..last.scales.len() / OUTPUTS {
         let panel = last.panel(panel_idx, rows.n_blocks());
-        for tile in tiles(rows.n_rows()) {
+        for tile in tiles(rows.n_rows(), TILE_ROWS) {
             let mut inputs: [&[[i8; INPUTS]]; TILE_ROWS] = [&[]; TILE_ROWS];
             inputs.iter_mut().zip(tile.clone()).for_each(|(inputs, row_idx)| *inputs = rows.words(row_idx));
             let inputs = &inputs[..tile.len()];
@@ -93,14 +82,7 @@ fn multiply_with(
             sums(inputs, panel.blocks, &mut tile_sums);
             for ((sums, gates), row_idx) in tile_sums.iter().zip(&gates).zip(tile) {
                 let values = panel.values(sums, rows, row_idx);
-                let out = output[row_idx][panel_idx * OUTPUTS..].iter_mut().zip(values);
-                match product {
-                    Product::Set(_) => out.for_each(|(out, value)| *out = value),
-                    Product::Add(_) => out.for_each(|(out, value)| *out += value),
-                    Product::Gated { .. } => {
-                        out.zip(gates).for_each(|((out, value), gate)| *out = gated(*gate, value));
-                    }
-                }
+                product.write(&values, gates, &mut output[row_idx][panel_idx * OUTPUTS..]);
             }
         }
     }
@@ -132,12 +114,6 @@ impl<'a> Panels<'a> {
     }
 }
 
-/// Row numbers in runs of nearly equal length, none longer than a tile.
-fn tiles(n_rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let n_tiles = n_rows.div_ceil(TILE_ROWS);
-    (0..n_tiles).map(move |at| at * n_rows / n_tiles..(at + 1) * n_rows / n_tiles)
-}
-
 /// Sums in plain arithmetic, which the compiler turns into what the enclosing function may use.
 #[inline(always)]
 fn sums_anywhere(rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut Sums) {
@@ -155,7 +131,7 @@ fn sums_anywhere(rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut Sums) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn multiply_avx2(rows: &Rows, product: Product<'_>, output: &mut [&mut [f32]]) {
+fn multiply_avx2(rows: &Rows, product: Product<Panels<'_>>, output: &mut [&mut [f32]]) {
     multiply_with(sums_anywhere, rows, product, output);
 }
 
@@ -191,15 +167,6 @@ mod tests {
                 let plain = run(&|output| multiply_with(sums_anywhere, &rows, product, output));
                 assert_eq!(here, plain);
             }
-        }
-    }
-
-    #[test]
-    fn tiles_cover_every_row_once() {
-        for n_rows in 1..40 {
-            let tiles: Vec<_> = tiles(n_rows).collect();
-            assert!(tiles.iter().all(|tile| (1..=TILE_ROWS).contains(&tile.len())));
-            assert!(tiles.into_iter().flatten().eq(0..n_rows));
         }
     }
 }

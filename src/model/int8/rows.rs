@@ -1,6 +1,7 @@
 //! Rows of inputs, rounded to signed bytes on the fly.
 #![allow(clippy::cast_precision_loss, reason = "widths are small")]
 use super::step;
+use crate::model::products::Inputs;
 use rayon::prelude::*;
 
 /// Inputs that one instruction multiplies and adds up for each output.
@@ -57,18 +58,6 @@ impl Rows {
         rows
     }
 
-    /// Inputs of a row.
-    #[must_use]
-    pub fn n_in(&self) -> usize {
-        self.n_in
-    }
-
-    /// How many rows there are.
-    #[must_use]
-    pub fn n_rows(&self) -> usize {
-        self.scales.len()
-    }
-
     pub(super) fn n_blocks(&self) -> usize {
         self.n_blocks
     }
@@ -83,6 +72,16 @@ impl Rows {
 
     pub(super) fn sum(&self, row_idx: usize) -> i32 {
         self.sums[row_idx]
+    }
+}
+
+impl Inputs for Rows {
+    fn n_in(&self) -> usize {
+        self.n_in
+    }
+
+    fn n_rows(&self) -> usize {
+        self.scales.len()
     }
 }
 

@@ -2,7 +2,6 @@
 use super::{Stage, elsewhere::Elsewhere};
 use crate::{
     decode::{batch::FinishedRow, sampler::SamplerSettings},
-    model::{ops::Numerics, transformer::Transformer},
     train::{
         checkpoint::Run,
         error::TrainError,
@@ -80,8 +79,7 @@ impl Stage<'_> {
     pub(super) fn groups(&self, run: &mut Run, step: u64) -> Result<Rollout, TrainError> {
         let (fit, refills) = (&self.settings.fit, self.settings.grpo.refills as u64);
         let n_groups = fit.micro_batches;
-        let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Serve)?;
-        let sampled = Sampled { model: Arc::new(model), tokens: self.tokens.clone() };
+        let sampled = Sampled { model: Arc::new(run.writer()?), tokens: self.tokens.clone() };
         let first = step * n_groups as u64;
         // Seeds of other steps are other seeds, also after a run went on.
         let seed = fit.seed.wrapping_add(step);

@@ -1,5 +1,5 @@
 //! AVX-512 with VNNI: one instruction multiplies four bytes for each of 16 sums.
-use super::{Block, INPUTS, OUTPUTS, Product, Rows, Sums, multiply_with};
+use super::{Block, INPUTS, OUTPUTS, Panels, Product, Rows, Sums, multiply_with};
 use bytemuck::must_cast;
 use std::arch::x86_64::{__m512i, _mm512_dpbusd_epi32, _mm512_set1_epi32, _mm512_setzero_si512};
 
@@ -16,7 +16,7 @@ pub(super) fn is_here() -> bool {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn multiply(rows: &Rows, product: Product<'_>, output: &mut [&mut [f32]]) {
+pub(super) fn multiply(rows: &Rows, product: Product<Panels<'_>>, output: &mut [&mut [f32]]) {
     // A closure may use the instructions of the function that it stands in.
     let sums = |rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut Sums| match *rows {
         [a] => tile([a], panel, sums),

@@ -6,8 +6,9 @@
 use super::EngineArgs;
 use crate::model::{
     config::DecoderConfig,
-    int8::{self, Job, Layer, Matrix, Rows},
+    int8, packed,
     precision::Precision,
+    products::{Job, Layer, Panelled, compute},
 };
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
@@ -44,18 +45,14 @@ impl Limits {
     pub(super) fn measure(precision: Precision) -> Result<Option<Self>> {
         let weight = Tensor::randn(0.0_f32, 1.0, (WIDTH, WIDTH), &Device::Cpu)?;
         let rows = Tensor::randn(0.0_f32, 1.0, (ROWS, WIDTH), &Device::Cpu)?;
-        let per_second = |seconds: f64| (2 * ROWS * WIDTH * WIDTH) as f64 / seconds;
-        let transposed = weight.t()?;
-        let f32_products = per_second(best(|| rows.matmul(&transposed).map(black_box))?);
+        let rows = rows.flatten_all()?.to_vec1::<f32>()?;
+        let packed = packed::Matrix::pack(&weight).map_err(candle_core::Error::wrap)?;
+        let f32_products = products(&packed, &packed::Rows::new(&rows, WIDTH))?;
         let (products, weight_bytes) = match precision {
             Precision::F32 => (f32_products, 4.0),
             Precision::Int8 => {
-                let matrix = Matrix::round(&weight).map_err(candle_core::Error::wrap)?;
-                let rows = Rows::round(&rows.flatten_all()?.to_vec1::<f32>()?, WIDTH);
-                let layer = Layer { matrix: &matrix, bias: None };
-                let mut output = vec![0.0; ROWS * WIDTH];
-                let seconds = best(|| int8::compute(&rows, vec![(Job::Set(layer), &mut output)]))?;
-                (per_second(seconds), 1.0)
+                let matrix = int8::Matrix::round(&weight).map_err(candle_core::Error::wrap)?;
+                (products(&matrix, &int8::Rows::round(&rows, WIDTH))?, 1.0)
             }
             Precision::Bf16 | Precision::F16 => return Ok(None),
         };
@@ -86,6 +83,14 @@ impl Limits {
         let step = computed.max(read / self.bytes);
         (prefill + n_steps * step / concurrency).recip()
     }
+}
+
+/// Multiplications and additions per second of rows with a matrix.
+fn products<M: Panelled>(matrix: &M, rows: &M::Rows<'_>) -> Result<f64> {
+    let layer = Layer { matrix, bias: None };
+    let mut output = vec![0.0; ROWS * WIDTH];
+    let seconds = best(|| compute(rows, vec![(Job::Set(layer), black_box(&mut output))]))?;
+    Ok((2 * ROWS * WIDTH * WIDTH) as f64 / seconds)
 }
 
 /// What one token costs.
