@@ -11,6 +11,8 @@ DATASOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 SELECTOR = 'job=~"$job", instance=~"$instance"'
 # Rules record per job: what a fleet promises is not what one of its servers does.
 OF_THE_JOB = 'job=~"$job"'
+CHOSEN_EXPERIMENTS = 'experiment=~"$experiment"'
+CHOSEN_ARMS = f'{CHOSEN_EXPERIMENTS}, arm=~"$arm"'
 GRID_WIDTH = 24
 
 
@@ -50,6 +52,8 @@ class Dashboard:
     title: str
     description: str
     rows: tuple[Row, ...]
+    # Beside job and instance: name, label and series of each, later ones among what earlier ones choose.
+    variables: tuple[tuple[str, str, str], ...] = ()
 
 
 def metric(name, where=""):
@@ -98,7 +102,7 @@ def build(described):
             dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
         )
         .with_variable(label_variable("job", "Job", "newshound_build_info"))
-        .with_variable(label_variable("instance", "Instance", 'newshound_build_info{job=~"$job"}'))
+        .with_variable(label_variable("instance", "Instance", f"newshound_build_info{{{OF_THE_JOB}}}"))
         .annotation(
             dashboard.AnnotationQuery()
             .name("Alerts")
@@ -115,6 +119,8 @@ def build(described):
             .keep_time(True)
         )
     )
+    for variable in described.variables:
+        built = built.with_variable(label_variable(*variable))
     for row in described.rows:
         built = built.with_row(dashboard.Row(row.title))
         for panel in row.panels:

@@ -1,5 +1,5 @@
 """Dashboard for who answers: requests, latency, promises, queue, cache, cost, experiments, processes."""
-from panels import OF_THE_JOB, Dashboard, Panel, Query, Row, mean, metric, quantile, quantiles, rate, ratio
+from panels import CHOSEN_ARMS, CHOSEN_EXPERIMENTS, OF_THE_JOB, Dashboard, Panel, Query, Row, mean, metric, quantile, quantiles, rate, ratio
 
 ANSWERED = 'outcome=~"ok|cached|coalesced"'
 # What a reader's platform got wrong, or stopped waiting for without a deadline, says nothing of the service.
@@ -158,6 +158,11 @@ SHARED = Row("Shared cache", (
            Query(f"sum({metric('newshound_shared_cache_ends_owed')})", "ends owed"))),
 ))
 
+ARM = "experiment, arm"
+OF_ARM = "{{experiment}} {{arm}}"
+BY_HASH = 'by="hash"'
+OF_CHOSEN = {"where": CHOSEN_ARMS, "by": ARM}
+
 SPENT, SAVED = "newshound_cost_nanos_total", "newshound_cost_saved_nanos_total"
 IN_VAIN = 'kind=~"cancelled|deadline|failed"'
 
@@ -173,7 +178,7 @@ COST = Row("Cost", (
     Panel("Cost of 1,000 answers", "Units of the currency, by job: everything that is spent, idle time too, over all answers, those from the cache too.",
           "short", (Query(f"job:newshound_cost_per_1k_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),)),
     Panel("Cost of 1,000 answers by arm", "Of the last hour, without idle time. Arms share no answers, so what the cache saves an arm is in it.", "short",
-          (Query(f"job_experiment_arm:newshound_cost_per_1k_answers:rate1h{{{OF_THE_JOB}}}", "{{experiment}} {{arm}}"),)),
+          (Query(f"job_experiment_arm:newshound_cost_per_1k_answers:rate1h{{{OF_THE_JOB}, {CHOSEN_ARMS}}}", OF_ARM),)),
     Panel("Spent in vain", "Units of the currency per hour for generations that gave nobody an answer: clients left, deadlines passed, the model "
           "failed or wrote no valid list.", "short", (Query(per_hour(SPENT, IN_VAIN, "kind"), "{{kind}}"),), "stack"),
     Panel("In vain, share of computing", "Above a quarter for half an hour a ticket is written.", "percentunit",
@@ -185,28 +190,25 @@ COST = Row("Cost", (
           "short", (Query(f"max by (currency, instance) ({metric('newshound_device_hour_price')})", "{{instance}} {{currency}}"),), width=24),
 ))
 
-ARM = "experiment, arm"
-OF_ARM = "{{experiment}} {{arm}}"
-BY_HASH = 'by="hash"'
-
 EXPERIMENTS = Row("Experiments", (
     Panel("Requests by arm", "Generation requests of readers whose arm came by the hash of their key: these can be compared.", "reqps",
-          (Query(rate("newshound_arm_assignments_total", BY_HASH, ARM), OF_ARM),), "stack"),
+          (Query(rate("newshound_arm_assignments_total", f"{CHOSEN_ARMS}, {BY_HASH}", ARM), OF_ARM),), "stack"),
     Panel("Share of each arm", "Of the requests of its experiment that came by the hash. One that strays from the file's weights for long is a sample ratio "
           "mismatch: `newshound-server experiment report` tests it on readers.", "percentunit",
-          (Query(f"{rate('newshound_arm_assignments_total', BY_HASH, ARM)} / on (experiment) group_left "
-                 f"{rate('newshound_arm_assignments_total', BY_HASH, 'experiment')}", OF_ARM),), highest=1),
+          (Query(f"{rate('newshound_arm_assignments_total', f'{CHOSEN_ARMS}, {BY_HASH}', ARM)} / on (experiment) group_left "
+                 f"{rate('newshound_arm_assignments_total', f'{CHOSEN_EXPERIMENTS}, {BY_HASH}', 'experiment')}", OF_ARM),), highest=1),
     Panel("Answered by arm", "Share of requests that got queries, without those that were malformed or whose client left.", "percentunit",
-          (Query(ratio(rate("newshound_arm_outcomes_total", ANSWERED, ARM), rate("newshound_arm_outcomes_total", OWED, ARM)), OF_ARM),),
+          (Query(ratio(rate("newshound_arm_outcomes_total", f"{CHOSEN_ARMS}, {ANSWERED}", ARM),
+                       rate("newshound_arm_outcomes_total", f"{CHOSEN_ARMS}, {OWED}", ARM)), OF_ARM),),
           highest=1),
     Panel("Latency by arm, p95", "Of answered requests, those from the cache among them.", "s",
-          (Query(quantile(0.95, "newshound_arm_duration_seconds", by=ARM), OF_ARM),)),
+          (Query(quantile(0.95, "newshound_arm_duration_seconds", **OF_CHOSEN), OF_ARM),)),
     Panel("Score of the chosen list by arm", "What the reward head predicts, mean. No verdict: an arm can please the head and no reader.",
-          "short", (Query(mean("newshound_arm_best_list_score", by=ARM), OF_ARM),)),
+          "short", (Query(mean("newshound_arm_best_list_score", **OF_CHOSEN), OF_ARM),)),
     Panel("Written tokens per request by arm", "Tokens that were sampled for answers, over the arm's requests. Their cost is in the row Cost.", "short",
-          (Query(ratio(rate("newshound_arm_output_tokens_total", by=ARM), rate("newshound_arm_assignments_total", by=ARM)), OF_ARM),)),
+          (Query(ratio(rate("newshound_arm_output_tokens_total", **OF_CHOSEN), rate("newshound_arm_assignments_total", **OF_CHOSEN)), OF_ARM),)),
     Panel("Reported events by arm", "What platforms reported of answers, such as clicks. Zero where nobody reports.", "cps",
-          (Query(f"{rate('newshound_arm_events_total', by=f'{ARM}, event')} or vector(0)", OF_ARM + " {{event}}"),)),
+          (Query(f"{rate('newshound_arm_events_total', CHOSEN_ARMS, f'{ARM}, event')} or vector(0)", OF_ARM + " {{event}}"),)),
     Panel("Reports of outcomes", "recorded, duplicate, or refused because the log's queue is full or there is no log.", "cps",
           (Query(rate("newshound_feedback_reports_total", by="result"), "{{result}}"),), "stack"),
     Panel("Lines of the log", "written; dropped where the queue is full; failed where the disk refuses.", "cps",
@@ -247,4 +249,6 @@ SERVICE = Dashboard(
     "newshound / service",
     "Requests, latency, promises, queue, cache, cost, experiments and processes of newshound-server.",
     (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, SHARED, COST, EXPERIMENTS, PROCESSES),
+    (("experiment", "Experiment", metric("newshound_arm_assignments_total")),
+     ("arm", "Arm", metric("newshound_arm_assignments_total", CHOSEN_EXPERIMENTS))),
 )

@@ -62,6 +62,15 @@ fn complaints(dashboard: &Json) -> Vec<String> {
     found
 }
 
+/// Variables that panels choose series by, with job and instance.
+fn chosen(dashboard: &Json) -> BTreeSet<&str> {
+    let targets = panels(dashboard).flat_map(|panel| list(&panel["targets"]));
+    let queries = targets.map(|target| text(&target["expr"]));
+    let names =
+        queries.flat_map(|query| query.split("=~\"$").skip(1)).filter_map(|rest| rest.split('"').next());
+    names.chain(["job", "instance"]).collect()
+}
+
 fn variables(dashboard: &Json) -> Vec<String> {
     let variables = list(&dashboard["templating"]["list"]);
     let named =
@@ -74,8 +83,9 @@ fn variables(dashboard: &Json) -> Vec<String> {
     {
         found.push("template-datasource-rule: no variable for the data source".to_owned());
     }
-    for (name, label) in [("job", "Job"), ("instance", "Instance")] {
+    for name in chosen(dashboard) {
         let variable = named(name);
+        let label = name[..1].to_uppercase() + &name[1..];
         let right = variable["type"] == "query"
             && variable["label"] == label
             && variable["multi"] == true
@@ -133,6 +143,11 @@ fn of_target(target: &Json) -> Vec<(&'static str, String)> {
             found.push((rule, expression.to_owned()));
         }
     }
+    let of_arms =
+        expression.matches("newshound_arm_").count() + expression.matches("job_experiment_arm:").count();
+    if expression.matches("experiment=~\"$experiment\"").count() != of_arms {
+        found.push(("template-experiment-rule", expression.to_owned()));
+    }
     for (at, _) in expression.match_indices("_total{") {
         let name_at =
             expression[..at].rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_').map_or(0, |at| at + 1);
@@ -183,5 +198,10 @@ fn the_linter_sees_every_kind_of_mistake() {
     check("target-rate-interval-rule", &expression, format!("rate({selected}[5m])").into());
     check("target-job-rule", &expression, format!("newshound_ready{{{}}}", SELECTORS[1]).into());
     check("target-instance-rule", &expression, format!("newshound_ready{{{}}}", SELECTORS[0]).into());
+    let of_arms = format!("rate(newshound_arm_events_total{{{}, {}}}{INTERVAL})", SELECTORS[0], SELECTORS[1]);
+    let chosen = of_arms.replace('}', ", experiment=~\"$experiment\"}");
+    check("template-experiment-rule", &expression, of_arms.into());
+    // The first dashboard has no such variable.
+    check("template-experiment-rule: no variable", &expression, chosen.into());
     check("target-counter-agg-rule", &expression, selected.replace("_ready", "_outcomes_total").into());
 }

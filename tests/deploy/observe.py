@@ -179,8 +179,8 @@ def check_dashboards(prometheus):
 
 
 def concrete(query):
-    """The query as Grafana would send it with every job and instance chosen, and the scrape interval that its provisioning tells it."""
-    return query.replace("$__rate_interval", "1m").replace("$job", ".+").replace("$instance", ".+")
+    """The query as Grafana would send it with everything chosen, and the scrape interval that its provisioning tells it."""
+    return re.sub(r"\$\w+", ".+", query.replace("$__rate_interval", "1m"))
 
 
 def check_rules(prometheus):
