@@ -8,9 +8,10 @@ from grafana_foundation_sdk.models import heatmap as heatmaps
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 DATASOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-SELECTOR = 'job=~"$job", instance=~"$instance"'
-# Rules record per job: what a fleet promises is not what one of its servers does.
-OF_THE_JOB = 'job=~"$job"'
+# Rules record per job and namespace: what a fleet promises is not what one of its servers does.
+OF_THE_JOB = 'job=~"$job", namespace=~"$namespace"'
+JOB = "{{namespace}} {{job}}"
+SELECTOR = f'{OF_THE_JOB}, instance=~"$instance"'
 CHOSEN_EXPERIMENTS = 'experiment=~"$experiment"'
 CHOSEN_ARMS = f'{CHOSEN_EXPERIMENTS}, arm=~"$arm"'
 GRID_WIDTH = 24
@@ -102,12 +103,14 @@ def build(described):
             dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
         )
         .with_variable(label_variable("job", "Job", "newshound_build_info"))
+        # A fleet outside a cluster has none.
+        .with_variable(label_variable("namespace", "Namespace", 'newshound_build_info{job=~"$job"}').all_value(".*"))
         .with_variable(label_variable("instance", "Instance", f"newshound_build_info{{{OF_THE_JOB}}}"))
         .annotation(
             dashboard.AnnotationQuery()
             .name("Alerts")
             .datasource(DATASOURCE)
-            .expr('ALERTS{alertname=~"Newshound.*", alertstate="firing", job=~"$job"}')
+            .expr('ALERTS{alertname=~"Newshound.*", alertstate="firing", ' + OF_THE_JOB + "}")
             .icon_color("red")
             .enable(True)
         )
