@@ -106,6 +106,21 @@ fn settings_of_the_cluster_are_settings() {
     assert!(settings.grpc_addr.ip().is_unspecified() && settings.http_addr.ip().is_unspecified());
 }
 
+/// Whichever scaler a cluster has, it holds servers at the same pressure.
+#[test]
+fn both_scalers_aim_at_the_same_pressure() {
+    let target = |name: &str, key: &str| -> f64 {
+        let text = std::fs::read_to_string(deploy().join(format!("kubernetes/components/{name}/scale.yaml")));
+        let text = text.unwrap();
+        assert_eq!(names_in(&text).collect::<Vec<_>>(), ["newshound_pressure"], "{name}");
+        let (_, after) = text.split_once(&format!("{key}: \"")).unwrap();
+        after.split('"').next().unwrap().parse().unwrap()
+    };
+    let (hpa, keda) = (target("hpa", "averageValue"), target("keda", "threshold"));
+    assert_eq!(hpa, keda);
+    assert!(hpa > 0.0 && hpa < 1.0, "{hpa} is never reached, or never left");
+}
+
 /// What the runbook puts between quotes is a panel to look at.
 #[test]
 fn the_runbook_points_at_panels_that_exist() {

@@ -43,6 +43,32 @@ fn arms_of(experiments: &Experiments, key: &str) -> Vec<String> {
     assigned(decided).iter().map(|assignment| assignment.arm().id.clone()).collect()
 }
 
+/// What an arm gets of many readers is what their chances add up to, within four standard deviations.
+#[test]
+fn chances_of_arms_are_what_the_weights_say_and_what_readers_get() {
+    for weights in [[50, 50], [90, 10]] {
+        let flag = spreading(&[("a", weights[0]), ("b", weights[1])], &json!({"allow_forced_arm": true}));
+        let experiments = read(json!({"newshound.x": flag}));
+        let (mut got, mut expected) = (0.0, 0.0);
+        for number in 0..N_READERS {
+            let key = number.to_string();
+            let subject = Subject { key: &key, ..Subject::default() };
+            let assignment = assigned(decide(&experiments, &subject, &[]).unwrap()).remove(0);
+            let chances: Vec<_> =
+                assignment.chances().map(|(arm, chance)| (arm.id.clone(), chance)).collect();
+            let share = |idx: usize| weights[idx] as f64 / 100.0;
+            assert_eq!(chances, [("a".to_owned(), share(0)), ("b".to_owned(), share(1))]);
+            got += f64::from(u8::from(assignment.arm().id == "b"));
+            expected += share(1);
+        }
+        let deviation = (expected * weights[0] as f64 / 100.0).sqrt();
+        assert!((got - expected).abs() < 4.0 * deviation, "{got} of {expected} expected");
+        let forced = [Forced { experiment: "x", arm: "b" }];
+        let forced = assigned(decide(&experiments, &Subject::default(), &forced).unwrap()).remove(0);
+        assert_eq!(forced.chances().count(), 0, "nothing was drawn");
+    }
+}
+
 #[test]
 fn readers_have_the_arms_that_another_program_computed() {
     let golden = json(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/assignment/vectors.json"));

@@ -8,9 +8,12 @@ from grafana_foundation_sdk.models import heatmap as heatmaps
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 DATASOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-SELECTOR = 'job=~"$job", instance=~"$instance"'
-# Rules record per job: what a fleet promises is not what one of its servers does.
-OF_THE_JOB = 'job=~"$job"'
+# Rules record per job and namespace: what a fleet promises is not what one of its servers does.
+OF_THE_JOB = 'job=~"$job", namespace=~"$namespace"'
+JOB = "{{namespace}} {{job}}"
+SELECTOR = f'{OF_THE_JOB}, instance=~"$instance"'
+CHOSEN_EXPERIMENTS = 'experiment=~"$experiment"'
+CHOSEN_ARMS = f'{CHOSEN_EXPERIMENTS}, arm=~"$arm"'
 GRID_WIDTH = 24
 
 
@@ -50,6 +53,8 @@ class Dashboard:
     title: str
     description: str
     rows: tuple[Row, ...]
+    # Beside job and instance: name, label and series of each, later ones among what earlier ones choose.
+    variables: tuple[tuple[str, str, str], ...] = ()
 
 
 def metric(name, where=""):
@@ -98,12 +103,14 @@ def build(described):
             dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
         )
         .with_variable(label_variable("job", "Job", "newshound_build_info"))
-        .with_variable(label_variable("instance", "Instance", 'newshound_build_info{job=~"$job"}'))
+        # A fleet outside a cluster has none.
+        .with_variable(label_variable("namespace", "Namespace", 'newshound_build_info{job=~"$job"}').all_value(".*"))
+        .with_variable(label_variable("instance", "Instance", f"newshound_build_info{{{OF_THE_JOB}}}"))
         .annotation(
             dashboard.AnnotationQuery()
             .name("Alerts")
             .datasource(DATASOURCE)
-            .expr('ALERTS{alertname=~"Newshound.*", alertstate="firing", job=~"$job"}')
+            .expr('ALERTS{alertname=~"Newshound.*", alertstate="firing", ' + OF_THE_JOB + "}")
             .icon_color("red")
             .enable(True)
         )
@@ -115,6 +122,8 @@ def build(described):
             .keep_time(True)
         )
     )
+    for variable in described.variables:
+        built = built.with_variable(label_variable(*variable))
     for row in described.rows:
         built = built.with_row(dashboard.Row(row.title))
         for panel in row.panels:

@@ -1,9 +1,11 @@
 """Dashboard for who answers: requests, latency, promises, queue, cache, cost, experiments, processes."""
-from panels import OF_THE_JOB, Dashboard, Panel, Query, Row, mean, metric, quantile, quantiles, rate, ratio
+from panels import CHOSEN_ARMS, CHOSEN_EXPERIMENTS, JOB, OF_THE_JOB, Dashboard, Panel, Query, Row, mean, metric, quantile, quantiles, rate, ratio
 
 ANSWERED = 'outcome=~"ok|cached|coalesced"'
 # What a reader's platform got wrong, or stopped waiting for without a deadline, says nothing of the service.
 OWED = 'outcome!~"rejected|cancelled"'
+# Nobody waits for bulk.
+AWAITED = 'class!="bulk"'
 HIT = 'status=~"hit|stale"'
 CALLS = 'method=~"GenerateQueries|StreamGenerateQueries"'
 
@@ -25,14 +27,18 @@ NOW = Row("Now", (
 ))
 
 FLEET = Row("Fleet", (
-    Panel("Goodput", "Requests per second that got queries, by job.", "reqps",
-          (Query(f"job:newshound_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6),
+    Panel("Goodput", "Answers per second that were all that was asked and, bulk aside, came within a second, by job; and all that came.", "reqps",
+          (Query(f"job:newshound_goodput:rate5m{{{OF_THE_JOB}}}", f"{JOB} whole and in time"),
+           Query(f"job:newshound_answers:rate5m{{{OF_THE_JOB}}}", f"{JOB} all"))),
+    Panel("Pressure", "The largest of three shares: the queue in use, the rows in use, and the wait that a request is to expect, of the longest that it may. "
+          "The autoscaler adds a server where all have more than half on average.", "percentunit",
+          (Query(f"sum by (instance) ({metric('newshound_pressure')})", "{{instance}}"),)),
+    Panel("Model threads busy", "Share of their time, over all servers of a job.", "percentunit",
+          (Query(f"job:newshound_engine_busy:ratio_rate5m{{{OF_THE_JOB}}}", JOB),), highest=1),
     Panel("Compute per 1,000 answers, by job", "Seconds of model threads for a thousand answers, those from the cache among them.", "s",
-          (Query(f"job:newshound_compute_seconds_per_1k_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6),
-    Panel("Model threads busy", "Share of their time, over all servers of a job. The autoscaler adds a server above 0.6.", "percentunit",
-          (Query(f"job:newshound_engine_busy:ratio_rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6, highest=1),
+          (Query(f"job:newshound_compute_seconds_per_1k_answers:rate5m{{{OF_THE_JOB}}}", JOB),), width=12),
     Panel("Cache hits, by job", "Share of requests that were answered from a cache.", "percentunit",
-          (Query(f"job:newshound_cache_hits:ratio_rate5m{{{OF_THE_JOB}}}", "{{job}}"),), width=6, highest=1),
+          (Query(f"job:newshound_cache_hits:ratio_rate5m{{{OF_THE_JOB}}}", JOB),), width=12, highest=1),
 ))
 
 REQUESTS = Row("Requests", (
@@ -64,6 +70,9 @@ LATENCY = Row("Latency", (
           "heatmap"),
     Panel("Phases, p95", "95th percentile of each phase of a generation: clean, tokenize, queue, prefill, decode, rerank.", "s",
           (Query(quantile(0.95, "newshound_phase_duration_seconds", by="phase"), "{{phase}}"),)),
+    Panel("Clean, tokenize, rerank", "Median and 99th percentile of what surrounds the model. Milliseconds, unless the machine has no processor left.", "s",
+          tuple(Query(quantile(q, "newshound_phase_duration_seconds", 'phase=~"clean|tokenize|rerank"', "phase"), f"{{{{phase}}}} p{round(q * 100)}")
+                for q in (0.5, 0.99))),
     Panel("Phases, mean", "Where the time of a generation goes. The stack is its mean duration.", "s",
           (Query(mean("newshound_phase_duration_seconds", by="phase"), "{{phase}}"),), "stack"),
     Panel("Failures of the reward head", "Generations whose best list was found by consensus, because the head failed. Never, unless the bundle is broken.",
@@ -75,14 +84,14 @@ LATENCY = Row("Latency", (
 PROMISES = Row("Promises", (
     Panel("Burn of the availability budget", "How many times faster than allowed requests go unanswered (0.5 % may). "
           "At 1 the budget of 30 days lasts 30 days; at 14.4 a page is sent.", "short",
-          tuple(Query(f"job:newshound_unanswered:ratio_rate{window}{{{OF_THE_JOB}}} / 0.005", f"{{{{job}}}} {window}")
+          tuple(Query(f"job:newshound_unanswered:ratio_rate{window}{{{OF_THE_JOB}}} / 0.005", f"{JOB} {window}")
                 for window in ("5m", "1h", "6h"))),
-    Panel("Burn of the latency budget", "How many times faster than allowed answers take more than a second (5 % may).", "short",
-          tuple(Query(f"job:newshound_slow:ratio_rate{window}{{{OF_THE_JOB}}} / 0.05", f"{{{{job}}}} {window}")
+    Panel("Burn of the latency budget", "How many times faster than allowed answers, bulk aside, take more than a second (5 % may).", "short",
+          tuple(Query(f"job:newshound_slow:ratio_rate{window}{{{OF_THE_JOB}}} / 0.05", f"{JOB} {window}")
                 for window in ("5m", "1h", "6h"))),
-    Panel("Within a second", "Share of generation calls that took at most one second.", "percentunit",
-          (Query(ratio(rate("newshound_rpc_duration_seconds_bucket", f'{CALLS}, le=~"1(\\\\.0)?"'),
-                       rate("newshound_rpc_duration_seconds_count", CALLS)), "within 1 s"),), highest=1),
+    Panel("Within a second", "Share of answers, bulk aside, that took at most one second. What got no answer is no fast one.", "percentunit",
+          (Query(ratio(rate("newshound_answer_duration_seconds_bucket", f'{AWAITED}, le=~"1(\\\\.0)?"'),
+                       rate("newshound_answer_duration_seconds_count", AWAITED)), "within 1 s"),), highest=1),
 ))
 
 QUEUE = Row("Queue and connections", (
@@ -158,6 +167,11 @@ SHARED = Row("Shared cache", (
            Query(f"sum({metric('newshound_shared_cache_ends_owed')})", "ends owed"))),
 ))
 
+ARM = "experiment, arm"
+OF_ARM = "{{experiment}} {{arm}}"
+BY_HASH = 'by="hash"'
+OF_CHOSEN = {"where": CHOSEN_ARMS, "by": ARM}
+
 SPENT, SAVED = "newshound_cost_nanos_total", "newshound_cost_saved_nanos_total"
 IN_VAIN = 'kind=~"cancelled|deadline|failed"'
 
@@ -171,13 +185,13 @@ COST = Row("Cost", (
     Panel("Spend per hour", "Units of the settings' currency per hour, by what the devices' time was spent on. The stack is the price of the servers "
           "that run, whatever they do.", "short", (Query(per_hour(SPENT, by="kind"), "{{kind}}"),), "stack"),
     Panel("Cost of 1,000 answers", "Units of the currency, by job: everything that is spent, idle time too, over all answers, those from the cache too.",
-          "short", (Query(f"job:newshound_cost_per_1k_answers:rate5m{{{OF_THE_JOB}}}", "{{job}}"),)),
+          "short", (Query(f"job:newshound_cost_per_1k_answers:rate5m{{{OF_THE_JOB}}}", JOB),)),
     Panel("Cost of 1,000 answers by arm", "Of the last hour, without idle time. Arms share no answers, so what the cache saves an arm is in it.", "short",
-          (Query(f"job_experiment_arm:newshound_cost_per_1k_answers:rate1h{{{OF_THE_JOB}}}", "{{experiment}} {{arm}}"),)),
+          (Query(f"job_experiment_arm:newshound_cost_per_1k_answers:rate1h{{{OF_THE_JOB}, {CHOSEN_ARMS}}}", OF_ARM),)),
     Panel("Spent in vain", "Units of the currency per hour for generations that gave nobody an answer: clients left, deadlines passed, the model "
           "failed or wrote no valid list.", "short", (Query(per_hour(SPENT, IN_VAIN, "kind"), "{{kind}}"),), "stack"),
     Panel("In vain, share of computing", "Above a quarter for half an hour a ticket is written.", "percentunit",
-          (Query(f"job:newshound_cost_in_vain:ratio_rate5m{{{OF_THE_JOB}}}", "{{job}}"),), highest=1),
+          (Query(f"job:newshound_cost_in_vain:ratio_rate5m{{{OF_THE_JOB}}}", JOB),), highest=1),
     Panel("Saved per hour", "Units of the currency per hour that were not spent. cache and coalesce: what the used answer had cost. prefix: prompt tokens "
           "that were known, at what others took. pruning: what stopped lists would have written, had they become as long as the others.", "short",
           (Query(per_hour(SAVED, by="by"), "{{by}}"),), "stack"),
@@ -185,32 +199,38 @@ COST = Row("Cost", (
           "short", (Query(f"max by (currency, instance) ({metric('newshound_device_hour_price')})", "{{instance}} {{currency}}"),), width=24),
 ))
 
-ARM = "experiment, arm"
-OF_ARM = "{{experiment}} {{arm}}"
-BY_HASH = 'by="hash"'
-
 EXPERIMENTS = Row("Experiments", (
     Panel("Requests by arm", "Generation requests of readers whose arm came by the hash of their key: these can be compared.", "reqps",
-          (Query(rate("newshound_arm_assignments_total", BY_HASH, ARM), OF_ARM),), "stack"),
-    Panel("Share of each arm", "Of the requests of its experiment that came by the hash. One that strays from the file's weights for long is a sample ratio "
-          "mismatch: `newshound-server experiment report` tests it on readers.", "percentunit",
-          (Query(f"{rate('newshound_arm_assignments_total', BY_HASH, ARM)} / on (experiment) group_left "
-                 f"{rate('newshound_arm_assignments_total', BY_HASH, 'experiment')}", OF_ARM),), highest=1),
+          (Query(rate("newshound_arm_assignments_total", f"{CHOSEN_ARMS}, {BY_HASH}", ARM), OF_ARM),), "stack"),
+    Panel("Share of each arm", "Of the requests of its experiment that came by the hash, and what the weights of the file give it.", "percentunit",
+          (Query(f"{rate('newshound_arm_assignments_total', f'{CHOSEN_ARMS}, {BY_HASH}', ARM)} / on (experiment) group_left "
+                 f"{rate('newshound_arm_assignments_total', f'{CHOSEN_EXPERIMENTS}, {BY_HASH}', 'experiment')}", OF_ARM),
+           Query(f"{rate('newshound_arm_expected_micros_total', CHOSEN_ARMS, ARM)} / on (experiment) group_left "
+                 f"{rate('newshound_arm_expected_micros_total', CHOSEN_EXPERIMENTS, 'experiment')}", OF_ARM + " by weights")), highest=1),
+    Panel("Requests over expected, by arm", "Requests of a day that came by the hash, over what the weights gave the arm. One that strays from 1 is a sample "
+          "ratio mismatch: `newshound-server experiment report` tests it on readers.", "short",
+          (Query(ratio(f"job_experiment_arm:newshound_arm_requests:increase1d{{{OF_THE_JOB}, {CHOSEN_ARMS}}}",
+                       f"job_experiment_arm:newshound_arm_expected:increase1d{{{OF_THE_JOB}, {CHOSEN_ARMS}}}"), OF_ARM),)),
     Panel("Answered by arm", "Share of requests that got queries, without those that were malformed or whose client left.", "percentunit",
-          (Query(ratio(rate("newshound_arm_outcomes_total", ANSWERED, ARM), rate("newshound_arm_outcomes_total", OWED, ARM)), OF_ARM),),
+          (Query(ratio(rate("newshound_arm_outcomes_total", f"{CHOSEN_ARMS}, {ANSWERED}", ARM),
+                       rate("newshound_arm_outcomes_total", f"{CHOSEN_ARMS}, {OWED}", ARM)), OF_ARM),),
           highest=1),
+    Panel("Answers that fall short, by arm", "Share of the arm's answers that were less than what was asked, by rung. An arm that asks for more gets it less often.",
+          "percentunit",
+          (Query(f"{rate('newshound_arm_degraded_total', CHOSEN_ARMS, f'{ARM}, rung')} / on (experiment, arm) group_left "
+                 f"{rate('newshound_arm_outcomes_total', f'{CHOSEN_ARMS}, {ANSWERED}', ARM)} or vector(0)", OF_ARM + " {{rung}}"),)),
     Panel("Latency by arm, p95", "Of answered requests, those from the cache among them.", "s",
-          (Query(quantile(0.95, "newshound_arm_duration_seconds", by=ARM), OF_ARM),)),
+          (Query(quantile(0.95, "newshound_arm_duration_seconds", **OF_CHOSEN), OF_ARM),)),
     Panel("Score of the chosen list by arm", "What the reward head predicts, mean. No verdict: an arm can please the head and no reader.",
-          "short", (Query(mean("newshound_arm_best_list_score", by=ARM), OF_ARM),)),
+          "short", (Query(mean("newshound_arm_best_list_score", **OF_CHOSEN), OF_ARM),)),
     Panel("Written tokens per request by arm", "Tokens that were sampled for answers, over the arm's requests. Their cost is in the row Cost.", "short",
-          (Query(ratio(rate("newshound_arm_output_tokens_total", by=ARM), rate("newshound_arm_assignments_total", by=ARM)), OF_ARM),)),
+          (Query(ratio(rate("newshound_arm_output_tokens_total", **OF_CHOSEN), rate("newshound_arm_assignments_total", **OF_CHOSEN)), OF_ARM),)),
     Panel("Reported events by arm", "What platforms reported of answers, such as clicks. Zero where nobody reports.", "cps",
-          (Query(f"{rate('newshound_arm_events_total', by=f'{ARM}, event')} or vector(0)", OF_ARM + " {{event}}"),)),
+          (Query(f"{rate('newshound_arm_events_total', CHOSEN_ARMS, f'{ARM}, event')} or vector(0)", OF_ARM + " {{event}}"),)),
     Panel("Reports of outcomes", "recorded, duplicate, or refused because the log's queue is full or there is no log.", "cps",
-          (Query(rate("newshound_feedback_reports_total", by="result"), "{{result}}"),), "stack"),
+          (Query(rate("newshound_feedback_reports_total", by="result"), "{{result}}"),), "stack", width=12),
     Panel("Lines of the log", "written; dropped where the queue is full; failed where the disk refuses.", "cps",
-          (Query(rate("newshound_records_total", by="result"), "{{result}}"),), "stack"),
+          (Query(rate("newshound_records_total", by="result"), "{{result}}"),), "stack", width=12),
     Panel("Experiments in force", "Those of the file that are not off, by server; and servers whose file is refused, so that an older one holds.",
           "short", (Query(f"sum by (instance) ({metric('newshound_experiments_enabled')})", "{{instance}}"),
                     Query(f"sum({metric('newshound_experiments_file_refused')})", "refused")), width=12),
@@ -247,4 +267,6 @@ SERVICE = Dashboard(
     "newshound / service",
     "Requests, latency, promises, queue, cache, cost, experiments and processes of newshound-server.",
     (NOW, FLEET, REQUESTS, LATENCY, PROMISES, QUEUE, CACHE, SHARED, COST, EXPERIMENTS, PROCESSES),
+    (("experiment", "Experiment", metric("newshound_arm_assignments_total")),
+     ("arm", "Arm", metric("newshound_arm_assignments_total", CHOSEN_EXPERIMENTS))),
 )

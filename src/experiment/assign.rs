@@ -50,6 +50,15 @@ impl Assignment {
     pub fn arm(&self) -> &Arm {
         &self.experiment.arms[self.arm_idx]
     }
+
+    /// The arms of the draw that gave it, each with its chance; none unless it was by hash.
+    pub fn chances(&self) -> impl Iterator<Item = (&Arm, f64)> {
+        let split = self.split.as_deref().unwrap_or_default();
+        let total: f64 = split.iter().map(|&(_, weight)| f64::from(weight)).sum();
+        split
+            .iter()
+            .map(move |&(arm_idx, weight)| (&self.experiment.arms[arm_idx], f64::from(weight) / total))
+    }
 }
 
 /// What becomes of a reader in one experiment.

@@ -19,7 +19,7 @@ use crate::{
         },
         metrics::{
             Metrics,
-            engine::{EngineGauges, EngineState},
+            engine::{EngineGauges, EngineState, pressure},
         },
         owner::{Leave, Owner},
     },

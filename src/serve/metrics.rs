@@ -19,6 +19,7 @@ mod spans;
 mod table;
 mod topics;
 
+use crate::serve::batcher::Class;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 use money::Books;
@@ -30,8 +31,9 @@ use table::{
 };
 
 /// Histograms whose series differ by label.
-const LABELLED_HISTOGRAMS: [&str; 6] = [
+const LABELLED_HISTOGRAMS: [&str; 7] = [
     "newshound_rpc_duration_seconds",
+    "newshound_answer_duration_seconds",
     "newshound_step_duration_seconds",
     "newshound_phase_duration_seconds",
     "newshound_shared_cache_operation_seconds",
@@ -102,6 +104,11 @@ impl Metrics {
         for outcome in Outcome::ALL {
             self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(0);
         }
+        for class in Class::ALL {
+            for is_whole in [true, false] {
+                _ = self.answers(class, is_whole);
+            }
+        }
         self.show_cache_from_the_start();
         self.show_shared_from_the_start();
         for reason in ["full", "tokens", "wait", "age"] {
@@ -159,6 +166,16 @@ impl Metrics {
     /// Counts how a generation request ended.
     pub fn outcome(&self, outcome: Outcome) {
         self.counter("newshound_outcomes_total", &[("outcome", outcome.word())]).increment(1);
+    }
+
+    /// Records how long an answer took, and whether it is all that was asked.
+    pub fn answered(&self, class: Class, is_whole: bool, took: Duration) {
+        self.answers(class, is_whole).record(took.as_secs_f64());
+    }
+
+    fn answers(&self, class: Class, is_whole: bool) -> Histogram {
+        let extent = if is_whole { "whole" } else { "less" };
+        self.histogram("newshound_answer_duration_seconds", &[("class", class.word()), ("extent", extent)])
     }
 
     /// Records a phase of a generation: `clean`, `tokenize`, `queue`, `prefill`, `decode` or `rerank`.

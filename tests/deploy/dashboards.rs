@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 const PANELS_MIN: usize = 30;
 /// Units that panels may have; Grafana shows a unit that it does not know as if it were a word after the number.
 const UNITS: [&str; 6] = ["short", "s", "percentunit", "bytes", "reqps", "cps"];
-const SELECTORS: [&str; 2] = ["job=~\"$job\"", "instance=~\"$instance\""];
+const SELECTORS: [&str; 3] = ["job=~\"$job\"", "namespace=~\"$namespace\"", "instance=~\"$instance\""];
 const INTERVAL: &str = "[$__rate_interval]";
 
 /// All dashboards.
@@ -62,6 +62,15 @@ fn complaints(dashboard: &Json) -> Vec<String> {
     found
 }
 
+/// Variables that panels choose series by, with those that all need.
+fn chosen(dashboard: &Json) -> BTreeSet<&str> {
+    let targets = panels(dashboard).flat_map(|panel| list(&panel["targets"]));
+    let queries = targets.map(|target| text(&target["expr"]));
+    let names =
+        queries.flat_map(|query| query.split("=~\"$").skip(1)).filter_map(|rest| rest.split('"').next());
+    names.chain(["job", "namespace", "instance"]).collect()
+}
+
 fn variables(dashboard: &Json) -> Vec<String> {
     let variables = list(&dashboard["templating"]["list"]);
     let named =
@@ -74,12 +83,14 @@ fn variables(dashboard: &Json) -> Vec<String> {
     {
         found.push("template-datasource-rule: no variable for the data source".to_owned());
     }
-    for (name, label) in [("job", "Job"), ("instance", "Instance")] {
+    for name in chosen(dashboard) {
         let variable = named(name);
+        let label = name[..1].to_uppercase() + &name[1..];
         let right = variable["type"] == "query"
             && variable["label"] == label
             && variable["multi"] == true
-            && variable["allValue"] == ".+"
+            // A fleet outside a cluster has no namespace.
+            && variable["allValue"] == (if name == "namespace" { ".*" } else { ".+" })
             && variable["datasource"]["uid"] == "${datasource}";
         if !right {
             found.push(format!("template-{name}-rule: no variable, or another form than others have"));
@@ -124,7 +135,8 @@ fn of_target(target: &Json) -> Vec<(&'static str, String)> {
     if ranges.clone().any(|range| !range.starts_with(INTERVAL)) {
         found.push(("target-rate-interval-rule", expression.to_owned()));
     }
-    for (rule, selector) in ["target-job-rule", "target-instance-rule"].into_iter().zip(SELECTORS) {
+    let rules = ["target-job-rule", "target-namespace-rule", "target-instance-rule"];
+    for (rule, selector) in rules.into_iter().zip(SELECTORS) {
         // Rules record for a job what its servers did together.
         let recorded = (expression.starts_with("job:") || expression.starts_with("job_"))
             && rule == "target-instance-rule";
@@ -132,6 +144,11 @@ fn of_target(target: &Json) -> Vec<(&'static str, String)> {
         if !recorded && (!selected || !expression.contains('{')) {
             found.push((rule, expression.to_owned()));
         }
+    }
+    let of_arms = ["newshound_arm_", "experiment_arm:"].iter().any(|name| expression.contains(name));
+    let chosen = expression.matches("experiment=~\"$experiment\"").count();
+    if of_arms && chosen != expression.matches('{').count() {
+        found.push(("template-experiment-rule", expression.to_owned()));
     }
     for (at, _) in expression.match_indices("_total{") {
         let name_at =
@@ -165,12 +182,15 @@ fn the_linter_sees_every_kind_of_mistake() {
     // The first panel is a row.
     let panel = |path: &str| format!("/panels/1/{path}");
     let expression = panel("targets/0/expr");
-    let selected = format!("newshound_ready{{{}, {}}}", SELECTORS[0], SELECTORS[1]);
+    let selectors = SELECTORS.join(", ");
+    let selected = format!("newshound_ready{{{selectors}}}");
+    let without = |idx: usize| selected.replace(SELECTORS[idx], "version=\"1\"");
     check("template-datasource-rule", "/templating/list/0/query", "loki".into());
     check("template-job-rule", "/templating/list/1/multi", false.into());
-    check("template-instance-rule", "/templating/list/2/name", "host".into());
+    check("template-instance-rule", "/templating/list/3/name", "host".into());
+    check("template-namespace-rule", "/templating/list/2/allValue", ".+".into());
     check("template-label-promql-rule", "/templating/list/1/query", "newshound_ready".into());
-    check("template-on-time-change-reload-rule", "/templating/list/2/refresh", 1.into());
+    check("template-on-time-change-reload-rule", "/templating/list/3/refresh", 1.into());
     check("uneditable-dashboard-rule", "/editable", true.into());
     check("panel-datasource-rule", &panel("datasource/uid"), "mine".into());
     check("panel-title-description-rule", &panel("title"), "".into());
@@ -181,7 +201,13 @@ fn the_linter_sees_every_kind_of_mistake() {
     check("target-logql-rule", &panel("targets/0/datasource/type"), "loki".into());
     check("target-promql-rule", &expression, format!("sum({selected}").into());
     check("target-rate-interval-rule", &expression, format!("rate({selected}[5m])").into());
-    check("target-job-rule", &expression, format!("newshound_ready{{{}}}", SELECTORS[1]).into());
-    check("target-instance-rule", &expression, format!("newshound_ready{{{}}}", SELECTORS[0]).into());
+    check("target-job-rule", &expression, without(0).into());
+    check("target-namespace-rule", &expression, without(1).into());
+    check("target-instance-rule", &expression, without(2).into());
+    let of_arms = format!("rate(newshound_arm_events_total{{{selectors}}}{INTERVAL})");
+    let chosen = of_arms.replace('}', ", experiment=~\"$experiment\"}");
+    check("template-experiment-rule", &expression, of_arms.into());
+    // The first dashboard has no such variable.
+    check("template-experiment-rule: no variable", &expression, chosen.into());
     check("target-counter-agg-rule", &expression, selected.replace("_ready", "_outcomes_total").into());
 }

@@ -141,6 +141,9 @@ def check_links(name, objects):
         for scaled in of_kind(objects, "ScaledObject"):
             target = scaled["spec"]["scaleTargetRef"]["name"]
             expect(target == deployment["metadata"]["name"], f"{name}: {target} is scaled")
+            (trigger,) = scaled["spec"]["triggers"]
+            namespace = scaled["metadata"].get("namespace", "default")
+            expect(f'namespace="{namespace}"' in trigger["metadata"]["query"], f"{name}: scaled by servers of another namespace than {namespace}")
 
 
 def check_redis(name, objects):

@@ -101,7 +101,7 @@ class Prometheus(Process, Api):
         config["rule_files"] = [str(DEPLOY / "prometheus" / pattern) for pattern in config["rule_files"]]
         # Where the proxy is not, its job would be down.
         del config["scrape_configs"][1:]
-        config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{server.http}"]
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{server.http}"], "labels": {"namespace": "observed"}}]
         (work / "prometheus.yml").write_text(yaml.safe_dump(config))
         command = ["prometheus", f"--config.file={work / 'prometheus.yml'}", f"--storage.tsdb.path={work / 'data'}"]
         super().__init__([*command, f"--web.listen-address=127.0.0.1:{port}"], work / "prometheus.log")
@@ -179,8 +179,8 @@ def check_dashboards(prometheus):
 
 
 def concrete(query):
-    """The query as Grafana would send it with every job and instance chosen, and the scrape interval that its provisioning tells it."""
-    return query.replace("$__rate_interval", "1m").replace("$job", ".+").replace("$instance", ".+")
+    """The query as Grafana would send it with everything chosen, and the scrape interval that its provisioning tells it."""
+    return re.sub(r"\$\w+", ".+", query.replace("$__rate_interval", "1m"))
 
 
 def check_rules(prometheus):

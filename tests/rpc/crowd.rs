@@ -168,6 +168,13 @@ async fn everybody_is_counted_once_and_series_do_not_grow_with_readers() {
     assert_eq!(sum("newshound_cache_requests_total{"), n_requests as f64 - n_broken, "each looked once");
     let n_assigned = sum("newshound_arm_assignments_total{experiment=\"x\"");
     assert_eq!(n_assigned, n_requests as f64 - n_broken, "each had one arm of each experiment");
+    let n_expected = sum("newshound_arm_expected_micros_total{experiment=\"x\"") / 1e6;
+    assert!((n_assigned - n_expected).abs() < 0.01, "{n_expected} are expected, {n_assigned} came");
+    let n_answered: f64 = ["ok", "cached", "coalesced"]
+        .map(|outcome| sum(&format!("newshound_outcomes_total{{outcome=\"{outcome}\"")))
+        .iter()
+        .sum();
+    assert_eq!(sum("newshound_answer_duration_seconds_count{"), n_answered, "each took its time once");
     assert!(n_series(&text) < 5000, "{}", n_series(&text));
     // An arm or a code that came for the first time in the second half is no growth with readers.
     assert!(n_series(&text) < n_half + 200, "{n_half}, then {}", n_series(&text));

@@ -79,7 +79,10 @@ fn whole(mut request: GenerateQueriesRequest) -> GenerateQueriesRequest {
 
 #[tokio::test]
 async fn who_would_wait_gets_one_list_and_all_of_them_once_there_is_room() {
-    let server = Plan::new().gated().with(pressed_at_once).start().await;
+    let one_arm = json!({"state": "ENABLED", "variants": {"a": {}}, "targeting": {"fractional": [["a", 1]]}});
+    let (_dir, path) = file(&json!({"newshound.x": one_arm}));
+    let plan = Plan::new().gated().with(pressed_at_once);
+    let server = plan.with(|settings| settings.experiments.file = Some(path)).start().await;
     let client = server.client().await;
     let running = press(&server, &client).await;
     let prompts = server.metric("newshound_prompt_tokens_count").await.unwrap();
@@ -90,8 +93,16 @@ async fn who_would_wait_gets_one_list_and_all_of_them_once_there_is_room() {
     let less = done(waiting).await;
     assert_eq!(less.degradation, short(Rung::Greedy, DegradationReason::Pressure));
     assert_eq!((n_candidates(&less), cache_status(&less)), (1, CacheStatus::Miss));
-    let series = "newshound_degraded_total{rung=\"greedy\",reason=\"pressure\"}";
-    assert_eq!(server.metric(series).await, Some(1.0));
+    let answers = "newshound_answer_duration_seconds_count{class=\"default\",extent=";
+    let n_whole = server.metric("newshound_outcomes_total{outcome=\"ok\"}").await.unwrap() - 1.0;
+    for (series, expected) in [
+        ("newshound_degraded_total{rung=\"greedy\",reason=\"pressure\"}", 1.0),
+        ("newshound_arm_degraded_total{experiment=\"x\",arm=\"a\",rung=\"greedy\"}", 1.0),
+        (&format!("{answers}\"less\"}}"), 1.0),
+        (&format!("{answers}\"whole\"}}"), n_whole),
+    ] {
+        assert_eq!(server.metric(series).await, Some(expected), "{series}");
+    }
 
     server.until("newshound_running_rows", 0.0).await;
     let mut client = client;

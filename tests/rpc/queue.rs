@@ -55,6 +55,17 @@ async fn full_queue_refuses_with_resource_exhausted_and_accepts_again_later() {
 }
 
 #[tokio::test]
+async fn pressure_is_what_the_batch_has_and_nothing_once_all_are_answered() {
+    let server = Plan::new().gated().with(|settings| settings.engine.rows_max = 8).start().await;
+    let mut client = server.client().await;
+    let call = tokio::spawn(async move { client.generate_queries(request("runs")).await });
+    server.until("newshound_pressure", 0.5).await;
+    server.gate.open();
+    within(call).await.unwrap().unwrap();
+    server.until("newshound_pressure", 0.0).await;
+}
+
+#[tokio::test]
 async fn queue_with_one_place_accepts() {
     let server = Plan::new().gated().with(one_at_a_time).start().await;
     let calls = filled(&server).await;

@@ -1,6 +1,7 @@
 //! What is counted and said of every request.
 use crate::serve::{
-    answer::Answered,
+    answer::{Answered, Degradation},
+    batcher::Class,
     experiments::enrolment::Enrolment,
     metrics::{Metrics, outcome::Outcome},
     question::Question,
@@ -14,6 +15,7 @@ pub(super) struct Counted<'a> {
     metrics: &'a Metrics,
     enrolment: Arc<Enrolment>,
     trace: Trace,
+    class: Class,
     started: Instant,
     /// How it ended.
     pub(super) outcome: Outcome,
@@ -25,7 +27,7 @@ impl<'a> Counted<'a> {
     pub(super) fn new(metrics: &'a Metrics, question: &Question) -> Self {
         let (enrolment, trace) = (Arc::clone(&question.enrolment), question.trace.clone());
         let (started, outcome) = (Instant::now(), Outcome::Cancelled);
-        Self { metrics, enrolment, trace, started, outcome, answered: None }
+        Self { metrics, enrolment, trace, class: question.class, started, outcome, answered: None }
     }
 }
 
@@ -37,11 +39,21 @@ impl Drop for Counted<'_> {
         if let Some(Answered { answer, origin, paid_nanos: 0, .. }) = &self.answered {
             self.metrics.saved(origin.saving(), answer.cost.device_time);
         }
+        if let Some(Answered { degradation, .. }) = &self.answered {
+            self.metrics.answered(self.class, degradation.is_none(), took);
+        }
         for assignment in &self.enrolment.assignments {
-            let arm = (assignment.experiment.id.as_str(), assignment.arm().id.as_str());
+            let experiment = assignment.experiment.id.as_str();
+            let arm = (experiment, assignment.arm().id.as_str());
             self.metrics.arm_request(arm, assignment.by.word(), self.outcome);
-            let Some(Answered { answer, .. }) = &self.answered else { continue };
+            for (drawn, chance) in assignment.chances() {
+                self.metrics.arm_expected((experiment, &drawn.id), chance);
+            }
+            let Some(Answered { answer, degradation, .. }) = &self.answered else { continue };
             self.metrics.arm_answered(arm, took, answer.score());
+            if let Some(Degradation { rung, .. }) = degradation {
+                self.metrics.arm_degraded(arm, rung.word());
+            }
         }
         let (outcome, arms) = (self.outcome.word(), &self.enrolment);
         debug!(outcome, %arms, ?took, "request ended");

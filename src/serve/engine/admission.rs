@@ -1,7 +1,8 @@
 //! The way into the queue: a ticket, which is there before anything is computed for a job, and what a job that comes now would meet.
 use super::{
-    Arc, Class, Duration, Engine, EngineError, Instant, Ordering, Room, Shared,
+    Arc, Class, Duration, Engine, EngineError, Instant, Limits, Ordering, Room, Shared,
     pace::Pace,
+    pressure,
     rates::{Rates, Work},
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,9 +23,9 @@ pub(super) struct Load {
 pub(super) struct Now {
     pub(super) rates: Rates,
     /// Room that no running job has.
-    pub(super) free: Room,
+    free: Room,
     /// Rows that are being written.
-    pub(super) n_rows: usize,
+    n_rows: usize,
     /// Who has a ticket and does not run, by class.
     queued: [Queued; Class::ALL.len()],
 }
@@ -37,6 +38,11 @@ struct Queued {
 }
 
 impl Now {
+    /// Notes what runs.
+    pub(super) fn runs(&mut self, n_rows: usize, free: Room) {
+        (self.n_rows, self.free) = (n_rows, free);
+    }
+
     /// Those who go before a job of a class that comes now, but for jobs that waited long.
     fn ahead(&self, class: Class) -> Queued {
         let ahead = Class::ALL.into_iter().filter(|other| *other <= class);
@@ -80,6 +86,33 @@ impl Drop for Ticket {
         let mut now = self.shared.load.lock();
         let queued = &mut now.queued[self.class as usize];
         *queued = Queued { jobs: queued.jobs.saturating_sub(1), need: queued.need.less(self.need) };
+    }
+}
+
+impl Shared {
+    /// How long a job of a class that comes now and needs so much room is going to wait.
+    pub(super) fn wait(&self, need: Room, class: Class) -> Duration {
+        let now = self.load.lock();
+        let (room, sharing) = (self.limits.room, self.limits.sharing);
+        let (ahead, left) = (now.ahead(class), sharing.left_by(class, room.rows));
+        if ahead.need.and(need).fits(now.free.less(Room { rows: left, tokens: 0 })) {
+            return Duration::ZERO;
+        }
+        self.load.pace.until_left(ahead.jobs + 1).unwrap_or_default()
+    }
+
+    /// How near the thread is to where it refuses, with jobs that wait and rows that run, if one more comes of which nobody said how it
+    /// is to be served.
+    pub(super) fn pressure(&self, queued: usize, rows: usize, need: Room) -> f64 {
+        let wait = (self.wait(need, Class::Default), self.limits.expected_wait_max());
+        pressure((queued, self.limits.queue_max), (rows, self.limits.room.rows), wait)
+    }
+}
+
+impl Limits {
+    /// The longest that a job may be expected to wait when it comes.
+    pub(super) fn expected_wait_max(&self) -> Duration {
+        self.queue_wait_max / WAIT_OVER_EXPECTED
     }
 }
 
@@ -141,16 +174,10 @@ impl Engine {
         now.rates.takes(work, now.n_rows, Instant::now())
     }
 
-    /// How long a job of a class that comes now is going to wait: not at all where it has room beside all that go before it, or nobody ever
+    /// How long work of a class that comes now is going to wait: not at all where it has room beside all that go before it, or nobody ever
     /// waited.
     pub fn wait(&self, work: &Work, class: Class) -> Duration {
-        let limits = &self.shared.limits;
-        let now = self.shared.load.lock();
-        let (ahead, left) = (now.ahead(class), limits.sharing.left_by(class, limits.room.rows));
-        if ahead.need.and(work.room()).fits(now.free.less(Room { rows: left, tokens: 0 })) {
-            return Duration::ZERO;
-        }
-        self.shared.load.pace.until_left(ahead.jobs + 1).unwrap_or_default()
+        self.shared.wait(work.room(), class)
     }
 
     /// Whether no place in the queue is left to a class.
@@ -166,10 +193,62 @@ impl Engine {
     /// The longest that a job may be expected to wait, and when to come back if it would be longer.
     pub fn wait_max(&self) -> (Duration, Duration) {
         let limits = &self.shared.limits;
-        (limits.queue_wait_max / WAIT_OVER_EXPECTED, self.shared.load.pace.until_free(limits.queue_max))
+        (limits.expected_wait_max(), self.shared.load.pace.until_free(limits.queue_max))
     }
 
     fn n_queued(&self) -> usize {
         self.shared.load.lock().ahead(Class::Bulk).jobs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::{batcher::Sharing, engine::prefixes::PrefixLimits, metrics::Metrics};
+    use std::sync::atomic::AtomicBool;
+
+    /// A thread with a queue of 8 and a batch of 128 rows, which nobody may be expected to wait for longer than a second.
+    fn thread() -> Arc<Shared> {
+        let room = Room { rows: 128, tokens: 1000 };
+        let limits = Limits {
+            room,
+            queue_max: 8,
+            queue_tokens_max: 10_000,
+            queue_wait_max: Duration::from_secs(2),
+            overtake_max: Duration::ZERO,
+            sharing: Sharing { interactive: 0.0, above_bulk: 0.5, aging: Duration::MAX },
+            prefixes: PrefixLimits { bytes_max: 0, age_max: Duration::ZERO },
+        };
+        let metrics = Arc::new(Metrics::new(room.rows).unwrap());
+        Arc::new(Shared { limits, stopping: AtomicBool::new(false), load: Load::new(room), metrics })
+    }
+
+    #[test]
+    fn pressure_is_of_the_queue_the_rows_or_the_wait_of_one_more() {
+        let shared = thread();
+        let one = Room { rows: 8, tokens: 100 };
+        let check = |queued, rows, expected: f64| {
+            assert_eq!(shared.pressure(queued, rows, one), expected, "{queued} wait, {rows} run");
+        };
+        check(0, 0, 0.0);
+        check(2, 0, 0.25);
+        check(2, 64, 0.5);
+        shared.load.pace.note(Duration::from_millis(375));
+        check(2, 64, 0.5);
+        // Few rows that have all tokens: one more has to wait until one has left.
+        shared.load.lock().runs(8, Room { rows: 120, tokens: 99 });
+        check(0, 8, 0.375);
+        let ticket = |class| {
+            shared.load.lock().queued[class as usize] = Queued { jobs: 1, need: one };
+            Ticket { class, need: one, shared: Arc::clone(&shared) }
+        };
+        let before = ticket(Class::Interactive);
+        check(1, 8, 0.75);
+        drop(before);
+        // Nobody of another class waits for bulk.
+        let _bulk = ticket(Class::Bulk);
+        check(1, 8, 0.375);
+        shared.load.lock().runs(0, shared.limits.room);
+        check(0, 0, 0.0);
     }
 }

@@ -28,6 +28,7 @@ pub(super) fn run<G: Generator>(
         running: HashMap::new(),
         next_group: 0,
         has_orphans: false,
+        last_need: Room::default(),
         left_at: None,
         is_saturated: false,
         prefill_rate: PrefillRate::default(),
@@ -49,6 +50,8 @@ struct Thread<'a, G> {
     next_group: u64,
     /// Whether groups may have been dropped that nobody named.
     has_orphans: bool,
+    /// What the job needs that came last: what another one is likely to need.
+    last_need: Room,
     /// When the last job left, if the thread has been busy since.
     left_at: Option<Instant>,
     /// Whether somebody waits for whom there was no room.
@@ -108,6 +111,7 @@ impl<G: Generator> Thread<'_, G> {
         match command {
             Command::Generate(queued) => {
                 let (need, class, since) = (queued.job.need(), queued.ticket.class(), queued.since);
+                self.last_need = need;
                 self.waiting.push(queued, need, class, since);
             }
             Command::Forget { owner, done } => {
@@ -122,10 +126,9 @@ impl<G: Generator> Thread<'_, G> {
     fn show_state(&mut self) {
         let (queued, prefix_bytes) = (self.waiting.len(), self.prefixes.n_bytes());
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
-        self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes });
-        let free = self.free_room();
-        let mut now = self.shared.load.lock();
-        (now.n_rows, now.free) = (rows, free);
+        self.shared.load.lock().runs(rows, self.free_room());
+        let pressure = self.shared.pressure(queued, rows, self.last_need);
+        self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes, pressure });
     }
 
     /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.

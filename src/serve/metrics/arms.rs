@@ -1,6 +1,7 @@
 //! Metrics of experiments. Experiments and arms are named by a file that may change while the server runs, so that the number of
 //! their series has a limit of its own.
 use super::{Metrics, Outcome, key, size};
+use crate::experiment::assign::By;
 use metrics::{Label, Recorder};
 use std::{sync::PoisonError, time::Duration};
 
@@ -8,6 +9,7 @@ use std::{sync::PoisonError, time::Duration};
 /// counted together as `other` until the server starts again.
 const ARM_LABELS_MAX: usize = 64;
 const OTHER: &str = "other";
+const ASSIGNMENTS: &str = "newshound_arm_assignments_total";
 
 impl Metrics {
     pub(super) fn show_experiments_from_the_start(&self) {
@@ -50,8 +52,22 @@ impl Metrics {
 
     /// Counts how a request under an arm ended. `by`: why it has that arm.
     pub fn arm_request(&self, arm: (&str, &str), by: &'static str, outcome: Outcome) {
-        self.arm_counter("newshound_arm_assignments_total", arm, Some(("by", by)), 1);
+        self.arm_counter(ASSIGNMENTS, arm, Some(("by", by)), 1);
         self.arm_counter("newshound_arm_outcomes_total", arm, Some(("outcome", outcome.word())), 1);
+    }
+
+    /// Counts the chance that an arm had of a request that came to one of its experiment's arms by hash.
+    pub fn arm_expected(&self, arm: (&str, &str), chance: f64) {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to a million")]
+        let micros = (chance * 1e6).round() as u64;
+        self.arm_counter("newshound_arm_expected_micros_total", arm, None, micros);
+        // An arm that gets nothing is to be seen beside what it should get.
+        self.arm_counter(ASSIGNMENTS, arm, Some(("by", By::Hash.word())), 0);
+    }
+
+    /// Counts an answer under an arm that fell short of what was asked, by the word of its rung.
+    pub fn arm_degraded(&self, arm: (&str, &str), rung: &'static str) {
+        self.arm_counter("newshound_arm_degraded_total", arm, Some(("rung", rung)), 1);
     }
 
     /// Records an answer under an arm: its time, and the predicted reward of its list where there is a head.
@@ -114,6 +130,8 @@ pub(super) mod tests {
     pub(in super::super) fn busy(metrics: &Metrics) {
         let arm = ("best-of", "sixteen");
         metrics.arm_request(arm, "hash", Outcome::Ok);
+        metrics.arm_expected(arm, 0.5);
+        metrics.arm_degraded(arm, "greedy");
         metrics.arm_answered(arm, Duration::from_secs(1), Some(0.5));
         metrics.arm_output_tokens(arm, 10);
         metrics.arm_cost(arm, 10);
@@ -134,12 +152,40 @@ pub(super) mod tests {
                 metrics.arm_event((experiment, arm), event);
             }
             metrics.arm_answered((experiment, arm), Duration::from_secs(1), Some(0.5));
+            metrics.arm_expected((experiment, arm), 0.25);
+            for rung in ["fewer", "greedy", "stale", "cohort"] {
+                metrics.arm_degraded((experiment, arm), rung);
+            }
             metrics.arm_output_tokens((experiment, arm), 1);
             metrics.arm_cost((experiment, arm), 1);
         }
         let text = metrics.render();
         let n_series = text.lines().filter(|line| line.starts_with("newshound_arm_")).count();
         assert!((300..1000).contains(&n_series), "{n_series}");
+    }
+
+    #[test]
+    fn what_arms_are_expected_to_get_is_their_share_of_every_draw() {
+        let metrics = Metrics::new(1).unwrap();
+        // Half of them each, and then a tenth for b, which gets none of either.
+        for (chances, n_requests) in [([0.5, 0.5], 30), ([0.9, 0.1], 1000)] {
+            for _ in 0..n_requests {
+                metrics.arm_request(("x", "a"), "hash", Outcome::Ok);
+                for (arm, chance) in ["a", "b"].into_iter().zip(chances) {
+                    metrics.arm_expected(("x", arm), chance);
+                }
+            }
+        }
+        let text = metrics.render();
+        let check = |metric: &str, arm: &str, value: u64| {
+            let by = if metric == ASSIGNMENTS { ",by=\"hash\"" } else { "" };
+            let line = format!("{metric}{{experiment=\"x\",arm=\"{arm}\"{by}}} {value}\n");
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        };
+        check(ASSIGNMENTS, "a", 1030);
+        check(ASSIGNMENTS, "b", 0);
+        check("newshound_arm_expected_micros_total", "a", 915_000_000);
+        check("newshound_arm_expected_micros_total", "b", 115_000_000);
     }
 
     #[test]

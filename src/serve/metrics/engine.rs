@@ -3,7 +3,7 @@ use super::{Metrics, size};
 use std::{sync::Arc, time::Duration};
 
 /// What one model thread has now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EngineState {
     /// Requests that wait.
     pub queued: usize,
@@ -13,6 +13,19 @@ pub struct EngineState {
     pub kv_bytes: usize,
     /// Memory of kept prompts.
     pub prefix_bytes: usize,
+    /// See [`pressure`].
+    pub pressure: f64,
+}
+
+/// Parts of one that pressure is rounded to. A power of two: such numbers are added and taken away without a rest, as whole ones are.
+const PRESSURE_PARTS: f64 = 1024.0;
+
+/// How near a thread is to where it refuses: the largest of the shares in use of its queue, of its rows, and of the longest wait that a job
+/// which comes now may be expected to have; at most 1.
+pub fn pressure(queue: (usize, usize), rows: (usize, usize), wait: (Duration, Duration)) -> f64 {
+    let shares = [queue, rows].map(|(n, most)| size(n) / size(most));
+    let highest = shares.into_iter().fold(wait.0.div_duration_f64(wait.1), f64::max);
+    (highest.min(1.0) * PRESSURE_PARTS).round() / PRESSURE_PARTS
 }
 
 /// One thread's part of the gauges; it takes it back when it is dropped.
@@ -32,14 +45,15 @@ impl EngineGauges {
     pub fn show(&mut self, state: EngineState) {
         let before = std::mem::replace(&mut self.shown, state);
         for (name, before, now) in [
-            ("newshound_queue_depth", before.queued, state.queued),
-            ("newshound_running_rows", before.rows, state.rows),
-            ("newshound_kv_bytes", before.kv_bytes, state.kv_bytes),
-            ("newshound_prefix_bytes", before.prefix_bytes, state.prefix_bytes),
+            ("newshound_queue_depth", size(before.queued), size(state.queued)),
+            ("newshound_running_rows", size(before.rows), size(state.rows)),
+            ("newshound_kv_bytes", size(before.kv_bytes), size(state.kv_bytes)),
+            ("newshound_prefix_bytes", size(before.prefix_bytes), size(state.prefix_bytes)),
+            ("newshound_pressure", before.pressure, state.pressure),
         ] {
             // Whole numbers below 2^52 are added and taken away without a rest.
             if now != before {
-                self.metrics.gauge(name, &[]).increment(size(now) - size(before));
+                self.metrics.gauge(name, &[]).increment(now - before);
             }
         }
     }
@@ -109,5 +123,38 @@ mod tests {
         check(3);
         drop(old);
         check(2);
+    }
+
+    #[test]
+    fn pressure_is_the_largest_of_queue_rows_and_wait_and_at_most_one() {
+        let ms = Duration::from_millis;
+        let check = |queued, rows, wait_ms, expected: f64| {
+            let found = pressure((queued, 64), (rows, 128), (ms(wait_ms), ms(500)));
+            assert!((found - expected).abs() <= 0.5 / PRESSURE_PARTS, "{found}, not {expected}");
+        };
+        check(0, 0, 0, 0.0);
+        check(16, 0, 0, 0.25);
+        check(0, 32, 0, 0.25);
+        check(0, 0, 125, 0.25);
+        check(48, 32, 125, 0.75);
+        check(16, 96, 125, 0.75);
+        check(16, 32, 375, 0.75);
+        check(64, 128, 500, 1.0);
+        // An empty batch takes a job that is larger than it.
+        check(0, 200, 0, 1.0);
+        check(0, 0, 10_000, 1.0);
+        assert_eq!(pressure((0, 1), (0, 1), (ms(0), ms(0))), 0.0, "where nobody may be expected to wait");
+    }
+
+    #[test]
+    fn pressure_comes_back_to_nothing_whatever_it_was() {
+        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let mut thread = EngineGauges::new(Arc::clone(&metrics));
+        for rows in 0..1000 {
+            let pressure = pressure((0, 1), (rows % 7, 7), (Duration::ZERO, Duration::from_secs(1)));
+            thread.show(EngineState { pressure, ..EngineState::default() });
+        }
+        drop(thread);
+        assert!(metrics.render().contains("newshound_pressure 0\n"), "{}", metrics.render());
     }
 }

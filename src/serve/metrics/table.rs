@@ -70,6 +70,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
         C,
         "Generation requests that could be read, by how they ended; each is counted once.",
     ),
+    (
+        "newshound_answer_duration_seconds",
+        H(LATENCY),
+        "Time of answered requests, by class and extent: whole, or less than what was asked.",
+    ),
     ("newshound_queue_depth", G, "Requests that wait for the model."),
     ("newshound_queue_wait_seconds", H(LATENCY), "Time an admitted request waited for the model."),
     ("newshound_queue_refused_total", C, "Requests refused by the queue, by reason."),
@@ -99,6 +104,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_step_duration_seconds", H(PART), "Time of one prefill or one decode step."),
     ("newshound_running_rows", G, "Rows in the batch."),
     ("newshound_capacity_rows", G, "Most rows the batch may hold."),
+    (
+        "newshound_pressure",
+        G,
+        "How near a model thread is to where it refuses, 0 to 1: the largest of the shares of its queue, its rows and the expected wait in use.",
+    ),
     ("newshound_kv_bytes", G, "Memory of keys and values in the batch."),
     ("newshound_prefill_tokens_total", C, "Prompt tokens that went through the model."),
     (
@@ -194,7 +204,17 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ),
     ("newshound_experiments_reads_total", C, "Changes of the experiments file, by what became of them."),
     ("newshound_arm_assignments_total", C, "Generation requests by experiment, arm and why that arm."),
+    (
+        "newshound_arm_expected_micros_total",
+        C,
+        "Requests that the weights give an arm of those that came by hash, in millionths, by experiment and arm.",
+    ),
     ("newshound_arm_outcomes_total", C, "Generation requests by experiment, arm and how they ended."),
+    (
+        "newshound_arm_degraded_total",
+        C,
+        "Answers that fell short of what was asked, by experiment, arm and rung.",
+    ),
     ("newshound_arm_duration_seconds", H(LATENCY), "Time of answered requests, by experiment and arm."),
     (
         "newshound_arm_best_list_score",
