@@ -98,6 +98,15 @@ pub enum RunError {
     /// The model cannot be used.
     #[error(transparent)]
     Model(#[from] LoadError),
+    /// A resident bundle cannot be used.
+    #[error("models.residents.{name} cannot be used")]
+    Resident {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: LoadError,
+    },
     /// Experiments, lists of cohorts or sensitive topics cannot be used.
     #[error(transparent)]
     File(#[from] FileError),

@@ -37,6 +37,9 @@ impl Drop for Counted<'_> {
         if let Some(Answered { answer, origin, paid_nanos: 0, .. }) = &self.answered {
             self.metrics.saved(origin.saving(), answer.cost.device_time);
         }
+        if self.answered.is_some() && self.enrolment.is_bundle_absent {
+            self.metrics.bundle_absent(1);
+        }
         for assignment in &self.enrolment.assignments {
             let arm = (assignment.experiment.id.as_str(), assignment.arm().id.as_str());
             self.metrics.arm_request(arm, assignment.by.word(), self.outcome);
