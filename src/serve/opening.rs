@@ -73,7 +73,8 @@ pub(super) async fn models(
     for (name, path) in residents.iter().filter_map(|(name, path)| Some((name, path.as_ref()?))) {
         let number = answering.all().count() as u64 + 1;
         let resident = resident(&workshop, (number, name), Origin::At(path.clone())).await;
-        answering.put(resident.map_err(|source| RunError::Resident { name: name.clone(), source })?);
+        let refused = |error| RunError::Resident { name: name.clone(), source: Box::new(error) };
+        answering.put(resident.map_err(refused)?);
     }
     let file = settings.experiments.file.clone();
     let experiments = Arc::new(InForce::open(file, bounds(answering.offers()), Arc::clone(metrics))?);
