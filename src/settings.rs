@@ -203,6 +203,20 @@ impl Reader {
 
     /// Whole numbers within a range by name, in a table of the file or between braces; none where the key is absent.
     pub fn wholes(&mut self, key: &str, range: RangeInclusive<u64>) -> BTreeMap<String, u64> {
+        let one = format!("a whole number from {} to {}", range.start(), range.end());
+        let whole = |value: &toml::Value| value.as_integer().and_then(|value| u64::try_from(value).ok());
+        let whole = |value: &toml::Value| whole(value).filter(|value| range.contains(value));
+        self.by_name(key, (&format!("{one} by name, as {{ a = 1 }}"), &one), whole)
+    }
+
+    /// Values by name that `parse` accepts, in a table of the file or between braces; none where the key is absent. `expected`: all of them, and
+    /// one.
+    pub fn by_name<T>(
+        &mut self,
+        key: &str,
+        expected: (&str, &str),
+        parse: impl Fn(&toml::Value) -> Option<T>,
+    ) -> BTreeMap<String, T> {
         // A table of the file was taken apart when it was read; one that the environment gives was not, and wins.
         let prefix = format!("{key}.");
         let of_file: Vec<String> =
@@ -216,27 +230,16 @@ impl Reader {
         let named = match self.values.remove(key) {
             None => of_file,
             Some(toml::Value::Table(table)) => table.into_iter().collect(),
-            Some(value) => {
-                let expected = format!(
-                    "whole numbers from {} to {} by name, as {{ a = 1 }}",
-                    range.start(),
-                    range.end()
-                );
-                return self.refuse(key, &value, &expected, BTreeMap::new());
-            }
+            Some(value) => return self.refuse(key, &value, expected.0, BTreeMap::new()),
         };
-        let mut wholes = BTreeMap::new();
+        let mut found = BTreeMap::new();
         for (name, value) in named {
-            let whole = value.as_integer().and_then(|value| u64::try_from(value).ok());
-            match whole.filter(|whole| range.contains(whole)) {
-                Some(whole) => drop(wholes.insert(name, whole)),
-                None => {
-                    let expected = format!("a whole number from {} to {}", range.start(), range.end());
-                    self.refuse(&format!("{prefix}{name}"), &value, &expected, ());
-                }
+            match parse(&value) {
+                Some(parsed) => drop(found.insert(name, parsed)),
+                None => self.refuse(&format!("{prefix}{name}"), &value, expected.1, ()),
             }
         }
-        wholes
+        found
     }
 
     /// Notes a mistake that only several values together make.

@@ -23,6 +23,7 @@ fn bounds() -> Bounds {
         cache_ttls_ms: 1..=86_400_000,
         cache_stales_ms: 0..=86_400_000,
         head: Head::Absent,
+        bundles: Default::default(),
     }
 }
 

@@ -78,10 +78,11 @@ SIGNALS = Row("Signals", (
 ))
 
 MODELS = Row("Models", (
-    Panel("Model that answers", "Its number among the models that the server has loaded since it started; 1 is the one that it started with.", "short",
-          (Query(f"sum by (instance) ({metric('newshound_model_generation')})", "{{instance}}"),)),
-    Panel("Models in memory", "2 while another is loaded, waits to be swapped in, or ends its last requests.", "short",
-          (Query(f"sum by (instance) ({metric('newshound_models_in_memory')})", "{{instance}}"),), highest=2),
+    Panel("Model that answers", "Numbers among the models that the server has loaded since it started, of the default one and of residents by name; 0 where a "
+          "resident is not there.", "short",
+          (Query(f"sum by (instance, resident) ({metric('newshound_model_generation')})", "{{instance}} {{resident}}"),)),
+    Panel("Models in memory", "One more than answer while another is loaded, waits to be swapped in, or ends its last requests.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_models_in_memory')})", "{{instance}}"),)),
     Panel("Changes of the model", "What operators asked for and what became of it. refused: it was not to be done. failed: the bundle is wrong.", "cps",
           (Query(rate("newshound_model_changes_total", by="change, result"), "{{change}} {{result}}"),), "stack"),
     Panel("Time to load a model", "To read, verify and warm it up at low priority, mean. Zero where none was loaded.", "s",

@@ -130,7 +130,9 @@ pub fn assigned(decisions: Vec<Decision>) -> Vec<Assignment> {
 
 /// What all arms of a reader set together.
 pub fn policy(assignments: &[Assignment]) -> Policy {
-    assignments.iter().fold(Policy::default(), |policy, assignment| policy.and(assignment.arm().policy))
+    assignments
+        .iter()
+        .fold(Policy::default(), |policy, assignment| policy.and(assignment.arm().policy.clone()))
 }
 
 fn force(experiment: &Arc<Experiment>, arm: &str) -> Result<Decision, ForceError> {

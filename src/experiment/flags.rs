@@ -170,6 +170,10 @@ fn experiment(key: &str, flag: &Value, bounds: &Bounds, notes: &mut Notes) -> Ex
     };
     let (spread, allows_forced_arm) = metadata(key, flag.get("metadata"), notes);
     let arms = arms(flag.get("variants"), &format!("{path}.variants"), bounds, notes);
+    // One that is off can name a bundle that is gone: nothing may keep anybody from switching an experiment off.
+    if enabled {
+        arms.iter().for_each(|arm| resident(arm, &path, &bounds.bundles, notes));
+    }
     let names: Vec<&str> = arms.iter().map(|arm| arm.id.as_str()).collect();
     let mut reader = TargetingReader { names: &names, version: spread.version, notes };
     let targeting = reader.rule(flag.get("targeting").unwrap_or(&Value::Null), &format!("{path}.targeting"));
@@ -205,6 +209,16 @@ fn arms(variants: Option<&Value>, path: &str, bounds: &Bounds, notes: &mut Notes
         .collect();
     arms.sort_by(|one, other| one.id.cmp(&other.id));
     arms
+}
+
+/// Readers of an arm get the bundle that it names.
+fn resident(arm: &Arm, path: &str, bundles: &BTreeSet<String>, notes: &mut Notes) {
+    if let Some(bundle) = arm.policy.bundle.as_deref().filter(|bundle| !bundles.contains(*bundle)) {
+        let known: Vec<&str> = bundles.iter().map(String::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let path = format!("{path}.variants.{}.bundle", arm.id);
+        notes.add(&path, &format!("names {bundle}, which is not resident (resident: {known})"));
+    }
 }
 
 /// How readers are spread, and whether a request may choose its arm.
@@ -261,8 +275,8 @@ fn name_of(value: &Value, path: &str, notes: &mut Notes) -> Option<String> {
 
 const NAME: &str = "should have a name of 1 to 64 letters, digits, dots, dashes and underscores";
 
-/// Whether a text can name an experiment or arm: it becomes a label of metrics and a value of gRPC metadata.
-fn is_name(text: &str) -> bool {
+/// Whether a text can name an experiment, arm or bundle: it becomes a label of metrics and a value of gRPC metadata.
+pub fn is_name(text: &str) -> bool {
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_fit)
 }
@@ -281,6 +295,7 @@ mod tests {
             cache_ttls_ms: 1..=86_400_000,
             cache_stales_ms: 0..=86_400_000,
             head: Head::Absent,
+            bundles: BTreeSet::from(["student-2".to_owned()]),
         }
     }
 
@@ -407,6 +422,22 @@ mod tests {
         let mistakes = both("ENABLED").unwrap_err();
         assert_eq!(mistakes, ["flags.newshound.b sets candidate_count, and so does newshound.a"]);
         assert!(both("DISABLED").is_ok());
+    }
+
+    #[test]
+    fn an_arm_names_a_bundle_that_is_resident_unless_its_experiment_is_off() {
+        let naming = |bundle: &str, state: &str| {
+            let flag = json!({"state": state, "variants": {"a": {}, "b": {"bundle": bundle}}});
+            read(&file(&json!({"newshound.x": flag})))
+        };
+        let arms = naming("student-2", "ENABLED").unwrap().experiments[0].arms.clone();
+        assert_eq!(arms[1].policy.bundle.as_deref(), Some("student-2"));
+        let mistakes = naming("student-3", "ENABLED").unwrap_err();
+        let path = "flags.newshound.x.variants.b.bundle";
+        let expected = format!("{path} names student-3, which is not resident (resident: student-2)");
+        assert_eq!(mistakes, [expected]);
+        assert!(naming("student-3", "DISABLED").is_ok(), "the kill switch works");
+        assert!(naming("student/3", "DISABLED").is_err());
     }
 
     #[test]

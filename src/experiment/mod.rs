@@ -27,7 +27,8 @@
 //! ```
 //!
 //! - `state`: with `DISABLED` nobody gets an arm, not even one that is asked for: the kill switch.
-//! - `variants`: the arms, 1 to 8, each a policy; see `policy`. An empty one is what the server does anyway.
+//! - `variants`: the arms, 1 to 8, each a policy; see `policy`. An empty one is what the server does anyway. The `bundle` of one must be
+//!   resident when the file is read, unless the experiment is off.
 //! - `targeting`: see `targeting`. Whoever it names no arm for gets `defaultVariant`, or takes no part where that is absent.
 //! - `metadata.hash_version`: 1 (the default) buckets as flagd does; 2 keeps readers where they are when weights of other arms
 //!   change. See `hash`.

@@ -1,7 +1,7 @@
-//! What an arm changes: a few of the things a request may say, and how long its answers are kept.
-use super::notes::Notes;
+//! What an arm changes: the bundle that answers, a few of the things a request may say, and how long its answers are kept.
+use super::{flags::is_name, notes::Notes};
 use serde_json::Value;
-use std::{ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, sync::Arc, time::Duration};
 
 /// How lists are compared, as an arm may say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +118,8 @@ impl Rung {
 /// One thing that a policy may set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Field {
+    /// The bundle that answers.
+    Bundle,
     /// Number of candidates.
     CandidateCount,
     /// Most queries of the chosen list.
@@ -141,7 +143,8 @@ pub enum Field {
 }
 
 impl Field {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
+        Self::Bundle,
         Self::CandidateCount,
         Self::QueryCount,
         Self::Temperature,
@@ -157,6 +160,7 @@ impl Field {
     /// Its name in files and on the wire.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Bundle => "bundle",
             Self::CandidateCount => "candidate_count",
             Self::QueryCount => "query_count",
             Self::Temperature => "temperature",
@@ -195,13 +199,17 @@ pub struct Bounds {
     pub cache_ttls_ms: RangeInclusive<u64>,
     /// How long they may be used after that, in milliseconds.
     pub cache_stales_ms: RangeInclusive<u64>,
-    /// How far lists can be scored.
+    /// How far lists can be scored, by every model that answers: a reader may have arms of several experiments.
     pub head: Head,
+    /// Names of the bundles that answer beside the default one.
+    pub bundles: BTreeSet<String>,
 }
 
 /// What an arm sets; what it leaves out stays as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
+    /// Name of the bundle that answers, instead of the default one.
+    pub bundle: Option<Arc<str>>,
     /// N.
     pub candidate_count: Option<usize>,
     /// Most queries of the chosen list.
@@ -228,6 +236,7 @@ impl Policy {
     /// The fields that it sets.
     pub fn fields(&self) -> impl Iterator<Item = Field> + '_ {
         Field::ALL.into_iter().filter(|field| match field {
+            Field::Bundle => self.bundle.is_some(),
             Field::CandidateCount => self.candidate_count.is_some(),
             Field::QueryCount => self.query_count.is_some(),
             Field::Temperature => self.temperature.is_some(),
@@ -244,6 +253,7 @@ impl Policy {
     /// Both together; no field is set by both (`flags` sees to that).
     pub fn and(self, other: Self) -> Self {
         Self {
+            bundle: self.bundle.or(other.bundle),
             candidate_count: self.candidate_count.or(other.candidate_count),
             query_count: self.query_count.or(other.query_count),
             temperature: self.temperature.or(other.temperature),
@@ -297,6 +307,12 @@ impl Policy {
 
     fn set(&mut self, field: Field, (value, path): (&Value, &str), bounds: &Bounds, notes: &mut Notes) {
         match field {
+            Field::Bundle => {
+                self.bundle = value.as_str().filter(|name| is_name(name)).map(Arc::from);
+                if self.bundle.is_none() {
+                    notes.add(path, "should be the name of a resident bundle");
+                }
+            }
             Field::CandidateCount => {
                 self.candidate_count =
                     whole(value, path, &bounds.candidate_counts, notes).and_then(|n| n.try_into().ok());
@@ -315,45 +331,34 @@ impl Policy {
                     whole(value, path, &bounds.cache_stales_ms, notes).map(Duration::from_millis);
             }
             Field::EarlyStopping => {
-                let word = value.as_str().unwrap_or_default();
-                self.early_stopping = EarlyStopping::ALL.into_iter().find(|mode| mode.word() == word);
-                if self.early_stopping.is_none() {
-                    let known = EarlyStopping::ALL.map(EarlyStopping::word).join(", ");
-                    notes.add(path, &format!("should be one of {known}"));
-                }
+                self.early_stopping = one_of(EarlyStopping::ALL, EarlyStopping::word, (value, path), notes);
                 if self.stops() && bounds.head < Head::Foresees {
-                    notes.add(path, "needs a reward head that foresees, and the bundle has none");
+                    notes.add(path, "needs a reward head that foresees, and not every bundle has one");
                 }
             }
-            Field::Draw => {
-                let word = value.as_str().unwrap_or_default();
-                self.draw = Draw::ALL.into_iter().find(|draw| draw.word() == word);
-                if self.draw.is_none() {
-                    notes.add(path, &format!("should be one of {}", Draw::ALL.map(Draw::word).join(", ")));
-                }
-            }
-            Field::LowestRung => {
-                self.lowest_rung = Rung::of_word(value.as_str().unwrap_or_default());
-                if self.lowest_rung.is_none() {
-                    notes.add(path, &format!("should be one of {}", Rung::words()));
-                }
-            }
+            Field::Draw => self.draw = one_of(Draw::ALL, Draw::word, (value, path), notes),
+            Field::LowestRung => self.lowest_rung = one_of(Rung::ALL, Rung::word, (value, path), notes),
             Field::Rerank => {
-                let word = value.as_str().unwrap_or_default();
-                self.rerank = Rerank::ALL.into_iter().find(|rerank| rerank.word() == word);
-                match self.rerank {
-                    None => {
-                        let known = Rerank::ALL.map(Rerank::word).join(", ");
-                        notes.add(path, &format!("should be one of {known}"));
-                    }
-                    Some(Rerank::RewardHead) if bounds.head == Head::Absent => {
-                        notes.add(path, "asks for the reward head, and the bundle has none");
-                    }
-                    Some(_) => {}
+                self.rerank = one_of(Rerank::ALL, Rerank::word, (value, path), notes);
+                if self.rerank == Some(Rerank::RewardHead) && bounds.head == Head::Absent {
+                    notes.add(path, "asks for the reward head, and not every bundle has one");
                 }
             }
         }
     }
+}
+
+fn one_of<T: Copy, const N: usize>(
+    all: [T; N],
+    word: fn(T) -> &'static str,
+    (value, path): (&Value, &str),
+    notes: &mut Notes,
+) -> Option<T> {
+    let found = all.into_iter().find(|one| value.as_str() == Some(word(*one)));
+    if found.is_none() {
+        notes.add(path, &format!("should be one of {}", all.map(word).join(", ")));
+    }
+    found
 }
 
 fn whole(value: &Value, path: &str, range: &RangeInclusive<u64>, notes: &mut Notes) -> Option<u64> {
@@ -387,6 +392,7 @@ mod tests {
             cache_ttls_ms: 1..=1000,
             cache_stales_ms: 0..=1000,
             head,
+            bundles: BTreeSet::new(),
         };
         let mut notes = Notes::default();
         let policy = Policy::read(&variant, "arm", &bounds, &mut notes);
@@ -396,10 +402,11 @@ mod tests {
 
     #[test]
     fn every_field_is_read_and_listed() {
-        let all = json!({"candidate_count": 16, "query_count": 5, "temperature": 0.5, "top_p": 0.9,
+        let all = json!({"bundle": "student-2", "candidate_count": 16, "query_count": 5, "temperature": 0.5, "top_p": 0.9,
             "rerank": "reward_head", "cache_ttl_ms": 250, "cache_stale_ms": 0, "early_stopping": "safe",
             "draw": "as_needed", "lowest_rung": "greedy"});
         let expected = Policy {
+            bundle: Some("student-2".into()),
             candidate_count: Some(16),
             query_count: Some(5),
             temperature: Some(0.5),
@@ -411,8 +418,8 @@ mod tests {
             draw: Some(Draw::AsNeeded),
             lowest_rung: Some(Rung::Greedy),
         };
-        assert_eq!(check(all, Head::Foresees), Ok(expected));
         assert_eq!(expected.fields().collect::<Vec<_>>(), Field::ALL);
+        assert_eq!(check(all, Head::Foresees), Ok(expected));
         assert_eq!(check(json!({}), Head::Absent), Ok(Policy::default()));
         assert_eq!(Policy::default().fields().count(), 0);
     }
@@ -420,6 +427,7 @@ mod tests {
     #[test]
     fn both_sides_of_every_limit() {
         for (field, inside, outside) in [
+            ("bundle", json!(["v1.2_b-3"]), json!(["", "a b", "../b", 1, null])),
             ("candidate_count", json!([1, 32]), json!([0, 33, 1.5, -1, "8", null])),
             ("query_count", json!([3, 8]), json!([2, 9])),
             ("temperature", json!([0, 2.0]), json!([-0.1, 2.1, "hot"])),
@@ -466,7 +474,7 @@ mod tests {
 
     #[test]
     fn unknown_fields_and_other_kinds_of_variants_are_refused() {
-        assert_eq!(check(json!({"beam": 1, "bundle": "b"}), Head::Foresees).unwrap_err().len(), 2);
+        assert_eq!(check(json!({"beam": 1, "width": "b"}), Head::Foresees).unwrap_err().len(), 2);
         assert_eq!(check(json!(true), Head::Foresees).unwrap_err().len(), 1);
     }
 

@@ -35,7 +35,7 @@ pub struct Reader {
     pub split: BTreeMap<String, u32>,
     /// Answers in the experiment.
     pub n_answers: u32,
-    /// Those of them that fell short of what was asked.
+    /// Those of them that fell short of what was asked, or were not of the arm's bundle.
     pub n_degraded: u32,
     /// Events of those answers, by kind.
     pub events: BTreeMap<EventKind, u32>,
@@ -105,7 +105,8 @@ impl Collector {
             Ok(Record::Exposure(exposure)) => {
                 let Exposure { time_unix_ms, response_id, reader, cost, degraded, arms, .. } = exposure;
                 let arm = arms.into_iter().find(|arm| arm.experiment == self.experiment);
-                let is_degraded = degraded.is_some();
+                let is_absent = arm.as_ref().is_some_and(|arm| arm.absent_bundle.is_some());
+                let is_degraded = degraded.is_some() || is_absent;
                 self.answers.insert(response_id, Answer { time_unix_ms, reader, cost, is_degraded, arm });
             }
             Ok(Record::Outcomes(outcomes)) => {
@@ -247,6 +248,7 @@ mod tests {
             hash_version: 2,
             split: BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]),
             overridden: Vec::new(),
+            absent_bundle: None,
         };
         Exposure {
             time_unix_ms,
@@ -358,6 +360,15 @@ mod tests {
         let one = &read.unwrap().readers[0];
         assert_eq!((one.arm.as_str(), one.n_answers, one.count(EventKind::Clicked)), ("a", 1, 1));
         assert_eq!((one.n_answers_before, one.n_clicks_before), (2, 1));
+    }
+
+    /// Which arm's bundle goes away is no matter of the hash, so its readers stay; what they got in full is told apart.
+    #[test]
+    fn an_answer_of_another_bundle_than_the_arms_is_not_in_full() {
+        let absent = changed(exposure(1, "one", "b"), |arm| arm.absent_bundle = Some("student-2".to_owned()));
+        let read = read(vec![absent, exposure(2, "one", "b")], Vec::new()).unwrap();
+        assert_eq!((read.readers[0].n_answers, read.readers[0].n_degraded), (2, 1));
+        assert_eq!((read.in_full[0].n_answers, read.in_full[0].n_degraded), (1, 0));
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub struct ArmRecord {
     /// What the experiment would have set and the request set itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overridden: Vec<String>,
+    /// Name of the bundle that the arm sets, where it was not resident and the default one answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent_bundle: Option<String>,
 }
 
 impl ArmRecord {
@@ -89,6 +92,7 @@ impl ArmRecord {
             hash_version: experiment.spread.version.number(),
             split: shares.map(|&(arm_idx, weight)| (experiment.arms[arm_idx].id.clone(), weight)).collect(),
             overridden: experiment.overridden(explicit).map(|field| field.word().to_owned()).collect(),
+            absent_bundle: None,
         }
     }
 }
@@ -168,6 +172,7 @@ mod tests {
             hash_version: 2,
             split: BTreeMap::from([("eight".to_owned(), 50), ("sixteen".to_owned(), 50)]),
             overridden: Vec::new(),
+            absent_bundle: Some("student-2".to_owned()),
         };
         let exposure = Record::Exposure(Exposure {
             time_unix_ms: 1,

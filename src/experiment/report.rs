@@ -80,7 +80,7 @@ pub struct ArmSize {
     pub readers: usize,
     /// Answers that they got.
     pub answers: u64,
-    /// Those of them that fell short of what was asked.
+    /// Those of them that fell short of what was asked, or were not of the arm's bundle.
     pub answers_degraded: u64,
     /// What the answers of a thousand readers cost, in units of the currency, over those whose costs are known.
     pub cost_per_1k_readers: Option<f64>,

@@ -13,6 +13,7 @@ use crate::{
     },
 };
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -63,20 +64,24 @@ impl InForce {
         self.current.now()
     }
 
-    /// Changes the model, of which `head` is the reward head; later files are checked against it. Reading a file holds this up, so not
-    /// for an async thread.
+    /// Changes the models that answer: what the reward heads of all can do, and the names of those beside the default one; later files are
+    /// checked against them. Reading a file holds this up, so not for an async thread.
     ///
     /// # Errors
-    /// If arms need more than the head can do: nothing is changed then.
-    pub fn change_model(&self, head: Head, change: impl FnOnce()) -> Result<(), HeadNeeded> {
+    /// If arms need more than the heads can do: nothing is changed then. A name that arms need may go: their readers get the default model.
+    pub fn change_models(
+        &self,
+        (head, bundles): (Head, BTreeSet<String>),
+        change: impl FnOnce(),
+    ) -> Result<(), HeadNeeded> {
         let mut bounds = self.bounds();
         let needed = self.now().head_needed();
         if needed > head {
             return Err(HeadNeeded { needed });
         }
-        bounds.head = head;
+        (bounds.head, bounds.bundles) = (head, bundles);
         change();
-        // A file that asked too much of the old model may be right for the new one.
+        // A file that asked too much of the old models may be right for the new ones.
         self.current.reconsider();
         Ok(())
     }

@@ -98,6 +98,15 @@ pub enum RunError {
     /// The model cannot be used.
     #[error(transparent)]
     Model(#[from] LoadError),
+    /// A resident bundle cannot be used. Boxed, because every error of a command has room for this one.
+    #[error("models.residents.{name} cannot be used")]
+    Resident {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<LoadError>,
+    },
     /// Experiments, lists of cohorts or sensitive topics cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -107,7 +116,7 @@ pub enum RunError {
     /// Answers cannot be shared as the settings say.
     #[error(transparent)]
     Shared(#[from] SharedCacheError),
-    /// The playground has nothing to show. Boxed, because every error of a command has room for this one.
+    /// The playground has nothing to show. Boxed for the same reason.
     #[error(transparent)]
     Playground(Box<DemoError>),
     /// Nothing can be written where the log should be.

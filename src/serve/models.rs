@@ -1,84 +1,45 @@
-//! The models in memory: which one answers, and how another takes its place.
+//! The models in memory: which ones answer, and how another takes the place of one.
 //!
-//! A request takes the `Writer` that answers when it begins and keeps it to its end, so an answer is of one model whatever is changed
-//! meanwhile. A model that was replaced has no other owner than its requests: it leaves memory with the last of them. A rollback
-//! therefore finds it in memory or loads it again; keeping it would mean that no third model can be loaded beside it.
+//! One answers by default; others, the residents, answer the readers of arms that name them. A request takes the `Writer` that answers it
+//! when it begins and keeps it to its end, so an answer is of one model whatever is changed meanwhile. A model that was replaced has no
+//! other owner than its requests: it leaves memory with the last of them. A rollback therefore finds it in memory or loads it again; keeping
+//! it would mean that no other model can be loaded beside those that answer.
+mod answering;
 mod arriving;
+mod error;
 pub mod facts;
 pub mod workshop;
 
 use crate::{
     bundle::{manifest::BundleId, save::is_plain_name},
     serve::{
-        experiments::{HeadNeeded, InForce},
+        experiments::InForce,
         generation::Writer,
         metrics::{Metrics, models::Change},
         owner::Owner,
     },
     telemetry::Chain,
 };
+pub use answering::Answering;
 use arriving::{Arriving, below};
+pub use error::ModelsError;
 use facts::{Listed, ModelFacts, Role};
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
-use thiserror::Error;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{info, warn};
 use workshop::{LoadError, Workshop};
 
-/// Most models in memory: the one that answers, and one that waits to take its place or ends its last requests. A machine must have room
-/// for two to change its model at all; who asks for a third is refused.
-pub const MODELS_MAX: usize = 2;
+/// Models in memory beside those that answer: one that waits to take a place or ends its last requests. A machine must have room for it to
+/// change a model at all; who asks for another is refused.
+const MODELS_BESIDE: usize = 1;
 
-/// Why the model is not changed. One variant per thing that the operator can do about it.
-#[derive(Debug, Error)]
-pub enum ModelsError {
-    /// Name a folder to load from in the settings.
-    #[error("admin.models_dir is not set, so no model can be loaded")]
-    Off,
-    /// Name a bundle.
-    #[error("must be the name of a folder or archive: letters, digits, '.', '_' and '-', no '.' first")]
-    FolderName,
-    /// Put the bundle there.
-    #[error("admin.models_dir has no bundle {folder}")]
-    FolderUnknown {
-        /// Its name.
-        folder: String,
-    },
-    /// Look again: somebody else has changed the model.
-    #[error("generation {current} answers, and {expected} was expected to")]
-    Mismatch {
-        /// The one that answers.
-        current: u64,
-        /// The one that the caller believed in.
-        expected: u64,
-    },
-    /// Load it first.
-    #[error("no model of generation {generation} waits")]
-    Unknown {
-        /// The number.
-        generation: u64,
-    },
-    /// Swap or unload the one that waits, or come back when the last requests have ended.
-    #[error("{MODELS_MAX} models are in memory, or are about to be, and no more may: {why}")]
-    Full {
-        /// Who has the second place.
-        why: &'static str,
-    },
-    /// Change the experiments first.
-    #[error(transparent)]
-    HeadNeeded(#[from] HeadNeeded),
-    /// There is nothing to go back to.
-    #[error("no model answered before this one")]
-    NoPrevious,
-    /// The model cannot be loaded.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// This server is going to stop.
-    #[error("server is draining")]
-    Stopping,
+/// Most models in memory where so many others than the default one may answer.
+pub fn models_max(n_residents: usize) -> usize {
+    1 + n_residents + MODELS_BESIDE
 }
 
 /// A model that may come.
@@ -93,21 +54,31 @@ enum Coming {
 
 #[derive(Debug)]
 struct State {
-    serving: Arc<Writer>,
+    answering: Answering,
     coming: Coming,
-    /// The one that answered before; it is in memory as long as its requests are.
-    previous: Option<(Arc<ModelFacts>, Weak<Writer>)>,
+    /// What answered before, by the name under which it did.
+    previous: BTreeMap<String, Arc<ModelFacts>>,
+    /// All that were loaded and may still live: those that answer, the one that waits, and those that end their last requests.
+    in_memory: Vec<Weak<Writer>>,
     n_loaded: u64,
     is_stopping: bool,
 }
 
 impl State {
-    fn expect(&self, expected: Option<u64>) -> Result<(), ModelsError> {
-        let current = self.serving.facts.generation;
+    fn expect(&self, resident: &str, expected: Option<u64>) -> Result<(), ModelsError> {
+        let current = self.answering.under(resident)?.map_or(0, |writer| writer.facts.generation);
         match expected {
             _ if self.is_stopping => Err(ModelsError::Stopping),
             Some(expected) if expected != current => Err(ModelsError::Mismatch { current, expected }),
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The model of that number, if it waits.
+    fn waiting(&self, generation: u64) -> Option<&Arc<Writer>> {
+        match &self.coming {
+            Coming::Waiting(writer) if writer.facts.generation == generation => Some(writer),
+            Coming::Waiting(_) | Coming::Nobody | Coming::Loading => None,
         }
     }
 }
@@ -125,60 +96,74 @@ pub struct Models {
 }
 
 impl Models {
-    /// The models of a server that has one. `dir`: where others may be loaded from.
+    /// The models of a server that answers with these. `dir`: where others may be loaded from.
     pub fn new(
-        first: Arc<Writer>,
+        answering: Answering,
         workshop: Workshop,
         experiments: Arc<InForce>,
         dir: Option<PathBuf>,
     ) -> Arc<Self> {
-        let metrics = Arc::clone(&first.metrics);
-        metrics.model_generation(first.facts.generation);
-        let n_loaded = first.facts.generation;
-        let (coming, previous) = (Coming::Nobody, None);
-        let state = State { serving: first, coming, previous, n_loaded, is_stopping: false };
+        let metrics = Arc::clone(&answering.default().metrics);
+        let in_memory: Vec<_> = answering.all().map(Arc::downgrade).collect();
+        let n_loaded = in_memory.len() as u64;
+        let (coming, previous) = (Coming::Nobody, BTreeMap::new());
+        metrics.model_generation("", answering.default().facts.generation);
+        answering.residents().for_each(|(name, generation)| metrics.model_generation(name, generation));
+        let state = State { answering, coming, previous, in_memory, n_loaded, is_stopping: false };
         let (state, changing) = (RwLock::new(state), Semaphore::new(1));
         Arc::new(Self { state, changing, workshop, experiments, dir, metrics })
     }
 
-    /// The model that answers whoever begins now.
+    /// The model that answers whoever begins now, unless an arm says otherwise.
     pub fn serving(&self) -> Arc<Writer> {
-        Arc::clone(&self.read().serving)
+        Arc::clone(self.read().answering.default())
+    }
+
+    /// The resident of that name, if one answers.
+    pub fn resident(&self, name: &str) -> Option<Arc<Writer>> {
+        self.read().answering.resident(name).cloned()
+    }
+
+    /// Most models in memory.
+    pub fn models_max(&self) -> usize {
+        self.workshop.models_max
     }
 
     /// The models in memory, and the one that a rollback goes to.
     pub fn list(&self) -> Listed {
         let state = self.read();
-        let mut models = vec![(Arc::clone(&state.serving.facts), Role::Serving)];
-        if let Coming::Waiting(writer) = &state.coming {
-            models.push((Arc::clone(&writer.facts), Role::Loaded));
-        }
-        if let Some((facts, writer)) = &state.previous
-            && writer.strong_count() > 0
-        {
-            models.push((Arc::clone(facts), Role::Retiring));
-        }
-        models.sort_by_key(|(facts, _)| facts.generation);
-        Listed { models, previous: state.previous.as_ref().map(|(facts, _)| Arc::clone(facts)) }
+        let role = |facts: &ModelFacts| match facts.generation {
+            waiting if state.waiting(waiting).is_some() => Role::Loaded,
+            serving if state.answering.all().any(|writer| writer.facts.generation == serving) => {
+                Role::Serving
+            }
+            _ => Role::Retiring,
+        };
+        let facts = state.in_memory.iter().filter_map(|writer| Some(Arc::clone(&writer.upgrade()?.facts)));
+        let models = facts.map(|facts| (Arc::clone(&facts), role(&facts))).collect();
+        Listed { models, previous: state.previous.get("").cloned() }
     }
 
-    /// Loads a model beside the one that answers. Dropping the future does not end it.
+    /// Loads a model beside those that answer; `resident` is the name under which it is to answer, empty for the default one. Dropping the
+    /// future does not end it.
     ///
     /// # Errors
-    /// If the folder holds no such bundle, there is no place, or another model answers than is expected.
+    /// If the folder holds no such bundle, there is no place, or another model answers under the name than is expected.
     pub async fn load(
         self: &Arc<Self>,
         folder: &str,
+        resident: &str,
         bundle: Option<BundleId>,
         expected: Option<u64>,
     ) -> Result<Arc<ModelFacts>, ModelsError> {
-        let loaded = self.load_below(folder, bundle, expected).await;
+        let loaded = self.load_below(folder, resident, bundle, expected).await;
         self.count(Change::Load, loaded)
     }
 
     async fn load_below(
         self: &Arc<Self>,
         folder: &str,
+        resident: &str,
         bundle: Option<BundleId>,
         expected: Option<u64>,
     ) -> Result<Arc<ModelFacts>, ModelsError> {
@@ -188,26 +173,24 @@ impl Models {
         }
         let arriving = {
             let mut state = self.write();
-            state.expect(expected)?;
+            state.expect(resident, expected)?;
             match state.coming {
                 Coming::Nobody => Arriving::new(self, &mut state),
-                Coming::Loading => return Err(ModelsError::Full { why: "another is being loaded" }),
-                Coming::Waiting(_) => {
-                    return Err(ModelsError::Full { why: "one waits to be swapped in or unloaded" });
-                }
+                Coming::Loading => return Err(self.full("another is being loaded")),
+                Coming::Waiting(_) => return Err(self.full("one waits to be swapped in or unloaded")),
             }
         };
-        let name = folder.to_owned();
+        let (name, resident) = (folder.to_owned(), resident.to_owned());
         let task = tokio::spawn(async move {
             let found = tokio::task::spawn_blocking(move || below(&dir, &name)).await;
             let origin = found.map_err(|_| LoadError::Panicked)??;
-            arriving.load(origin, bundle).await
+            arriving.load(&resident, origin, bundle).await
         });
         let writer = task.await.map_err(|_| LoadError::Panicked)??;
         Ok(Arc::clone(&writer.facts))
     }
 
-    /// Lets a loaded model answer from now on.
+    /// Lets a loaded model answer from now on, under the name that it was loaded for.
     ///
     /// # Errors
     /// If it does not wait, another answers than is expected, or experiments need another head.
@@ -222,13 +205,9 @@ impl Models {
             let _permit = models.change().await?;
             let next = {
                 let state = models.read();
-                state.expect(expected)?;
-                match &state.coming {
-                    Coming::Waiting(writer) if writer.facts.generation == generation => Arc::clone(writer),
-                    Coming::Waiting(_) | Coming::Nobody | Coming::Loading => {
-                        return Err(ModelsError::Unknown { generation });
-                    }
-                }
+                let next = state.waiting(generation).cloned();
+                state.expect(next.as_ref().map_or("", |writer| &writer.facts.resident), expected)?;
+                next.ok_or(ModelsError::Unknown { generation })?
             };
             models.put(next).await
         });
@@ -236,22 +215,29 @@ impl Models {
         self.count(Change::Swap, swapped.and_then(|result| result))
     }
 
-    /// Goes back to the model that answered before, which is then the one that a rollback goes to. A model that waits is given up where
-    /// its place is needed: whoever goes back is in a hurry.
+    /// Goes back to the model that answered before under a name, which is then the one that a rollback goes to. A model that waits is given
+    /// up where its place is needed: whoever goes back is in a hurry.
     ///
     /// # Errors
     /// If there is none, it cannot be loaded any more, or another answers than is expected.
-    pub async fn rollback(self: &Arc<Self>, expected: Option<u64>) -> Result<Arc<ModelFacts>, ModelsError> {
-        let models = Arc::clone(self);
+    pub async fn rollback(
+        self: &Arc<Self>,
+        resident: &str,
+        expected: Option<u64>,
+    ) -> Result<Arc<ModelFacts>, ModelsError> {
+        let (models, resident) = (Arc::clone(self), resident.to_owned());
         // A task of its own, so that a client which leaves does not leave a model half way.
         let task = tokio::spawn(async move {
             let _permit = models.change().await?;
-            let (facts, writer) = {
+            let (facts, alive) = {
                 let state = models.read();
-                state.expect(expected)?;
-                state.previous.clone().ok_or(ModelsError::NoPrevious)?
+                state.expect(&resident, expected)?;
+                let facts = state.previous.get(&resident).cloned().ok_or(ModelsError::NoPrevious)?;
+                let mut alive = state.in_memory.iter().filter_map(Weak::upgrade);
+                let alive = alive.find(|writer| writer.facts.generation == facts.generation);
+                (facts, alive)
             };
-            let next = match writer.upgrade() {
+            let next = match alive {
                 Some(writer) => writer,
                 None => models.reload(&facts).await?,
             };
@@ -265,36 +251,39 @@ impl Models {
         let (arriving, given_up) = {
             let mut state = self.write();
             let given_up = match std::mem::replace(&mut state.coming, Coming::Loading) {
-                Coming::Loading => return Err(ModelsError::Full { why: "another is being loaded" }),
+                Coming::Loading => return Err(self.full("another is being loaded")),
                 Coming::Waiting(writer) => Some(writer),
                 Coming::Nobody => None,
             };
             (Arriving::new(self, &mut state), given_up)
         };
         drop(given_up);
-        arriving.load(facts.origin.clone(), Some(facts.bundle.clone())).await
+        arriving.load(&facts.resident, facts.origin.clone(), Some(facts.bundle.clone())).await
     }
 
-    /// Gives up a loaded model.
+    /// Gives up a model that waits, or a resident: readers of arms that name it get the default one from now on.
     ///
     /// # Errors
-    /// If it does not wait.
-    pub async fn unload(&self, generation: u64) -> Result<Arc<ModelFacts>, ModelsError> {
-        let unloaded = async {
-            let _permit = self.change().await?;
-            let mut state = self.write();
-            match &state.coming {
-                Coming::Waiting(writer) if writer.facts.generation == generation => {
-                    let facts = Arc::clone(&writer.facts);
+    /// If it is neither.
+    pub async fn unload(self: &Arc<Self>, generation: u64) -> Result<(), ModelsError> {
+        let models = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let _permit = models.change().await?;
+            let resident = {
+                let mut state = models.write();
+                if state.waiting(generation).is_some() {
                     state.coming = Coming::Nobody;
-                    Ok(facts)
+                    return Ok(());
                 }
-                Coming::Waiting(_) | Coming::Nobody | Coming::Loading => {
-                    Err(ModelsError::Unknown { generation })
-                }
-            }
-        };
-        self.count(Change::Unload, unloaded.await)
+                let mut residents = state.answering.residents();
+                let found = residents.find(|(_, of_resident)| *of_resident == generation);
+                found.map(|(name, _)| name.to_owned()).ok_or(ModelsError::Unknown { generation })?
+            };
+            let name = resident.clone();
+            models.replace(resident, move |answering| answering.remove(&name)).await
+        });
+        let unloaded = task.await.map_err(|_| ModelsError::from(LoadError::Panicked));
+        self.count(Change::Unload, unloaded.and_then(|result| result))
     }
 
     /// Lets every model thread drop what it has kept for too long.
@@ -325,39 +314,56 @@ impl Models {
         self.changing.acquire().await.map_err(|_| ModelsError::Stopping)
     }
 
-    /// Puts a model in the place of the one that answers.
+    fn full(&self, why: &'static str) -> ModelsError {
+        ModelsError::Full { models_max: self.models_max(), why }
+    }
+
+    /// Puts a model in the place of the one that answers under its name.
     async fn put(self: &Arc<Self>, next: Arc<Writer>) -> Result<Arc<ModelFacts>, ModelsError> {
+        let facts = Arc::clone(&next.facts);
+        self.replace(facts.resident.clone(), move |answering| answering.put(next)).await?;
+        info!(
+            generation = facts.generation,
+            resident = facts.resident,
+            bundle = facts.bundle.0,
+            "model answers from now on"
+        );
+        Ok(facts)
+    }
+
+    /// Changes who answers under a name. `change` returns who did.
+    async fn replace(
+        self: &Arc<Self>,
+        resident: String,
+        change: impl FnOnce(&mut Answering) -> Option<Arc<Writer>> + Send + 'static,
+    ) -> Result<(), ModelsError> {
         let models = Arc::clone(self);
         // Experiments that are being read hold this up.
         let task = tokio::task::spawn_blocking(move || {
-            let facts = Arc::clone(&next.facts);
-            let head = crate::serve::opening::head(next.head.as_deref());
+            // Nobody else changes it: the caller has the permit.
+            let mut answering = models.read().answering.clone();
             // Dropped after the lock: whatever it frees need not be waited for by requests.
-            let mut old = None;
-            models.experiments.change_model(head, || {
+            let old = change(&mut answering);
+            let generation = answering.under(&resident)?.map_or(0, |writer| writer.facts.generation);
+            models.experiments.change_models(answering.offers(), || {
                 let mut state = models.write();
-                if matches!(&state.coming, Coming::Waiting(writer) if Arc::ptr_eq(writer, &next)) {
+                if state.waiting(generation).is_some() {
                     state.coming = Coming::Nobody;
                 }
-                let before = std::mem::replace(&mut state.serving, next);
-                state.previous = Some((Arc::clone(&before.facts), Arc::downgrade(&before)));
-                old = Some(before);
+                state.answering = answering;
+                match &old {
+                    Some(old) => state.previous.insert(resident.clone(), Arc::clone(&old.facts)),
+                    None => state.previous.remove(&resident),
+                };
             })?;
-            models.metrics.model_generation(facts.generation);
-            info!(generation = facts.generation, bundle = facts.bundle.0, "model answers from now on");
-            Ok(facts)
+            models.metrics.model_generation(&resident, generation);
+            Ok(())
         });
         task.await.map_err(|_| ModelsError::from(LoadError::Panicked))?
     }
 
     fn in_memory(&self) -> Vec<Arc<Writer>> {
-        let state = self.read();
-        let waiting = match &state.coming {
-            Coming::Waiting(writer) => Some(Arc::clone(writer)),
-            Coming::Nobody | Coming::Loading => None,
-        };
-        let retiring = state.previous.as_ref().and_then(|(_, writer)| writer.upgrade());
-        std::iter::once(Arc::clone(&state.serving)).chain(waiting).chain(retiring).collect()
+        self.read().in_memory.iter().filter_map(Weak::upgrade).collect()
     }
 
     fn count<T>(&self, change: Change, result: Result<T, ModelsError>) -> Result<T, ModelsError> {

@@ -11,10 +11,12 @@ use crate::{
         demo::Shelf,
         engine::{Limits, prefixes::PrefixLimits},
         experiments::{InForce, log::RecordLog},
+        generation::Writer,
         metrics::Metrics,
         models::{
-            Models,
+            Answering, Models,
             facts::Origin,
+            models_max,
             workshop::{LoadError, Loaded, Loader, Workshop},
         },
         rpc::decode::TEMPERATURE_MAX,
@@ -24,7 +26,7 @@ use crate::{
         traces::Sending,
     },
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tracing::warn;
 
 /// How long the end waits for a disk that takes no more records.
@@ -54,22 +56,36 @@ pub(super) async fn shelf(origin: &Origin) -> Result<Option<Arc<Shelf>>, RunErro
     Ok(loaded.map_err(|error| RunError::Playground(Box::new(error)))?.map(Arc::new))
 }
 
-/// The experiments in force and the models, of which there is one.
+/// The experiments in force and the models, of which as many are loaded as are to answer.
 pub(super) async fn models(
     settings: &ServeSettings,
     first: Loaded,
     loader: Loader,
     (topics, metrics): (&Arc<Topics>, &Arc<Metrics>),
 ) -> Result<(Arc<InForce>, Arc<Models>), RunError> {
-    let bounds = bounds(head(first.parts().head.as_ref()));
-    let file = settings.experiments.file.clone();
-    let experiments = Arc::new(InForce::open(file, bounds, Arc::clone(metrics))?);
     let gate = (Arc::clone(topics), Arc::clone(metrics));
-    let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, gate);
+    let residents = &settings.models.residents;
+    let n_max = models_max(residents.len());
+    let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, gate, n_max);
     let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
-    let first = workshop.start(first, 1, place)?;
+    let first = workshop.start(first, (1, ""), place)?;
+    let mut answering = Answering::new(first, residents.keys().cloned());
+    for (name, path) in residents.iter().filter_map(|(name, path)| Some((name, path.as_ref()?))) {
+        let number = answering.all().count() as u64 + 1;
+        let resident = resident(&workshop, (number, name), Origin::At(path.clone())).await;
+        let refused = |error| RunError::Resident { name: name.clone(), source: Box::new(error) };
+        answering.put(resident.map_err(refused)?);
+    }
+    let file = settings.experiments.file.clone();
+    let experiments = Arc::new(InForce::open(file, bounds(answering.offers()), Arc::clone(metrics))?);
     let dir = settings.admin.models_dir.clone();
-    Ok((Arc::clone(&experiments), Models::new(first, workshop, experiments, dir)))
+    Ok((Arc::clone(&experiments), Models::new(answering, workshop, experiments, dir)))
+}
+
+async fn resident(workshop: &Workshop, named: (u64, &str), origin: Origin) -> Result<Arc<Writer>, LoadError> {
+    let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
+    let loaded = workshop.load(origin, None).await?;
+    workshop.start(loaded, named, place)
 }
 
 fn limits(settings: EngineSettings) -> Limits {
@@ -88,8 +104,8 @@ fn limits(settings: EngineSettings) -> Limits {
     }
 }
 
-/// What arms may ask of a server.
-pub(in crate::serve) fn bounds(head: Head) -> Bounds {
+/// What arms may ask of a server whose heads can do that and whose residents have these names.
+pub(in crate::serve) fn bounds((head, bundles): (Head, BTreeSet<String>)) -> Bounds {
     Bounds {
         candidate_counts: 1..=CANDIDATES_MAX as u64,
         query_counts: QUERIES_MIN as u64..=QUERIES_MAX as u64,
@@ -97,6 +113,7 @@ pub(in crate::serve) fn bounds(head: Head) -> Bounds {
         cache_ttls_ms: 1..=CACHE_TTL_MS_MAX,
         cache_stales_ms: 0..=CACHE_TTL_MS_MAX,
         head,
+        bundles,
     }
 }
 

@@ -314,6 +314,7 @@ mod tests {
 
     fn policy() -> Policy {
         Policy {
+            bundle: None,
             candidate_count: Some(16),
             query_count: Some(5),
             temperature: Some(0.5),

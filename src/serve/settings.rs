@@ -8,6 +8,7 @@ mod cost;
 mod degradation;
 mod doors;
 pub mod effective;
+mod models;
 pub mod sharing;
 mod shutdown;
 mod telemetry;
@@ -26,9 +27,10 @@ pub use connections::ConnectionSettings;
 pub use cost::CostSettings;
 pub use degradation::DegradationSettings;
 pub use doors::DoorSettings;
+pub use models::ModelSettings;
 use sharing::RedisSettings;
 pub use shutdown::ShutdownSettings;
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 pub use telemetry::TelemetrySettings;
 pub use tenants::TenantSettings;
 pub use topics::{Gates, TopicSettings};
@@ -69,7 +71,9 @@ pub struct ServeSettings {
     pub cost: CostSettings,
     /// Experiments, and the log of what came of them.
     pub experiments: ExperimentSettings,
-    /// How the model is changed while the server runs.
+    /// Bundles that answer beside the default one.
+    pub models: ModelSettings,
+    /// How models are changed while the server runs.
     pub admin: AdminSettings,
     /// Who may come in.
     pub access: AccessSettings,
@@ -222,6 +226,7 @@ impl ServeSettings {
             degradation: DegradationSettings::demo(),
             cost: CostSettings::demo(),
             experiments: ExperimentSettings { file: None, check_interval: Duration::from_secs(1), log: None },
+            models: ModelSettings { residents: BTreeMap::new() },
             admin: AdminSettings { addr: None, models_dir: None },
             access: AccessSettings {
                 tokens: None,
@@ -276,6 +281,7 @@ impl ServeSettings {
             degradation: degradation::read(&mut reader, defaults.degradation),
             cost: cost::read(&mut reader, defaults.cost),
             experiments: experiments(&mut reader, defaults.experiments),
+            models: models::read(&mut reader),
             admin: access::admin(&mut reader),
             access: access::access(&mut reader, defaults.access),
             doors: doors::read(&mut reader, defaults.doors),
@@ -397,7 +403,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 75, "the sample shows every setting");
+        assert_eq!(keys, 76, "the sample shows every setting");
     }
 
     #[test]

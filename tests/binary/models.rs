@@ -50,6 +50,7 @@ fn operators_change_the_model_by_commands_and_readers_cannot() {
     let environment = [
         ("NEWSHOUND__ADMIN__ADDR", "127.0.0.1:0"),
         ("NEWSHOUND__ADMIN__MODELS_DIR", models.to_str().unwrap()),
+        ("NEWSHOUND__MODELS__RESIDENTS", "{ next = \"\" }"),
         ("NEWSHOUND__ACCESS__TOKENS_FILE", &readers),
         ("NEWSHOUND__ACCESS__ADMIN_TOKENS_FILE", &operators),
     ];
@@ -71,6 +72,14 @@ fn operators_change_the_model_by_commands_and_readers_cannot() {
     assert!(went_well && text.contains("SERVING  generation 2"), "{text}");
     let (went_well, text) = model(&operator, &["rollback", "--expected-generation", "1"]);
     assert!(!went_well && text.contains("GENERATION_MISMATCH"), "{text}");
+    let (went_well, text) = model(&operator, &["load", "v1", "--resident", "other"]);
+    assert!(!went_well && text.contains("models.residents has no other"), "{text}");
+    let (went_well, text) = model(&operator, &["load", "v1", "--resident", "next", "--swap"]);
+    assert!(went_well && text.contains("SERVING  generation 3"), "{text}");
+    assert!(model(&operator, &["list"]).1.contains("), resident next, "));
+    assert!(model(&operator, &["unload", "3"]).0);
+    let (went_well, text) = model(&operator, &["rollback", "--resident", "next"]);
+    assert!(went_well && text.contains("SERVING  generation 4"), "{text}");
 
     let ask = ["ask", "--addr", &grpc, "--user", "me", "--signal", "search:rain jacket", "--n", "1"];
     let (went_well, text) = said(&ask);

@@ -110,7 +110,8 @@ fn what_cannot_be_reported_is_told() {
 fn a_file_can_be_checked_before_a_server_reads_it() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/experiments.json");
     let checked = |file, no_reward_head, no_foresight| {
-        said(ExperimentCommand::Check(CheckArgs { file, no_reward_head, no_foresight }))
+        let resident = vec!["next".to_owned()];
+        said(ExperimentCommand::Check(CheckArgs { file, no_reward_head, no_foresight, resident }))
     };
     let check = |file| checked(file, false, false);
     let text = check(sample).unwrap();
@@ -132,6 +133,13 @@ fn a_file_can_be_checked_before_a_server_reads_it() {
         let error = checked(stops.clone(), no_reward_head, true).unwrap_err();
         assert!(error.contains("has 1 mistake(s)"), "{error}");
     }
+    let named = |bundle: &str| {
+        std::fs::write(&stops, file.to_string().replace("{}", &format!("{{\"bundle\": \"{bundle}\"}}")))
+            .unwrap();
+        check(stops.clone())
+    };
+    assert!(named("next").unwrap().contains("sets bundle"));
+    assert!(named("absent").unwrap_err().contains("resident: next"));
 }
 
 /// Clicks of an arm of this many readers.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 /// As files should be replaced: at once.
-fn replace(dir: &Path, text: &str) {
+pub fn replace(dir: &Path, text: &str) {
     let new = dir.join("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, dir.join("experiments.json")).unwrap();
@@ -67,7 +67,7 @@ async fn a_bad_file_leaves_the_old_one_in_force_and_is_told_once() {
 }
 
 /// Why a server with such settings does not start.
-async fn refused(change: impl FnOnce(&mut ServeSettings)) -> RunError {
+pub async fn refused(change: impl FnOnce(&mut ServeSettings)) -> RunError {
     let mut settings = ServeSettings::demo();
     change(&mut settings);
     let any = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -1,5 +1,6 @@
 //! The model of a running server is changed: every request ends on the model with which it began, and nothing of one model is another's.
 pub mod admin;
+mod residents;
 mod shelf;
 
 use super::server::{Plan, ask, cache_status, options, refusal, request, texts, with_mode, within};

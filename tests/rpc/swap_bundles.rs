@@ -13,7 +13,7 @@ use newshound::{
     model::precision::Precision,
     serve::{
         models::{facts::Origin, workshop},
-        rpc::proto::{self, CacheMode},
+        rpc::proto::{self, CacheMode, reader_service_client::ReaderServiceClient},
         settings::ServeSettings,
     },
 };
@@ -83,9 +83,14 @@ pub async fn demo_with(settings: ServeSettings) -> Server {
 }
 
 async fn serving(shelf: &TempDir) -> Server {
+    serving_with(shelf, |_| {}).await
+}
+
+async fn serving_with(shelf: &TempDir, change: impl FnOnce(&mut ServeSettings)) -> Server {
     let plan = Plan::new().with(|settings| {
         settings.admin.addr = Some(([127, 0, 0, 1], 0).into());
         settings.admin.models_dir = Some(shelf.path().to_owned());
+        change(settings);
     });
     let dir = shelf.path().join("one");
     let bundle = load::load(BundleSource::At(&dir), Precision::F32, &Device::Cpu).unwrap();
@@ -173,6 +178,80 @@ async fn swaps_under_load_leave_each_answer_to_the_weights_that_it_names() {
     // The rollback found its model in memory, or loaded it.
     let n_loaded = server.metric("newshound_model_load_seconds_count").await;
     assert!(matches!(n_loaded, Some(5.0 | 6.0)), "{n_loaded:?}");
+}
+
+/// A server of `one`, with `two` beside it for the readers of an arm.
+async fn serving_both(shelf: &TempDir) -> (TempDir, Server) {
+    let flags = serde_json::json!({"newshound.x": {
+        "state": "ENABLED",
+        "variants": {"control": {}, "next": {"bundle": "student"}},
+        "metadata": {"allow_forced_arm": true},
+    }});
+    let (dir, path) = super::experiments::file(&flags);
+    let two = Some(shelf.path().join("two"));
+    let change = |settings: &mut ServeSettings| {
+        settings.models.residents.insert("student".to_owned(), two);
+        settings.experiments.file = Some(path);
+    };
+    (dir, serving_with(shelf, change).await)
+}
+
+fn forcing(arm: &str, request: proto::GenerateQueriesRequest) -> proto::GenerateQueriesRequest {
+    let forced = proto::ForcedArm { experiment_id: "x".to_owned(), arm_id: arm.to_owned() };
+    let experiment = proto::ExperimentContext { forced_arms: vec![forced], ..Default::default() };
+    proto::GenerateQueriesRequest { experiment: Some(experiment), ..request }
+}
+
+/// Two networks of one shape share a process, threads of its pool and a device.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_students_answer_side_by_side_as_each_does_alone() {
+    let shelf = shelf();
+    let (_dir, server) = serving_both(&shelf).await;
+    let listed = |response: proto::GenerateQueriesResponse| {
+        let list: Vec<_> = texts(response.best.as_ref().unwrap()).into_iter().map(str::to_owned).collect();
+        (response.model.unwrap().version, list)
+    };
+    let mut client = server.client().await;
+    let mut alone = Vec::new();
+    for (arm, seed) in SEEDS.into_iter().flat_map(|seed| [("control", seed), ("next", seed)]) {
+        alone.push(((arm, seed), listed(ask(&mut client, forcing(arm, seeded(seed))).await)));
+    }
+    for pair in alone.chunks(2) {
+        assert_ne!(pair[0].1.1, pair[1].1.1, "the students write different lists");
+        assert_eq!(pair[1].1.0, "two");
+    }
+    let beside = alone.iter().map(|&((arm, seed), _)| {
+        let (mut client, request) = (client.clone(), forcing(arm, seeded(seed)));
+        tokio::spawn(async move { ask(&mut client, request).await })
+    });
+    for (answered, (_, expected)) in beside.collect::<Vec<_>>().into_iter().zip(&alone) {
+        assert_eq!(listed(within(answered).await.unwrap()), *expected);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_is_forgotten_by_every_model_that_answers() {
+    let shelf = shelf();
+    let (_dir, server) = serving_both(&shelf).await;
+    let client = server.client().await;
+    let spared = async |arm: &str| {
+        let known = async || server.metric("newshound_prefix_tokens_total").await.unwrap();
+        let before = known().await;
+        let request = with_mode(CacheMode::Bypass, request("reader"));
+        ask(&mut client.clone(), forcing(arm, request)).await;
+        known().await - before
+    };
+    let mut kept = Vec::new();
+    for arm in ["control", "next"] {
+        spared(arm).await;
+        kept.push((arm, spared(arm).await));
+    }
+    let mut readers = ReaderServiceClient::new(server.channel().await);
+    within(readers.forget_user(proto::ForgetUserRequest { user: request("reader").user })).await.unwrap();
+    for (arm, of_all) in kept {
+        let of_opening = spared(arm).await;
+        assert!(0.0 < of_opening && of_opening < of_all, "{arm}: {of_opening} of {of_all}");
+    }
 }
 
 #[tokio::test]

@@ -41,6 +41,9 @@ impl Drop for Counted<'_> {
         }
         if let Some(Answered { degradation, .. }) = &self.answered {
             self.metrics.answered(self.class, degradation.is_none(), took);
+            if self.enrolment.is_bundle_absent {
+                self.metrics.bundle_absent(1);
+            }
         }
         for assignment in &self.enrolment.assignments {
             let experiment = assignment.experiment.id.as_str();

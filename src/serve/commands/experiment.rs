@@ -37,6 +37,9 @@ pub struct CheckArgs {
     /// Refuses arms that stop lists early, as a server does whose reward head does not foresee
     #[arg(long)]
     pub no_foresight: bool,
+    /// Name of a bundle that is resident (setting models.residents); may be given more than once
+    #[arg(long)]
+    pub resident: Vec<String>,
 }
 
 /// Which logs, and what to compare.
@@ -105,7 +108,8 @@ fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         (false, true) => Head::Scores,
         (false, false) => Head::Foresees,
     };
-    let experiments = Experiments::read(&text, &name, &bounds(head))?;
+    let experiments =
+        Experiments::read(&text, &name, &bounds((head, args.resident.iter().cloned().collect())))?;
     let version = experiments.version.as_deref().unwrap_or("none");
     let (digest, n_ignored) = (&experiments.digest, experiments.n_ignored);
     writeln!(out, "{name}: version {version}, digest {digest}, {n_ignored} flags of others")?;

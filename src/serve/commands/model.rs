@@ -26,13 +26,16 @@ pub struct Whom {
 pub enum ModelChange {
     /// Shows the models in memory, and the one that a rollback goes to
     List,
-    /// Loads a bundle in admin.models_dir beside the model that answers
+    /// Loads a bundle in admin.models_dir beside the models that answer
     Load {
         /// Name of its folder or archive
         folder: String,
         /// Also lets it answer as soon as it is loaded
         #[arg(long)]
         swap: bool,
+        /// Name under which it is to answer (setting models.residents), instead of the default model
+        #[arg(long, default_value = "", hide_default_value = true)]
+        resident: String,
     },
     /// Lets a loaded model answer; requests under way end on the model with which they began
     Swap {
@@ -40,10 +43,14 @@ pub enum ModelChange {
         generation: u64,
     },
     /// Goes back to the model that answered before
-    Rollback,
-    /// Gives up a loaded model
+    Rollback {
+        /// Name of the resident that goes back, instead of the default model
+        #[arg(long, default_value = "", hide_default_value = true)]
+        resident: String,
+    },
+    /// Gives up a model that waits, or a resident: arms that name it get the default model
     Unload {
-        /// Generation of the loaded model
+        /// Generation of the model
         generation: u64,
     },
 }
@@ -66,8 +73,8 @@ pub async fn model(what: ModelChange, whom: Whom, out: &mut dyn Write) -> Result
             }
             return Ok(());
         }
-        ModelChange::Load { folder, swap } => {
-            let loaded = client.load(&folder, expected).await?;
+        ModelChange::Load { folder, swap, resident } => {
+            let loaded = client.load(&folder, &resident, expected).await?;
             writeln!(out, "{}", shown(&loaded))?;
             if swap {
                 writeln!(out, "{}", shown(&client.swap(loaded.model.generation, expected).await?))?;
@@ -76,7 +83,9 @@ pub async fn model(what: ModelChange, whom: Whom, out: &mut dyn Write) -> Result
         ModelChange::Swap { generation } => {
             writeln!(out, "{}", shown(&client.swap(generation, expected).await?))?;
         }
-        ModelChange::Rollback => writeln!(out, "{}", shown(&client.rollback(expected).await?))?,
+        ModelChange::Rollback { resident } => {
+            writeln!(out, "{}", shown(&client.rollback(&resident, expected).await?))?;
+        }
         ModelChange::Unload { generation } => {
             client.unload(generation).await?;
             writeln!(out, "generation {generation} is given up")?;
@@ -94,7 +103,8 @@ fn shown(line: &ModelLine) -> String {
     let from = if line.folder.is_empty() { "built in" } else { &line.folder };
     let took =
         line.load_time.map_or_else(String::new, |took| format!(", loaded in {:.1} s", took.as_secs_f64()));
-    format!("{:<8} {}, {from}{took}", line.state, named(&line.model))
+    let name = if line.resident.is_empty() { String::new() } else { format!(", resident {}", line.resident) };
+    format!("{:<8} {}{name}, {from}{took}", line.state, named(&line.model))
 }
 
 #[cfg(test)]
@@ -112,10 +122,13 @@ mod tests {
         let line = ModelLine {
             model,
             state: "LOADED",
+            resident: String::new(),
             folder: "/models/v7".to_owned(),
             load_time: Some(Duration::from_millis(1234)),
         };
         let expected = "LOADED   generation 2: daily 7 (0123456789abcdef), /models/v7, loaded in 1.2 s";
         assert_eq!(shown(&line), expected);
+        let resident = ModelLine { resident: "next".to_owned(), ..line };
+        assert_eq!(shown(&resident), expected.replace(", /", ", resident next, /"));
     }
 }

@@ -92,7 +92,7 @@ pub async fn swaps(args: SwapsArgs, common: BenchArgs, out: &mut dyn Write) -> R
     let (mut loading, mut swapping) = (Duration::ZERO, Duration::ZERO);
     for folder in args.folder.iter().cycle().take(args.swaps) {
         let started = Instant::now();
-        let loaded = admin.load(folder, None).await?;
+        let loaded = admin.load(folder, "", None).await?;
         loading += started.elapsed();
         let started = Instant::now();
         admin.swap(loaded.model.generation, None).await?;

@@ -2,7 +2,7 @@
 use crate::{
     experiment::{
         assign::{self, Assignment, Decision, ForceError, Forced},
-        flags::Experiments,
+        flags::{Arm, Experiments},
         policy::{Field, Policy},
         record::ArmRecord,
         targeting::Subject,
@@ -50,6 +50,8 @@ pub struct Enrolment {
     pub assignments: Vec<Assignment>,
     /// What the request set itself, which no arm changes.
     pub explicit: BTreeSet<Field>,
+    /// Whether the bundle that an arm sets was not resident, so that the default one answers.
+    pub is_bundle_absent: bool,
 }
 
 impl Enrolment {
@@ -83,9 +85,18 @@ impl Enrolment {
         bytes
     }
 
+    /// The bundle that an arm sets, where it was not resident.
+    pub fn absent_bundle(&self, arm: &Arm) -> Option<String> {
+        arm.policy.bundle.as_deref().filter(|_| self.is_bundle_absent).map(str::to_owned)
+    }
+
     /// What is written down of the arms.
     pub fn records(&self) -> Vec<ArmRecord> {
-        self.assignments.iter().map(|assignment| ArmRecord::new(assignment, &self.explicit)).collect()
+        let record = |assignment: &Assignment| ArmRecord {
+            absent_bundle: self.absent_bundle(assignment.arm()),
+            ..ArmRecord::new(assignment, &self.explicit)
+        };
+        self.assignments.iter().map(record).collect()
     }
 }
 

@@ -20,6 +20,12 @@ impl Metrics {
                 self.counter(DEGRADED, &[("rung", rung), ("reason", why.word())]).increment(0);
             }
         }
+        self.bundle_absent(0);
+    }
+
+    /// Counts a request whose answer is of the default bundle because that of its arm is not resident.
+    pub fn bundle_absent(&self, n: u64) {
+        self.counter(DEGRADED, &[("rung", Rung::Full.word()), ("reason", "bundle_absent")]).increment(n);
     }
 
     /// Counts a question that nobody had generated: `admitted` to the queue, `stored` where it was answered from what is kept, `cohort`

@@ -1,6 +1,6 @@
 //! Metrics of the models that a server has and changes.
-use super::{Metrics, whole};
-use metrics::Gauge;
+use super::{Metrics, key, whole};
+use metrics::{Gauge, Label, Recorder};
 use std::time::Duration;
 
 /// What was asked.
@@ -54,9 +54,11 @@ impl Metrics {
         self.histogram("newshound_model_load_seconds", &[]).record(took.as_secs_f64());
     }
 
-    /// Shows which model answers.
-    pub fn model_generation(&self, generation: u64) {
-        self.set("newshound_model_generation", whole(generation));
+    /// Shows which model answers under a name, which is empty for the default one; 0 where none does. The settings have few names.
+    pub fn model_generation(&self, resident: &str, generation: u64) {
+        let labels = (!resident.is_empty()).then(|| Label::new("resident", resident.to_owned()));
+        let key = key("newshound_model_generation", labels.into_iter().collect());
+        self.recorder.register_gauge(&key, &super::METADATA).set(whole(generation));
     }
 
     /// Models in memory.

@@ -87,7 +87,7 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     (
         "newshound_degraded_total",
         C,
-        "Requests whose answer fell short of what was asked, or that were refused at the door, by rung and reason.",
+        "Requests whose answer fell short of what was asked or was not of their arm's bundle, or that were refused at the door, by rung and reason.",
     ),
     (
         "newshound_admission_estimated_seconds",
@@ -255,12 +255,12 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     (
         "newshound_model_generation",
         G,
-        "Number of the model that answers, among those that this server has loaded.",
+        "Number of the model that answers, among those that this server has loaded; 0 for a resident that is not there.",
     ),
     (
         "newshound_models_in_memory",
         G,
-        "Models in memory: the one that answers, and one that waits or ends its last requests.",
+        "Models in memory: those that answer, and one that waits or ends its last requests.",
     ),
     (
         "newshound_model_changes_total",
@@ -270,7 +270,7 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     (
         "newshound_model_load_seconds",
         H(LOAD),
-        "Time to read, verify and warm up a model beside the one that answers.",
+        "Time to read, verify and warm up a model beside those that answer.",
     ),
     (
         "newshound_trace_spans_total",

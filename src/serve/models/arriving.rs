@@ -22,16 +22,17 @@ impl Arriving {
 
     pub(super) async fn load(
         mut self,
+        resident: &str,
         origin: Origin,
         bundle: Option<BundleId>,
     ) -> Result<Arc<Writer>, ModelsError> {
         let workshop = &self.models.workshop;
-        let retiring = ModelsError::Full { why: "one still ends its last requests" };
+        let retiring = self.models.full("one still ends its last requests");
         let place = workshop.place(PLACE_WAIT_MAX).await.ok_or(retiring)?;
         let loaded = workshop.load(origin, bundle).await?;
         // Nobody else gives numbers while this one is on its way.
         let generation = self.models.read().n_loaded + 1;
-        let writer = workshop.start(loaded, generation, place)?;
+        let writer = workshop.start(loaded, (generation, resident), place)?;
         let mut state = self.models.write();
         if state.is_stopping {
             // Whoever ended the other threads did not know of this one.
@@ -39,6 +40,8 @@ impl Arriving {
             return Err(ModelsError::Stopping);
         }
         state.coming = Coming::Waiting(Arc::clone(&writer));
+        state.in_memory.retain(|writer| writer.strong_count() > 0);
+        state.in_memory.push(Arc::downgrade(&writer));
         state.n_loaded = generation;
         drop(state);
         self.has_arrived = true;

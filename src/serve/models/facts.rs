@@ -16,6 +16,8 @@ pub enum Origin {
 pub struct ModelFacts {
     /// Its number among the models that this server has loaded, from 1.
     pub generation: u64,
+    /// The name under which it answers, or is to; empty for the default one.
+    pub resident: String,
     /// Id of the bundle.
     pub bundle: BundleId,
     /// What the bundle says of itself.
@@ -48,6 +50,6 @@ pub enum Role {
 pub struct Listed {
     /// By generation.
     pub models: Vec<(Arc<ModelFacts>, Role)>,
-    /// What a rollback goes to.
+    /// What a rollback of the default model goes to.
     pub previous: Option<Arc<ModelFacts>>,
 }

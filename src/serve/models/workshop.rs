@@ -1,8 +1,5 @@
 //! Where models are made ready: read, verified and warmed up apart from the one that answers, and given a thread.
-use super::{
-    MODELS_MAX,
-    facts::{ModelFacts, Origin},
-};
+use super::facts::{ModelFacts, Origin};
 use crate::{
     bundle::{
         load::{self, Bundle, BundleError, BundleSource},
@@ -188,6 +185,8 @@ pub struct Workshop {
     topics: Arc<Topics>,
     metrics: Arc<Metrics>,
     places: Arc<Semaphore>,
+    /// Most models in memory.
+    pub(super) models_max: usize,
     /// One task for each model thread, which ends after it.
     threads: TaskTracker,
     panicked: CancellationToken,
@@ -200,16 +199,17 @@ impl fmt::Debug for Workshop {
 }
 
 impl Workshop {
-    /// A workshop whose places are all free.
+    /// A workshop whose places, one for each model in memory, are all free.
     pub fn new(
         loader: Loader,
         limits: Limits,
         generation: GenerationSettings,
         (topics, metrics): (Arc<Topics>, Arc<Metrics>),
+        models_max: usize,
     ) -> Self {
-        let (places, threads) = (Arc::new(Semaphore::new(MODELS_MAX)), TaskTracker::new());
+        let (places, threads) = (Arc::new(Semaphore::new(models_max)), TaskTracker::new());
         let panicked = CancellationToken::new();
-        Self { loader, limits, generation, topics, metrics, places, threads, panicked }
+        Self { loader, limits, generation, topics, metrics, places, models_max, threads, panicked }
     }
 
     /// Waits for a place; none if it takes longer than `patience`.
@@ -236,11 +236,16 @@ impl Workshop {
         Ok(Loaded { load_time: Some(load_time), ..loaded })
     }
 
-    /// Gives a model its thread. The place is free again when the thread has ended.
+    /// Gives a model its thread, its number, and the name under which it is to answer. The place is free again when the thread has ended.
     ///
     /// # Errors
     /// If the settings leave no room for a prompt, or the system has no more threads.
-    pub fn start(&self, loaded: Loaded, generation: u64, place: Place) -> Result<Arc<Writer>, LoadError> {
+    pub fn start(
+        &self,
+        loaded: Loaded,
+        (generation, resident): (u64, &str),
+        place: Place,
+    ) -> Result<Arc<Writer>, LoadError> {
         let Loaded { parts, origin, load_time, make } = loaded;
         let settings = fitted(self.generation, &parts)?;
         let opening = prompt::opening(&parts.tokens).into();
@@ -249,6 +254,7 @@ impl Workshop {
         self.threads.spawn(see_to_its_end(thread, place, (generation, self.panicked.clone())));
         let facts = ModelFacts {
             generation,
+            resident: resident.to_owned(),
             bundle: parts.id,
             manifest: parts.manifest,
             origin,

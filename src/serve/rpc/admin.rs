@@ -21,7 +21,7 @@ use crate::{
         door::Door,
         metrics::Metrics,
         models::{
-            MODELS_MAX, Models, ModelsError,
+            Models, ModelsError,
             facts::{Listed, ModelFacts, Origin, Role},
         },
         settings::ConnectionSettings,
@@ -97,13 +97,13 @@ impl Admin {
     }
 
     async fn load(&self, request: wire::LoadModelRequest) -> Result<Arc<ModelFacts>, Status> {
-        let wire::LoadModelRequest { folder, expected_generation, bundle_id } = request;
+        let wire::LoadModelRequest { folder, expected_generation, bundle_id, resident } = request;
         let is_id = |id: &str| id.len() == BUNDLE_ID_LEN && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !bundle_id.is_empty() && !is_id(&bundle_id) {
             return Err(invalid("bundle_id", &format!("must be {BUNDLE_ID_LEN} hex digits")));
         }
         let bundle = Some(BundleId(bundle_id.to_lowercase())).filter(|id| !id.0.is_empty());
-        let loaded = self.models.load(&folder, bundle, expected_generation).await;
+        let loaded = self.models.load(&folder, &resident, bundle, expected_generation).await;
         loaded.map_err(|error| refusal(&error))
     }
 
@@ -112,7 +112,7 @@ impl Admin {
         wire::ListModelsResponse {
             models: models.iter().map(|(facts, role)| model(facts, *role)).collect(),
             previous: previous.map(|facts| encode::model(&facts)),
-            models_max: encode::count(MODELS_MAX),
+            models_max: encode::count(self.models.models_max()),
         }
     }
 }
@@ -155,9 +155,10 @@ impl ModelAdminService for Admin {
         &self,
         request: Request<wire::RollbackModelRequest>,
     ) -> Result<Response<wire::RollbackModelResponse>, Status> {
-        let expected = request.into_inner().expected_generation;
+        let wire::RollbackModelRequest { expected_generation, resident } = request.into_inner();
         let rollback = async {
-            let facts = self.models.rollback(expected).await.map_err(|error| refusal(&error))?;
+            let rolled_back = self.models.rollback(&resident, expected_generation).await;
+            let facts = rolled_back.map_err(|error| refusal(&error))?;
             Ok(wire::RollbackModelResponse { model: Some(model(&facts, Role::Serving)) })
         };
         self.call("RollbackModel", rollback).await
@@ -191,6 +192,7 @@ fn model(facts: &ModelFacts, role: Role) -> wire::Model {
             Origin::At(dir) => dir.display().to_string(),
         },
         load_time: facts.load_time.and_then(encode::duration),
+        resident: facts.resident.clone(),
     }
 }
 

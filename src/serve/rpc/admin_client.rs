@@ -18,6 +18,8 @@ pub struct ModelLine {
     pub model: ReplyModel,
     /// LOADED, SERVING or RETIRING.
     pub state: &'static str,
+    /// Under which name; empty for the default one.
+    pub resident: String,
     /// Where it was read from; empty for the demo.
     pub folder: String,
     /// How long loading took, if it was loaded since the start.
@@ -49,15 +51,21 @@ impl AdminClient {
         Ok((listed.models.into_iter().map(line).collect(), listed.previous.map(model)))
     }
 
-    /// Loads a model, however long it takes.
+    /// Loads a model, however long it takes. `resident`: the name under which it is to answer, empty for the default one.
     ///
     /// # Errors
     /// If the server refuses.
-    pub async fn load(&mut self, folder: &str, expected: Option<u64>) -> Result<ModelLine, ClientError> {
+    pub async fn load(
+        &mut self,
+        folder: &str,
+        resident: &str,
+        expected: Option<u64>,
+    ) -> Result<ModelLine, ClientError> {
         let request = wire::LoadModelRequest {
             folder: folder.to_owned(),
             expected_generation: expected,
             bundle_id: String::new(),
+            resident: resident.to_owned(),
         };
         let loaded = self.service.load_model(request).await.map_err(|status| Refusal::of(&status))?;
         Ok(line(loaded.into_inner().model.unwrap_or_default()))
@@ -73,18 +81,23 @@ impl AdminClient {
         Ok(line(swapped.into_inner().model.unwrap_or_default()))
     }
 
-    /// Goes back to the model that answered before.
+    /// Goes back to the model that answered before under a name.
     ///
     /// # Errors
     /// If the server refuses.
-    pub async fn rollback(&mut self, expected: Option<u64>) -> Result<ModelLine, ClientError> {
-        let request = wire::RollbackModelRequest { expected_generation: expected };
+    pub async fn rollback(
+        &mut self,
+        resident: &str,
+        expected: Option<u64>,
+    ) -> Result<ModelLine, ClientError> {
+        let request =
+            wire::RollbackModelRequest { expected_generation: expected, resident: resident.to_owned() };
         let rolled_back =
             self.service.rollback_model(request).await.map_err(|status| Refusal::of(&status))?;
         Ok(line(rolled_back.into_inner().model.unwrap_or_default()))
     }
 
-    /// Gives up a loaded model.
+    /// Gives up a loaded model, or a resident.
     ///
     /// # Errors
     /// If the server refuses.
@@ -97,7 +110,7 @@ impl AdminClient {
 
 fn line(line: wire::Model) -> ModelLine {
     let state = line.state().as_str_name().trim_start_matches("MODEL_STATE_");
-    let wire::Model { model: of, folder, load_time, .. } = line;
+    let wire::Model { model: of, folder, load_time, resident, .. } = line;
     let load_time = load_time.and_then(|took| took.try_into().ok());
-    ModelLine { model: model(of.unwrap_or_default()), state, folder, load_time }
+    ModelLine { model: model(of.unwrap_or_default()), state, resident, folder, load_time }
 }

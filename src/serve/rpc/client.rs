@@ -93,7 +93,7 @@ pub struct Reply {
     pub cache: &'static str,
     /// How the best list was found.
     pub rerank: &'static str,
-    /// The reader's arms, such as `best-of=sixteen by HASH`.
+    /// The reader's arms, such as `best-of=sixteen by HASH`, and the bundles that they were to have and had not.
     pub arms: Vec<String>,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
@@ -226,7 +226,8 @@ pub(super) fn reply(response: proto::GenerateQueriesResponse) -> Reply {
     let usage = response.usage.unwrap_or_default();
     let arm = |arm: &proto::ArmAssignment| {
         let by = arm.assigned_by().as_str_name().trim_start_matches("ASSIGNED_BY_");
-        format!("{}={} by {by}", arm.experiment_id, arm.arm_id())
+        let absent = arm.absent_bundle.as_ref().map_or(String::new(), |name| format!(" without {name}"));
+        format!("{}={} by {by}{absent}", arm.experiment_id, arm.arm_id())
     };
     let arms = response.arms.iter().map(arm).collect();
     let device_time = usage.device_time.unwrap_or_default().try_into().unwrap_or_default();

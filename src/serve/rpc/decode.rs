@@ -49,8 +49,6 @@ pub struct Headers<'a> {
 pub struct Context<'a> {
     /// Most tokens of one candidate, and the default.
     pub output_tokens_max: usize,
-    /// Whether there is anything to ask about signals.
-    pub has_cleaner: bool,
     /// What else came with it.
     pub headers: Headers<'a>,
     /// Until when the client waits.
@@ -90,11 +88,7 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context<'_>) -> Re
     let mut checks = Checks::default();
     let user = checks.user(request.user.as_ref());
     let options = request.options.unwrap_or_default();
-    let judged = if options.return_signal_verdicts && context.has_cleaner {
-        judged(&request.signals)
-    } else {
-        Vec::new()
-    };
+    let judged = if options.return_signal_verdicts { judged(&request.signals) } else { Vec::new() };
     let signals = checks.signals(request.signals);
     let return_candidates = options.return_candidates;
     let wanted = checks.options(&options, context.output_tokens_max);

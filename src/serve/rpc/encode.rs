@@ -125,6 +125,7 @@ pub fn arms(enrolment: &Enrolment) -> Vec<proto::ArmAssignment> {
         let overridden = assignment.experiment.overridden(&enrolment.explicit);
         proto::ArmAssignment {
             overridden: overridden.map(|field| field.word().to_owned()).collect(),
+            absent_bundle: enrolment.absent_bundle(assignment.arm()),
             ..assigned(assignment)
         }
     };
@@ -160,6 +161,7 @@ fn of_experiment(experiment: &Experiment, by: proto::AssignedBy) -> proto::ArmAs
         phase: experiment.spread.phase.clone(),
         hash_version: experiment.spread.version.number(),
         overridden: Vec::new(),
+        absent_bundle: None,
     }
 }
 
@@ -174,6 +176,7 @@ pub fn policy(policy: &Policy) -> proto::ArmPolicy {
         Some(Rerank::Stitch) => proto::RerankMethod::Stitch,
     };
     proto::ArmPolicy {
+        bundle: policy.bundle.as_deref().map(str::to_owned),
         candidate_count: policy.candidate_count.map(count),
         query_count: policy.query_count.map(count),
         temperature: policy.temperature,

@@ -17,7 +17,6 @@ use crate::{
         answer::{Answerer, ServeError},
         candidate::Candidate,
         experiments::{InForce, enrolment::Enrolment},
-        generation::Writer,
         health::Health,
         ledger::Ledger,
         metrics::{Metrics, outcome::Outcome},
@@ -110,28 +109,28 @@ impl Shared {
         if !self.rooms.health.is_accepting() {
             return Err(refuse(Outcome::Shed, status::status(&ServeError::Draining)));
         }
-        let writer = self.rooms.models.serving();
         let context = Context {
             output_tokens_max: self.limits.max_output_tokens as usize,
-            has_cleaner: writer.facts.has_cleaner,
             headers: headers(metadata),
             deadline,
         };
         let asked = decode::asked(message, context)
             .map_err(|violations| refuse(Outcome::Rejected, status::invalid(&violations)))?;
-        self.enrol(asked, writer, trace.clone())
-            .map_err(|error| refuse(Outcome::Rejected, status::status(&error)))
+        self.enrol(asked, trace.clone()).map_err(|error| refuse(Outcome::Rejected, status::status(&error)))
     }
 
-    /// Decides experiments for a request, and with them what it leaves open.
-    fn enrol(&self, asked: Asked, writer: Arc<Writer>, trace: Trace) -> Result<Ask, ServeError> {
+    /// Decides experiments for a request, and with them which model answers and what the request leaves open.
+    fn enrol(&self, asked: Asked, trace: Trace) -> Result<Ask, ServeError> {
         let experiments = self.rooms.experiments.now();
         let assignments = assigned(asked.entrant.decide(&asked.user, &experiments)?);
         let (config, explicit) = (experiments.digest.clone(), asked.wanted.explicit());
-        let enrolment = Arc::new(Enrolment { config, assignments, explicit });
+        let of_arms = policy(&assignments);
+        let resident = of_arms.bundle.as_deref().map(|name| self.rooms.models.resident(name));
+        let is_bundle_absent = matches!(resident, Some(None));
+        let writer = resident.flatten().unwrap_or_else(|| self.rooms.models.serving());
+        let enrolment = Arc::new(Enrolment { config, assignments, explicit, is_bundle_absent });
         let has_head = writer.facts.has_reward_head;
         let auto = if has_head { Method::RewardHead } else { Method::Consensus };
-        let of_arms = enrolment.policy();
         // Of whom nothing is known can have nothing better, so only she herself or her arm can forbid it.
         let lowest_rung = if asked.signals.as_slice().is_empty() { Rung::Cohort } else { self.lowest_rung };
         let lowest_rung = asked.wanted.lowest_rung.or(of_arms.lowest_rung).unwrap_or(lowest_rung);

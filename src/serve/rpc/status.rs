@@ -5,7 +5,7 @@ use crate::{
     serve::{
         answer::ServeError,
         ledger::LedgerError,
-        models::{MODELS_MAX, ModelsError, workshop::LoadError},
+        models::{ModelsError, workshop::LoadError},
     },
     telemetry::Chain,
 };
@@ -140,9 +140,10 @@ pub fn models(error: &ModelsError) -> Status {
             let facts = [("current_generation", current.to_string())];
             with_details(Code::Aborted, &message, "GENERATION_MISMATCH", &facts)
         }
+        ModelsError::ResidentUnknown { .. } => plain(Code::NotFound, "RESIDENT_UNKNOWN"),
         ModelsError::Unknown { .. } => plain(Code::NotFound, "MODEL_UNKNOWN"),
-        ModelsError::Full { .. } => {
-            let facts = [("models_max", MODELS_MAX.to_string())];
+        ModelsError::Full { models_max, .. } => {
+            let facts = [("models_max", models_max.to_string())];
             with_details(Code::FailedPrecondition, &message, "MODELS_FULL", &facts)
         }
         ModelsError::HeadNeeded(_) => precondition("HEAD_NEEDED"),

@@ -40,7 +40,10 @@ pub struct TlsSettings {
 
 /// A path; none where it is empty, which is the default.
 pub(super) fn path(reader: &mut Reader, key: &str) -> Option<PathBuf> {
-    let path = reader.text(key, "a path", |text| Some(text.to_owned()), String::new());
+    reader.text(key, "a path", |text| Some(not_empty(text)), None)
+}
+
+pub(super) fn not_empty(path: &str) -> Option<PathBuf> {
     (!path.is_empty()).then(|| PathBuf::from(path))
 }
 

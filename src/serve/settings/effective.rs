@@ -28,8 +28,7 @@ mod tests {
 
     #[test]
     fn every_setting_is_shown_with_its_source_and_what_is_shown_can_be_read() {
-        let text =
-            "[engine]\nrows_max = 64\n[tenants.limits]\ndaily = 7\n[doors]\nweb_origins = [\"https://a\"]";
+        let text = "[engine]\nrows_max = 64\n[tenants.limits]\ndaily = 7\n[models.residents]\nnext = \"/b\"\n[doors]\nweb_origins = [\"https://a\"]";
         let by_flag = Override::by_flag("grpc_addr", "--grpc-addr", "0.0.0.0:1");
         let (key, value) = ("cache.ttl_ms".to_owned(), "9".to_owned());
         let by_variable = Override { key, value, origin: "NEWSHOUND__CACHE__TTL_MS".to_owned() };
@@ -41,6 +40,7 @@ mod tests {
             "rows_max = 64 # my.toml",
             "ttl_ms = 9 # NEWSHOUND__CACHE__TTL_MS",
             "limits = { daily = 7 } # my.toml",
+            "residents = { next = \"/b\" } # my.toml",
             "web_origins = [\"https://a\"] # my.toml",
         ] {
             assert!(shown.lines().any(|other| other == line), "{line} is not in\n{shown}");

@@ -304,6 +304,7 @@ mod tests {
         };
         Arc::new(ModelFacts {
             generation: 3,
+            resident: String::new(),
             bundle: BundleId("0123456789abcdef".to_owned()),
             manifest,
             origin: Origin::BuiltIn,

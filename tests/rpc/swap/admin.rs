@@ -29,7 +29,7 @@ pub async fn swap(client: &mut Client, generation: u64) -> Result<Model, Status>
 }
 
 pub async fn rollback(client: &mut Client) -> Result<Model, Status> {
-    let request = RollbackModelRequest { expected_generation: None };
+    let request = RollbackModelRequest::default();
     within(client.rollback_model(request)).await.map(|back| back.into_inner().model.unwrap())
 }
 

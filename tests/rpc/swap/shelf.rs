@@ -55,6 +55,8 @@ pub struct Shelf {
     pub door: Arc<Door>,
     /// Folders whose models have a reward head.
     heads: Vec<String>,
+    /// Names of residents, and the word of each; none where nobody answers at first.
+    residents: Vec<(&'static str, Option<&'static str>)>,
 }
 
 impl Shelf {
@@ -72,7 +74,7 @@ impl Shelf {
         };
         let gates = words.iter().map(gate).collect();
         let (first, alive, door) = (words[0].to_owned(), Arc::new(()), Arc::default());
-        Self { dir, first, gates, alive, door, heads: Vec::new() }
+        Self { dir, first, gates, alive, door, heads: Vec::new(), residents: Vec::new() }
     }
 
     /// The model of that word makes no step before it may.
@@ -86,12 +88,20 @@ impl Shelf {
         self
     }
 
+    pub fn with_resident(mut self, name: &'static str, word: Option<&'static str>) -> Self {
+        self.residents.push((name, word));
+        self
+    }
+
     pub async fn serve(self, plan: Plan) -> (Self, Server) {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let dir = self.dir.path().to_owned();
         let Plan { settings, .. } = plan.with(|settings| {
             settings.admin.addr = Some(any);
             settings.admin.models_dir = Some(dir.clone());
+            let path = |word: &'static str| dir.join(word);
+            let residents = self.residents.iter().map(|(name, word)| ((*name).to_owned(), word.map(path)));
+            settings.models.residents = residents.collect();
         });
         let loader = self.loader();
         let first = loader(&Origin::At(dir.join(&self.first))).unwrap();
