@@ -102,6 +102,8 @@ def check_pods(name, objects):
         expect(context["runAsNonRoot"] and context["runAsUser"] == 65532, f"{where} runs as another user")
         expect(context["seccompProfile"] == {"type": "RuntimeDefault"}, f"{where} has no seccomp profile")
         (container,) = pod["containers"]
+        pulled_anew = container["image"].startswith("newshound") and container.get("imagePullPolicy") != "IfNotPresent"
+        expect(not pulled_anew, f"{where}: {container['image']} is pulled anew, also where it was loaded onto the node")
         rights = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
         expect(container["securityContext"] == rights, f"{where} has rights: {container['securityContext']}")
         resources = container["resources"]
