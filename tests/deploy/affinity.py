@@ -38,6 +38,8 @@ TIMEOUT_S = 30
 N_LINES = 60
 # More than two health checks that wait for a second, which is what takes a busy server for a dead one; less than two of those that are set.
 PAUSE_S = 4
+# What calls may take where a batch takes longer, and its readers.
+HURRY_S, N_BATCHED = 0.5, 32
 PROXIES = {"haproxy": HaProxy, "envoy": Envoy}
 
 
@@ -58,6 +60,8 @@ def main():
             check_kill(proxy, servers, homes)
             check_two_killed(proxy, servers, homes)
             check_rolling_restart(proxy, servers, homes)
+            if name == "envoy":
+                check_batch(servers, work)
     step("all passed")
 
 
@@ -220,6 +224,36 @@ def check_rolling_restart(proxy, servers, homes):
     load.check("rolling restart of all three")
     expect(homes_of_all(proxy) == homes, "a reader did not come back to her server")
     step("every reader is back at her server")
+
+
+def check_batch(servers, work):
+    """A batch takes longer than a call may, because its routes say so: without them it is cut."""
+
+    def hurry(routes):
+        routes[-1]["route"]["max_stream_duration"]["max_stream_duration"] = f"{HURRY_S}s"
+
+    def hurry_all(routes):
+        hurry(routes)
+        del routes[:-1]
+
+    n_answers, took_s = answers_of_a_batch(servers, work, hurry)
+    expect(n_answers == N_BATCHED, f"{n_answers} of {N_BATCHED} readers of a batch were answered")
+    expect(took_s > HURRY_S, f"a batch took {took_s} s, which shows nothing")
+    n_cut = answers_of_a_batch(servers, work, hurry_all)[0]
+    expect(n_cut < N_BATCHED, "a batch without a route of its own may take longer than other calls")
+    step(f"where calls may take {HURRY_S} s, a batch had {n_answers} answers in {took_s:.1f} s; without its routes, {n_cut}")
+
+
+def answers_of_a_batch(servers, work, change_routes):
+    """How many readers of a batch were answered until it ended, and how long it took, in seconds."""
+    with Envoy(servers, work, change_routes) as proxy, proxy.channel() as channel:
+        requests = [question(f"{change_routes.__name__}-{number}") for number in range(N_BATCHED)]
+        stub = services.QueryGenerationServiceStub(channel)
+        begun, n_answers = time.monotonic(), 0
+        with contextlib.suppress(grpc.RpcError):
+            for item in stub.BatchGenerateQueries(messages.BatchGenerateQueriesRequest(requests=requests)):
+                n_answers += item.HasField("response")
+        return n_answers, time.monotonic() - begun
 
 
 class Load:
