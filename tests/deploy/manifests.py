@@ -1,13 +1,15 @@
 """Every object of deploy/kubernetes against strict schemas, against the house's policy, and against the other objects.
 
-    tests/deploy/manifests.py
+    tests/deploy/manifests.py target/debug/newshound-server
 
 Needs `kubectl` (for its kustomize) or `kustomize`. Nothing is sent to a cluster.
 """
 import copy
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 import urllib.parse
 from pathlib import Path
@@ -22,13 +24,16 @@ from support import DEPLOY, expect, step
 KUBERNETES = "1.34"
 REDIS = "newshound-redis"
 CUSTOM = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())
+# Components that no overlay has, each set upon one.
+COMPONENTS = {"base": ["hpa"], "overlays/with-redis": ["experiments"]}
 KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "overlays/with-redis", "trainer", "bulk"]
 
 
 def main():
     n_objects = n_refused = 0
-    for name in KUSTOMIZATIONS:
-        objects = rendered(DEPLOY / "kubernetes" / name)
+    named = [(name, rendered(DEPLOY / "kubernetes" / name)) for name in KUSTOMIZATIONS]
+    named += [(f"{name} with {', '.join(more)}", with_components(name, more)) for name, more in COMPONENTS.items()]
+    for name, objects in named:
         n_objects += len(objects)
         for described in objects:
             problem = problem_of(described)
@@ -36,9 +41,10 @@ def main():
             n_refused += check_refusals(name, described)
         check_pods(name, objects)
         check_links(name, ours(objects))
-        if name.endswith("with-redis"):
+        if "with-redis" in name:
             check_redis(name, objects)
-    check_hpa()
+        if "experiments" in name:
+            check_experiments(name, objects)
     check_rules_are_new()
     step(f"{n_objects} objects valid for Kubernetes {KUBERNETES}, {n_refused} with a wrong field refused")
 
@@ -52,6 +58,21 @@ def rendered(folder):
     built = subprocess.run(command, capture_output=True, text=True)
     expect(built.returncode == 0, f"{folder}: {built.stderr}")
     return list(yaml.safe_load_all(built.stdout))
+
+
+def with_components(name, components):
+    """Objects of a kustomization with further components."""
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize knows no absolute paths; and whether the folder's own has links matters to `..`.
+        here = os.path.relpath(DEPLOY / "kubernetes", Path(folder).resolve())
+        described = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{here}/{name}"],
+            "components": [f"{here}/components/{component}" for component in components],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(described))
+        return rendered(folder)
 
 
 def problem_of(described):
@@ -83,8 +104,9 @@ def of_kind(objects, kind):
 
 def called(objects, kind, name):
     """The one object of a kind and a name."""
-    (found,) = [described for described in of_kind(objects, kind) if described["metadata"]["name"] == name]
-    return found
+    found = [described for described in of_kind(objects, kind) if described["metadata"]["name"] == name]
+    expect(len(found) == 1, f"{len(found)} objects are {kind} {name}")
+    return found[0]
 
 
 def ours(objects):
@@ -110,6 +132,13 @@ def check_pods(name, objects):
         expect({"cpu", "memory"} <= resources["requests"].keys() and "memory" in resources["limits"], f"{where}: resources")
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         expect(mounted == {volume["name"] for volume in pod["volumes"]}, f"{where}: volumes and mounts differ")
+        paths = [Path(variable["value"]) for variable in container.get("env", []) if variable.get("value", "").startswith("/")]
+        folders = [mount["mountPath"] for mount in container["volumeMounts"]]
+        for path in paths:
+            expect(any(path.is_relative_to(folder) for folder in folders), f"{where}: nothing is mounted for {path}")
+        for volume in pod["volumes"]:
+            if "configMap" in volume:
+                called(objects, "ConfigMap", volume["configMap"]["name"])
 
 
 def check_links(name, objects):
@@ -121,7 +150,7 @@ def check_links(name, objects):
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         (settings,) = [config for config in of_kind(objects, "ConfigMap") if "server.toml" in config["data"]]
         mounted = {volume["configMap"]["name"] for volume in pod["spec"]["volumes"] if "configMap" in volume}
-        expect(mounted == {settings["metadata"]["name"]}, f"{name}: the pod mounts other settings")
+        expect(settings["metadata"]["name"] in mounted, f"{name}: the pod mounts other settings")
         settings = tomllib.loads(settings["data"]["server.toml"])
         for port, key in (("grpc", "grpc_addr"), ("metrics", "http_addr")):
             expect(settings[key] == f"0.0.0.0:{ports[port]}", f"{name}: port {port} is not {settings[key]}")
@@ -140,7 +169,9 @@ def check_links(name, objects):
         for selector in selecting:
             expect(selector["matchLabels"].items() <= labels.items(), f"{name}: {selector} selects no pod")
         check_monitor(name, objects)
-        for scaled in of_kind(objects, "ScaledObject"):
+        scalers = of_kind(objects, "ScaledObject") + of_kind(objects, "HorizontalPodAutoscaler")
+        expect(("replicas" in deployment["spec"]) == (not scalers), f"{name}: a release sets the fleet back, or no number is set")
+        for scaled in scalers:
             target = scaled["spec"]["scaleTargetRef"]["name"]
             expect(target == deployment["metadata"]["name"], f"{name}: {target} is scaled")
 
@@ -162,14 +193,15 @@ def check_redis(name, objects):
     url = urllib.parse.urlsplit(environment["NEWSHOUND__CACHE__REDIS__URL"]["value"])
     expect((url.hostname, url.port) == (REDIS, service["spec"]["ports"][0]["port"]), f"{name}: the URL is {url}")
     # Kubernetes puts in what was defined before, and both must mean the same secret.
-    expect(url.password == "$(REDIS_PASSWORD)" and list(environment)[0] == "REDIS_PASSWORD", f"{name}: no password")
+    before = list(environment).index("REDIS_PASSWORD") < list(environment).index("NEWSHOUND__CACHE__REDIS__URL")
+    expect(url.password == "$(REDIS_PASSWORD)" and before, f"{name}: no password")
     expect(container["env"] == [environment["REDIS_PASSWORD"]], f"{name}: two passwords")
     args = container["args"]
     expect(args[args.index("--requirepass") + 1] == "$(REDIS_PASSWORD)", f"{name}: Redis wants no password")
     expect(args[args.index("--save") + 1] == "", f"{name}: Redis writes answers to a disk")
     mounts = {mount["name"]: mount["mountPath"] for mount in asking["volumeMounts"]}
     secret = environment["NEWSHOUND__CACHE__REDIS__SECRET_FILE"]["value"]
-    (volume,) = [volume for volume in server["spec"]["volumes"] if "secret" in volume]
+    (volume,) = [volume for volume in server["spec"]["volumes"] if volume["name"] == "redis-secret"]
     expect(secret == f"{mounts[volume['name']]}/{volume['secret']['items'][0]['path']}", f"{name}: {secret} is not mounted")
     clients = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
     expect(clients.items() <= server["metadata"]["labels"].items(), f"{name}: clients of Redis are {clients}")
@@ -194,11 +226,22 @@ def check_monitor(name, objects):
         expect(clients == {"newshound-client": "true"}, f"{name}: clients are {clients}")
 
 
-def check_hpa():
-    """The component that no overlay uses."""
-    (scaler,) = yaml.safe_load_all((DEPLOY / "kubernetes/components/hpa/scale.yaml").read_text())
-    expect(problem_of(scaler) is None, f"hpa: {problem_of(scaler)}")
-    check_refusals("hpa", scaler)
+def check_experiments(name, objects):
+    """The server accepts the file, finds it where it looks, and hears of its changes; each has a log of its own."""
+    (container,) = called(objects, "Deployment", "newshound")["spec"]["template"]["spec"]["containers"]
+    environment = {variable["name"].removeprefix("NEWSHOUND__EXPERIMENTS__"): variable for variable in container["env"]}
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    folder, file = os.path.split(environment["FILE"]["value"])
+    expect(mounts["experiments"]["mountPath"] == folder, f"{name}: experiments are looked for in {folder}")
+    expect(not {"subPath", "subPathExpr"} & mounts["experiments"].keys(), f"{name}: a change of experiments is never seen")
+    expect(mounts["exposures"]["mountPath"] == environment["LOG_DIR"]["value"], f"{name}: the log is written elsewhere")
+    expect(mounts["exposures"].get("subPathExpr") == "$(POD_NAME)" and "POD_NAME" in environment, f"{name}: servers share a log")
+    expect("valueFrom" in environment["READER_SALT"], f"{name}: the salt is no secret")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as written:
+        written.write(called(objects, "ConfigMap", "newshound-experiments")["data"][file])
+        written.flush()
+        checked = subprocess.run([sys.argv[1], "experiment", "check", written.name], capture_output=True, text=True)
+    expect(checked.returncode == 0, f"{name}: {checked.stderr}")
 
 
 def check_rules_are_new():
