@@ -25,7 +25,7 @@ KUBERNETES = "1.34"
 REDIS = "newshound-redis"
 CUSTOM = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())
 # Components that no overlay has, each set upon one.
-COMPONENTS = {"base": ["hpa"], "overlays/with-redis": ["experiments"]}
+COMPONENTS = {"base": ["hpa"], "overlays/with-redis": ["experiments", "tls"]}
 KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "overlays/with-redis", "trainer", "bulk"]
 
 
@@ -154,8 +154,7 @@ def check_links(name, objects):
         settings = tomllib.loads(settings["data"]["server.toml"])
         for port, key in (("grpc", "grpc_addr"), ("metrics", "http_addr")):
             expect(settings[key] == f"0.0.0.0:{ports[port]}", f"{name}: port {port} is not {settings[key]}")
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            expect(container[probe]["grpc"]["port"] == ports["grpc"], f"{name}: {probe} asks another port")
+        check_probes(name, container, settings, ports)
         pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         drain = settings["shutdown"]["drain_deadline_ms"] / 1000
         expect(pod["spec"]["terminationGracePeriodSeconds"] > pause + drain, f"{name}: killed before it has drained")
@@ -174,6 +173,19 @@ def check_links(name, objects):
         for scaled in scalers:
             target = scaled["spec"]["scaleTargetRef"]["name"]
             expect(target == deployment["metadata"]["name"], f"{name}: {target} is scaled")
+
+
+def check_probes(name, container, settings, ports):
+    """Probes by gRPC know no TLS: a pod that wants it would never be ready."""
+    environment = {variable["name"] for variable in container.get("env", [])}
+    has_tls = "NEWSHOUND__ACCESS__CERT_FILE" in environment or settings.get("access", {}).get("cert_file")
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = container[kind]
+        if has_tls:
+            expect("grpc" not in probe, f"{name}: {kind} does not speak TLS")
+            expect(probe["httpGet"] == {"path": "/healthz", "port": "metrics"}, f"{name}: {kind} asks for another page")
+        else:
+            expect(probe["grpc"]["port"] == ports["grpc"], f"{name}: {kind} asks another port")
 
 
 def check_redis(name, objects):
