@@ -22,10 +22,10 @@ from support import DEPLOY, expect, step
 
 # sleep in preStop and gRPC probes are stable in it.
 KUBERNETES = "1.34"
-REDIS = "newshound-redis"
+REDIS, PROXY = "newshound-redis", "newshound-proxy"
 CUSTOM = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())
 # Components that no overlay has, each set upon one.
-COMPONENTS = {"base": ["hpa"], "overlays/with-redis": ["experiments", "tls"]}
+COMPONENTS = {"base": ["hpa", "proxy"], "overlays/with-redis": ["experiments", "tls"]}
 KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "overlays/with-redis", "trainer", "bulk"]
 
 
@@ -45,6 +45,8 @@ def main():
             check_redis(name, objects)
         if "experiments" in name:
             check_experiments(name, objects)
+        if "proxy" in name:
+            check_proxy(name, objects)
     check_rules_are_new()
     step(f"{n_objects} objects valid for Kubernetes {KUBERNETES}, {n_refused} with a wrong field refused")
 
@@ -110,8 +112,8 @@ def called(objects, kind, name):
 
 
 def ours(objects):
-    """Objects of the server, and not of a Redis beside it."""
-    return [described for described in objects if described["metadata"]["name"] != REDIS]
+    """Objects of the server, and not of what is beside it."""
+    return [described for described in objects if described["metadata"]["name"] not in (REDIS, PROXY)]
 
 
 def check_pods(name, objects):
@@ -236,6 +238,37 @@ def check_monitor(name, objects):
     for policy in of_kind(objects, "NetworkPolicy"):
         clients = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
         expect(clients == {"newshound-client": "true"}, f"{name}: clients are {clients}")
+
+
+def check_proxy(name, objects):
+    """The way from clients through Envoy to the servers."""
+    pod = called(objects, "Deployment", PROXY)["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    service, policy = called(objects, "Service", PROXY), called(objects, "NetworkPolicy", PROXY)
+    selecting = [called(objects, kind, PROXY)["spec"]["selector"]["matchLabels"] for kind in ("Deployment", "PodDisruptionBudget")]
+    selecting += [service["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"]]
+    for selector in selecting:
+        expect(selector == {"app.kubernetes.io/name": PROXY} and selector.items() <= labels.items(), f"{name}: {selector} selects no proxy")
+    (container,), (volume,) = pod["spec"]["containers"], pod["spec"]["volumes"]
+    text = called(objects, "ConfigMap", volume["configMap"]["name"])["data"]["envoy.yaml"]
+    expect(text == (DEPLOY / "proxy/envoy.yaml").read_text(), f"{name}: another envoy.yaml than deploy/proxy has")
+    path = f"{container['volumeMounts'][0]['mountPath']}/envoy.yaml"
+    expect(container["args"][:2] == ["--config-path", path], f"{name}: envoy.yaml is not mounted where it is read")
+    resources = yaml.safe_load(text)["static_resources"]
+    listens = resources["listeners"][0]["address"]["socket_address"]["port_value"]
+    (port,), (offered,) = container["ports"], service["spec"]["ports"]
+    expect(port == {"name": offered["targetPort"], "containerPort": listens}, f"{name}: Envoy listens on {listens}")
+    for probe in ("readinessProbe", "livenessProbe"):
+        expect(container[probe]["tcpSocket"]["port"] == port["name"], f"{name}: {probe} asks another port")
+    upstream = resources["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
+    servers = called(objects, "Service", upstream["address"])
+    expect(servers["spec"]["clusterIP"] == "None", f"{name}: Envoy sees no single servers")
+    expect(upstream["port_value"] in {port["port"] for port in servers["spec"]["ports"]}, f"{name}: Envoy calls {upstream}")
+    clients = called(objects, "NetworkPolicy", "newshound")["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    expect(clients.items() <= labels.items(), f"{name}: the servers do not let Envoy in")
+    expect(policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == clients, f"{name}: clients of Envoy")
+    to = [way["to"][0].get("podSelector", {}).get("matchLabels") for way in policy["spec"]["egress"]]
+    expect(to == [servers["spec"]["selector"], None], f"{name}: Envoy may call {to}")
 
 
 def check_experiments(name, objects):
