@@ -121,7 +121,7 @@ fn repository() -> PathBuf {
 }
 
 /// (path relative to the repository, text) of every Rust file under a file or folder, sorted.
-fn rust_files(under: &str) -> Vec<(String, String)> {
+pub(crate) fn rust_files(under: &str) -> Vec<(String, String)> {
     fn walk(path: &Path, found: &mut Vec<PathBuf>) {
         if path.is_dir() {
             for entry in std::fs::read_dir(path).unwrap() {

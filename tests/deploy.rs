@@ -2,6 +2,7 @@
 //!
 //! Here stands what needs nothing but the files. What needs real parts is in tests/deploy/: Prometheus, HAProxy, containers, Kubernetes' schemas.
 mod dashboards;
+mod image;
 mod rules;
 
 use newshound::serve::settings::ServeSettings;

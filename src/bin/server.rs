@@ -103,7 +103,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Some(Command::Serve(args)) => serve::serve(args, &environment()?, &mut out).await,
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
             Some(Command::Bench { what, load }) => bench::measure(what, load, &mut out).await,
-            Some(Command::Probe(args)) => probe::probe(args, &mut out).await,
+            Some(Command::Probe(args)) => probe::probe(args, environment, &mut out).await,
             Some(Command::Experiment(what)) => experiment::experiment(&what, &mut out),
             Some(Command::Model { whom, what }) => model::model(what, whom, &mut out).await,
             Some(Command::Token(args)) => token::token(&args, &mut out),

@@ -29,6 +29,7 @@ use super::{
     pretrain, quantize, report, score, search, serve_reward,
     settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
     sft,
+    signals::signalled,
     student::{self, Pair},
     teacher::{self, Asks, Start},
     tokenizer,
@@ -219,8 +220,8 @@ fn run_serve_reward(args: &ServeRewardArgs, output: &mut dyn Write) -> Result<()
     let Asks { askers, .. } = teacher::prompts(&world, &prompts.init, &settings)?;
     let judge = teacher::judge(&world)?;
     let interrupted = async {
-        // Where the signal cannot be listened for, the process ends by it.
-        if tokio::signal::ctrl_c().await.is_err() {
+        // Where signals cannot be listened to, the process ends by them.
+        if signalled().await.is_err() {
             std::future::pending::<()>().await;
         }
     };

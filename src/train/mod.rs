@@ -54,6 +54,7 @@ pub mod search;
 pub mod serve_reward;
 pub mod settings;
 pub mod sft;
+pub mod signals;
 pub mod statistics;
 pub mod student;
 pub mod teacher;

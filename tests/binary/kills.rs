@@ -128,6 +128,38 @@ fn a_run_killed_fifty_times_ends_with_the_weights_of_one_that_was_not() {
     ended_as_the_whole(&out);
 }
 
+/// As the first process of a container, which the system ends by no signal that it does not listen to; where this user may make no
+/// namespaces, as any process.
+#[test]
+fn a_run_ends_by_signals_as_the_first_process_too_and_goes_on_from_its_checkpoint() {
+    let first = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
+    let tried = Command::new("unshare").args(first).arg("true").status();
+    let is_first = tried.is_ok_and(|status| status.success());
+    let out = DIR.path().join("signalled");
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let mut command = Command::new(if is_first { "unshare" } else { trainer() });
+        if is_first {
+            command.args(first).arg(trainer());
+        }
+        let before = newshound::train::checkpoint::latest(&out).unwrap();
+        let mut run =
+            command.args(arguments(&out)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while newshound::train::checkpoint::latest(&out).unwrap() == before {
+            assert_eq!(run.try_wait().unwrap(), None, "it ended before it was told to");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Whom `unshare` started is its only child.
+        let id = run.id();
+        let children = || fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let id = if is_first { children().trim().to_owned() } else { id.to_string() };
+        assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
+        assert_eq!(run.wait().unwrap().code(), Some(code), "SIG{signal}");
+    }
+    let output = to_the_end(&out);
+    assert!(output.status.success(), "{output:?}");
+    ended_as_the_whole(&out);
+}
+
 /// A run that had come to its last step but one, and that checkpoint.
 fn nearly_done(name: &str) -> (PathBuf, PathBuf) {
     let out = DIR.path().join(name);

@@ -47,6 +47,34 @@ fn addresses_to_serve_on_are_refused_by_commands_that_do_not_serve() {
     }
 }
 
+/// The image's health check is told nothing: at another address, or with TLS, it failed for ever.
+#[test]
+fn a_probe_without_an_address_asks_the_server_of_its_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (cert, key) = (file("tls.crt"), file("tls.key"));
+    let made = rcgen::generate_simple_self_signed(["queries.example".to_owned()]).unwrap();
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    for (cert, key) in [(&String::new(), &String::new()), (&cert, &key)] {
+        let (grpc, http) = (free_addr().to_string(), free_addr().to_string());
+        let environment = [
+            ("NEWSHOUND__GRPC_ADDR", &grpc),
+            ("NEWSHOUND__HTTP_ADDR", &http),
+            ("NEWSHOUND__ACCESS__CERT_FILE", cert),
+            ("NEWSHOUND__ACCESS__KEY_FILE", key),
+        ];
+        let is_serving = || Process::start_in(&environment, &["probe"]).ended().status.success();
+        assert!(!is_serving(), "nobody serves yet");
+        let mut server = Process::start_in(&environment, &[]);
+        server.read_to("newshound demo");
+        assert!(is_serving());
+        server.signal("TERM");
+        assert!(server.ended().status.success());
+        assert!(!is_serving(), "nobody serves any more");
+    }
+}
+
 #[test]
 fn the_settings_in_force_are_written_with_their_sources_and_nothing_is_served() {
     let variables =

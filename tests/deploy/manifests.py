@@ -1,13 +1,15 @@
 """Every object of deploy/kubernetes against strict schemas, against the house's policy, and against the other objects.
 
-    tests/deploy/manifests.py
+    tests/deploy/manifests.py target/debug/newshound-server
 
 Needs `kubectl` (for its kustomize) or `kustomize`. Nothing is sent to a cluster.
 """
 import copy
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 import urllib.parse
 from pathlib import Path
@@ -20,15 +22,18 @@ from support import DEPLOY, expect, step
 
 # sleep in preStop and gRPC probes are stable in it.
 KUBERNETES = "1.34"
-REDIS = "newshound-redis"
+REDIS, PROXY = "newshound-redis", "newshound-proxy"
 CUSTOM = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())
+# Components that no overlay has, each set upon one.
+COMPONENTS = {"base": ["hpa", "proxy"], "overlays/with-redis": ["experiments", "tls"]}
 KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "overlays/with-redis", "trainer", "bulk"]
 
 
 def main():
     n_objects = n_refused = 0
-    for name in KUSTOMIZATIONS:
-        objects = rendered(DEPLOY / "kubernetes" / name)
+    named = [(name, rendered(DEPLOY / "kubernetes" / name)) for name in KUSTOMIZATIONS]
+    named += [(f"{name} with {', '.join(more)}", with_components(name, more)) for name, more in COMPONENTS.items()]
+    for name, objects in named:
         n_objects += len(objects)
         for described in objects:
             problem = problem_of(described)
@@ -36,9 +41,12 @@ def main():
             n_refused += check_refusals(name, described)
         check_pods(name, objects)
         check_links(name, ours(objects))
-        if name.endswith("with-redis"):
+        if "with-redis" in name:
             check_redis(name, objects)
-    check_hpa()
+        if "experiments" in name:
+            check_experiments(name, objects)
+        if "proxy" in name:
+            check_proxy(name, objects)
     check_rules_are_new()
     step(f"{n_objects} objects valid for Kubernetes {KUBERNETES}, {n_refused} with a wrong field refused")
 
@@ -52,6 +60,21 @@ def rendered(folder):
     built = subprocess.run(command, capture_output=True, text=True)
     expect(built.returncode == 0, f"{folder}: {built.stderr}")
     return list(yaml.safe_load_all(built.stdout))
+
+
+def with_components(name, components):
+    """Objects of a kustomization with further components."""
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize knows no absolute paths; and whether the folder's own has links matters to `..`.
+        here = os.path.relpath(DEPLOY / "kubernetes", Path(folder).resolve())
+        described = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{here}/{name}"],
+            "components": [f"{here}/components/{component}" for component in components],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(described))
+        return rendered(folder)
 
 
 def problem_of(described):
@@ -83,13 +106,14 @@ def of_kind(objects, kind):
 
 def called(objects, kind, name):
     """The one object of a kind and a name."""
-    (found,) = [described for described in of_kind(objects, kind) if described["metadata"]["name"] == name]
-    return found
+    found = [described for described in of_kind(objects, kind) if described["metadata"]["name"] == name]
+    expect(len(found) == 1, f"{len(found)} objects are {kind} {name}")
+    return found[0]
 
 
 def ours(objects):
-    """Objects of the server, and not of a Redis beside it."""
-    return [described for described in objects if described["metadata"]["name"] != REDIS]
+    """Objects of the server, and not of what is beside it."""
+    return [described for described in objects if described["metadata"]["name"] not in (REDIS, PROXY)]
 
 
 def check_pods(name, objects):
@@ -102,12 +126,21 @@ def check_pods(name, objects):
         expect(context["runAsNonRoot"] and context["runAsUser"] == 65532, f"{where} runs as another user")
         expect(context["seccompProfile"] == {"type": "RuntimeDefault"}, f"{where} has no seccomp profile")
         (container,) = pod["containers"]
+        pulled_anew = container["image"].startswith("newshound") and container.get("imagePullPolicy") != "IfNotPresent"
+        expect(not pulled_anew, f"{where}: {container['image']} is pulled anew, also where it was loaded onto the node")
         rights = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
         expect(container["securityContext"] == rights, f"{where} has rights: {container['securityContext']}")
         resources = container["resources"]
         expect({"cpu", "memory"} <= resources["requests"].keys() and "memory" in resources["limits"], f"{where}: resources")
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         expect(mounted == {volume["name"] for volume in pod["volumes"]}, f"{where}: volumes and mounts differ")
+        paths = [Path(variable["value"]) for variable in container.get("env", []) if variable.get("value", "").startswith("/")]
+        folders = [mount["mountPath"] for mount in container["volumeMounts"]]
+        for path in paths:
+            expect(any(path.is_relative_to(folder) for folder in folders), f"{where}: nothing is mounted for {path}")
+        for volume in pod["volumes"]:
+            if "configMap" in volume:
+                called(objects, "ConfigMap", volume["configMap"]["name"])
 
 
 def check_links(name, objects):
@@ -119,12 +152,11 @@ def check_links(name, objects):
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         (settings,) = [config for config in of_kind(objects, "ConfigMap") if "server.toml" in config["data"]]
         mounted = {volume["configMap"]["name"] for volume in pod["spec"]["volumes"] if "configMap" in volume}
-        expect(mounted == {settings["metadata"]["name"]}, f"{name}: the pod mounts other settings")
+        expect(settings["metadata"]["name"] in mounted, f"{name}: the pod mounts other settings")
         settings = tomllib.loads(settings["data"]["server.toml"])
         for port, key in (("grpc", "grpc_addr"), ("metrics", "http_addr")):
             expect(settings[key] == f"0.0.0.0:{ports[port]}", f"{name}: port {port} is not {settings[key]}")
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            expect(container[probe]["grpc"]["port"] == ports["grpc"], f"{name}: {probe} asks another port")
+        check_probes(name, container, settings, ports)
         pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         drain = settings["shutdown"]["drain_deadline_ms"] / 1000
         expect(pod["spec"]["terminationGracePeriodSeconds"] > pause + drain, f"{name}: killed before it has drained")
@@ -138,12 +170,27 @@ def check_links(name, objects):
         for selector in selecting:
             expect(selector["matchLabels"].items() <= labels.items(), f"{name}: {selector} selects no pod")
         check_monitor(name, objects)
-        for scaled in of_kind(objects, "ScaledObject"):
+        scalers = of_kind(objects, "ScaledObject") + of_kind(objects, "HorizontalPodAutoscaler")
+        expect(("replicas" in deployment["spec"]) == (not scalers), f"{name}: a release sets the fleet back, or no number is set")
+        for scaled in scalers:
             target = scaled["spec"]["scaleTargetRef"]["name"]
             expect(target == deployment["metadata"]["name"], f"{name}: {target} is scaled")
             (trigger,) = scaled["spec"]["triggers"]
             namespace = scaled["metadata"].get("namespace", "default")
             expect(f'namespace="{namespace}"' in trigger["metadata"]["query"], f"{name}: scaled by servers of another namespace than {namespace}")
+
+
+def check_probes(name, container, settings, ports):
+    """Probes by gRPC know no TLS: a pod that wants it would never be ready."""
+    environment = {variable["name"] for variable in container.get("env", [])}
+    has_tls = "NEWSHOUND__ACCESS__CERT_FILE" in environment or settings.get("access", {}).get("cert_file")
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = container[kind]
+        if has_tls:
+            expect("grpc" not in probe, f"{name}: {kind} does not speak TLS")
+            expect(probe["httpGet"] == {"path": "/healthz", "port": "metrics"}, f"{name}: {kind} asks for another page")
+        else:
+            expect(probe["grpc"]["port"] == ports["grpc"], f"{name}: {kind} asks another port")
 
 
 def check_redis(name, objects):
@@ -163,14 +210,15 @@ def check_redis(name, objects):
     url = urllib.parse.urlsplit(environment["NEWSHOUND__CACHE__REDIS__URL"]["value"])
     expect((url.hostname, url.port) == (REDIS, service["spec"]["ports"][0]["port"]), f"{name}: the URL is {url}")
     # Kubernetes puts in what was defined before, and both must mean the same secret.
-    expect(url.password == "$(REDIS_PASSWORD)" and list(environment)[0] == "REDIS_PASSWORD", f"{name}: no password")
+    before = list(environment).index("REDIS_PASSWORD") < list(environment).index("NEWSHOUND__CACHE__REDIS__URL")
+    expect(url.password == "$(REDIS_PASSWORD)" and before, f"{name}: no password")
     expect(container["env"] == [environment["REDIS_PASSWORD"]], f"{name}: two passwords")
     args = container["args"]
     expect(args[args.index("--requirepass") + 1] == "$(REDIS_PASSWORD)", f"{name}: Redis wants no password")
     expect(args[args.index("--save") + 1] == "", f"{name}: Redis writes answers to a disk")
     mounts = {mount["name"]: mount["mountPath"] for mount in asking["volumeMounts"]}
     secret = environment["NEWSHOUND__CACHE__REDIS__SECRET_FILE"]["value"]
-    (volume,) = [volume for volume in server["spec"]["volumes"] if "secret" in volume]
+    (volume,) = [volume for volume in server["spec"]["volumes"] if volume["name"] == "redis-secret"]
     expect(secret == f"{mounts[volume['name']]}/{volume['secret']['items'][0]['path']}", f"{name}: {secret} is not mounted")
     clients = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
     expect(clients.items() <= server["metadata"]["labels"].items(), f"{name}: clients of Redis are {clients}")
@@ -195,11 +243,53 @@ def check_monitor(name, objects):
         expect(clients == {"newshound-client": "true"}, f"{name}: clients are {clients}")
 
 
-def check_hpa():
-    """The component that no overlay uses."""
-    (scaler,) = yaml.safe_load_all((DEPLOY / "kubernetes/components/hpa/scale.yaml").read_text())
-    expect(problem_of(scaler) is None, f"hpa: {problem_of(scaler)}")
-    check_refusals("hpa", scaler)
+def check_proxy(name, objects):
+    """The way from clients through Envoy to the servers."""
+    pod = called(objects, "Deployment", PROXY)["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    service, policy = called(objects, "Service", PROXY), called(objects, "NetworkPolicy", PROXY)
+    selecting = [called(objects, kind, PROXY)["spec"]["selector"]["matchLabels"] for kind in ("Deployment", "PodDisruptionBudget")]
+    selecting += [service["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"]]
+    for selector in selecting:
+        expect(selector == {"app.kubernetes.io/name": PROXY} and selector.items() <= labels.items(), f"{name}: {selector} selects no proxy")
+    (container,), (volume,) = pod["spec"]["containers"], pod["spec"]["volumes"]
+    text = called(objects, "ConfigMap", volume["configMap"]["name"])["data"]["envoy.yaml"]
+    expect(text == (DEPLOY / "proxy/envoy.yaml").read_text(), f"{name}: another envoy.yaml than deploy/proxy has")
+    path = f"{container['volumeMounts'][0]['mountPath']}/envoy.yaml"
+    expect(container["args"][:2] == ["--config-path", path], f"{name}: envoy.yaml is not mounted where it is read")
+    resources = yaml.safe_load(text)["static_resources"]
+    listens = resources["listeners"][0]["address"]["socket_address"]["port_value"]
+    (port,), (offered,) = container["ports"], service["spec"]["ports"]
+    expect(port == {"name": offered["targetPort"], "containerPort": listens}, f"{name}: Envoy listens on {listens}")
+    for probe in ("readinessProbe", "livenessProbe"):
+        expect(container[probe]["tcpSocket"]["port"] == port["name"], f"{name}: {probe} asks another port")
+    upstream = resources["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
+    servers = called(objects, "Service", upstream["address"])
+    expect(servers["spec"]["clusterIP"] == "None", f"{name}: Envoy sees no single servers")
+    expect(upstream["port_value"] in {port["port"] for port in servers["spec"]["ports"]}, f"{name}: Envoy calls {upstream}")
+    clients = called(objects, "NetworkPolicy", "newshound")["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    expect(clients.items() <= labels.items(), f"{name}: the servers do not let Envoy in")
+    expect(policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == clients, f"{name}: clients of Envoy")
+    to = [way["to"][0].get("podSelector", {}).get("matchLabels") for way in policy["spec"]["egress"]]
+    expect(to == [servers["spec"]["selector"], None], f"{name}: Envoy may call {to}")
+
+
+def check_experiments(name, objects):
+    """The server accepts the file, finds it where it looks, and hears of its changes; each has a log of its own."""
+    (container,) = called(objects, "Deployment", "newshound")["spec"]["template"]["spec"]["containers"]
+    environment = {variable["name"].removeprefix("NEWSHOUND__EXPERIMENTS__"): variable for variable in container["env"]}
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    folder, file = os.path.split(environment["FILE"]["value"])
+    expect(mounts["experiments"]["mountPath"] == folder, f"{name}: experiments are looked for in {folder}")
+    expect(not {"subPath", "subPathExpr"} & mounts["experiments"].keys(), f"{name}: a change of experiments is never seen")
+    expect(mounts["exposures"]["mountPath"] == environment["LOG_DIR"]["value"], f"{name}: the log is written elsewhere")
+    expect(mounts["exposures"].get("subPathExpr") == "$(POD_NAME)" and "POD_NAME" in environment, f"{name}: servers share a log")
+    expect("valueFrom" in environment["READER_SALT"], f"{name}: the salt is no secret")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as written:
+        written.write(called(objects, "ConfigMap", "newshound-experiments")["data"][file])
+        written.flush()
+        checked = subprocess.run([sys.argv[1], "experiment", "check", written.name], capture_output=True, text=True)
+    expect(checked.returncode == 0, f"{name}: {checked.stderr}")
 
 
 def check_rules_are_new():

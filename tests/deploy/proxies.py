@@ -66,12 +66,15 @@ class Envoy(Proxy):
     # Maglev does not promise that none moves. Source: Eisenbud et al., "Maglev", NSDI 2016, 5.3.
     strays_max, is_patient = 0.01, True
 
-    def __init__(self, servers, work):
+    def __init__(self, servers, work, change_routes=lambda routes: None):
         self.port, self.admin = free_ports(2)
         config = yaml.safe_load((DEPLOY / "proxy/envoy.yaml").read_text())
         config["admin"]["address"]["socket_address"]["port_value"] = self.admin
         (listener,), (cluster,) = config["static_resources"]["listeners"], config["static_resources"]["clusters"]
         listener["address"]["socket_address"] |= {"address": "127.0.0.1", "port_value": self.port}
+        (chain,) = listener["filter_chains"]
+        (host,) = chain["filters"][0]["typed_config"]["route_config"]["virtual_hosts"]
+        change_routes(host["routes"])
         # In a cluster one name resolves to all servers, which have one port; here they have one address and a port each.
         addresses = [{"address": "127.0.0.1", "port_value": server.grpc} for server in servers]
         endpoints = [{"endpoint": {"address": {"socket_address": address}}} for address in addresses]

@@ -1,7 +1,10 @@
 """Runs every `sh` block of the tutorials, each tutorial as one script; `console` blocks need a cluster or Docker and are not run.
 
     tests/deploy/tutorials.py target/debug     (the folder with newshound-server and newshound-trainer)
+    tests/deploy/tutorials.py                  (links and `python` blocks alone)
 """
+import ast
+import builtins
 import contextlib
 import os
 import re
@@ -15,24 +18,53 @@ from pathlib import Path
 from support import DEPLOY, REPOSITORY, expect, free_ports, step
 
 TIMEOUT_S = 600
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 def main():
-    programs = Path(sys.argv[1]).resolve()
     check_links()
+    check_python()
+    if len(sys.argv) == 1:
+        return
+    programs = Path(sys.argv[1]).resolve()
     for path in sorted((DEPLOY / "tutorials").glob("*.md")):
-        blocks = BLOCK.findall(path.read_text())
+        blocks = blocks_of(path, "sh")
         if blocks:
             run(path.name, "".join(blocks), programs)
             step(f"{path.name}: {len(blocks)} blocks")
+
+
+def blocks_of(path, language):
+    return [block for found, block in BLOCK.findall(path.read_text()) if found == language]
 
 
 def check_links():
     for path in [*DEPLOY.rglob("*.md"), *(REPOSITORY / "tests/deploy").glob("*.md")]:
         for target in LINK.findall(path.read_text()):
             expect((path.parent / target).exists(), f"{path.relative_to(REPOSITORY)} links to {target}")
+
+
+def check_python():
+    """Every `python` block is Python, and knows every name that it uses."""
+    n_blocks = 0
+    for path in [REPOSITORY / "README.md", *DEPLOY.rglob("*.md")]:
+        for block in blocks_of(path, "python"):
+            unknown = unknown_names(ast.parse(block))
+            expect(not unknown, f"{path.relative_to(REPOSITORY)}: Python does not know {unknown}")
+            n_blocks += 1
+    expect(n_blocks > 0, "no block of Python was found")
+    step(f"links; {n_blocks} blocks of Python know the names that they use")
+
+
+def unknown_names(tree):
+    """Names that are used, and neither bound anywhere nor Python's own."""
+    nodes = list(ast.walk(tree))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    known = {name.id for name in names if not isinstance(name.ctx, ast.Load)} | set(dir(builtins))
+    imports = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    known |= {alias.asname or alias.name.split(".")[0] for alias in imports}
+    return sorted({name.id for name in names} - known)
 
 
 def run(name, script, programs):

@@ -311,6 +311,8 @@ async fn the_example_of_the_readme_asks_the_server() {
 fn every_client_repeats_calls_alike() {
     let file = include_str!("../../deploy/clients/python/newshound_client/retry.json");
     let file: serde_json::Value = serde_json::from_str(file).unwrap();
+    // The smaller one of it and the caller's deadline would count, and nobody would see why.
+    assert_eq!(file["methodConfig"][0].get("timeout"), None);
     let policy = &file["methodConfig"][0]["retryPolicy"];
     assert_eq!(policy["maxAttempts"], Policy::STANDARD.attempts_max);
     assert_eq!(policy["initialBackoff"], format!("{}s", BACKOFF_FIRST.as_secs_f64()));

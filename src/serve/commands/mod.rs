@@ -30,7 +30,7 @@ use thiserror::Error;
 pub const ENVIRONMENT_PREFIX: &str = "NEWSHOUND__";
 /// What the help says of variables.
 pub const ENVIRONMENT_HELP: &str = "\
-Environment, for the demo and for `serve`:
+Environment, for the demo, for `serve`, and for `probe` without --addr:
   NEWSHOUND__GRPC_ADDR, NEWSHOUND__ENGINE__ROWS_MAX, ...
           Any setting of deploy/server.toml: NEWSHOUND__KEY or NEWSHOUND__SECTION__KEY. It wins over the file.
 
