@@ -15,7 +15,6 @@ use crate::{
         cache::{AnswerCache, CacheKey, Found, Freshness},
         candidate::{Answer, Candidate},
         cohorts::Cohorts,
-        engine::Deadline,
         flights::{Flight, Flights, Landed, Progress, Seat},
         metrics::{Metrics, outcome::Outcome},
         owner::{Epochs, Owner},
@@ -255,7 +254,7 @@ impl Answerer {
         if let Some(failed) = self.failures.get(key, now).await {
             return Some(Course::Failed(ServeError::clone(&failed.answer)));
         }
-        let watcher = self.flights.follow(key, question.deadline)?;
+        let watcher = self.flights.follow(key, question.passenger())?;
         Some(Course::Flying(watcher, Origin::Coalesced))
     }
 
@@ -287,12 +286,12 @@ impl Answerer {
             }
         };
         let (flight, watcher) = if question.cache == CacheMode::Default {
-            match self.flights.join(key, question.deadline) {
+            match self.flights.join(key, question.passenger()) {
                 Seat::Follower(watcher) => return Course::Flying(watcher, Origin::Coalesced),
                 Seat::Leader(flight, watcher) => (flight, watcher),
             }
         } else {
-            Flight::alone(Deadline::new(question.deadline))
+            Flight::alone(question.passenger())
         };
         self.fly(question, flight, key, charge);
         Course::Flying(watcher, origin)
@@ -317,11 +316,12 @@ impl Answerer {
         let Ok(charge) = admission::charge(&self.budgets, &question) else {
             return self.metrics.cache_renewal("skipped");
         };
-        let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
-        self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
         // No request waits for it, so it is in the trace of none.
-        let trace = Trace::default();
-        self.fly(Question { class: Class::Bulk, trace, ..question }, flight, key, charge);
+        let (class, deadline, trace) = (Class::Bulk, None, Trace::default());
+        let question = Question { class, deadline, trace, ..question };
+        let Some((flight, mut watcher)) = self.flights.lead(key, question.passenger()) else { return };
+        self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
+        self.fly(question, flight, key, charge);
         // A flight that nobody watches is given up.
         tokio::spawn(async move {
             let _ = watcher.wait_for(|progress| progress.outcome.is_some()).await;

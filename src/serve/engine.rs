@@ -10,7 +10,7 @@ use crate::{
         sampler::SamplerSettings,
     },
     serve::{
-        batcher::{Batcher, Class, Picked, Room, Sharing},
+        batcher::{Batcher, Class, Picked, Room, Sharing, Standing},
         bill::Bill,
         cost::{PrefillRate, Saving, Spending, split},
         engine::{
@@ -42,6 +42,7 @@ mod admission;
 mod deadline;
 mod generator;
 mod pace;
+mod precedence;
 pub mod prefixes;
 mod rates;
 mod thread;
@@ -49,6 +50,7 @@ mod thread;
 pub use admission::Ticket;
 pub use deadline::Deadline;
 pub use generator::Generator;
+pub use precedence::Precedence;
 pub use rates::Work;
 
 /// Limits of the batch and its queue.

@@ -17,11 +17,17 @@ use newshound::{
 };
 use serde_json::json;
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, Status};
+
+/// Lists by locale.
+fn cohorts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/cohorts.toml")
+}
 
 const SHORTEST: Duration = Duration::from_nanos(1);
 
@@ -260,13 +266,56 @@ async fn a_deadline_that_is_too_near_for_all_lists_gets_one_and_for_none_is_refu
 }
 
 #[tokio::test]
+async fn a_queue_with_room_for_the_tokens_of_one_list_gets_that_one() {
+    // A prompt counts as long as it may be before any was measured.
+    let settings = |settings: &mut ServeSettings| {
+        let generation = settings.generation;
+        settings.engine.queue_tokens_max = generation.prompt_tokens_max + generation.output_tokens_max;
+    };
+    let server = Plan::new().with(settings).start().await;
+    let less = ask(&mut server.client().await, request("reader")).await;
+    assert_eq!(less.degradation, short(Rung::Greedy, DegradationReason::Pressure));
+    assert_eq!(n_candidates(&less), 1);
+}
+
+#[tokio::test]
 async fn a_queue_without_room_for_the_tokens_of_a_request_refuses_it_before_they_are_made() {
-    let server = Plan::new().with(|settings| settings.engine.queue_tokens_max = 100).start().await;
-    let status = within(server.client().await.generate_queries(request("reader"))).await.unwrap_err();
+    let settings = |settings: &mut ServeSettings| {
+        settings.engine.queue_tokens_max = 100;
+        settings.degradation.cohort_file = Some(cohorts());
+    };
+    let server = Plan::new().with(settings).start().await;
+    let mut client = server.client().await;
+    let status = within(client.generate_queries(request("reader"))).await.unwrap_err();
     let details = refusal(&status, Code::ResourceExhausted, "TOKEN_BACKLOG");
     assert!(details.retry_info().is_some() && status.metadata().contains_key("grpc-retry-pushback-ms"));
+    let mut modest = request("reader");
+    options(&mut modest).lowest_rung = Rung::Cohort.into();
+    let answer = ask(&mut client, modest).await;
+    assert_eq!(answer.degradation, short(Rung::Cohort, DegradationReason::Pressure));
     assert_eq!(server.metric("newshound_prompt_tokens_count").await, Some(0.0));
     assert_eq!(server.metric("newshound_queue_refused_total{reason=\"tokens\"}").await, Some(1.0));
+}
+
+#[tokio::test]
+async fn bulk_waits_for_all_of_it_unless_it_allows_less() {
+    let server = Plan::new().gated().with(pressed_at_once).start().await;
+    let client = server.client().await;
+    let running = press(&server, &client).await;
+    let prompts = server.metric("newshound_prompt_tokens_count").await.unwrap();
+    let bulk = |user: &str, lowest: Rung| {
+        let mut request = request(user);
+        options(&mut request).lowest_rung = lowest.into();
+        GenerateQueriesRequest { priority: Priority::Bulk.into(), ..request }
+    };
+    let calls = [bulk("open", Rung::Unspecified), bulk("lax", Rung::Stale)].map(|it| call(&client, it));
+    server.until("newshound_prompt_tokens_count", prompts + 2.0).await;
+    server.gate.open();
+    done(running).await;
+    let [all, less] = calls;
+    let (all, less) = (done(all).await, done(less).await);
+    assert_eq!((all.degradation, n_candidates(&all)), (None, 4));
+    assert_eq!(less.degradation, short(Rung::Greedy, DegradationReason::Pressure));
 }
 
 /// A request that wants all of so many candidates.
@@ -325,11 +374,10 @@ async fn who_is_waited_for_goes_first_and_bulk_has_half_of_the_queue() {
 
 #[tokio::test]
 async fn who_would_be_refused_gets_the_list_of_her_locale_if_she_may_and_there_is_one() {
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/cohorts.toml");
     let settings = |settings: &mut ServeSettings| {
         settings.engine.queue_requests_max = 1;
         settings.engine.rows_max = 32;
-        settings.degradation.cohort_file = Some(file);
+        settings.degradation.cohort_file = Some(cohorts());
         settings.degradation.lowest_rung = newshound::experiment::policy::Rung::Cohort;
     };
     let server = Plan::new().gated().with(settings).start().await;

@@ -3,6 +3,7 @@ use super::{Answerer, ServeError, admission, elsewhere::Turn};
 use crate::{
     experiment::policy::Rung,
     serve::{
+        batcher::Class,
         cache::{CacheKey, Found, Freshness, Keep},
         candidate::{Answer, Candidate},
         engine::{EngineError, Ticket},
@@ -29,7 +30,7 @@ impl Answerer {
         key: CacheKey,
         charge: Charge,
     ) {
-        let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question, &self.metrics));
+        let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question, &flight, &self.metrics));
         let (trace, lines) = (question.trace.clone(), question.trace.log_span());
         // Before anybody can join it: whoever does, points to this trace.
         flight.progress.send_modify(|progress| progress.trace = trace);
@@ -123,7 +124,9 @@ impl Answerer {
         if question.rung > Rung::Full || fell_short {
             return Keep::only(fresh.min(self.degradation.answer_ttl));
         }
-        let spare = if question.lowest_rung >= Rung::Stale { self.degradation.spare } else { Duration::ZERO };
+        // What is made ahead is for readers who may have it when it is old, whatever bulk may itself.
+        let is_spare = question.lowest_rung >= Rung::Stale || question.class == Class::Bulk;
+        let spare = if is_spare { self.degradation.spare } else { Duration::ZERO };
         let stale = policy.cache_stale.unwrap_or(settings.stale);
         Keep::until(fresh, settings.renew_ahead, (stale, spare), rand::random())
     }
