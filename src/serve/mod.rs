@@ -20,6 +20,7 @@ pub mod health;
 pub mod http;
 pub mod ladder;
 pub mod ledger;
+pub mod looks;
 pub mod metrics;
 pub mod models;
 mod opening;

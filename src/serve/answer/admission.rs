@@ -73,10 +73,15 @@ pub(super) fn exhausted(exhausted: Exhausted, question: &Question, metrics: &Met
     ServeError::TenantLimit { tenant, tokens_per_minute, retry_after }
 }
 
-/// Takes a place in the queue for a question.
-pub(super) fn ticket(question: &Question, flight: &Flight, metrics: &Metrics) -> Result<Ticket, EngineError> {
+/// Takes a place in the queue for those who wait for the answer to a question.
+pub(super) fn place(question: &Question, flight: &Flight) -> Result<Ticket, EngineError> {
     let (work, precedence) = (work(question, &question.options), Arc::clone(&flight.precedence));
-    let ticket = question.writer.engine.admit(&work, precedence);
+    question.writer.engine.admit(&work, precedence)
+}
+
+/// The same at the door.
+pub(super) fn ticket(question: &Question, flight: &Flight, metrics: &Metrics) -> Result<Ticket, EngineError> {
+    let ticket = place(question, flight);
     metrics.admission(question.class, if ticket.is_ok() { "admitted" } else { "refused" });
     ticket
 }
