@@ -67,7 +67,7 @@ pub(super) async fn models(
     let gate = (Arc::clone(topics), Arc::clone(metrics));
     let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, gate);
     let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
-    let first = workshop.start(first, 1, place)?;
+    let first = workshop.start(first, 1, place).await?;
     let dir = settings.admin.models_dir.clone();
     Ok((Arc::clone(&experiments), Models::new(first, workshop, experiments, dir)))
 }
