@@ -1,19 +1,18 @@
 //! Where there is no time or room for all that is asked, an answer falls short and says so; what cannot be is refused at the door.
+mod classes;
+mod log;
+
 use super::{
     experiments::file,
-    feedback::{exposures, plan, records},
-    script::LIST,
+    script::{LIST, tokens},
     server::{Client, Plan, Server, ask, cache_status, options, refusal, request, within},
 };
-use newshound::{
-    experiment::record::Exposure,
-    serve::{
-        rpc::proto::{
-            CacheStatus, Degradation, DegradationReason, ExperimentContext, ForcedArm,
-            GenerateQueriesRequest, GenerateQueriesResponse, Priority, Rung,
-        },
-        settings::ServeSettings,
+use newshound::serve::{
+    rpc::proto::{
+        CacheStatus, Degradation, DegradationReason, ExperimentContext, ForcedArm, GenerateQueriesRequest,
+        GenerateQueriesResponse, Priority, Rung,
     },
+    settings::ServeSettings,
 };
 use serde_json::json;
 use std::{
@@ -181,26 +180,6 @@ async fn a_stored_answer_that_is_too_old_is_used_before_anybody_waits_unless_it_
     assert_eq!(server.metric(series).await, Some(2.0));
 }
 
-#[tokio::test]
-async fn the_log_says_how_far_an_exposed_answer_fell_short() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut server = plan(&dir).gated().with(pressed_at_once).start().await;
-    let client = server.client().await;
-    let running = press(&server, &client).await;
-    let open = |user: &str| GenerateQueriesRequest { options: None, ..request(user) };
-    let waiting = call(&client, open("reader"));
-    server.until("newshound_prompt_tokens_count", 5.0).await;
-    server.gate.open();
-    let answers = [done(running).await, done(waiting).await];
-    drop(client);
-    let records = records(&mut server, dir.path()).await;
-    for (answer, degraded) in answers.iter().zip([None, Some("greedy")]) {
-        let is_it = |exposure: &&&Exposure| exposure.response_id == answer.response_id;
-        let exposures = exposures(&records);
-        assert_eq!(exposures.iter().find(is_it).unwrap().degraded.as_deref(), degraded);
-    }
-}
-
 /// A list of some seventy tokens.
 const LONG: &str = "solar storm tonight over the northern lakes again\ntrain strike talks in the capital end without result\n\
     city council vote on the harbour bridge is late\nfootball cup final tickets are sold out in minutes\n\
@@ -266,6 +245,41 @@ async fn a_deadline_that_is_too_near_for_all_lists_gets_one_and_for_none_is_refu
 }
 
 #[tokio::test]
+async fn a_deadline_that_only_the_wait_makes_too_near_is_told_when_to_come_back() {
+    let server = Plan::new().gated().with(|settings| settings.engine.rows_max = 4).start().await;
+    let client = server.client().await;
+    let mut calls = Vec::new();
+    for (user, n_prompts) in [("first", 1.0), ("second", 2.0), ("third", 3.0)] {
+        calls.push(call(&client, whole(request(user))));
+        server.until("newshound_prompt_tokens_count", n_prompts).await;
+    }
+    // Just the first ends; the second leaves a good while after it, as far as anybody knows for want of speed.
+    server.gate.allow(tokens().encode_text(LIST).len());
+    within(calls.remove(0)).await.unwrap().unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        server.get("/healthz").await;
+    }
+    server.gate.open();
+    for call in calls {
+        done(call).await;
+    }
+    server.until("newshound_running_rows", 0.0).await;
+    server.gate.close();
+    let before = server.metric(ESTIMATED).await.unwrap();
+    let running = call(&client, whole(request("fourth")));
+    server.until("newshound_running_rows", 4.0).await;
+    let takes = Duration::from_secs_f64(server.metric(ESTIMATED).await.unwrap() - before);
+    let late = within_time(whole(request("late")), takes * 3 / 2);
+    let status = within(client.clone().generate_queries(late)).await.unwrap_err();
+    let details = refusal(&status, Code::DeadlineExceeded, "DEADLINE_UNREACHABLE");
+    assert!(details.retry_info().unwrap().retry_delay.unwrap() > Duration::ZERO);
+    assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
+    server.gate.open();
+    done(running).await;
+}
+
+#[tokio::test]
 async fn a_queue_with_room_for_the_tokens_of_one_list_gets_that_one() {
     // A prompt counts as long as it may be before any was measured.
     let settings = |settings: &mut ServeSettings| {
@@ -297,79 +311,11 @@ async fn a_queue_without_room_for_the_tokens_of_a_request_refuses_it_before_they
     assert_eq!(server.metric("newshound_queue_refused_total{reason=\"tokens\"}").await, Some(1.0));
 }
 
-#[tokio::test]
-async fn bulk_waits_for_all_of_it_unless_it_allows_less() {
-    let server = Plan::new().gated().with(pressed_at_once).start().await;
-    let client = server.client().await;
-    let running = press(&server, &client).await;
-    let prompts = server.metric("newshound_prompt_tokens_count").await.unwrap();
-    let bulk = |user: &str, lowest: Rung| {
-        let mut request = request(user);
-        options(&mut request).lowest_rung = lowest.into();
-        GenerateQueriesRequest { priority: Priority::Bulk.into(), ..request }
-    };
-    let calls = [bulk("open", Rung::Unspecified), bulk("lax", Rung::Stale)].map(|it| call(&client, it));
-    server.until("newshound_prompt_tokens_count", prompts + 2.0).await;
-    server.gate.open();
-    done(running).await;
-    let [all, less] = calls;
-    let (all, less) = (done(all).await, done(less).await);
-    assert_eq!((all.degradation, n_candidates(&all)), (None, 4));
-    assert_eq!(less.degradation, short(Rung::Greedy, DegradationReason::Pressure));
-}
-
 /// A request that wants all of so many candidates.
 fn of(priority: Priority, n_candidates: u32) -> GenerateQueriesRequest {
     let mut request = whole(request(&format!("reader of {n_candidates}")));
     options(&mut request).candidate_count = Some(n_candidates);
     GenerateQueriesRequest { priority: priority.into(), ..request }
-}
-
-#[tokio::test]
-async fn who_is_waited_for_goes_first_and_bulk_has_half_of_the_queue() {
-    let settings = |settings: &mut ServeSettings| {
-        settings.engine.rows_max = 5;
-        settings.engine.queue_requests_max = 4;
-        settings.engine.aging = Duration::from_secs(600);
-    };
-    // Generations by their rows, in the order in which they begin.
-    let begun = Arc::new(Mutex::new(Vec::new()));
-    let of_text = Arc::clone(&begun);
-    let text = move |row_idx: usize, _| {
-        let mut begun = of_text.lock().unwrap();
-        begun.extend((row_idx == 0).then_some(0));
-        *begun.last_mut().unwrap() += 1;
-        LIST.to_owned()
-    };
-    let server = Plan::new().gated().with(settings).writing(text).start().await;
-    let client = server.client().await;
-    let mut calls = vec![call(&client, of(Priority::Default, 5))];
-    server.until("newshound_running_rows", 5.0).await;
-    let waiting =
-        [(Priority::Bulk, 4), (Priority::Bulk, 3), (Priority::Default, 2), (Priority::Interactive, 1)];
-    for (priority, n_candidates) in waiting {
-        if priority == Priority::Default {
-            let third = within(client.clone().generate_queries(of(Priority::Bulk, 6))).await;
-            refusal(&third.unwrap_err(), Code::ResourceExhausted, "QUEUE_FULL");
-        }
-        calls.push(call(&client, of(priority, n_candidates)));
-        server.until("newshound_prompt_tokens_count", calls.len() as f64).await;
-    }
-    for (class, decision, expected) in [
-        ("bulk", "admitted", 2.0),
-        ("bulk", "refused", 1.0),
-        ("default", "admitted", 2.0),
-        ("interactive", "admitted", 1.0),
-        ("interactive", "refused", 0.0),
-    ] {
-        let series = format!("newshound_admissions_total{{class=\"{class}\",decision=\"{decision}\"}}");
-        assert_eq!(server.metric(&series).await, Some(expected), "{series}");
-    }
-    server.gate.open();
-    for call in calls {
-        done(call).await;
-    }
-    assert_eq!(*begun.lock().unwrap(), [5, 1, 2, 4, 3]);
 }
 
 #[tokio::test]
