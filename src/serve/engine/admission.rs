@@ -286,9 +286,9 @@ mod tests {
     #[test]
     fn nobody_waits_longer_than_was_expected_where_many_of_all_classes_wait() {
         let mut seed = 7_u32;
-        let mut below = |n: u32| {
+        let mut below = |n: usize| {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (seed >> 16) % n
+            (seed >> 16) as usize % n
         };
         for round in 0..300 {
             let probe = Class::ALL[round % 3];
@@ -297,11 +297,11 @@ mod tests {
             let sharing = Sharing { interactive: 0.0, above_bulk, aging: AGING };
             let mut simulated = Simulated::new(sharing);
             for _ in 0..below(40) {
-                let waited = Duration::from_millis(u64::from(below(4000)));
-                simulated.come(Class::ALL[below(3) as usize], waited);
+                let waited = Duration::from_millis(below(4000) as u64);
+                simulated.come(Class::ALL[below(3)], waited);
             }
             // So that turns are due or were just had.
-            for _ in 0..below(12).min(simulated.classes.len() as u32 / 2) {
+            for _ in 0..below(12).min(simulated.classes.len() / 2) {
                 simulated.pass(probe);
             }
             let (came, expected) = (simulated.now, simulated.expected(probe, &sharing));

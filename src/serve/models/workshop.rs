@@ -97,6 +97,8 @@ pub struct Loaded {
     origin: Origin,
     load_time: Option<Duration>,
     make: Make,
+    /// Whether it tries how fast it is on its thread, before it takes requests.
+    tries: bool,
 }
 
 /// Makes a generator on the thread where it is used, and says how fast it is there if it tried.
@@ -115,7 +117,13 @@ impl Loaded {
         origin: Origin,
         make: impl FnOnce() -> G + Send + 'static,
     ) -> Self {
-        Self { parts, origin, load_time: None, make: Box::new(move || (Box::new(make()), None)) }
+        Self {
+            parts,
+            origin,
+            load_time: None,
+            make: Box::new(move || (Box::new(make()), None)),
+            tries: false,
+        }
     }
 
     /// A bundle that was read from there.
@@ -147,7 +155,7 @@ impl Loaded {
             }
             (Box::new(batch), warmth)
         });
-        Ok(Self { parts, origin, load_time: None, make })
+        Ok(Self { parts, origin, load_time: None, make, tries: true })
     }
 
     /// Where it was read from.
@@ -282,13 +290,15 @@ impl Workshop {
         generation: u64,
         place: Place,
     ) -> Result<Arc<Writer>, LoadError> {
-        let Loaded { parts, origin, load_time, make } = loaded;
+        let Loaded { parts, origin, load_time, make, tries } = loaded;
         let settings = fitted(self.generation, &parts)?;
         let opening = prompt::opening(&parts.tokens).into();
         let (engine, mut thread) = Engine::start(self.limits, opening, Arc::clone(&self.metrics), make)
             .map_err(LoadError::Thread)?;
-        // A thread that ends instead says so itself.
-        let _ = (&mut thread.warm).await;
+        if tries {
+            // A thread that ends instead says so itself.
+            let _ = (&mut thread.warm).await;
+        }
         self.threads.spawn(see_to_its_end(thread, place, (generation, self.panicked.clone())));
         let facts = ModelFacts {
             generation,
