@@ -9,6 +9,8 @@ use super::Verdict;
 const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 8..=15;
 /// Digits of a phone number that begins with 0.
 const DOMESTIC_DIGITS: std::ops::RangeInclusive<usize> = 9..=12;
+/// Digits of a French phone number, which is written in pairs: one of few that do not begin with a longer group.
+const PAIRED_DIGITS: usize = 10;
 /// Characters of an account number (ISO 13616).
 const IBAN_CHARS: std::ops::RangeInclusive<usize> = 15..=34;
 /// A word of letters and digits as long as this is a key or a token, not something to read.
@@ -17,6 +19,9 @@ const SECRET_CHARS_MIN: usize = 20;
 const PASSWORDS: [&str; 6] = ["password", "passwd", "pwd", "api_key", "apikey", "contraseña"];
 /// What stands before a secret only if that mixes letters and digits: titles of films have these words too.
 const TOKENS: [&str; 4] = ["token", "access_token", "secret", "key"];
+/// The same among the parameters of an address; elsewhere they are words like others.
+const PARAMETERS: [&str; 9] =
+    ["session", "sessionid", "session_id", "sid", "code", "auth", "auth_token", "sig", "signature"];
 
 /// Judges a text where a rule applies.
 pub fn verdict(text: &str) -> Option<Verdict> {
@@ -72,6 +77,7 @@ fn is_personal(text: &str) -> bool {
     let of_word = |idx: usize| {
         is_mail_address(words[idx])
             || is_key(words[idx])
+            || has_secret_parameter(words[idx])
             || is_account(&words[idx..])
             || is_secret(&words[idx..])
     };
@@ -94,8 +100,20 @@ fn is_secret(words: &[&str]) -> bool {
         None => return false,
     };
     let name = name.rsplit(['?', '&', ';', '/']).next().unwrap_or(name);
-    let is_mixed = value.contains(|c: char| c.is_ascii_digit()) && value.contains(char::is_alphabetic);
-    (PASSWORDS.contains(&name) && !value.is_empty()) || (TOKENS.contains(&name) && is_mixed)
+    (PASSWORDS.contains(&name) && !value.is_empty()) || (TOKENS.contains(&name) && is_mixed(value))
+}
+
+fn is_mixed(value: &str) -> bool {
+    value.contains(|c: char| c.is_ascii_digit()) && value.contains(char::is_alphabetic)
+}
+
+/// A parameter of an address, whichever, that is a secret.
+fn has_secret_parameter(word: &str) -> bool {
+    let parameters = word.split(['?', '&', ';', '#']).skip(1).filter_map(|part| part.split_once('='));
+    parameters.into_iter().any(|(name, value)| {
+        (PASSWORDS.contains(&name) && !value.is_empty())
+            || ((TOKENS.contains(&name) || PARAMETERS.contains(&name)) && is_mixed(value))
+    })
 }
 
 /// Letters and digits mixed in one long word.
@@ -173,12 +191,17 @@ fn is_number(groups: &[Group<'_>], digits: &str) -> bool {
         && DOMESTIC_DIGITS.contains(&digits.len())
         && joints.iter().all(|joint| matches!(*joint, "" | "-" | "–" | "/" | ")"));
     let is_hyphen = |joint: &str| matches!(joint, "-" | "–");
+    let is_paired = digits.starts_with('0')
+        && !digits.starts_with("00")
+        && digits.len() == PAIRED_DIGITS
+        && lengths.iter().all(|&length| length == 2)
+        && joints.iter().all(|joint| *joint == joints[0] && matches!(*joint, "" | "." | "-"));
     let is_american = lengths == [3, 3, 4] && (is_hyphen(joints[1]) || joints == [".", "."]);
     let is_social_security = lengths == [3, 2, 4] && joints.iter().all(|joint| is_hyphen(joint));
     let is_card = is_issued(digits)
         && joints.iter().all(|joint| joint.is_empty() || is_hyphen(joint))
         && has_check_digit(digits);
-    is_international || is_domestic || is_american || is_social_security || is_card
+    is_international || is_domestic || is_paired || is_american || is_social_security || is_card
 }
 
 /// Groups of digits in their order; `joint` is all that stands before a group and after the one before.
@@ -242,6 +265,14 @@ mod tests {
                 "0170-123-4567 who is this",
                 "room 12 0170 1234567",
                 "0170 1234567 0171 7654321",
+                "06 12 34 56 78",
+                "appeler le 01.42.68.53.00 demain",
+                "06-12-34-56-78",
+                "https://example.org/login?session=a1b2c3",
+                "https://example.org/back?state=on&code=4f0adx4",
+                "example.org/file?expires=1700000000&sig=x9y8z7",
+                "https://example.org/#auth=abc123&lang=en",
+                "https://example.org/?lang=en&password=hunter",
                 "(415) 555-2671",
                 "415-555-2671 area code",
                 "123-45-6789",
@@ -277,6 +308,13 @@ mod tests {
                 "0.00000001 btc to usd",
                 "isbn 0-13-468599-7",
                 "01.02.2024 18",
+                "06 12 34 56",
+                "00 12 34 56 78",
+                "06 12.34 56-78",
+                "score 06 12 34 56 7",
+                "session 5 recap",
+                "discount code a1b2 shoes",
+                "code: 5g masts explained",
                 "score 0-0 2024 2025",
                 "NL92ABNA0417164300",
                 "F-35",

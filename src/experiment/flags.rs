@@ -112,7 +112,8 @@ fn file_of(root: &Map<String, Value>, digest: String, bounds: &Bounds, notes: &m
     for key in root.keys().filter(|key| !["$schema", "$evaluators", "flags", "metadata"].contains(&&***key)) {
         notes.add(key, "is not understood");
     }
-    if root.get("$schema").and_then(Value::as_str) != Some(SCHEMA) {
+    // flagd requires none.
+    if root.get("$schema").is_some_and(|schema| schema != SCHEMA) {
         notes.add("$schema", &format!("should be {SCHEMA:?}"));
     }
     let metadata = object(root.get("metadata"), "metadata", notes);
@@ -395,6 +396,14 @@ mod tests {
         let large = vec![b' '; FILE_BYTES_MAX + 1];
         assert_eq!(Experiments::read(&large, "f", &bounds()).unwrap_err().mistakes.len(), 1);
         assert!(read(&json!({"$schema": SCHEMA})).is_err(), "there are no flags");
+    }
+
+    #[test]
+    fn a_file_that_names_no_schema_is_right_and_one_that_names_another_is_not() {
+        assert!(read(&json!({"flags": {}})).is_ok());
+        for schema in [json!("https://flagd.dev/schema/v1/flags.json"), json!(null), json!(0)] {
+            assert!(read(&json!({"$schema": schema, "flags": {}})).is_err(), "{schema}");
+        }
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::{
         cache::{AnswerCache, CacheKey, Found, Freshness},
         candidate::{Answer, Candidate},
         cohorts::Cohorts,
-        engine::Deadline,
         flights::{Flight, Flights, Landed, Progress, Seat},
+        looks::Looks,
         metrics::{Metrics, outcome::Outcome},
         owner::{Epochs, Owner},
         question::{CacheMode, Question},
@@ -30,6 +30,7 @@ use crate::{
 pub use admission::Degradation;
 pub use answered::{Answered, Origin};
 use counted::Counted;
+use elsewhere::{Looked, Others};
 pub use error::ServeError;
 use std::{
     sync::Arc,
@@ -49,6 +50,8 @@ pub struct Answerer {
     /// Answers that servers share, if they do.
     shared: Option<Arc<SharedCache>>,
     flights: Flights,
+    /// Looks for what other servers have stored.
+    looks: Looks<CacheKey, elsewhere::Sought>,
     epochs: Arc<Epochs>,
     budgets: Arc<Budgets>,
     forgetting: Arc<Semaphore>,
@@ -120,6 +123,7 @@ impl Answerer {
             failures: AnswerCache::new(FAILURES_MAX),
             shared,
             flights: Flights::default(),
+            looks: Looks::default(),
             epochs: Arc::default(),
             budgets: Arc::new(Budgets::new(settings.tenants.clone())),
             forgetting: Arc::new(Semaphore::new(forgetting::READERS_MAX)),
@@ -201,9 +205,10 @@ impl Answerer {
             return (course, None);
         }
         // Before anything is decided: what another server has made costs this one nothing, however much it has to do.
-        if let Some(course) = self.elsewhere(question, key).await {
-            return (course, None);
-        }
+        let others = match self.elsewhere(question, key).await {
+            Looked::Found(course) => return (course, None),
+            Looked::Nothing(others) => others,
+        };
         let decision = admission::decide(&self.degradation, question, &self.metrics);
         let from = SystemTime::now();
         if let Some(why) = decision.stored
@@ -231,11 +236,13 @@ impl Answerer {
                 return (Course::Refused(admission::refused(refusal, question, &self.metrics)), None);
             }
         };
-        let Some(less) = question.at(step.rung) else { return (self.take_off(question.clone(), key), None) };
+        let Some(less) = question.at(step.rung) else {
+            return (self.take_off(question.clone(), key, others), None);
+        };
         let (key, degradation) = (self.key(&less), Degradation::of(&step));
         let course = match self.known(&less, key).await {
             Some(course) => course,
-            None => self.take_off(less, key),
+            None => self.take_off(less, key, others),
         };
         (course, degradation)
     }
@@ -255,7 +262,7 @@ impl Answerer {
         if let Some(failed) = self.failures.get(key, now).await {
             return Some(Course::Failed(ServeError::clone(&failed.answer)));
         }
-        let watcher = self.flights.follow(key, question.deadline)?;
+        let watcher = self.flights.follow(key, question.passenger())?;
         Some(Course::Flying(watcher, Origin::Coalesced))
     }
 
@@ -274,7 +281,7 @@ impl Answerer {
     }
 
     /// Generates an answer, or joins whoever began to in the meantime.
-    fn take_off(self: &Arc<Self>, question: Question, key: CacheKey) -> Course {
+    fn take_off(self: &Arc<Self>, question: Question, key: CacheKey, others: Others) -> Course {
         let origin = match question.cache {
             CacheMode::Bypass => Origin::Bypass,
             CacheMode::Default | CacheMode::Refresh => Origin::Miss,
@@ -287,14 +294,14 @@ impl Answerer {
             }
         };
         let (flight, watcher) = if question.cache == CacheMode::Default {
-            match self.flights.join(key, question.deadline) {
+            match self.flights.join(key, question.passenger()) {
                 Seat::Follower(watcher) => return Course::Flying(watcher, Origin::Coalesced),
                 Seat::Leader(flight, watcher) => (flight, watcher),
             }
         } else {
-            Flight::alone(Deadline::new(question.deadline))
+            Flight::alone(question.passenger())
         };
-        self.fly(question, flight, key, charge);
+        self.fly(question, flight, key, (charge, others));
         Course::Flying(watcher, origin)
     }
 
@@ -317,11 +324,12 @@ impl Answerer {
         let Ok(charge) = admission::charge(&self.budgets, &question) else {
             return self.metrics.cache_renewal("skipped");
         };
-        let Some((flight, mut watcher)) = self.flights.lead(key) else { return };
-        self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
         // No request waits for it, so it is in the trace of none.
-        let trace = Trace::default();
-        self.fly(Question { class: Class::Bulk, trace, ..question }, flight, key, charge);
+        let (class, deadline, trace) = (Class::Bulk, None, Trace::default());
+        let question = Question { class, deadline, trace, ..question };
+        let Some((flight, mut watcher)) = self.flights.lead(key, question.passenger()) else { return };
+        self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
+        self.fly(question, flight, key, (charge, Others::Asked));
         // A flight that nobody watches is given up.
         tokio::spawn(async move {
             let _ = watcher.wait_for(|progress| progress.outcome.is_some()).await;

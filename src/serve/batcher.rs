@@ -1,13 +1,17 @@
 //! Which waiting jobs join the batch: pure policy, the time is passed in.
 //!
-//! Classes go before each other, and within one the oldest job goes first; a job that has waited long enough goes as if it were of the first
-//! class, so that no class starves. When the first does not fit, younger ones that fit may overtake it, the largest first so that the
-//! room is used best; but once the first has waited too long nobody overtakes it any more, so large jobs cannot starve.
-//! Nothing waits for company: a job that fits is picked at once.
+//! Classes go before each other, and within one the oldest job goes first. When the first does not fit, younger ones that fit may overtake
+//! it, the largest of the first class so that the room is used best; but once the first has waited too long nobody overtakes it any more,
+//! so large jobs cannot starve. Nor can classes: while jobs wait that are old, one pick in a few is the oldest's, among the rows that its
+//! class may have. Nothing waits for company: a job that fits is picked at once.
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     time::{Duration, Instant},
 };
+
+/// One pick of so many is the oldest aged job's: no class starves, and those who go before it wait a seventh longer at most.
+pub const AGED_EVERY: usize = 8;
 
 /// Who goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +45,7 @@ pub struct Sharing {
     pub interactive: f64,
     /// The share that bulk leaves to all others: no less than that.
     pub above_bulk: f64,
-    /// After waiting so long a job goes as if it were interactive.
+    /// After waiting so long a job has its turn, whatever its class.
     pub aging: Duration,
 }
 
@@ -78,6 +82,12 @@ impl Room {
         self.rows <= free.rows && self.tokens <= free.tokens
     }
 
+    /// The larger of the rows and of the tokens.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { rows: self.rows.max(other.rows), tokens: self.tokens.max(other.tokens) }
+    }
+
     /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -89,6 +99,30 @@ impl Room {
     pub fn less(self, taken: Self) -> Self {
         Self { rows: self.rows.saturating_sub(taken.rows), tokens: self.tokens.saturating_sub(taken.tokens) }
     }
+}
+
+/// What a batch has left, and who has the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Room that nobody has.
+    pub free: Room,
+    /// Rows of the jobs that run, by class.
+    pub rows: [usize; Class::ALL.len()],
+}
+
+impl Standing {
+    fn is_idle(&self) -> bool {
+        self.rows.iter().all(|&rows| rows == 0)
+    }
+}
+
+/// Jobs of one class that have waited long enough to have their turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aged {
+    /// How many there are.
+    pub jobs: usize,
+    /// The most that one of them needs.
+    pub most: Room,
 }
 
 /// A job that left the queue, and how long it was in it.
@@ -119,12 +153,14 @@ pub struct Batcher<J> {
     sharing: Sharing,
     /// Rows of the batch, of which classes leave their shares.
     rows_max: usize,
+    /// Picks since the oldest aged job, or the one before it, had its turn.
+    n_before_aged: usize,
 }
 
 impl<J> Batcher<J> {
     /// An empty queue of a batch of `rows_max` rows. `overtake_max`: how long the first job may be overtaken.
     pub fn new(overtake_max: Duration, sharing: Sharing, rows_max: usize) -> Self {
-        Self { waiting: VecDeque::new(), overtake_max, sharing, rows_max }
+        Self { waiting: VecDeque::new(), overtake_max, sharing, rows_max, n_before_aged: 0 }
     }
 
     /// Adds a job that has waited since `since`.
@@ -142,20 +178,12 @@ impl<J> Batcher<J> {
         self.waiting.is_empty()
     }
 
-    /// Takes the next job that may join a batch with `free` room, if there is one.
-    ///
-    /// With `idle` (nothing runs) the first job is taken whatever it needs: it would otherwise wait for ever.
-    pub fn pick(&mut self, now: Instant, free: Room, idle: bool) -> Option<Picked<J>> {
-        // Of equals `min_by_key` takes the one in front, which is the oldest.
-        let (position, first) =
-            self.waiting.iter().enumerate().min_by_key(|(_, waiting)| self.class(waiting, now))?;
-        let position = if idle || self.fits(first, free, now) {
-            position
-        } else if now.saturating_duration_since(first.since) >= self.overtake_max {
-            return None;
-        } else {
-            self.largest_that_fits(free, now)?
-        };
+    /// Takes the next job that may join a batch, if there is one. An idle batch takes it whatever it needs: it would otherwise wait for ever.
+    pub fn pick(&mut self, now: Instant, standing: &Standing) -> Option<Picked<J>> {
+        let aged = self.oldest_aged(now);
+        let position = self.next(now, standing, aged)?;
+        self.n_before_aged =
+            if aged.is_none_or(|aged| aged == position) { 0 } else { self.n_before_aged + 1 };
         self.waiting.remove(position).map(|waiting| Picked {
             job: waiting.job,
             need: waiting.need,
@@ -163,23 +191,63 @@ impl<J> Batcher<J> {
         })
     }
 
-    /// The class that a job has by now.
-    fn class(&self, waiting: &Waiting<J>, now: Instant) -> Class {
-        let is_old = now.saturating_duration_since(waiting.since) >= self.sharing.aging;
-        if is_old { Class::Interactive } else { waiting.class }
+    fn next(&self, now: Instant, standing: &Standing, aged: Option<usize>) -> Option<usize> {
+        let is_idle = standing.is_idle();
+        if let Some(aged) = aged.filter(|_| self.n_before_aged + 1 >= AGED_EVERY) {
+            let Waiting { need, class, .. } = self.waiting[aged];
+            let rows: usize = standing.rows[class as usize..].iter().sum();
+            if is_idle || need.rows + rows + self.sharing.left_by(class, self.rows_max) <= self.rows_max {
+                // Its class has rows left. If others have those, nobody takes the next ones before it.
+                return (is_idle || need.fits(standing.free)).then_some(aged);
+            }
+        }
+        // Of equals `min_by_key` takes the one in front, which is the oldest.
+        let (position, first) = self.waiting.iter().enumerate().min_by_key(|(_, waiting)| waiting.class)?;
+        if is_idle || self.fits(first, standing.free) {
+            Some(position)
+        } else if now.saturating_duration_since(first.since) >= self.overtake_max {
+            None
+        } else {
+            self.best_fit(standing.free)
+        }
+    }
+
+    fn is_aged(&self, waiting: &Waiting<J>, now: Instant) -> bool {
+        waiting.class > Class::Interactive
+            && now.saturating_duration_since(waiting.since) >= self.sharing.aging
+    }
+
+    fn oldest_aged(&self, now: Instant) -> Option<usize> {
+        self.waiting.iter().position(|waiting| self.is_aged(waiting, now))
+    }
+
+    /// Who waits for a turn, by class.
+    pub fn aged(&self, now: Instant) -> [Aged; Class::ALL.len()] {
+        let mut aged = [Aged::default(); Class::ALL.len()];
+        for waiting in self.waiting.iter().filter(|waiting| self.is_aged(waiting, now)) {
+            let Aged { jobs, most } = &mut aged[waiting.class as usize];
+            (*jobs, *most) = (*jobs + 1, most.max(waiting.need));
+        }
+        aged
+    }
+
+    /// Gives every job the class that `class` says.
+    pub fn classify(&mut self, mut class: impl FnMut(&mut J) -> Class) {
+        self.waiting.iter_mut().for_each(|waiting| waiting.class = class(&mut waiting.job));
     }
 
     /// Whether a job fits beside what its class leaves to others.
-    fn fits(&self, waiting: &Waiting<J>, free: Room, now: Instant) -> bool {
-        let left = self.sharing.left_by(self.class(waiting, now), self.rows_max);
+    fn fits(&self, waiting: &Waiting<J>, free: Room) -> bool {
+        let left = self.sharing.left_by(waiting.class, self.rows_max);
         waiting.need.fits(free.less(Room { rows: left, tokens: 0 }))
     }
 
-    fn largest_that_fits(&self, free: Room, now: Instant) -> Option<usize> {
-        let fitting = self.waiting.iter().enumerate().filter(|(_, waiting)| self.fits(waiting, free, now));
-        // `max_by_key` keeps the last of equals; the reversed position makes that the oldest.
+    /// The largest that fits of the first class of which any does.
+    fn best_fit(&self, free: Room) -> Option<usize> {
+        let fitting = self.waiting.iter().enumerate().filter(|(_, waiting)| self.fits(waiting, free));
+        // Of equals the first, which is the oldest.
         fitting
-            .max_by_key(|(position, waiting)| (waiting.need.rows, waiting.need.tokens, usize::MAX - position))
+            .min_by_key(|(_, waiting)| (waiting.class, Reverse((waiting.need.rows, waiting.need.tokens))))
             .map(|(position, _)| position)
     }
 
@@ -232,11 +300,12 @@ mod tests {
 
     fn picks(batcher: &mut Batcher<usize>, now: Instant, mut free: Room, idle: bool) -> Vec<usize> {
         let mut picked = Vec::new();
-        while let Some(pick) = batcher.pick(now, free, idle && picked.is_empty()) {
+        loop {
+            let rows = usize::from(!(idle && picked.is_empty()));
+            let Some(pick) = batcher.pick(now, &Standing { free, rows: [rows, 0, 0] }) else { return picked };
             free = free.less(pick.need);
             picked.push(pick.job);
         }
-        picked
     }
 
     #[test]
@@ -283,7 +352,8 @@ mod tests {
     #[test]
     fn a_picked_job_knows_how_long_it_waited() {
         let (mut batcher, start) = queue(&[1]);
-        let picked = batcher.pick(start + Duration::from_millis(7), room(1, 10), false).unwrap();
+        let standing = Standing { free: room(1, 10), rows: [1, 0, 0] };
+        let picked = batcher.pick(start + Duration::from_millis(7), &standing).unwrap();
         assert_eq!(picked.waited, Duration::from_millis(7));
     }
 
@@ -304,14 +374,82 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_waited_long_enough_goes_before_classes_that_came_later() {
-        use Class::{Bulk, Interactive};
-        for (waited, expected) in [(AGING, [0, 1]), (AGING - Duration::from_nanos(1), [1, 0])] {
-            let (mut batcher, start) = classes(&[Bulk], 0.0);
-            let now = start + waited;
-            batcher.push(1, room(1, 10), Interactive, now);
-            assert_eq!(picks(&mut batcher, now, room(8, 1000), false), expected, "{waited:?}");
+    fn who_comes_now_does_not_wait_for_a_crowd_that_aged() {
+        let (mut batcher, start) = classes(&[Class::Bulk; 100], 0.0);
+        let now = start + AGING;
+        batcher.push(100, room(1, 10), Class::Interactive, now);
+        assert_eq!(picks(&mut batcher, now, room(8, 1000), false)[0], 100);
+    }
+
+    /// A batch that is always full of jobs of four rows, of which one leaves before each pick: the numbers of picks at which bulk was taken
+    /// beside an endless interactive load.
+    fn turns(n_picks: usize, waited: Duration) -> Vec<usize> {
+        let (mut batcher, start) = classes(&[], 0.0);
+        (0..9).for_each(|_| batcher.push(0, room(4, 10), Class::Bulk, start));
+        let (now, mut running) = (start + waited, VecDeque::from([Class::Interactive; 2]));
+        let mut turns = Vec::new();
+        for number in 0..n_picks {
+            batcher.push(1, room(4, 10), Class::Interactive, now);
+            running.pop_front();
+            let mut rows = [0; 3];
+            running.iter().for_each(|&class| rows[class as usize] += 4);
+            let picked = batcher.pick(now, &Standing { free: room(4, 1000), rows }).unwrap();
+            turns.extend((picked.job == 0).then_some(number));
+            running.push_back(if picked.job == 0 { Class::Bulk } else { Class::Interactive });
         }
+        turns
+    }
+
+    #[test]
+    fn one_pick_in_a_few_is_an_aged_job_s_however_many_go_before_it() {
+        assert_eq!(turns(32, AGING), [7, 15, 23, 31]);
+        assert!(turns(100, AGING - Duration::from_nanos(1)).is_empty(), "nor any before it is old");
+    }
+
+    #[test]
+    fn an_aged_job_takes_no_row_of_those_before_it_and_holds_others_up_only_where_its_class_has_some() {
+        for (rows, free, expected) in [
+            ([4, 0, 0], room(4, 1000), Some(0)),
+            ([1, 0, 4], room(3, 1000), Some(1)),
+            ([0, 0, 1], room(7, 1000), Some(1)),
+            ([5, 0, 0], room(3, 1000), None),
+        ] {
+            let (mut batcher, start) = classes(&[], 0.0);
+            batcher.push(0, room(4, 10), Class::Bulk, start);
+            let now = start + AGING;
+            (1..9).for_each(|_| batcher.push(1, room(1, 10), Class::Interactive, now));
+            let full = Standing { free: room(1, 1000), rows: [7, 0, 0] };
+            (1..AGED_EVERY).for_each(|_| assert_eq!(batcher.pick(now, &full).unwrap().job, 1));
+            let picked = batcher.pick(now, &Standing { free, rows }).map(|picked| picked.job);
+            assert_eq!(picked, expected, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn an_idle_batch_takes_an_aged_job_in_its_turn_too() {
+        let (mut batcher, start) = classes(&[Class::Bulk], 0.0);
+        let now = start + AGING;
+        (1..=AGED_EVERY).for_each(|number| batcher.push(number, room(1, 10), Class::Interactive, now));
+        let idle = Standing { free: room(8, 1000), ..Standing::default() };
+        let jobs: Vec<_> = (0..9).map(|_| batcher.pick(now, &idle).unwrap().job).collect();
+        assert_eq!(jobs, [1, 2, 3, 4, 5, 6, 7, 0, 8]);
+    }
+
+    #[test]
+    fn the_best_fit_is_looked_for_in_the_first_class_of_which_any_fits() {
+        let (mut batcher, start) = classes(&[], 0.0);
+        for (job, class) in [(8, Class::Interactive), (1, Class::Interactive), (2, Class::Interactive)] {
+            batcher.push(job, room(job, 10), class, start);
+        }
+        batcher.push(3, room(3, 10), Class::Default, start);
+        assert_eq!(picks(&mut batcher, start, room(6, 1000), false), [2, 1, 3]);
+    }
+
+    #[test]
+    fn who_is_given_another_class_goes_as_one_of_it() {
+        let (mut batcher, now) = classes(&[Class::Bulk, Class::Default, Class::Bulk], 0.0);
+        batcher.classify(|&mut job| if job == 2 { Class::Interactive } else { Class::Default });
+        assert_eq!(picks(&mut batcher, now, room(8, 1000), false), [2, 0, 1]);
     }
 
     #[test]
@@ -320,11 +458,6 @@ mod tests {
         for (class, n_picked) in [(Interactive, 8), (Default, 6), (Bulk, 4)] {
             let (mut batcher, now) = classes(&[class; 9], 0.25);
             assert_eq!(picks(&mut batcher, now, room(8, 1000), false).len(), n_picked, "{class:?}");
-            assert_eq!(
-                picks(&mut batcher, now + AGING, room(1, 1000), false).len(),
-                1,
-                "an old one takes any"
-            );
         }
     }
 

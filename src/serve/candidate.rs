@@ -1,14 +1,15 @@
 //! What a generation gives: candidates, and the answer that holds them.
 use crate::{
+    cleaner::{Verdict, rules},
     decode::batch::Finish,
-    queries::QueryList,
+    queries::{Query, QueryList},
     serve::{
         cost::{Cost, Owed},
         models::facts::ModelFacts,
         rerank::{Method, Standing},
     },
     text::{
-        parse::Malformed,
+        parse::{self, Malformed},
         stitch::{Stitched, stitch},
     },
 };
@@ -43,6 +44,17 @@ impl Invalid {
             Self::Elsewhere => "elsewhere",
         }
     }
+}
+
+/// The list that a text is. A network can write what it has learned, and repeat what it has read, and a store can hold anything: personal
+/// data is no query, wherever it comes from.
+///
+/// # Errors
+/// If the parser refuses it, or a query is personal data.
+pub fn list(text: &str) -> Result<QueryList, Invalid> {
+    let list = parse::parse(text).map_err(Invalid::Malformed)?;
+    let is_personal = |query: &Query| rules::verdict(query.as_str()) == Some(Verdict::Personal);
+    if list.as_slice().iter().any(is_personal) { Err(Invalid::Personal) } else { Ok(list) }
 }
 
 /// What the head said of a list.

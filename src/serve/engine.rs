@@ -10,7 +10,7 @@ use crate::{
         sampler::SamplerSettings,
     },
     serve::{
-        batcher::{Batcher, Class, Picked, Room, Sharing},
+        batcher::{Batcher, Class, Picked, Room, Sharing, Standing},
         bill::Bill,
         cost::{PrefillRate, Saving, Spending, split},
         engine::{
@@ -42,6 +42,7 @@ mod admission;
 mod deadline;
 mod generator;
 mod pace;
+mod precedence;
 pub mod prefixes;
 mod rates;
 mod thread;
@@ -49,7 +50,8 @@ mod thread;
 pub use admission::Ticket;
 pub use deadline::Deadline;
 pub use generator::Generator;
-pub use rates::Work;
+pub use precedence::Precedence;
+pub use rates::{Warmth, Work};
 
 /// Limits of the batch and its queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -253,6 +255,8 @@ impl std::fmt::Debug for Command {
 #[derive(Debug)]
 pub struct EngineThread {
     handle: JoinHandle<()>,
+    /// Resolves when it takes jobs, and knows how long they take.
+    pub warm: oneshot::Receiver<()>,
     /// Resolves when the thread has ended.
     pub ended: oneshot::Receiver<Ending>,
 }
@@ -268,7 +272,8 @@ impl EngineThread {
 }
 
 impl Engine {
-    /// Starts the model thread; `make` builds the generator on it. `opening`: the ids with which every prompt begins.
+    /// Starts the model thread; `make` builds the generator on it, and says how fast it is if that is known. `opening`: the ids with which
+    /// every prompt begins.
     ///
     /// # Errors
     /// If the system has no more threads.
@@ -276,16 +281,23 @@ impl Engine {
         limits: Limits,
         opening: Arc<[u32]>,
         metrics: Arc<Metrics>,
-        make: impl FnOnce() -> G + Send + 'static,
+        make: impl FnOnce() -> (G, Option<Warmth>) + Send + 'static,
     ) -> std::io::Result<(Self, EngineThread)> {
         // Two more than the places: neither a wake-up nor a reader who wants to be forgotten waits behind a full queue.
         let (commands, inbox) = mpsc::channel(limits.queue_max + 2);
         let (stopping, load) = (AtomicBool::new(false), Load::new(limits.room));
         let shared = Arc::new(Shared { limits, stopping, load, metrics });
-        let (ending, ended) = oneshot::channel();
+        let ((warmed, warm), (ending, ended)) = (oneshot::channel(), oneshot::channel());
         let of_thread = Arc::clone(&shared);
         let handle = std::thread::Builder::new().name("model".to_owned()).spawn(move || {
-            let run = AssertUnwindSafe(|| thread::run(make(), opening, inbox, &of_thread));
+            let run = AssertUnwindSafe(|| {
+                let (generator, warmth) = make();
+                let now = Instant::now();
+                warmth.iter().for_each(|warmth| of_thread.load.lock().rates.warmed(warmth, now));
+                // Whoever waited for it may have gone.
+                let _ = warmed.send(());
+                thread::run(generator, opening, inbox, &of_thread);
+            });
             let how = match catch_unwind(run) {
                 Ok(()) => Ending::Stopped,
                 Err(_) => {
@@ -298,7 +310,7 @@ impl Engine {
             let _ = ending.send(how);
         })?;
         let forgetting = Arc::new(Semaphore::new(1));
-        Ok((Self { commands, forgetting, shared }, EngineThread { handle, ended }))
+        Ok((Self { commands, forgetting, shared }, EngineThread { handle, warm, ended }))
     }
 
     /// Queues a job on its ticket. Dropping the receiver gives the job up: its rows are freed within one step.

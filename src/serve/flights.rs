@@ -4,15 +4,16 @@
 //! whoever leaves costs the others nothing, and when the last one has left the generation is given up.
 use crate::serve::{
     answer::ServeError,
+    batcher::Class,
     cache::CacheKey,
     candidate::{Answer, Candidate},
-    engine::Deadline,
+    engine::{Deadline, Precedence},
     traces::Trace,
 };
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
@@ -43,14 +44,34 @@ pub struct Flight {
     pub progress: watch::Sender<Progress>,
     /// Until when anybody waits for it.
     pub deadline: Arc<Deadline>,
+    /// The first class of those who wait for it.
+    pub precedence: Arc<Precedence>,
 }
 
 impl Flight {
     /// A flight that nobody else can join, and its first watcher.
-    pub fn alone(deadline: Deadline) -> (Arc<Self>, watch::Receiver<Progress>) {
+    pub fn alone(passenger: Passenger) -> (Arc<Self>, watch::Receiver<Progress>) {
         let (progress, watcher) = watch::channel(Progress::default());
-        (Arc::new(Self { progress, deadline: Arc::new(deadline) }), watcher)
+        let deadline = Arc::new(Deadline::new(passenger.deadline));
+        let precedence = Arc::new(Precedence::new(passenger.class));
+        (Arc::new(Self { progress, deadline, precedence }), watcher)
     }
+
+    /// One more waits for it: it goes on until her deadline, and before whomever she goes.
+    fn board(&self, passenger: Passenger) -> watch::Receiver<Progress> {
+        self.deadline.extend(passenger.deadline);
+        self.precedence.join(passenger.class);
+        self.progress.subscribe()
+    }
+}
+
+/// Somebody who waits for a generation.
+#[derive(Clone, Copy, Debug)]
+pub struct Passenger {
+    /// Until when, if not for ever.
+    pub deadline: Option<Instant>,
+    /// Whom she goes before.
+    pub class: Class,
 }
 
 /// What `Flights::join` found.
@@ -69,37 +90,33 @@ pub struct Flights {
 }
 
 impl Flights {
-    /// Joins the flight of a key, or starts one. A follower's deadline keeps the flight going until then.
-    pub fn join(&self, key: CacheKey, deadline: Option<std::time::Instant>) -> Seat {
+    /// Joins the flight of a key, or starts one.
+    pub fn join(&self, key: CacheKey, passenger: Passenger) -> Seat {
         let mut by_key = self.lock();
         if let Some(flight) = by_key.get(&key) {
-            flight.deadline.extend(deadline);
-            return Seat::Follower(flight.progress.subscribe());
+            return Seat::Follower(flight.board(passenger));
         }
-        let (flight, watcher) = Flight::alone(Deadline::new(deadline));
+        let (flight, watcher) = Flight::alone(passenger);
         by_key.insert(key, Arc::clone(&flight));
         Seat::Leader(flight, watcher)
     }
 
     /// Joins the flight of a key if there is one.
-    pub fn follow(
-        &self,
-        key: CacheKey,
-        deadline: Option<std::time::Instant>,
-    ) -> Option<watch::Receiver<Progress>> {
-        let by_key = self.lock();
-        let flight = by_key.get(&key)?;
-        flight.deadline.extend(deadline);
-        Some(flight.progress.subscribe())
+    pub fn follow(&self, key: CacheKey, passenger: Passenger) -> Option<watch::Receiver<Progress>> {
+        self.lock().get(&key).map(|flight| flight.board(passenger))
     }
 
-    /// Starts a flight that has no deadline, unless there is one of the same key.
-    pub fn lead(&self, key: CacheKey) -> Option<(Arc<Flight>, watch::Receiver<Progress>)> {
+    /// Starts a flight unless there is one of the same key.
+    pub fn lead(
+        &self,
+        key: CacheKey,
+        passenger: Passenger,
+    ) -> Option<(Arc<Flight>, watch::Receiver<Progress>)> {
         let mut by_key = self.lock();
         if by_key.contains_key(&key) {
             return None;
         }
-        let (flight, watcher) = Flight::alone(Deadline::new(None));
+        let (flight, watcher) = Flight::alone(passenger);
         by_key.insert(key, Arc::clone(&flight));
         Some((flight, watcher))
     }

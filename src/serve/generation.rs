@@ -2,7 +2,7 @@
 mod course;
 
 use crate::{
-    cleaner::{self, Cleaner, CleanerError, Verdict, rules, with_category},
+    cleaner::{self, Cleaner, CleanerError, Verdict, with_category},
     decode::{
         adaptive::Adaptive,
         batch::{Finish, FinishedRow},
@@ -11,11 +11,11 @@ use crate::{
     },
     experiment::policy::{Draw, EarlyStopping},
     model::reward_head::RewardHead,
-    queries::{QUERIES_MAX, Query, QueryList},
+    queries::{QUERIES_MAX, QueryList},
     serve::{
         answer::ServeError,
         bill::Bill,
-        candidate::{Answer, Candidate, Invalid, Phases, Scores, StitchedList},
+        candidate::{self, Answer, Candidate, Invalid, Phases, Scores, StitchedList},
         cost::{Owed, Spending},
         engine::{Deadline, Engine, Event, Job, Ticket},
         metrics::Metrics,
@@ -29,7 +29,6 @@ use crate::{
     signals::UserSignals,
     telemetry::Chain,
     text::{
-        parse,
         prompt::{self, Prompt},
         tokens::Tokens,
     },
@@ -362,12 +361,9 @@ impl Writer {
     }
 }
 
-/// The list of a row that ended by itself. A network can write what it has learned, and repeat what it has read: personal data is no
-/// query, wherever it comes from.
+/// The list of a row that ended by itself.
 fn list(tokens: &Tokens, row: &FinishedRow) -> Result<QueryList, Invalid> {
-    let list = parse::parse(&tokens.decode(&row.ids)).map_err(Invalid::Malformed)?;
-    let is_personal = |query: &Query| rules::verdict(query.as_str()) == Some(Verdict::Personal);
-    if list.as_slice().iter().any(is_personal) { Err(Invalid::Personal) } else { Ok(list) }
+    candidate::list(&tokens.decode(&row.ids))
 }
 
 fn cleaner_failed(error: CleanerError) -> ServeError {

@@ -66,6 +66,8 @@ pub struct Offer {
     pub wait: Duration,
     /// From then to the last list; what nobody has measured takes no time.
     pub work: Duration,
+    /// Whether the queue has a place for it, and room for its tokens.
+    pub has_place: bool,
 }
 
 impl Offer {
@@ -84,8 +86,6 @@ pub struct Situation<'a> {
     pub wait: Duration,
     /// The longest wait that may be expected of it.
     pub wait_max: Duration,
-    /// Whether the queue has no place.
-    pub is_full: bool,
     /// Time to its deadline, if it has one.
     pub left: Option<Duration>,
     /// How far its answer may fall short.
@@ -132,6 +132,8 @@ impl Refusal {
 pub struct Decision {
     /// Whether a stored answer is used if there is any, however old, and why.
     pub stored: Option<Why>,
+    /// Whether the queue has no place for any that it allows.
+    pub is_full: bool,
     /// What is done otherwise.
     pub otherwise: Result<Step, Refusal>,
 }
@@ -139,12 +141,19 @@ pub struct Decision {
 /// Decides what is done for a request.
 pub fn decide(waits: &Waits, situation: &Situation<'_>) -> Decision {
     let otherwise = generated(waits, situation);
-    let is_pressed = situation.is_full || situation.wait >= waits.stale;
+    let is_full = !allowed(situation).any(|offer| offer.has_place);
+    let is_pressed = is_full || situation.wait >= waits.stale;
     let why = match otherwise {
         Err(refusal) => Some(refusal.why()),
         Ok(_) => is_pressed.then_some(Why::Pressure),
     };
-    Decision { stored: why.filter(|_| situation.lowest >= Rung::Stale), otherwise }
+    Decision { stored: why.filter(|_| situation.lowest >= Rung::Stale), is_full, otherwise }
+}
+
+/// What a request may be offered.
+fn allowed<'a>(situation: &Situation<'a>) -> impl DoubleEndedIterator<Item = &'a Offer> {
+    let lowest = situation.lowest;
+    situation.offers.iter().filter(move |offer| offer.rung <= lowest)
 }
 
 fn generated(waits: &Waits, situation: &Situation<'_>) -> Result<Step, Refusal> {
@@ -152,7 +161,7 @@ fn generated(waits: &Waits, situation: &Situation<'_>) -> Result<Step, Refusal> 
         return Err(Refusal::Wait);
     }
     let in_time = |offer: &&Offer| situation.left.is_none_or(|left| offer.takes() <= left);
-    let allowed = || situation.offers.iter().filter(|offer| offer.rung <= situation.lowest);
+    let allowed = || allowed(situation);
     let Some(timely) = allowed().find(in_time) else {
         let takes = allowed().map(Offer::takes).min().unwrap_or_default();
         let fits_alone = allowed().any(|offer| situation.left.is_none_or(|left| offer.work <= left));
@@ -161,11 +170,11 @@ fn generated(waits: &Waits, situation: &Situation<'_>) -> Result<Step, Refusal> 
             cause: if fits_alone { Why::Pressure } else { Why::Deadline },
         });
     };
-    // The first that asks for as little as the wait does, or else the least that there is.
-    let asked = waits.rung(situation.wait);
-    let modest = allowed().find(|offer| offer.rung >= asked).or(allowed().next_back()).unwrap_or(timely);
-    let chosen = if modest.rung > timely.rung { modest } else { timely };
-    let why = if modest.rung > timely.rung { Why::Pressure } else { Why::Deadline };
+    // The first that asks for as little as the wait does and has a place, or else the least that there is: if that has none, the queue says so.
+    let asked = waits.rung(situation.wait).max(timely.rung);
+    let modest = allowed().find(|offer| offer.rung >= asked && offer.has_place);
+    let chosen = modest.or(allowed().next_back()).unwrap_or(timely);
+    let why = if chosen.rung > timely.rung { Why::Pressure } else { Why::Deadline };
     let why = (chosen.rung > Rung::Full).then_some(why);
     Ok(Step { rung: chosen.rung, why, takes: chosen.takes() })
 }
@@ -185,6 +194,7 @@ mod tests {
             rung,
             wait,
             work: ms(took),
+            has_place: true,
         })
     }
 
@@ -192,8 +202,7 @@ mod tests {
     fn check(wait_ms: u64, left_ms: Option<u64>, lowest: Rung) -> Decision {
         let offers = offers(ms(wait_ms));
         let (wait, left) = (ms(wait_ms), left_ms.map(ms));
-        let situation =
-            Situation { offers: &offers, wait, wait_max: ms(10_000), is_full: false, left, lowest };
+        let situation = Situation { offers: &offers, wait, wait_max: ms(10_000), left, lowest };
         decide(&WAITS, &situation)
     }
 
@@ -270,29 +279,39 @@ mod tests {
         assert_eq!(check(9000, None, Rung::Greedy).stored, None);
     }
 
+    /// What a request meets that need not wait where the queue has room for the last so many of three offers.
+    fn with_places(n_places: usize, lowest: Rung) -> Decision {
+        let mut offers = offers(Duration::ZERO);
+        offers.iter_mut().rev().skip(n_places).for_each(|offer| offer.has_place = false);
+        let (wait, wait_max) = (Duration::ZERO, ms(10_000));
+        decide(&WAITS, &Situation { offers: &offers, wait, wait_max, left: None, lowest })
+    }
+
+    #[test]
+    fn a_queue_without_room_for_all_of_it_is_asked_for_less() {
+        let pressure = Some(Why::Pressure);
+        for (n_places, expected) in
+            [(3, (Rung::Full, None)), (2, (Rung::Fewer, pressure)), (1, (Rung::Greedy, pressure))]
+        {
+            let decision = with_places(n_places, Rung::Stale);
+            assert_eq!((step(decision), decision.stored, decision.is_full), (expected, None, false));
+        }
+    }
+
     #[test]
     fn a_full_queue_looks_for_an_old_answer_before_it_refuses() {
-        let offers = offers(Duration::ZERO);
-        let (wait, wait_max, left) = (Duration::ZERO, ms(10_000), None);
-        let situation =
-            Situation { offers: &offers, wait, wait_max, is_full: true, left, lowest: Rung::Stale };
-        assert_eq!(decide(&WAITS, &situation).stored, Some(Why::Pressure));
-        let strict = Situation { lowest: Rung::Greedy, ..situation };
-        assert_eq!(decide(&WAITS, &strict).stored, None);
+        let full = with_places(0, Rung::Stale);
+        assert_eq!((full.stored, full.is_full), (Some(Why::Pressure), true));
+        let strict = with_places(0, Rung::Greedy);
+        assert_eq!((strict.stored, strict.is_full), (None, true));
+        assert!(with_places(1, Rung::Fewer).is_full, "what it does not allow is of no use to it");
     }
 
     #[test]
     fn a_request_that_cannot_ask_for_less_is_never_said_to_fall_short() {
-        let offers = [Offer { rung: Rung::Full, wait: ms(3000), work: ms(100) }];
-        let (wait_max, left) = (ms(10_000), Some(ms(5000)));
-        let situation = Situation {
-            offers: &offers,
-            wait: ms(3000),
-            wait_max,
-            is_full: false,
-            left,
-            lowest: Rung::Stale,
-        };
+        let (wait, left) = (ms(3000), Some(ms(5000)));
+        let offers = [Offer { rung: Rung::Full, wait, work: ms(100), has_place: true }];
+        let situation = Situation { offers: &offers, wait, wait_max: ms(10_000), left, lowest: Rung::Stale };
         assert_eq!(step(decide(&WAITS, &situation)), (Rung::Full, None));
     }
 }

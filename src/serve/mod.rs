@@ -20,6 +20,7 @@ pub mod health;
 pub mod http;
 pub mod ladder;
 pub mod ledger;
+pub mod looks;
 pub mod metrics;
 pub mod models;
 mod opening;
@@ -217,7 +218,9 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let loader = workshop::bundles(settings.precision, bundle.model.device().clone());
-    run_with(settings, Loaded::of(bundle, origin), loader, listeners, shutdown).await
+    let first = tokio::task::spawn_blocking(|| Loaded::of(bundle, origin)).await;
+    let first = first.map_err(|_| LoadError::Panicked)??;
+    run_with(settings, first, loader, listeners, shutdown).await
 }
 
 /// Serves with models of the caller's: what `run` does once there is one.

@@ -68,7 +68,7 @@ pub(super) async fn models(
     let n_max = models_max(residents.len());
     let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, gate, n_max);
     let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
-    let first = workshop.start(first, (1, ""), place)?;
+    let first = workshop.start(first, (1, ""), place).await?;
     let mut answering = Answering::new(first, residents.keys().cloned());
     for (name, path) in residents.iter().filter_map(|(name, path)| Some((name, path.as_ref()?))) {
         let number = answering.all().count() as u64 + 1;
@@ -85,7 +85,7 @@ pub(super) async fn models(
 async fn resident(workshop: &Workshop, named: (u64, &str), origin: Origin) -> Result<Arc<Writer>, LoadError> {
     let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
     let loaded = workshop.load(origin, None).await?;
-    workshop.start(loaded, named, place)
+    workshop.start(loaded, named, place).await
 }
 
 fn limits(settings: EngineSettings) -> Limits {

@@ -3,7 +3,8 @@ use crate::{
     decode::sampler::SamplerSettings,
     experiment::policy::{Draw, EarlyStopping, Field, Policy, Rerank, Rung},
     serve::{
-        batcher::Class, experiments::enrolment::Enrolment, generation::Writer, rerank::Method, traces::Trace,
+        batcher::Class, experiments::enrolment::Enrolment, flights::Passenger, generation::Writer,
+        rerank::Method, traces::Trace,
     },
     signals::{Stream, UserKey, UserSignals},
 };
@@ -49,6 +50,11 @@ impl Question {
     /// Bytes that are equal exactly when reader and tenant are.
     pub fn whose(&self) -> Vec<u8> {
         whose(self.tenant.as_deref(), &self.user)
+    }
+
+    /// What those who wait for the same are told of this one.
+    pub fn passenger(&self) -> Passenger {
+        Passenger { deadline: self.deadline, class: self.class }
     }
 
     /// The same on a lower rung; none where that is the same.

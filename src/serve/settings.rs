@@ -117,8 +117,8 @@ pub struct EngineSettings {
     /// `above_bulk_share`: the share that bulk requests leave to all others; no less than `interactive_share`. Default 0.5: what is made
     /// ahead never fills a server to which readers come.
     pub above_bulk_share: f64,
-    /// `aging_ms`: after waiting so long a request goes before later ones of any class. Default 2,000: no class starves, and a crowd of readers passes
-    /// first.
+    /// `aging_ms`: while requests wait that have waited so long, one in eight that are taken is the one of them that came first, whatever its
+    /// class. Default 2,000: no class starves, and a crowd of readers passes first.
     pub aging: Duration,
     /// `prefix_bytes_max`: memory of keys and values that are kept of readers' last prompts, so that a reader who comes back with a few
     /// more signals need not wait for all of them again, as long as all fit the prompt. Default 268,435,456: some five hundred readers of the demo, twenty of a

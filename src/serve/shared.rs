@@ -126,36 +126,46 @@ impl SharedCache {
     }
 
     /// Looks for an answer that is not older than it may be.
-    pub async fn look(&self, place: &Place, age_max: Duration, model: &Arc<ModelFacts>) -> Option<Shared> {
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn look(
+        &self,
+        place: &Place,
+        age_max: Duration,
+        model: &Arc<ModelFacts>,
+    ) -> Result<Option<Shared>, Failure> {
         let names = self.names(place);
         let looked = self.keeper.ask_of(place.owner, Operation::Look, |link| link.look(names, age_max)).await;
         let read = looked.map(|found| found.map(|found| self.read(found, place, model)));
-        let (word, shared) = match read {
-            Ok(Some(Some(shared))) => ("hit", Some(shared)),
-            Ok(Some(None)) => ("failed", None),
-            Ok(None) => ("miss", None),
-            Err(Failure::Open) => ("skipped", None),
-            Err(_) => ("failed", None),
+        let (word, looked) = match read {
+            Ok(Some(Some(shared))) => ("hit", Ok(Some(shared))),
+            // It answers, though with nothing that can be read.
+            Ok(Some(None)) | Err(Failure::Value) => ("failed", Ok(None)),
+            Ok(None) => ("miss", Ok(None)),
+            Err(Failure::Open) => ("skipped", Err(Failure::Open)),
+            Err(failure) => ("failed", Err(failure)),
         };
         self.metrics.shared_looked(word);
-        shared
+        looked
     }
 
-    /// Finds out who generates an answer. While another server does, its answer is waited for, but not for longer than `Asking::patience`.
-    pub async fn lead(self: &Arc<Self>, asking: Asking) -> Lead {
+    /// Finds out who generates an answer. While another server does, its answer is waited for, but not for longer than `Asking::patience`;
+    /// `on_wait` is called before.
+    pub async fn lead(self: &Arc<Self>, asking: Asking, on_wait: impl FnOnce()) -> Lead {
         let Asking { place, age_max, patience, model } = asking;
         let (begun, wanted) = (Instant::now(), patience.map_or(Duration::ZERO, |_| self.lease));
         let mut lease = Lease { shared: Arc::clone(self), names: self.names(&place), holder: None };
         // Since when a record has been there that cannot be read: only a younger one is of use.
         let mut unreadable: Option<Instant> = None;
-        let mut has_waited = false;
+        let mut on_wait = Some(on_wait);
         loop {
             let age_max = age_max.map(|most| unreadable.map_or(most, |since| most.min(since.elapsed())));
             let grant = match lease.ask(place.owner, age_max, wanted).await {
                 Ok(Reply::Found(found)) => {
                     lease.holder = None;
                     if let Some(shared) = self.read(found, &place, &model) {
-                        self.metrics.shared_led(if has_waited { "followed" } else { "found" });
+                        self.metrics.shared_led(if on_wait.is_none() { "followed" } else { "found" });
                         return Lead::Found(shared);
                     }
                     if unreadable.replace(Instant::now()).is_none() {
@@ -179,7 +189,9 @@ impl SharedCache {
                 self.metrics.shared_led("outwaited");
                 return Lead::Claimed(Claim { lease, place, grant });
             }
-            has_waited = true;
+            if let Some(on_wait) = on_wait.take() {
+                on_wait();
+            }
             tokio::time::sleep(POLL.mul_f64(1.0 + rand::random::<f64>())).await;
         }
     }

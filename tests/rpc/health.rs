@@ -1,5 +1,8 @@
 //! Health, reflection, GetServerInfo: what others learn about the server without asking for queries.
-use super::server::{Plan, within};
+use super::{
+    queue::{filled, one_at_a_time},
+    server::{Plan, refusal, request, within},
+};
 use newshound::serve::rpc::proto;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -20,6 +23,26 @@ async fn health_answers_for_the_server_and_for_the_service() {
     }
     let unknown = health.check(HealthCheckRequest { service: "other".to_owned() }).await.unwrap_err();
     assert_eq!(unknown.code(), tonic::Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_for_want_of_room_is_well() {
+    let server = Plan::new().gated().with(one_at_a_time).start().await;
+    let calls = filled(&server).await;
+    server.until("newshound_prompt_tokens_count", 2.0).await;
+    let status = within(server.client().await.generate_queries(request("third"))).await.unwrap_err();
+    refusal(&status, tonic::Code::ResourceExhausted, "QUEUE_FULL");
+    let mut health = HealthClient::new(server.channel().await);
+    for service in ["", "newshound.v1.QueryGenerationService"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let response = within(health.check(request)).await.unwrap().into_inner();
+        assert_eq!(response.status(), ServingStatus::Serving, "{service:?}");
+    }
+    assert_eq!(server.get("/healthz").await, (200, "ok\n".to_owned()));
+    server.gate.open();
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

@@ -1,27 +1,32 @@
 //! Where there is no time or room for all that is asked, an answer falls short and says so; what cannot be is refused at the door.
+mod classes;
+mod log;
+
 use super::{
     experiments::file,
-    feedback::{exposures, plan, records},
-    script::LIST,
+    script::{LIST, tokens},
     server::{Client, Plan, Server, ask, cache_status, options, refusal, request, within},
 };
-use newshound::{
-    experiment::record::Exposure,
-    serve::{
-        rpc::proto::{
-            CacheStatus, Degradation, DegradationReason, ExperimentContext, ForcedArm,
-            GenerateQueriesRequest, GenerateQueriesResponse, Priority, Rung,
-        },
-        settings::ServeSettings,
+use newshound::serve::{
+    rpc::proto::{
+        CacheStatus, Degradation, DegradationReason, ExperimentContext, ForcedArm, GenerateQueriesRequest,
+        GenerateQueriesResponse, Priority, Rung,
     },
+    settings::ServeSettings,
 };
 use serde_json::json;
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, Status};
+
+/// Lists by locale.
+fn cohorts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/cohorts.toml")
+}
 
 const SHORTEST: Duration = Duration::from_nanos(1);
 
@@ -186,26 +191,6 @@ async fn a_stored_answer_that_is_too_old_is_used_before_anybody_waits_unless_it_
     assert_eq!(server.metric(series).await, Some(2.0));
 }
 
-#[tokio::test]
-async fn the_log_says_how_far_an_exposed_answer_fell_short() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut server = plan(&dir).gated().with(pressed_at_once).start().await;
-    let client = server.client().await;
-    let running = press(&server, &client).await;
-    let open = |user: &str| GenerateQueriesRequest { options: None, ..request(user) };
-    let waiting = call(&client, open("reader"));
-    server.until("newshound_prompt_tokens_count", 5.0).await;
-    server.gate.open();
-    let answers = [done(running).await, done(waiting).await];
-    drop(client);
-    let records = records(&mut server, dir.path()).await;
-    for (answer, degraded) in answers.iter().zip([None, Some("greedy")]) {
-        let is_it = |exposure: &&&Exposure| exposure.response_id == answer.response_id;
-        let exposures = exposures(&records);
-        assert_eq!(exposures.iter().find(is_it).unwrap().degraded.as_deref(), degraded);
-    }
-}
-
 /// A list of some seventy tokens.
 const LONG: &str = "solar storm tonight over the northern lakes again\ntrain strike talks in the capital end without result\n\
     city council vote on the harbour bridge is late\nfootball cup final tickets are sold out in minutes\n\
@@ -271,11 +256,68 @@ async fn a_deadline_that_is_too_near_for_all_lists_gets_one_and_for_none_is_refu
 }
 
 #[tokio::test]
+async fn a_deadline_that_only_the_wait_makes_too_near_is_told_when_to_come_back() {
+    let server = Plan::new().gated().with(|settings| settings.engine.rows_max = 4).start().await;
+    let client = server.client().await;
+    let mut calls = Vec::new();
+    for (user, n_prompts) in [("first", 1.0), ("second", 2.0), ("third", 3.0)] {
+        calls.push(call(&client, whole(request(user))));
+        server.until("newshound_prompt_tokens_count", n_prompts).await;
+    }
+    // Just the first ends; the second leaves a good while after it, as far as anybody knows for want of speed.
+    server.gate.allow(tokens().encode_text(LIST).len());
+    within(calls.remove(0)).await.unwrap().unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        server.get("/healthz").await;
+    }
+    server.gate.open();
+    for call in calls {
+        done(call).await;
+    }
+    server.until("newshound_running_rows", 0.0).await;
+    server.gate.close();
+    let before = server.metric(ESTIMATED).await.unwrap();
+    let running = call(&client, whole(request("fourth")));
+    server.until("newshound_running_rows", 4.0).await;
+    let takes = Duration::from_secs_f64(server.metric(ESTIMATED).await.unwrap() - before);
+    let late = within_time(whole(request("late")), takes * 3 / 2);
+    let status = within(client.clone().generate_queries(late)).await.unwrap_err();
+    let details = refusal(&status, Code::DeadlineExceeded, "DEADLINE_UNREACHABLE");
+    assert!(details.retry_info().unwrap().retry_delay.unwrap() > Duration::ZERO);
+    assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
+    server.gate.open();
+    done(running).await;
+}
+
+#[tokio::test]
+async fn a_queue_with_room_for_the_tokens_of_one_list_gets_that_one() {
+    // A prompt counts as long as it may be before any was measured.
+    let settings = |settings: &mut ServeSettings| {
+        let generation = settings.generation;
+        settings.engine.queue_tokens_max = generation.prompt_tokens_max + generation.output_tokens_max;
+    };
+    let server = Plan::new().with(settings).start().await;
+    let less = ask(&mut server.client().await, request("reader")).await;
+    assert_eq!(less.degradation, short(Rung::Greedy, DegradationReason::Pressure));
+    assert_eq!(n_candidates(&less), 1);
+}
+
+#[tokio::test]
 async fn a_queue_without_room_for_the_tokens_of_a_request_refuses_it_before_they_are_made() {
-    let server = Plan::new().with(|settings| settings.engine.queue_tokens_max = 100).start().await;
-    let status = within(server.client().await.generate_queries(request("reader"))).await.unwrap_err();
+    let settings = |settings: &mut ServeSettings| {
+        settings.engine.queue_tokens_max = 100;
+        settings.degradation.cohort_file = Some(cohorts());
+    };
+    let server = Plan::new().with(settings).start().await;
+    let mut client = server.client().await;
+    let status = within(client.generate_queries(request("reader"))).await.unwrap_err();
     let details = refusal(&status, Code::ResourceExhausted, "TOKEN_BACKLOG");
     assert!(details.retry_info().is_some() && status.metadata().contains_key("grpc-retry-pushback-ms"));
+    let mut modest = request("reader");
+    options(&mut modest).lowest_rung = Rung::Cohort.into();
+    let answer = ask(&mut client, modest).await;
+    assert_eq!(answer.degradation, short(Rung::Cohort, DegradationReason::Pressure));
     assert_eq!(server.metric("newshound_prompt_tokens_count").await, Some(0.0));
     assert_eq!(server.metric("newshound_queue_refused_total{reason=\"tokens\"}").await, Some(1.0));
 }
@@ -288,59 +330,11 @@ fn of(priority: Priority, n_candidates: u32) -> GenerateQueriesRequest {
 }
 
 #[tokio::test]
-async fn who_is_waited_for_goes_first_and_bulk_has_half_of_the_queue() {
-    let settings = |settings: &mut ServeSettings| {
-        settings.engine.rows_max = 5;
-        settings.engine.queue_requests_max = 4;
-        settings.engine.aging = Duration::from_secs(600);
-    };
-    // Generations by their rows, in the order in which they begin.
-    let begun = Arc::new(Mutex::new(Vec::new()));
-    let of_text = Arc::clone(&begun);
-    let text = move |row_idx: usize, _| {
-        let mut begun = of_text.lock().unwrap();
-        begun.extend((row_idx == 0).then_some(0));
-        *begun.last_mut().unwrap() += 1;
-        LIST.to_owned()
-    };
-    let server = Plan::new().gated().with(settings).writing(text).start().await;
-    let client = server.client().await;
-    let mut calls = vec![call(&client, of(Priority::Default, 5))];
-    server.until("newshound_running_rows", 5.0).await;
-    let waiting =
-        [(Priority::Bulk, 4), (Priority::Bulk, 3), (Priority::Default, 2), (Priority::Interactive, 1)];
-    for (priority, n_candidates) in waiting {
-        if priority == Priority::Default {
-            let third = within(client.clone().generate_queries(of(Priority::Bulk, 6))).await;
-            refusal(&third.unwrap_err(), Code::ResourceExhausted, "QUEUE_FULL");
-        }
-        calls.push(call(&client, of(priority, n_candidates)));
-        server.until("newshound_prompt_tokens_count", calls.len() as f64).await;
-    }
-    for (class, decision, expected) in [
-        ("bulk", "admitted", 2.0),
-        ("bulk", "refused", 1.0),
-        ("default", "admitted", 2.0),
-        ("interactive", "admitted", 1.0),
-        ("interactive", "refused", 0.0),
-    ] {
-        let series = format!("newshound_admissions_total{{class=\"{class}\",decision=\"{decision}\"}}");
-        assert_eq!(server.metric(&series).await, Some(expected), "{series}");
-    }
-    server.gate.open();
-    for call in calls {
-        done(call).await;
-    }
-    assert_eq!(*begun.lock().unwrap(), [5, 1, 2, 4, 3]);
-}
-
-#[tokio::test]
 async fn who_would_be_refused_gets_the_list_of_her_locale_if_she_may_and_there_is_one() {
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/cohorts.toml");
     let settings = |settings: &mut ServeSettings| {
         settings.engine.queue_requests_max = 1;
         settings.engine.rows_max = 32;
-        settings.degradation.cohort_file = Some(file);
+        settings.degradation.cohort_file = Some(cohorts());
         settings.degradation.lowest_rung = newshound::experiment::policy::Rung::Cohort;
     };
     let server = Plan::new().gated().with(settings).start().await;

@@ -10,7 +10,14 @@ use newshound::{
         transformer::Transformer,
         weights::Parameters,
     },
-    serve::{RunError, models::workshop::LoadError, rpc::proto::generate_queries_event::Event},
+    serve::{
+        RunError,
+        models::{
+            facts::Origin,
+            workshop::{LoadError, Loaded, Loader},
+        },
+        rpc::proto::generate_queries_event::Event,
+    },
 };
 use std::{sync::Arc, time::Duration};
 
@@ -36,12 +43,12 @@ pub fn config() -> DecoderConfig {
     }
 }
 
+fn network() -> Transformer {
+    Transformer::load(&config(), &mut Parameters::fresh(7, &Device::Cpu), Numerics::Serve).unwrap()
+}
+
 async fn start() -> Server {
-    let config = config();
-    let make = move || {
-        let mut parameters = Parameters::fresh(7, &Device::Cpu);
-        Batch::new(Arc::new(Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap()))
-    };
+    let make = || Batch::new(Arc::new(network()));
     let parts = newshound::serve::Parts { max_positions: 1024, ..parts(false) };
     // Every generation of it fails, and these tests ask again.
     let settings = Plan::new().with(|settings| settings.cache.failure_ttl = Duration::ZERO).settings;
@@ -56,6 +63,27 @@ async fn a_random_network_writes_no_list_and_leaves_no_row_behind() {
     server.until("newshound_running_rows", 0.0).await;
     assert_eq!(server.metric("newshound_kv_bytes").await, Some(0.0));
     assert_eq!(server.metric("newshound_candidates_total{fate=\"invalid\"}").await, Some(4.0));
+}
+
+#[tokio::test]
+async fn a_deadline_of_five_milliseconds_right_after_the_start_is_refused_at_the_door() {
+    let parts = newshound::serve::Parts { max_positions: 1024, ..parts(false) };
+    let first = Loaded::warm(parts, Origin::BuiltIn, network()).unwrap();
+    let (gate, log) = (Arc::new(Gate::default()), Arc::new(Log::default()));
+    let loader: Loader = Arc::new(|_| Err(LoadError::Panicked));
+    let server = Server::start_with(Plan::new().settings, first, loader, gate, log).await;
+    let mut client = server.client().await;
+    let refused = "newshound_deadline_missed_total{phase=\"door\"}";
+    within(async {
+        // The client's own clock may be the first.
+        while server.metric(refused).await == Some(0.0) {
+            let mut hurried = tonic::Request::new(request("reader"));
+            hurried.set_timeout(Duration::from_millis(5));
+            client.generate_queries(hurried).await.unwrap_err();
+            assert_eq!(server.metric("newshound_prompt_tokens_count").await, Some(0.0));
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

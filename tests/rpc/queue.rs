@@ -4,13 +4,13 @@ use newshound::{decode::batch::prefill_budget, serve::settings::ServeSettings};
 use std::time::{Duration, Instant};
 use tonic::Code;
 
-fn one_at_a_time(settings: &mut ServeSettings) {
+pub fn one_at_a_time(settings: &mut ServeSettings) {
     settings.engine.rows_max = 4;
     settings.engine.queue_requests_max = 1;
 }
 
 /// One request runs, and one waits.
-async fn filled(server: &Server) -> Vec<tokio::task::JoinHandle<Result<(), tonic::Status>>> {
+pub async fn filled(server: &Server) -> Vec<tokio::task::JoinHandle<Result<(), tonic::Status>>> {
     let mut calls = Vec::new();
     for (user, in_flight) in [("runs", 1.0), ("waits", 2.0)] {
         let mut client = server.client().await;

@@ -164,6 +164,7 @@ async fn a_crowd_at_two_servers_is_one_generation() {
     let crowd: Vec<_> = (0..20).map(|_| call(&of_other, request("reader"))).collect();
     other.until("newshound_cache_requests_total{status=\"coalesced\"}", 19.0).await;
     assert_eq!(redis.keys().len(), 2, "what is kept of the reader, and the lease");
+    assert_eq!(other.metric("newshound_shared_cache_looks_total{result=\"miss\"}").await, Some(1.0));
     one.gate.open();
     let made = within(leader).await.unwrap();
     for waiting in crowd {
@@ -226,22 +227,78 @@ async fn a_lease_that_is_granted_too_late_is_given_up() {
     // A link that fails for a while is not lost.
     let (budget, failures_max) = (Duration::from_millis(20), u32::MAX);
     let hasty = RedisSettings { budget, failures_max, ..patient(&store::url(proxy.port)) };
-    let one = started(sharing(hasty)).await;
+    let old = |settings: &mut newshound::serve::settings::ServeSettings| {
+        (settings.cache.ttl, settings.cache.stale) = (Duration::from_millis(1), Duration::from_secs(3600));
+    };
+    let one = started(sharing(hasty).with(old)).await;
     let other = started(sharing(patient(&redis.url()))).await;
+    let mut client = one.client().await;
+    assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Miss);
+    let n_scripts = redis.n_scripts();
     proxy.set(Mode::Slow(Duration::from_millis(200)));
-    assert_eq!(cache_status(&ask(&mut one.client().await, single("reader")).await), CacheStatus::Miss);
-    // The look, the lead, and the end of a lease that the test made as long as a test may be.
+    // A renewal leads without a look.
+    assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Stale);
+    // The lead, and the end of a lease that the test made as long as a test may be.
     within(async {
-        while redis.n_scripts() < 3 {
+        while redis.n_scripts() < n_scripts + 2 {
             tokio::task::yield_now().await;
         }
     })
     .await;
     assert_eq!(redis.keys().iter().filter(|key| key.contains(":lease:")).count(), 0);
-    assert_eq!(redis.keys().len(), 1, "the lead came");
-    assert_eq!(cache_status(&ask(&mut other.client().await, single("reader")).await), CacheStatus::Miss);
-    assert!(one.metric("newshound_shared_cache_errors_total{reason=\"timeout\"}").await >= Some(2.0));
+    assert!(one.metric("newshound_shared_cache_errors_total{reason=\"timeout\"}").await >= Some(1.0));
+    let refresh = with_mode(CacheMode::Refresh, single("reader"));
+    assert_eq!(cache_status(&ask(&mut other.client().await, refresh).await), CacheStatus::Miss);
     stored(&other, 1.0).await;
+}
+
+#[tokio::test]
+#[ignore = "starts redis-server"]
+async fn a_redis_that_is_late_is_asked_once_by_a_request() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port).await;
+    let (budget, failures_max) = (Duration::from_millis(20), u32::MAX);
+    let hasty = RedisSettings { budget, failures_max, ..patient(&store::url(proxy.port)) };
+    let one = started(sharing(hasty)).await;
+    proxy.set(Mode::Slow(Duration::from_millis(200)));
+    assert_eq!(cache_status(&ask(&mut one.client().await, single("reader")).await), CacheStatus::Miss);
+    for (operation, n_asked) in [("look", 1.0), ("lead", 0.0)] {
+        let series = format!("newshound_shared_cache_operation_seconds_count{{operation=\"{operation}\"}}");
+        assert_eq!(one.metric(&series).await, Some(n_asked), "{series}");
+    }
+}
+
+/// Who waits for another server needs no place in the queue yet.
+#[tokio::test]
+#[ignore = "starts redis-server"]
+async fn while_another_server_is_waited_for_others_have_the_place_in_the_queue() {
+    let redis = Redis::start();
+    let one = started(sharing(patient(&redis.url())).gated()).await;
+    let small = |settings: &mut newshound::serve::settings::ServeSettings| {
+        (settings.engine.rows_max, settings.engine.queue_requests_max) = (4, 1);
+    };
+    let other = started(sharing(patient(&redis.url())).gated().with(small)).await;
+    let (of_one, of_other) = (one.client().await, other.client().await);
+    let theirs = call(&of_one, request("reader"));
+    one.until("newshound_running_rows", 4.0).await;
+    let running = call(&of_other, request("runs"));
+    other.until("newshound_running_rows", 4.0).await;
+    let waiting = call(&of_other, request("reader"));
+    within(async {
+        let leads = "newshound_shared_cache_operation_seconds_count{operation=\"lead\"}";
+        while other.metric(leads).await < Some(2.0) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let next = call(&of_other, request("next"));
+    other.until("newshound_prompt_tokens_count", 2.0).await;
+    one.gate.open();
+    assert_eq!(cache_status(&within(waiting).await.unwrap()), CacheStatus::Hit);
+    other.gate.open();
+    for made in [theirs, running, next] {
+        assert_eq!(cache_status(&within(made).await.unwrap()), CacheStatus::Miss);
+    }
 }
 
 const NEWER: &str = "harbour bridge closed\nferry strike ends\ncity marathon route";

@@ -77,7 +77,7 @@ fn colder(bytes: &[u8]) -> Vec<u8> {
 /// A server of the demo's bundle.
 pub async fn demo_with(settings: ServeSettings) -> Server {
     let bundle = load::load(BundleSource::At(&demo()), Precision::F32, &Device::Cpu).unwrap();
-    let first = workshop::Loaded::of(bundle, Origin::At(demo()));
+    let first = workshop::Loaded::of(bundle, Origin::At(demo())).unwrap();
     let loader = workshop::bundles(Precision::F32, Device::Cpu);
     Server::start_with(settings, first, loader, Arc::new(Gate::default()), Arc::new(Log::default())).await
 }
@@ -95,7 +95,7 @@ async fn serving_with(shelf: &TempDir, change: impl FnOnce(&mut ServeSettings)) 
     let dir = shelf.path().join("one");
     let bundle = load::load(BundleSource::At(&dir), Precision::F32, &Device::Cpu).unwrap();
     let loader = workshop::bundles(Precision::F32, Device::Cpu);
-    let first = workshop::Loaded::of(bundle, Origin::At(dir));
+    let first = workshop::Loaded::of(bundle, Origin::At(dir)).unwrap();
     Server::start_with(plan.settings, first, loader, Arc::new(Gate::default()), Arc::new(Log::default()))
         .await
 }

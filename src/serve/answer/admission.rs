@@ -4,6 +4,7 @@ use crate::{
     serve::{
         answer::ServeError,
         engine::{Deadline, EngineError, Ticket, Work},
+        flights::Flight,
         ladder::{self, Decision, Offer, Refusal, Situation, Step, Why},
         metrics::Metrics,
         question::{Options, Question},
@@ -37,8 +38,8 @@ pub(super) fn decide(settings: &DegradationSettings, question: &Question, metric
     let engine = &question.writer.engine;
     let offer = |rung, options: &Options| {
         let work = work(question, options);
-        let wait = engine.wait(&work, question.class);
-        Offer { rung, wait, work: engine.takes(&work).unwrap_or_default() }
+        let (wait, has_place) = (engine.wait(&work, question.class), engine.has_place(&work, question.class));
+        Offer { rung, wait, work: engine.takes(&work).unwrap_or_default(), has_place }
     };
     let less = |rung| Some(offer(rung, &question.options.at(rung)?));
     let offers = [Some(offer(Rung::Full, &question.options)), less(Rung::Fewer), less(Rung::Greedy)];
@@ -47,7 +48,6 @@ pub(super) fn decide(settings: &DegradationSettings, question: &Question, metric
         offers: &offers,
         wait: engine.wait(&work(question, &question.options), question.class),
         wait_max: engine.wait_max().0,
-        is_full: engine.is_full(question.class),
         left: question.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
         lowest: question.lowest_rung,
     };
@@ -73,9 +73,15 @@ pub(super) fn exhausted(exhausted: Exhausted, question: &Question, metrics: &Met
     ServeError::TenantLimit { tenant, tokens_per_minute, retry_after }
 }
 
-/// Takes a place in the queue for a question.
-pub(super) fn ticket(question: &Question, metrics: &Metrics) -> Result<Ticket, EngineError> {
-    let ticket = question.writer.engine.admit(&work(question, &question.options), question.class);
+/// Takes a place in the queue for those who wait for the answer to a question.
+pub(super) fn place(question: &Question, flight: &Flight) -> Result<Ticket, EngineError> {
+    let (work, precedence) = (work(question, &question.options), Arc::clone(&flight.precedence));
+    question.writer.engine.admit(&work, precedence)
+}
+
+/// The same at the door.
+pub(super) fn ticket(question: &Question, flight: &Flight, metrics: &Metrics) -> Result<Ticket, EngineError> {
+    let ticket = place(question, flight);
     metrics.admission(question.class, if ticket.is_ok() { "admitted" } else { "refused" });
     ticket
 }

@@ -14,8 +14,7 @@ use std::sync::Arc;
 impl Answerer {
     /// The list of the reader's locale, where nothing can be generated for her and she may have it.
     pub(super) fn of_cohort(&self, question: &Question, decision: &Decision) -> Option<Arc<Answer>> {
-        let is_refused = decision.otherwise.is_err() || question.writer.engine.is_full(question.class);
-        if is_refused { self.for_everybody(question) } else { None }
+        if decision.otherwise.is_err() || decision.is_full { self.for_everybody(question) } else { None }
     }
 
     /// The same for a reader of whom nothing is known, or a refusal.

@@ -1,14 +1,16 @@
 //! What other servers generate: it is taken from the cache that they share, and what is generated here goes there.
+//!
+//! Each request gives Redis one operation's time. Where the look took that, or is not worth it, nobody is asked who generates.
 use super::{Answerer, Course, admission};
 use crate::{
     experiment::policy::Rung,
     serve::{
-        cache::{CacheKey, Found},
+        cache::{CacheKey, Found, Keep},
         candidate::Answer,
         engine::Deadline,
         flights::Landed,
         question::{CacheMode, Question},
-        shared::{Asking, Claim, Lead, Shared, record::Place},
+        shared::{Asking, Claim, Lead, Shared, link::Failure, record::Place},
         traces::Stage,
     },
 };
@@ -20,6 +22,26 @@ use std::{
 /// How much younger another server's answer must be than a stored one to take its place: more than it may have been on its way.
 const YOUNGER: Duration = Duration::from_secs(1);
 
+/// What a look into the shared cache came to.
+pub(super) enum Looked {
+    /// An answer, which is stored here from now on.
+    Found(Course),
+    /// What those are to do who generate.
+    Nothing(Others),
+}
+
+/// Whether other servers are asked before an answer is generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// They may be generating it.
+    Asked,
+    /// Redis has had its time, or there is none for it.
+    LeftAlone,
+}
+
+/// An answer of another server, and its age; none where there is none, an error where Redis does not answer.
+pub(super) type Sought = Result<Option<(Arc<Answer>, Duration)>, Failure>;
+
 /// Who generates an answer.
 pub(super) enum Turn {
     /// Another server has.
@@ -29,33 +51,58 @@ pub(super) enum Turn {
 }
 
 impl Answerer {
-    /// The answer that another server has stored, which is stored here from now on.
-    pub(super) async fn elsewhere(self: &Arc<Self>, question: &Question, key: CacheKey) -> Option<Course> {
-        let shared = self.shared.as_ref().filter(|_| question.cache == CacheMode::Default)?;
+    /// Looks for the answer that another server has stored.
+    pub(super) async fn elsewhere(self: &Arc<Self>, question: &Question, key: CacheKey) -> Looked {
+        let shared = match &self.shared {
+            Some(shared) if question.cache == CacheMode::Default => shared,
+            _ => return Looked::Nothing(Others::Asked),
+        };
         // Whoever cannot wait for Redis at its slowest does not ask it: an answer is late by no more than it would be without.
         let hurries = |deadline: Instant| deadline < Instant::now() + shared.budget();
         if question.deadline.is_some_and(hurries) {
-            return None;
+            return Looked::Nothing(Others::LeftAlone);
         }
-        let (age_max, from) = (self.keep(question, false).usable(), SystemTime::now());
-        let found = shared.look(&place(question, key), age_max, &question.writer.facts).await?;
-        drop(question.trace.stage(Stage::Cache, from));
-        let found = self.take_in(question, key, found).await;
-        Some(self.stored(question, key, found).await)
+        let (keep, from) = (self.keep(question, false), SystemTime::now());
+        let look = async {
+            let looked = shared.look(&place(question, key), keep.usable(), &question.writer.facts).await?;
+            let Some(Shared { answer, age }) = looked else { return Ok(None) };
+            self.take_in(key, &answer, (keep, age)).await;
+            Ok(Some((answer, age)))
+        };
+        match self.looks.share(key, look).await {
+            Ok(Some((answer, age))) => {
+                drop(question.trace.stage(Stage::Cache, from));
+                let found = Found { answer, age, freshness: keep.freshness(age) };
+                Looked::Found(self.stored(question, key, found).await)
+            }
+            Ok(None) => Looked::Nothing(Others::Asked),
+            Err(_) => Looked::Nothing(Others::LeftAlone),
+        }
     }
 
     /// Finds out whether another server generates the answer, before this one does, or has just done so; and gets leave to store it for
-    /// others.
-    pub(super) async fn lead(&self, question: &Question, key: CacheKey, deadline: &Deadline) -> Turn {
+    /// others. `on_wait` is called before it is waited for.
+    pub(super) async fn lead(
+        &self,
+        question: &Question,
+        (key, others): (CacheKey, Others),
+        deadline: &Deadline,
+        on_wait: impl FnOnce(),
+    ) -> Turn {
         let shared = match (&self.shared, question.cache) {
             (Some(shared), CacheMode::Default | CacheMode::Refresh) if question.rung == Rung::Full => shared,
             _ => return Turn::Ours(None),
         };
+        if others == Others::LeftAlone {
+            self.metrics.shared_led("alone");
+            return Turn::Ours(None);
+        }
         let now = Instant::now();
         let wants_stored = question.cache == CacheMode::Default;
+        let keep = self.keep(question, false);
         let age_max = match self.cache.get(key, now).await {
-            Some(Found { age, .. }) => age.saturating_sub(YOUNGER).min(self.keep(question, false).usable()),
-            None => self.keep(question, false).usable(),
+            Some(Found { age, .. }) => age.saturating_sub(YOUNGER).min(keep.usable()),
+            None => keep.usable(),
         };
         let asking = Asking {
             place: place(question, key),
@@ -63,9 +110,9 @@ impl Answerer {
             patience: wants_stored.then(|| admission::patience(question, deadline, shared.lease())),
             model: Arc::clone(&question.writer.facts),
         };
-        match shared.lead(asking).await {
-            Lead::Found(found) => {
-                let Found { answer, age, .. } = self.take_in(question, key, found).await;
+        match shared.lead(asking, on_wait).await {
+            Lead::Found(Shared { answer, age }) => {
+                self.take_in(key, &answer, (keep, age)).await;
                 Turn::Theirs(Landed { answer, age: Some(age) })
             }
             Lead::Claimed(claim) => Turn::Ours(Some(claim)),
@@ -82,18 +129,11 @@ impl Answerer {
     }
 
     /// Stores an answer of another server here, for the rest of its time.
-    async fn take_in(
-        &self,
-        question: &Question,
-        key: CacheKey,
-        Shared { answer, age }: Shared,
-    ) -> Found<Answer> {
-        let keep = self.keep(question, false);
+    async fn take_in(&self, key: CacheKey, answer: &Arc<Answer>, (keep, age): (Keep, Duration)) {
         // A machine that has run for less time than the answer is old cannot say since when it is stored.
         if let Some(since) = Instant::now().checked_sub(age) {
-            self.put(key, &answer, keep, since).await;
+            self.put(key, answer, keep, since).await;
         }
-        Found { answer, age, freshness: keep.freshness(age) }
     }
 }
 

@@ -1,8 +1,12 @@
 //! A generation: in a task of its own, so that whoever asked first may leave, and what is kept of it.
-use super::{Answerer, ServeError, admission, elsewhere::Turn};
+use super::{
+    Answerer, ServeError, admission,
+    elsewhere::{Others, Turn},
+};
 use crate::{
     experiment::policy::Rung,
     serve::{
+        batcher::Class,
         cache::{CacheKey, Found, Freshness, Keep},
         candidate::{Answer, Candidate},
         engine::{EngineError, Ticket},
@@ -27,9 +31,9 @@ impl Answerer {
         question: Question,
         flight: Arc<Flight>,
         key: CacheKey,
-        charge: Charge,
+        (charge, others): (Charge, Others),
     ) {
-        let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question, &self.metrics));
+        let (answerer, ticket) = (Arc::clone(self), admission::ticket(&question, &flight, &self.metrics));
         let (trace, lines) = (question.trace.clone(), question.trace.log_span());
         // Before anybody can join it: whoever does, points to this trace.
         flight.progress.send_modify(|progress| progress.trace = trace);
@@ -38,7 +42,7 @@ impl Answerer {
             let _landing = joinable.then(|| Landing { flights: &answerer.flights, key, flight: &flight });
             let question = Arc::new(question);
             let outcome = tokio::select! {
-                outcome = answerer.generate(&question, &flight, key, (ticket, charge)) => outcome,
+                outcome = answerer.generate(&question, &flight, key, (ticket, charge, others)) => outcome,
                 () = answerer.unwatched(&flight, key, joinable) => {
                     debug!("nobody waits for the answer any more");
                     return;
@@ -64,7 +68,7 @@ impl Answerer {
         question: &Arc<Question>,
         flight: &Flight,
         key: CacheKey,
-        (ticket, charge): (Result<Ticket, EngineError>, Charge),
+        (ticket, charge, others): (Result<Ticket, EngineError>, Charge, Others),
     ) -> Result<(Landed, Option<Claim>), ServeError> {
         // Between this request's look into the cache and its take-off, an earlier flight may have landed.
         if question.cache == CacheMode::Default
@@ -73,13 +77,17 @@ impl Answerer {
         {
             return Ok((shown(flight, Landed { answer, age: Some(age) }), None));
         }
-        let claim = match &ticket {
+        let (ticket, claim) = match ticket {
+            Ok(ticket) => {
+                let mut kept = Some(ticket);
+                // While another server is waited for, others may have the place.
+                match self.lead(question, (key, others), &flight.deadline, || drop(kept.take())).await {
+                    Turn::Ours(claim) => (kept.map_or_else(|| admission::place(question, flight), Ok), claim),
+                    Turn::Theirs(landed) => return Ok((shown(flight, landed), None)),
+                }
+            }
             // Whoever is refused is refused at once.
-            Err(_) => None,
-            Ok(_) => match self.lead(question, key, &flight.deadline).await {
-                Turn::Ours(claim) => claim,
-                Turn::Theirs(landed) => return Ok((shown(flight, landed), None)),
-            },
+            Err(error) => (Err(error), None),
         };
         let publish = |candidate: &Arc<Candidate>| {
             flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
@@ -123,7 +131,9 @@ impl Answerer {
         if question.rung > Rung::Full || fell_short {
             return Keep::only(fresh.min(self.degradation.answer_ttl));
         }
-        let spare = if question.lowest_rung >= Rung::Stale { self.degradation.spare } else { Duration::ZERO };
+        // What is made ahead is for readers who may have it when it is old, whatever bulk may itself.
+        let is_spare = question.lowest_rung >= Rung::Stale || question.class == Class::Bulk;
+        let spare = if is_spare { self.degradation.spare } else { Duration::ZERO };
         let stale = policy.cache_stale.unwrap_or(settings.stale);
         Keep::until(fresh, settings.renew_ahead, (stale, spare), rand::random())
     }

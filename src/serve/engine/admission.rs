@@ -1,10 +1,11 @@
 //! The way into the queue: a ticket, which is there before anything is computed for a job, and what a job that comes now would meet.
 use super::{
-    Arc, Class, Duration, Engine, EngineError, Instant, Limits, Ordering, Room, Shared,
+    Arc, Class, Duration, Engine, EngineError, Instant, Limits, Ordering, Precedence, Room, Shared,
     pace::Pace,
     pressure,
     rates::{Rates, Work},
 };
+use crate::serve::batcher::{AGED_EVERY, Aged};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The longest wait over what a job may be expected to wait when it comes. Whoever is let in and then refused because she waited too long has
@@ -28,6 +29,8 @@ pub(super) struct Now {
     n_rows: usize,
     /// Who has a ticket and does not run, by class.
     queued: [Queued; Class::ALL.len()],
+    /// Who of them is aged.
+    pub(super) aged: [Aged; Class::ALL.len()],
 }
 
 /// Those of one class who have a ticket.
@@ -37,25 +40,58 @@ struct Queued {
     need: Room,
 }
 
-impl Now {
-    /// Notes what runs.
-    pub(super) fn runs(&mut self, n_rows: usize, free: Room) {
-        (self.n_rows, self.free) = (n_rows, free);
+impl Queued {
+    fn add(&mut self, need: Room) {
+        *self = Self { jobs: self.jobs + 1, need: self.need.and(need) };
     }
 
-    /// Those who go before a job of a class that comes now, but for jobs that waited long.
-    fn ahead(&self, class: Class) -> Queued {
-        let ahead = Class::ALL.into_iter().filter(|other| *other <= class);
-        ahead.fold(Queued::default(), |sum, other| {
-            let Queued { jobs, need } = self.queued[other as usize];
-            Queued { jobs: sum.jobs + jobs, need: sum.need.and(need) }
-        })
+    fn remove(&mut self, need: Room) {
+        *self = Self { jobs: self.jobs.saturating_sub(1), need: self.need.less(need) };
     }
+}
+
+impl Now {
+    /// Notes what runs, and who of those who wait is aged.
+    pub(super) fn runs(&mut self, n_rows: usize, free: Room, aged: [Aged; Class::ALL.len()]) {
+        (self.n_rows, self.free, self.aged) = (n_rows, free, aged);
+    }
+
+    /// Those who go before a job of a class that comes now: of its class and those before it all, of the others who have their turn.
+    fn ahead(&self, class: Class) -> Queued {
+        let (own, behind) = self.queued.split_at(class as usize + 1);
+        let (own, behind) = (sum(own), sum(behind));
+        // The first may be due at once.
+        let turns = own.jobs / (AGED_EVERY - 1) + 1;
+        let aged = self.aged[class as usize + 1..].iter();
+        let due = aged.clone().map(|aged| aged.jobs).sum::<usize>().min(turns);
+        let most = aged.map(|aged| aged.most).fold(Room::default(), Room::max);
+        let need = std::iter::repeat_n(most, due).fold(own.need, Room::and);
+        // Who is young now may be old when the others have left.
+        Queued { jobs: own.jobs + behind.jobs.min(turns), need }
+    }
+
+    /// How long a job of a class that comes now is going to wait, where those who leave do so at a pace: not at all where it has room
+    /// beside all that go before it, or nobody ever waited.
+    fn wait(&self, need: Room, (class, left): (Class, usize), pace: &Pace) -> Duration {
+        let ahead = self.ahead(class);
+        if ahead.need.and(need).fits(self.free.less(Room { rows: left, tokens: 0 })) {
+            return Duration::ZERO;
+        }
+        pace.until_left(ahead.jobs + 1).unwrap_or_default()
+    }
+}
+
+fn sum(queued: &[Queued]) -> Queued {
+    queued.iter().fold(Queued::default(), |sum, queued| Queued {
+        jobs: sum.jobs + queued.jobs,
+        need: sum.need.and(queued.need),
+    })
 }
 
 impl Load {
     pub(super) fn new(room: Room) -> Self {
-        let now = Now { rates: Rates::default(), free: room, n_rows: 0, queued: Default::default() };
+        let (queued, aged) = Default::default();
+        let now = Now { rates: Rates::default(), free: room, n_rows: 0, queued, aged };
         Self { pace: Pace::default(), now: Mutex::new(now) }
     }
 
@@ -69,36 +105,38 @@ impl Load {
 /// A place in the queue; given back when it is dropped.
 #[derive(Debug)]
 pub struct Ticket {
+    precedence: Arc<Precedence>,
+    /// The class as one of which it is counted.
     class: Class,
     need: Room,
     shared: Arc<Shared>,
 }
 
 impl Ticket {
-    /// Whose place it is.
-    pub(super) fn class(&self) -> Class {
-        self.class
+    /// The class that it has by now; counted as one of that from then on.
+    pub(super) fn class(&mut self) -> Class {
+        let class = self.precedence.class();
+        if class != self.class {
+            let mut now = self.shared.load.lock();
+            now.queued[self.class as usize].remove(self.need);
+            now.queued[class as usize].add(self.need);
+            self.class = class;
+        }
+        class
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut now = self.shared.load.lock();
-        let queued = &mut now.queued[self.class as usize];
-        *queued = Queued { jobs: queued.jobs.saturating_sub(1), need: queued.need.less(self.need) };
+        self.shared.load.lock().queued[self.class as usize].remove(self.need);
     }
 }
 
 impl Shared {
     /// How long a job of a class that comes now and needs so much room is going to wait.
     pub(super) fn wait(&self, need: Room, class: Class) -> Duration {
-        let now = self.load.lock();
-        let (room, sharing) = (self.limits.room, self.limits.sharing);
-        let (ahead, left) = (now.ahead(class), sharing.left_by(class, room.rows));
-        if ahead.need.and(need).fits(now.free.less(Room { rows: left, tokens: 0 })) {
-            return Duration::ZERO;
-        }
-        self.load.pace.until_left(ahead.jobs + 1).unwrap_or_default()
+        let left = self.limits.sharing.left_by(class, self.limits.room.rows);
+        self.load.lock().wait(need, (class, left), &self.load.pace)
     }
 
     /// How near the thread is to where it refuses, with jobs that wait and rows that run, if one more comes of which nobody said how it
@@ -129,15 +167,15 @@ impl Engine {
     ///
     /// # Errors
     /// `QueueFull` or `TokenBacklog` without waiting, or `Gone`.
-    pub fn admit(&self, work: &Work, class: Class) -> Result<Ticket, EngineError> {
+    pub fn admit(&self, work: &Work, precedence: Arc<Precedence>) -> Result<Ticket, EngineError> {
         if self.shared.stopping.load(Ordering::Relaxed) {
             return Err(EngineError::Gone);
         }
-        let (limits, need) = (&self.shared.limits, work.room());
+        let (limits, need, class) = (&self.shared.limits, work.room(), precedence.class());
         let retry_after = self.shared.load.pace.until_free(limits.queue_max);
         let (jobs_max, tokens_max) = self.places(class);
         let mut now = self.shared.load.lock();
-        let Queued { jobs, need: taken } = now.ahead(Class::Bulk);
+        let Queued { jobs, need: taken } = sum(&now.queued);
         if jobs >= jobs_max {
             self.shared.metrics.refused("full", retry_after);
             return Err(EngineError::QueueFull { queued: jobs_max, retry_after });
@@ -146,9 +184,8 @@ impl Engine {
             self.shared.metrics.refused("tokens", retry_after);
             return Err(EngineError::TokenBacklog { tokens: tokens_max, retry_after });
         }
-        let queued = &mut now.queued[class as usize];
-        *queued = Queued { jobs: queued.jobs + 1, need: queued.need.and(need) };
-        Ok(Ticket { class, need, shared: Arc::clone(&self.shared) })
+        now.queued[class as usize].add(need);
+        Ok(Ticket { precedence, class, need, shared: Arc::clone(&self.shared) })
     }
 
     /// The jobs and tokens that may wait, of all classes together, when one of a class comes.
@@ -174,15 +211,16 @@ impl Engine {
         now.rates.takes(work, now.n_rows, Instant::now())
     }
 
-    /// How long work of a class that comes now is going to wait: not at all where it has room beside all that go before it, or nobody ever
-    /// waited.
+    /// How long a job of a class that comes now is going to wait.
     pub fn wait(&self, work: &Work, class: Class) -> Duration {
         self.shared.wait(work.room(), class)
     }
 
-    /// Whether no place in the queue is left to a class.
-    pub fn is_full(&self, class: Class) -> bool {
-        self.n_queued() >= self.places(class).0
+    /// Whether the queue has a place for a job of a class, and room for its tokens.
+    pub fn has_place(&self, work: &Work, class: Class) -> bool {
+        let (jobs_max, tokens_max) = self.places(class);
+        let Queued { jobs, need } = sum(&self.shared.load.lock().queued);
+        jobs < jobs_max && need.and(work.room()).tokens <= tokens_max
     }
 
     /// Whether more than half of the queue is taken, so that what can wait should not be asked for.
@@ -197,15 +235,126 @@ impl Engine {
     }
 
     fn n_queued(&self) -> usize {
-        self.shared.load.lock().ahead(Class::Bulk).jobs
+        sum(&self.shared.load.lock().queued).jobs
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::{batcher::Sharing, engine::prefixes::PrefixLimits, metrics::Metrics};
+    use crate::serve::{
+        batcher::{Batcher, Sharing, Standing},
+        engine::prefixes::PrefixLimits,
+        metrics::Metrics,
+    };
     use std::sync::atomic::AtomicBool;
+
+    const LEAVES_EVERY: Duration = Duration::from_millis(50);
+    const AGING: Duration = Duration::from_secs(2);
+    const NEED: Room = Room { rows: 4, tokens: 100 };
+    const ROOM: Room = Room { rows: 8, tokens: 1000 };
+    const PROBE: usize = usize::MAX;
+
+    /// A batch of two jobs, of which one leaves after each interval, and those who wait for it.
+    struct Simulated {
+        batcher: Batcher<usize>,
+        classes: Vec<Class>,
+        running: Vec<Class>,
+        queued: [Queued; 3],
+        now: Instant,
+    }
+
+    impl Simulated {
+        fn new(sharing: Sharing) -> Self {
+            let batcher = Batcher::new(Duration::from_millis(250), sharing, ROOM.rows);
+            let running = vec![Class::Interactive; 2];
+            Self { batcher, classes: Vec::new(), running, queued: Default::default(), now: Instant::now() }
+        }
+
+        fn push(&mut self, job: usize, class: Class, since: Instant) {
+            self.batcher.push(job, NEED, class, since);
+            self.queued[class as usize].add(NEED);
+        }
+
+        fn come(&mut self, class: Class, waited: Duration) {
+            self.push(self.classes.len(), class, self.now.checked_sub(waited).unwrap());
+            self.classes.push(class);
+        }
+
+        fn standing(&self) -> Standing {
+            let mut standing = Standing { free: ROOM, ..Standing::default() };
+            for &class in &self.running {
+                standing.free = standing.free.less(NEED);
+                standing.rows[class as usize] += NEED.rows;
+            }
+            standing
+        }
+
+        fn expected(&self, class: Class, sharing: &Sharing) -> Duration {
+            let (queued, aged, free) = (self.queued, self.batcher.aged(self.now), self.standing().free);
+            let now = Now { rates: Rates::default(), free, n_rows: 8, queued, aged };
+            let pace = Pace::default();
+            pace.note(LEAVES_EVERY);
+            now.wait(NEED, (class, sharing.left_by(class, ROOM.rows)), &pace)
+        }
+
+        /// One leaves, and who fits joins; says whether that was the probe.
+        fn pass(&mut self, probe: Class) -> bool {
+            self.now += LEAVES_EVERY;
+            self.running.remove(0);
+            while let Some(picked) = self.batcher.pick(self.now, &self.standing()) {
+                let class = self.classes.get(picked.job).copied().unwrap_or(probe);
+                self.queued[class as usize].remove(NEED);
+                self.running.push(class);
+                if picked.job == PROBE {
+                    return true;
+                }
+            }
+            false
+        }
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_was_expected_where_many_of_all_classes_wait() {
+        let mut seed = 7_u32;
+        let mut below = |n: usize| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 16) as usize % n
+        };
+        for round in 0..300 {
+            let probe = Class::ALL[round % 3];
+            // Bulk that leaves rows waits for those too.
+            let above_bulk = if probe == Class::Bulk { 0.0 } else { 0.5 };
+            let sharing = Sharing { interactive: 0.0, above_bulk, aging: AGING };
+            let mut simulated = Simulated::new(sharing);
+            for _ in 0..below(40) {
+                let waited = Duration::from_millis(below(4000) as u64);
+                simulated.come(Class::ALL[below(3)], waited);
+            }
+            // So that turns are due or were just had.
+            for _ in 0..below(12).min(simulated.classes.len() / 2) {
+                simulated.pass(probe);
+            }
+            let (came, expected) = (simulated.now, simulated.expected(probe, &sharing));
+            simulated.push(PROBE, probe, came);
+            while !simulated.pass(probe) {}
+            let waited = simulated.now - came;
+            assert!(waited <= expected, "{round}: {probe:?} waited {waited:?}, not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn an_aged_job_that_takes_the_room_makes_others_wait() {
+        let sharing = Sharing { interactive: 0.0, above_bulk: 0.5, aging: AGING };
+        for (waited, expected) in
+            [(AGING, 2 * LEAVES_EVERY), (AGING - Duration::from_nanos(1), Duration::ZERO)]
+        {
+            let mut simulated = Simulated::new(sharing);
+            simulated.running.pop();
+            simulated.come(Class::Bulk, waited);
+            assert_eq!(simulated.expected(Class::Interactive, &sharing), expected, "{waited:?}");
+        }
+    }
 
     /// A thread with a queue of 8 and a batch of 128 rows, which nobody may be expected to wait for longer than a second.
     fn thread() -> Arc<Shared> {
@@ -236,11 +385,12 @@ mod tests {
         shared.load.pace.note(Duration::from_millis(375));
         check(2, 64, 0.5);
         // Few rows that have all tokens: one more has to wait until one has left.
-        shared.load.lock().runs(8, Room { rows: 120, tokens: 99 });
+        shared.load.lock().runs(8, Room { rows: 120, tokens: 99 }, Default::default());
         check(0, 8, 0.375);
         let ticket = |class| {
             shared.load.lock().queued[class as usize] = Queued { jobs: 1, need: one };
-            Ticket { class, need: one, shared: Arc::clone(&shared) }
+            let precedence = Arc::new(Precedence::new(class));
+            Ticket { precedence, class, need: one, shared: Arc::clone(&shared) }
         };
         let before = ticket(Class::Interactive);
         check(1, 8, 0.75);
@@ -248,7 +398,7 @@ mod tests {
         // Nobody of another class waits for bulk.
         let _bulk = ticket(Class::Bulk);
         check(1, 8, 0.375);
-        shared.load.lock().runs(0, shared.limits.room);
+        shared.load.lock().runs(0, shared.limits.room, Default::default());
         check(0, 0, 0.0);
     }
 }

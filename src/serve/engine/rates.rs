@@ -41,7 +41,26 @@ pub(super) struct Rates {
     stepped_at: Option<Instant>,
 }
 
+/// What a network took for a first list.
+#[derive(Clone, Copy, Debug)]
+pub struct Warmth {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Time of its prefill.
+    pub prefill: Duration,
+    /// Candidates.
+    pub rows: usize,
+    /// Time of a step of theirs.
+    pub step: Duration,
+}
+
 impl Rates {
+    /// Notes a first list, which was written now.
+    pub(super) fn warmed(&mut self, warmth: &Warmth, now: Instant) {
+        self.prefilled(warmth.prompt_tokens, warmth.prefill);
+        self.stepped(warmth.rows, warmth.step, now);
+    }
+
     /// Notes the prompt of some signals, all of which had a place in it.
     pub(super) fn prepared(&mut self, n_bytes: usize, n_tokens: usize, took: Duration) {
         self.prompt_tokens.note(float(n_tokens), float(n_bytes));
@@ -80,11 +99,12 @@ impl Rates {
     }
 
     /// How long work takes from its preparation to its last list, if it need not wait, beside `n_running` rows; none where too little was
-    /// measured, or too long ago.
+    /// measured, or too long ago. Lists are as long as they may be before any was written.
     pub(super) fn takes(&self, work: &Work, n_running: usize, now: Instant) -> Option<Duration> {
         let is_old = now.saturating_duration_since(self.stepped_at?) >= GOOD_FOR;
         let longest = if work.rows > 1 { self.longest_tokens.value } else { None };
-        let n_steps = longest.or(self.list_tokens.value)?.min(float(work.row_tokens_max));
+        let (n_tokens, most) = (longest.or(self.list_tokens.value), float(work.row_tokens_max));
+        let n_steps = n_tokens.map_or(most, |n_tokens| n_tokens.min(most));
         let prefill = self.prefill.value()? * float(work.prompt_tokens);
         let step = self.step.at(float(n_running + work.rows))?;
         let seconds = self.preparation.value.unwrap_or(0.0) + prefill + n_steps * step;
@@ -198,10 +218,19 @@ mod tests {
         let mut rates = Rates::default();
         assert_eq!((rates.takes(&WORK, 0, now), rates.prompt_tokens(100)), (None, None));
         rates.prefilled(100, MS);
-        rates.stepped(8, MS, now);
         assert_eq!(rates.takes(&WORK, 0, now), None);
+        rates.stepped(8, MS, now);
+        close(rates.takes(&WORK, 0, now), MS + 96 * MS);
         rates.wrote(10);
-        assert!(rates.takes(&WORK, 0, now).is_some(), "a list is as long as the longest of several at least");
+        close(rates.takes(&WORK, 0, now), MS + 10 * MS);
+    }
+
+    #[test]
+    fn a_first_list_says_what_others_take() {
+        let now = Instant::now();
+        let mut rates = Rates::default();
+        rates.warmed(&Warmth { prompt_tokens: 200, prefill: 20 * MS, rows: 8, step: 2 * MS }, now);
+        close(rates.takes(&WORK, 0, now), 10 * MS + 96 * 2 * MS);
     }
 
     #[test]

@@ -3,9 +3,9 @@ mod arriving;
 mod drawing;
 
 use super::{
-    Arc, Batcher, Bill, Command, DecodeError, Duration, EngineError, EngineGauges, EngineState, Event,
+    Arc, Batcher, Bill, Class, Command, DecodeError, Duration, EngineError, EngineGauges, EngineState, Event,
     FinishedRow, Generator, GroupId, HashMap, Instant, Ordering, PrefillRate, Prefixes, Queued, Room, Shared,
-    Spending, debug, error, mpsc, split,
+    Spending, Standing, debug, error, mpsc, split,
 };
 use crate::decode::batch::Finish;
 use arriving::Arriving;
@@ -65,6 +65,7 @@ struct Thread<'a, G> {
 struct Running {
     reply: mpsc::Sender<Event>,
     deadline: Arc<super::Deadline>,
+    class: Class,
     need: Room,
     rows_left: usize,
     held: Option<Held>,
@@ -97,6 +98,7 @@ impl<G: Generator> Thread<'_, G> {
                 return;
             }
             self.forget_gone();
+            self.waiting.classify(|queued| queued.ticket.class());
             self.prefixes.forget_old(Instant::now());
             let budget = self.admit();
             self.is_saturated = !self.waiting.is_empty();
@@ -109,7 +111,7 @@ impl<G: Generator> Thread<'_, G> {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Generate(queued) => {
+            Command::Generate(mut queued) => {
                 let (need, class, since) = (queued.job.need(), queued.ticket.class(), queued.since);
                 self.last_need = need;
                 self.waiting.push(queued, need, class, since);
@@ -126,7 +128,8 @@ impl<G: Generator> Thread<'_, G> {
     fn show_state(&mut self) {
         let (queued, prefix_bytes) = (self.waiting.len(), self.prefixes.n_bytes());
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
-        self.shared.load.lock().runs(rows, self.free_room());
+        let (free, aged) = (self.standing().free, self.waiting.aged(Instant::now()));
+        self.shared.load.lock().runs(rows, free, aged);
         let pressure = self.shared.pressure(queued, rows, self.last_need);
         self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes, pressure });
     }
@@ -186,10 +189,14 @@ impl<G: Generator> Thread<'_, G> {
         tell(&running.reply, Event::Failed(why));
     }
 
-    fn free_room(&self) -> Room {
-        let needs = self.running.values().map(|running| running.need);
-        let needs = needs.chain(self.arriving.iter().map(Arriving::need));
-        needs.fold(self.shared.limits.room, Room::less)
+    fn standing(&self) -> Standing {
+        let running = self.running.values().map(|running| (running.class, running.need));
+        let mut standing = Standing { free: self.shared.limits.room, ..Standing::default() };
+        for (class, need) in running.chain(self.arriving.iter().map(Arriving::takes)) {
+            standing.free = standing.free.less(need);
+            standing.rows[class as usize] += need.rows;
+        }
+        standing
     }
 
     /// Gives every row a token, and computes up to `budget` positions of the arriving prompt beside it.

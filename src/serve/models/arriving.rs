@@ -32,7 +32,7 @@ impl Arriving {
         let loaded = workshop.load(origin, bundle).await?;
         // Nobody else gives numbers while this one is on its way.
         let generation = self.models.read().n_loaded + 1;
-        let writer = workshop.start(loaded, (generation, resident), place)?;
+        let writer = workshop.start(loaded, (generation, resident), place).await?;
         let mut state = self.models.write();
         if state.is_stopping {
             // Whoever ended the other threads did not know of this one.

@@ -7,13 +7,12 @@ use crate::{
     },
     decode::{
         batch::{Batch, DecodeError, GroupId, GroupRequest},
-        run::run_to_end,
         sampler::SamplerSettings,
     },
-    model::{precision::Precision, reward_head::RewardHead},
+    model::{precision::Precision, reward_head::RewardHead, transformer::Transformer},
     serve::{
         Parts, demo,
-        engine::{Ending, Engine, EngineThread, Generator, Limits},
+        engine::{Ending, Engine, EngineThread, Generator, Limits, Warmth},
         generation::Writer,
         metrics::Metrics,
         settings::GenerationSettings,
@@ -32,10 +31,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
-/// Rows and tokens of the list that warms a network up: as many rows as a request has by default, and few tokens, since pages and
-/// caches are warm after one step.
-const WARM_ROWS: u64 = 8;
-const WARM_TOKENS: usize = 2;
+/// Rows and tokens of the lists that warm a network up: as many rows as a request has by default, and few tokens, since pages and caches are
+/// warm after one step.
+const WARM_ROWS: usize = 8;
+const WARM_TOKENS: usize = 3;
+/// What they are called: the first requests come after them.
+const WARM_GROUP: GroupId = GroupId(0);
+/// Tokens of the prompt by which its speed is measured: those of a dozen signals, since the first of a prompt say little of what more take.
+const MEASURED_PROMPT_TOKENS: usize = 128;
 
 /// How far a thread that loads stands back for those that answer: 19 is as far as the system allows.
 #[cfg(target_os = "linux")]
@@ -90,8 +93,13 @@ pub struct Loaded {
     parts: Parts,
     origin: Origin,
     load_time: Option<Duration>,
-    make: Box<dyn FnOnce() -> Box<dyn Generator> + Send>,
+    make: Make,
+    /// Whether it tries how fast it is on its thread, before it takes requests.
+    tries: bool,
 }
+
+/// Makes a generator on the thread where it is used, and says how fast it is there if it tried.
+type Make = Box<dyn FnOnce() -> (Box<dyn Generator>, Option<Warmth>) + Send>;
 
 impl fmt::Debug for Loaded {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -106,15 +114,45 @@ impl Loaded {
         origin: Origin,
         make: impl FnOnce() -> G + Send + 'static,
     ) -> Self {
-        Self { parts, origin, load_time: None, make: Box::new(move || Box::new(make())) }
+        Self {
+            parts,
+            origin,
+            load_time: None,
+            make: Box::new(move || (Box::new(make()), None)),
+            tries: false,
+        }
     }
 
     /// A bundle that was read from there.
-    pub fn of(bundle: Bundle, origin: Origin) -> Self {
+    ///
+    /// # Errors
+    /// If its network cannot write.
+    pub fn of(bundle: Bundle, origin: Origin) -> Result<Self, LoadError> {
         let Bundle { id, manifest, tokens, model, head, cleaner } = bundle;
         let max_positions = model.config().max_positions;
-        let parts = Parts { id, manifest, tokens, head, cleaner, max_positions };
-        Self::new(parts, origin, move || Batch::new(Arc::new(model)))
+        Self::warm(Parts { id, manifest, tokens, head, cleaner, max_positions }, origin, model)
+    }
+
+    /// A model of which the network writes a little, so that no reader waits for cold memory, and one that cannot write is found before it
+    /// answers; and a little more on the model thread, to see how fast it is there.
+    ///
+    /// # Errors
+    /// If it cannot write.
+    pub fn warm(parts: Parts, origin: Origin, model: Transformer) -> Result<Self, LoadError> {
+        let (mut batch, tokens) = (Batch::new(Arc::new(model)), parts.tokens.clone());
+        let opening = prompt::opening(&tokens);
+        warm(&mut batch, opening.clone(), &tokens)?;
+        let n_tokens = MEASURED_PROMPT_TOKENS.min(parts.max_positions.saturating_sub(WARM_TOKENS));
+        let prompt = opening.into_iter().cycle().take(n_tokens).collect();
+        let make: Make = Box::new(move || {
+            // It wrote before: if it does not any more, those who ask hear of it.
+            let warmth = warm(&mut batch, prompt, &tokens).ok();
+            if warmth.is_none() {
+                batch.cancel(WARM_GROUP);
+            }
+            (Box::new(batch), warmth)
+        });
+        Ok(Self { parts, origin, load_time: None, make, tries: true })
     }
 
     /// Where it was read from.
@@ -131,37 +169,43 @@ impl Loaded {
 /// Reads a model; called on a thread where it may take its time.
 pub type Loader = Arc<dyn Fn(&Origin) -> Result<Loaded, LoadError> + Send + Sync>;
 
-/// A loader that reads bundles and lets each network write a little, so that no reader waits for cold memory, and a network that cannot
-/// write is found before it answers.
+/// A loader that reads bundles.
 pub fn bundles(precision: Precision, device: Device) -> Loader {
     Arc::new(move |origin| {
         let source = match origin {
             Origin::BuiltIn => demo::source(),
             Origin::At(dir) => BundleSource::At(dir),
         };
-        let Bundle { id, manifest, tokens, model, head, cleaner } = load::load(source, precision, &device)?;
-        let max_positions = model.config().max_positions;
-        let mut batch = Batch::new(Arc::new(model));
-        warm(&mut batch, &tokens)?;
-        let parts = Parts { id, manifest, tokens, head, cleaner, max_positions };
-        Ok(Loaded::new(parts, origin.clone(), move || batch))
+        Loaded::of(load::load(source, precision, &device)?, origin.clone())
     })
 }
 
-fn warm(batch: &mut Batch, tokens: &Tokens) -> Result<(), DecodeError> {
+fn warm(batch: &mut Batch, prompt: Vec<u32>, tokens: &Tokens) -> Result<Warmth, DecodeError> {
+    let prompt_tokens = prompt.len();
     let request = GroupRequest {
-        id: GroupId(0),
-        prompt: prompt::opening(tokens),
+        id: WARM_GROUP,
+        prompt,
         known: None,
-        seeds: (0..WARM_ROWS).collect(),
+        seeds: (0..WARM_ROWS as u64).collect(),
         sampler: SamplerSettings::SERVING,
         max_new_tokens: WARM_TOKENS,
-        stop_ids: tokens.stop_ids(),
+        // All go on together to the last.
+        stop_ids: Arc::new([]),
         boundary_ids: tokens.boundary_ids(),
         pruning: None,
         n_held: 0,
     };
-    run_to_end(batch, std::iter::once(request), usize::MAX, |_| {})
+    let started = Instant::now();
+    batch.admit(request)?;
+    let prefill = started.elapsed();
+    let mut step = Duration::MAX;
+    while batch.n_rows() > 0 {
+        let started = Instant::now();
+        batch.step()?;
+        // The fastest: what the others took more was not theirs.
+        step = step.min(started.elapsed());
+    }
+    Ok(Warmth { prompt_tokens, prefill, rows: WARM_ROWS, step })
 }
 
 /// A place in memory for a model; shown and counted until it is dropped.
@@ -236,21 +280,26 @@ impl Workshop {
         Ok(Loaded { load_time: Some(load_time), ..loaded })
     }
 
-    /// Gives a model its thread, its number, and the name under which it is to answer. The place is free again when the thread has ended.
+    /// Gives a model its thread, its number, and the name under which it is to answer, and waits until it is warm. The place is free again
+    /// when the thread has ended.
     ///
     /// # Errors
     /// If the settings leave no room for a prompt, or the system has no more threads.
-    pub fn start(
+    pub async fn start(
         &self,
         loaded: Loaded,
         (generation, resident): (u64, &str),
         place: Place,
     ) -> Result<Arc<Writer>, LoadError> {
-        let Loaded { parts, origin, load_time, make } = loaded;
+        let Loaded { parts, origin, load_time, make, tries } = loaded;
         let settings = fitted(self.generation, &parts)?;
         let opening = prompt::opening(&parts.tokens).into();
-        let (engine, thread) = Engine::start(self.limits, opening, Arc::clone(&self.metrics), make)
+        let (engine, mut thread) = Engine::start(self.limits, opening, Arc::clone(&self.metrics), make)
             .map_err(LoadError::Thread)?;
+        if tries {
+            // A thread that ends instead says so itself.
+            let _ = (&mut thread.warm).await;
+        }
         self.threads.spawn(see_to_its_end(thread, place, (generation, self.panicked.clone())));
         let facts = ModelFacts {
             generation,

@@ -15,6 +15,7 @@ use crate::{
     },
     serve::{
         answer::{Answerer, ServeError},
+        batcher::Class,
         candidate::Candidate,
         experiments::{InForce, enrolment::Enrolment},
         health::Health,
@@ -132,7 +133,12 @@ impl Shared {
         let has_head = writer.facts.has_reward_head;
         let auto = if has_head { Method::RewardHead } else { Method::Consensus };
         // Of whom nothing is known can have nothing better, so only she herself or her arm can forbid it.
-        let lowest_rung = if asked.signals.as_slice().is_empty() { Rung::Cohort } else { self.lowest_rung };
+        let lowest_rung = match asked.class {
+            _ if asked.signals.as_slice().is_empty() => Rung::Cohort,
+            // Nobody waits for it, so a wait is no reason to answer with less.
+            Class::Bulk => Rung::Full,
+            Class::Interactive | Class::Default => self.lowest_rung,
+        };
         let lowest_rung = asked.wanted.lowest_rung.or(of_arms.lowest_rung).unwrap_or(lowest_rung);
         let options = asked.wanted.with(&of_arms, auto);
         if options.method == Method::RewardHead && !has_head {

@@ -11,7 +11,8 @@ const WAIT_MS_MAX: u64 = 600_000;
 pub struct DegradationSettings {
     /// `lowest_rung`: how far answers may fall short unless a request or an arm says otherwise: full (not at all), fewer (half the
     /// candidates), greedy (one list), stale (a stored answer that is too old), cohort (the list of the reader's locale). Default stale: a reader has more of a list that could be
-    /// better than of a refusal, every answer says how far it falls short, and who cannot use such an answer forbids it.
+    /// better than of a refusal, every answer says how far it falls short, and who cannot use such an answer forbids it. Those of bulk
+    /// requests do not, unless a request or an arm says so: nobody waits for them.
     pub lowest_rung: Rung,
     /// `fewer_wait_ms`, `greedy_wait_ms` and `stale_wait_ms`: the waits for the model that are expected from which on the rungs are used, each no shorter
     /// than the one before. Defaults 500: half of the second within which readers should have their answer; 1,500: the second is

@@ -2,7 +2,7 @@
 //!
 //! Before the content stand four letters and the version of what follows; a server reads its own version only. The content is JSON, wrapped
 //! by `seal`. It names the reader, the question and the bundle that it answers, by their digests, and all of them are compared when
-//! it is read. Lists pass `text::parse` again, so that whatever stands in the store, what comes out is an answer as it could have been
+//! it is read. Lists pass the parser and the rules of personal data again, so that whatever stands in the store, what comes out is an answer as it could have been
 //! generated here.
 use super::seal::Seal;
 use crate::{
@@ -10,13 +10,12 @@ use crate::{
     decode::batch::Finish,
     queries::QueryList,
     serve::{
-        candidate::{Answer, Candidate, Invalid, Phases, Scores, StitchedList},
+        candidate::{self, Answer, Candidate, Invalid, Phases, Scores, StitchedList},
         cost::{Cost, Owed},
         models::facts::ModelFacts,
         owner::Owner,
         rerank::Method,
     },
-    text::parse,
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -183,7 +182,7 @@ impl AnswerRecord {
             best_idx: self.best_idx,
             stitched: match self.stitched {
                 Some((text, scores)) => {
-                    let list = parse::parse(&text).ok()?;
+                    let list = candidate::list(&text).ok()?;
                     Some(StitchedList { scores: scores_of(&list, scores)?, list })
                 }
                 None => None,
@@ -237,7 +236,7 @@ impl CandidateRecord {
     }
 
     fn candidate(self) -> Option<Candidate> {
-        let list = self.list.map(|text| parse::parse(&text)).transpose().ok()?;
+        let list = self.list.map(|text| candidate::list(&text)).transpose().ok()?;
         let scores = match (self.scores, &list) {
             (Some((of_list, queries)), Some(list)) => {
                 Some(Scores { list: of_list, queries: scores_of(list, queries)? })
@@ -285,7 +284,7 @@ fn nanoseconds(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{bundle::manifest::Manifest, serve::models::facts::Origin};
+    use crate::{bundle::manifest::Manifest, serve::models::facts::Origin, text::parse};
     use serde_json::{Value as Json, json};
 
     const LIST: &str = "solar storm tonight\ntrain strike talks\ncity council vote";
@@ -397,7 +396,7 @@ mod tests {
     #[test]
     fn what_no_server_generates_is_no_answer_whoever_wrote_it() {
         assert!(forged(|_| ()).is_some());
-        let changes: [(&str, Json); 12] = [
+        let changes: [(&str, Json); 14] = [
             ("/reader/0", json!(7)),
             ("/question/31", json!(7)),
             ("/bundle", json!("another")),
@@ -405,6 +404,8 @@ mod tests {
             ("/answer/best_idx", json!(2)),
             ("/answer/candidates/1/list", json!("solar storm tonight\nhttp://a.b/c d\ncity council vote")),
             ("/answer/candidates/1/list", json!("too few\nof them")),
+            ("/answer/candidates/1/list", json!("solar storm tonight\njane@example.org\ncity council vote")),
+            ("/answer/stitched/0", json!("solar storm tonight\ncall +49 170 1234567\ncity council vote")),
             ("/answer/candidates/1/scores/1", json!([0.5])),
             ("/answer/candidates/0/scores", json!([0.5, null])),
             ("/answer/stitched/0", json!("one")),

@@ -1,8 +1,8 @@
 //! How a prompt enters the batch: some of it beside each step, so that rows that run do not wait for all of it.
 use super::{
     super::{
-        Arc, Bill, DecodeError, Duration, EngineError, Event, Generator, GroupId, GroupRequest, Instant, Job,
-        Leave, Metrics, Picked, Queued, Room, Saving, debug, error, mpsc,
+        Arc, Bill, Class, DecodeError, Duration, EngineError, Event, Generator, GroupId, GroupRequest,
+        Instant, Job, Leave, Metrics, Picked, Queued, Room, Saving, debug, error, mpsc,
     },
     Running, Thread,
     drawing::Held,
@@ -19,6 +19,7 @@ pub(super) struct Arriving {
     held: Option<Held>,
     reply: mpsc::Sender<Event>,
     deadline: Arc<super::super::Deadline>,
+    class: Class,
     need: Room,
     pub(super) bill: Bill,
     leave: Option<Leave>,
@@ -31,8 +32,8 @@ pub(super) struct Arriving {
 }
 
 impl Arriving {
-    pub(super) fn need(&self) -> Room {
-        self.need
+    pub(super) fn takes(&self) -> (Class, Room) {
+        (self.class, self.need)
     }
 
     pub(super) fn fail(self, why: EngineError) {
@@ -87,10 +88,9 @@ impl<G: Generator> Thread<'_, G> {
     /// Takes the next job that fits out of the queue.
     fn begin(&mut self) -> Option<Arriving> {
         loop {
-            let idle = self.running.is_empty();
-            let Picked { job: queued, need, waited } =
-                self.waiting.pick(Instant::now(), self.free_room(), idle)?;
-            let Queued { job, reply, ticket, .. } = *queued;
+            let Picked { job: queued, need, waited } = self.waiting.pick(Instant::now(), &self.standing())?;
+            let Queued { job, reply, mut ticket, .. } = *queued;
+            let class = ticket.class();
             drop(ticket);
             // A client may have gone since `forget_gone`; a prefill for nobody would cost more than this look.
             if reply.is_closed() {
@@ -112,6 +112,7 @@ impl<G: Generator> Thread<'_, G> {
                 held,
                 reply,
                 deadline,
+                class,
                 need,
                 bill,
                 leave,
@@ -145,7 +146,7 @@ impl<G: Generator> Thread<'_, G> {
 
     /// A prompt's rows have their first token.
     fn run(&mut self, arriving: Arriving, admitted: Admitted, prefilled_at: Instant) {
-        let Arriving { request, held, reply, deadline, need, bill, leave, waited, n_known, prefill } =
+        let Arriving { request, held, reply, deadline, class, need, bill, leave, waited, n_known, prefill } =
             arriving;
         let (group, rows_left) = (request.id, request.seeds.len() - request.n_held);
         // What `admit` did not compute was known to begin with, or was computed beside steps.
@@ -168,6 +169,7 @@ impl<G: Generator> Thread<'_, G> {
         let running = Running {
             reply,
             deadline,
+            class,
             need,
             rows_left,
             held,
