@@ -1,7 +1,7 @@
 //! What an arm changes: a few of the things a request may say, and how long its answers are kept.
 use super::notes::Notes;
 use serde_json::Value;
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 
 /// How lists are compared, as an arm may say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,15 @@ impl EarlyStopping {
     }
 }
 
+impl FromStr for EarlyStopping {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let mode = Self::ALL.into_iter().find(|mode| mode.word() == word);
+        mode.ok_or_else(|| format!("should be one of {}", Self::ALL.map(Self::word).join(", ")))
+    }
+}
+
 /// Which candidates are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Draw {
@@ -72,6 +81,15 @@ impl Draw {
             Self::All => "all",
             Self::AsNeeded => "as_needed",
         }
+    }
+}
+
+impl FromStr for Draw {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let draw = Self::ALL.into_iter().find(|draw| draw.word() == word);
+        draw.ok_or_else(|| format!("should be one of {}", Self::ALL.map(Self::word).join(", ")))
     }
 }
 
@@ -316,21 +334,14 @@ impl Policy {
             }
             Field::EarlyStopping => {
                 let word = value.as_str().unwrap_or_default();
-                self.early_stopping = EarlyStopping::ALL.into_iter().find(|mode| mode.word() == word);
-                if self.early_stopping.is_none() {
-                    let known = EarlyStopping::ALL.map(EarlyStopping::word).join(", ");
-                    notes.add(path, &format!("should be one of {known}"));
-                }
+                self.early_stopping = word.parse().map_err(|reason: String| notes.add(path, &reason)).ok();
                 if self.stops() && bounds.head < Head::Foresees {
                     notes.add(path, "needs a reward head that foresees, and the bundle has none");
                 }
             }
             Field::Draw => {
                 let word = value.as_str().unwrap_or_default();
-                self.draw = Draw::ALL.into_iter().find(|draw| draw.word() == word);
-                if self.draw.is_none() {
-                    notes.add(path, &format!("should be one of {}", Draw::ALL.map(Draw::word).join(", ")));
-                }
+                self.draw = word.parse().map_err(|reason: String| notes.add(path, &reason)).ok();
             }
             Field::LowestRung => {
                 self.lowest_rung = Rung::of_word(value.as_str().unwrap_or_default());
