@@ -62,7 +62,11 @@ struct Thread<'a, G> {
 struct Running {
     reply: mpsc::Sender<Event>,
     deadline: Arc<super::Deadline>,
-    need: Room,
+    prompt_tokens: usize,
+    /// Most tokens of a row.
+    row_tokens_max: usize,
+    /// Whether it began with several rows.
+    has_many: bool,
     rows_left: usize,
     held: Option<Held>,
     /// Its first rows disagreed, and the held ones were dropped all the same.
@@ -73,6 +77,14 @@ struct Running {
     longest: usize,
     prefilled_at: Instant,
     bill: Bill,
+}
+
+impl Running {
+    /// What it takes until it ends: rows that have ended give their room back, but for what the held ones would need.
+    fn need(&self) -> Room {
+        let n_held = self.held.as_ref().map_or(0, |held| held.n_rows);
+        super::room(self.prompt_tokens, self.rows_left.max(n_held), self.row_tokens_max)
+    }
 }
 
 impl<G: Generator> Thread<'_, G> {
@@ -184,7 +196,7 @@ impl<G: Generator> Thread<'_, G> {
     }
 
     fn free_room(&self) -> Room {
-        let needs = self.running.values().map(|running| running.need);
+        let needs = self.running.values().map(Running::need);
         let needs = needs.chain(self.arriving.iter().map(Arriving::need));
         needs.fold(self.shared.limits.room, Room::less)
     }
@@ -283,7 +295,7 @@ impl<G: Generator> Thread<'_, G> {
     /// All rows of a group have ended.
     fn finish(&mut self, group: GroupId) {
         let Some(running) = self.running.remove(&group) else { return };
-        if running.need.rows > 1 && running.longest > 0 {
+        if running.has_many && running.longest > 0 {
             self.shared.load.lock().rates.wrote_all(running.longest);
         }
         let now = Instant::now();
