@@ -135,8 +135,8 @@ impl Load {
     /// Stops those rows whose time has come.
     fn stop(&mut self, batch: &mut Batch) -> Result<(), DecodeError> {
         let Some(Stopped { n_rows, at }) = self.stopped else { return Ok(()) };
-        let due = self.live.iter().filter(|(_, live)| live.n_tokens == at);
-        due.map(|(&group, _)| batch.stop(group, n_rows)).collect()
+        let mut due = self.live.iter().filter(|(_, live)| live.n_tokens == at);
+        due.try_for_each(|(&group, _)| batch.stop(group, n_rows))
     }
 
     fn count(&mut self, batch: &mut Batch, row: FinishedRow) -> Result<(), DecodeError> {
