@@ -194,6 +194,18 @@ impl Batch {
         Ok(n_drawn)
     }
 
+    /// Stops the last live rows of a group, as early stopping does with weak ones; they come back with the next step.
+    ///
+    /// # Errors
+    /// If keys and values cannot be freed.
+    pub fn stop(&mut self, group: GroupId, n_rows: usize) -> Result<(), DecodeError> {
+        let Some(group) = self.groups.iter_mut().find(|live| live.id == group) else { return Ok(()) };
+        group.rows.iter_mut().rev().take(n_rows).for_each(|row| row.state = State::Finished(Finish::Pruned));
+        group.take_finished(&mut self.finished)?;
+        self.groups.retain(|group| !group.has_ended());
+        Ok(())
+    }
+
     /// One token for every live row; returns rows that finished since the last call (those of admit included).
     ///
     /// # Errors

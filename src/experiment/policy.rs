@@ -1,7 +1,7 @@
 //! What an arm changes: the bundle that answers, a few of the things a request may say, and how long its answers are kept.
 use super::{flags::is_name, notes::Notes};
 use serde_json::Value;
-use std::{collections::BTreeSet, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, str::FromStr, sync::Arc, time::Duration};
 
 /// How lists are compared, as an arm may say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,15 @@ impl EarlyStopping {
     }
 }
 
+impl FromStr for EarlyStopping {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let mode = Self::ALL.into_iter().find(|mode| mode.word() == word);
+        mode.ok_or_else(|| format!("should be one of {}", Self::ALL.map(Self::word).join(", ")))
+    }
+}
+
 /// Which candidates are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Draw {
@@ -72,6 +81,15 @@ impl Draw {
             Self::All => "all",
             Self::AsNeeded => "as_needed",
         }
+    }
+}
+
+impl FromStr for Draw {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let draw = Self::ALL.into_iter().find(|draw| draw.word() == word);
+        draw.ok_or_else(|| format!("should be one of {}", Self::ALL.map(Self::word).join(", ")))
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     fused::{self, Span},
     ops::{self, Numerics},
 };
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use std::{ops::Range, sync::Arc};
 
 /// Queries of one block of serving attention; bounds the score matrix of a long prompt and skips most of the
@@ -15,8 +15,8 @@ const BLOCK_ROWS: usize = 256;
 
 /// How a decoder layer's queries meet keys and values: over whole rows, into a prefix, or over groups of forks.
 pub(super) trait Attend {
-    /// Attends in one layer. `query` (B, T, n_heads, head_dim); `key`, `value` (B, T, n_kv_heads, head_dim), rotated.
-    /// Returns (B, T, n_heads · head_dim).
+    /// Attends in one layer. `query` (B, Q, n_heads, head_dim), of the last Q of T positions; `key`, `value` (B, T, n_kv_heads, head_dim),
+    /// rotated. Returns (B, Q, n_heads · head_dim).
     fn attend(&mut self, layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor>;
 }
 
@@ -25,11 +25,9 @@ pub(super) trait Attend {
 pub(super) struct WholeRows {
     numerics: Numerics,
     n_positions: usize,
-    /// Positions before the first query.
-    n_known: usize,
     /// Whether each position of each row is a token, B · T flags; none: all.
     real: Option<Arc<[bool]>>,
-    /// Made when first needed: the fused kernel needs none.
+    /// Made when first needed, and again where fewer positions are asked for: the fused kernel needs none.
     blocks: Vec<Block>,
 }
 
@@ -45,12 +43,7 @@ struct Block {
 impl WholeRows {
     /// Prepares rows of `n_positions`. `real`: whether each position of each row is a token, B · T flags; none: all.
     pub(super) fn new(n_positions: usize, real: Option<Arc<[bool]>>, numerics: Numerics) -> Self {
-        Self { numerics, n_positions, n_known: 0, real, blocks: Vec::new() }
-    }
-
-    /// Prepares the last positions of one row of `n_positions`; nothing is asked for the first `n_known`.
-    pub(super) fn after(n_known: usize, n_positions: usize) -> Self {
-        Self { n_known, ..Self::new(n_positions, None, Numerics::Serve) }
+        Self { numerics, n_positions, real, blocks: Vec::new() }
     }
 
     /// `query` (B, T, n_heads, head_dim), `key`, `value` (B, T, n_kv_heads, head_dim), in the library's operations.
@@ -58,15 +51,17 @@ impl WholeRows {
         self.over_heads(query, &heads_first(key)?, &heads_first(value)?)
     }
 
-    fn prepare_blocks(&mut self, query: &Tensor) -> Result<()> {
-        if !self.blocks.is_empty() {
+    /// `n_before`: positions before the first query.
+    fn prepare_blocks(&mut self, query: &Tensor, n_before: usize) -> Result<()> {
+        if self.blocks.first().is_some_and(|block| block.start == n_before) {
             return Ok(());
         }
+        self.blocks.clear();
         let block_rows = match self.numerics {
             Numerics::Serve => BLOCK_ROWS,
             Numerics::Train => self.n_positions,
         };
-        for start in (self.n_known..self.n_positions).step_by(block_rows.max(1)) {
+        for start in (n_before..self.n_positions).step_by(block_rows.max(1)) {
             let n_queries = block_rows.min(self.n_positions - start);
             let bias = visibility(start, n_queries, self.n_positions, self.real.as_deref(), query.device())?;
             let bias = bias.to_dtype(query.dtype())?;
@@ -77,8 +72,11 @@ impl WholeRows {
 
     /// `query` (B, T, n_heads, head_dim), of the last T positions; `key`, `value` (B, n_kv_heads, all positions, head_dim), contiguous.
     pub(super) fn over_heads(&mut self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
-        self.prepare_blocks(query)?;
         let (n_rows, n_queries, n_heads, head_dim) = query.dims4()?;
+        let Some(n_before) = self.n_positions.checked_sub(n_queries) else {
+            bail!("{n_queries} of {} positions were asked for", self.n_positions)
+        };
+        self.prepare_blocks(query, n_before)?;
         let (_, n_kv_heads, n_positions, _) = key.dims4()?;
         let n_shared = n_heads / n_kv_heads;
         let key = key.reshape((n_rows * n_kv_heads, n_positions, head_dim))?;
@@ -89,7 +87,7 @@ impl WholeRows {
             let end = block.start + block.n_queries;
             // The query heads of one key head are stacked as rows, so keys are never repeated.
             let stacked = query
-                .narrow(2, block.start - self.n_known, block.n_queries)?
+                .narrow(2, block.start - n_before, block.n_queries)?
                 .contiguous()?
                 .reshape((n_rows * n_kv_heads, n_shared * block.n_queries, head_dim))?;
             let scores = stacked.matmul(&key.narrow(1, 0, end)?.transpose(1, 2)?)?;
@@ -145,8 +143,7 @@ impl PackedRows {
                     Tensor::cat(&[of(tensor, before)?, own], 1)?
                 })
             };
-            let (n_known, n_positions) = (before.len(), before.len() + queries.len());
-            let mut rows = WholeRows { n_known, ..WholeRows::new(n_positions, None, self.numerics) };
+            let mut rows = WholeRows::new(before.len() + queries.len(), None, self.numerics);
             rows.over_heads(&of(query, queries)?, &seen(key)?, &seen(value)?)
         });
         Tensor::cat(&attended.collect::<Result<Vec<_>>>()?, 1)

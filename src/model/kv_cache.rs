@@ -12,6 +12,7 @@ use super::cuda;
 use super::{
     attention::{Attend, WholeRows},
     fused,
+    ops::Numerics,
 };
 use candle_core::{Result, Tensor, bail};
 use std::sync::Arc;
@@ -175,9 +176,32 @@ pub(super) struct Prefill<'a> {
 }
 
 impl<'a> Prefill<'a> {
-    /// `rows`: all positions, of which the first `n_known` are those of `known`.
-    pub(super) fn new(rows: WholeRows, known: Option<&'a Prefix>, n_known: usize) -> Self {
+    /// `n_positions` in all, of which the first `n_known` are those of `known`.
+    pub(super) fn new(n_positions: usize, known: Option<&'a Prefix>, n_known: usize) -> Self {
+        let rows = WholeRows::new(n_positions, None, Numerics::Serve);
         Self { known, n_known, rows, layers: None }
+    }
+
+    /// Keeps keys and values (1, T, `n_kv_heads`, `head_dim`) of one layer; layers come in their order.
+    fn keep(&mut self, layer_idx: usize, key: &Tensor, value: &Tensor) -> Result<()> {
+        // A cache outlives the call, so it must not keep a graph alive.
+        let (key, value) = (key.detach(), value.detach());
+        let layers = self.layers.get_or_insert_with(|| {
+            if fused::takes(&key) { Layers::Host(Vec::new()) } else { Layers::Composed(Vec::new()) }
+        });
+        let known = self.known.map(|known| &known.layers);
+        match (layers, known) {
+            (Layers::Host(layers), None | Some(Layers::Host(_))) => {
+                let known = known.and_then(|known| known.host(layer_idx));
+                layers.push(host::Layer::after(known, self.n_known, &key, &value)?);
+            }
+            (Layers::Composed(layers), None | Some(Layers::Composed(_))) => {
+                let known = known.and_then(|known| known.composed(layer_idx));
+                layers.push(composed::Layer::after(known, self.n_known, &key, &value)?);
+            }
+            _ => bail!("the known positions lie on another device"),
+        }
+        Ok(())
     }
 
     pub(super) fn into_prefix(self, n_positions: usize) -> Result<Prefix> {
@@ -190,34 +214,18 @@ impl<'a> Prefill<'a> {
 
 impl Attend for Prefill<'_> {
     fn attend(&mut self, layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
-        // A cache outlives the call, so it must not keep a graph alive.
-        let (key, value) = (key.detach(), value.detach());
-        let is_host = fused::takes(query);
-        let layers = self.layers.get_or_insert_with(|| {
-            if is_host { Layers::Host(Vec::new()) } else { Layers::Composed(Vec::new()) }
-        });
-        let known = self.known.map(|known| &known.layers);
-        match (layers, known) {
-            (Layers::Host(layers), None | Some(Layers::Host(_))) => {
-                let known = known.and_then(|known| known.host(layer_idx));
-                let (attended, layer) = host::prefill((query, &key, &value), known, self.n_known)?;
-                layers.push(layer);
-                Ok(attended)
-            }
-            (Layers::Composed(layers), None | Some(Layers::Composed(_))) => {
-                let known = known.and_then(|known| known.composed(layer_idx));
-                let layer = composed::Layer::after(known, self.n_known, &key, &value)?;
+        self.keep(layer_idx, key, value)?;
+        let n_before = self.n_known + key.dim(1)? - query.dim(1)?;
+        match &self.layers {
+            Some(Layers::Host(layers)) => host::prompt(query, &layers[layer_idx], n_before),
+            Some(Layers::Composed(layers)) => {
                 #[cfg(feature = "cuda")]
                 if cuda::attention::takes(query) {
-                    let attended = card::prompt(&layer, (query, &key, &value), self.n_known)?;
-                    layers.push(layer);
-                    return Ok(attended);
+                    return card::prompt(&layers[layer_idx], (query, key, value), n_before);
                 }
-                let attended = layer.attend(&mut self.rows, query)?;
-                layers.push(layer);
-                Ok(attended)
+                layers[layer_idx].attend(&mut self.rows, query)
             }
-            _ => bail!("the known positions lie on another device"),
+            None => bail!("a prompt went through no layer"),
         }
     }
 }
@@ -303,16 +311,24 @@ pub(super) struct Beside<'a, 'b> {
 }
 
 impl Attend for Beside<'_, '_> {
-    /// `query` (1, positions + rows, n_heads, head_dim), and so on.
+    /// `key` (1, positions + rows, n_kv_heads, head_dim), and so on. Where only rows are asked for, the prompt's keys and values are kept.
     fn attend(&mut self, layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
         let n_positions = self.n_positions;
-        let n_rows = query.dim(1)? - n_positions;
+        let n_rows = key.dim(1)? - n_positions;
         let of_prompt = |tensor: &Tensor| tensor.narrow(1, 0, n_positions)?.contiguous();
         // A step has a row for each, of one position.
-        let of_rows = |tensor: &Tensor| tensor.narrow(1, n_positions, n_rows)?.contiguous()?.transpose(0, 1);
-        let prompt =
-            self.prompt.attend(layer_idx, &of_prompt(query)?, &of_prompt(key)?, &of_prompt(value)?)?;
+        let of_rows = |tensor: &Tensor| {
+            tensor.narrow(1, tensor.dim(1)? - n_rows, n_rows)?.contiguous()?.transpose(0, 1)
+        };
+        let (key_of_prompt, value_of_prompt) = (of_prompt(key)?, of_prompt(value)?);
+        let prompt = if query.dim(1)? > n_rows {
+            Some(self.prompt.attend(layer_idx, &of_prompt(query)?, &key_of_prompt, &value_of_prompt)?)
+        } else {
+            self.prompt.keep(layer_idx, &key_of_prompt, &value_of_prompt)?;
+            None
+        };
         let rows = self.step.attend(layer_idx, &of_rows(query)?, &of_rows(key)?, &of_rows(value)?)?;
-        Tensor::cat(&[prompt, rows.transpose(0, 1)?], 1)
+        let rows = rows.transpose(0, 1)?;
+        prompt.map_or(Ok(rows.clone()), |prompt| Tensor::cat(&[prompt, rows], 1))
     }
 }

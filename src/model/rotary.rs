@@ -24,6 +24,12 @@ pub struct Rotation {
 }
 
 impl Rotation {
+    /// Those of the last `n` positions (T) of one row.
+    pub(super) fn last(&self, n: usize) -> Result<Self> {
+        let last = |tensor: &Tensor| tensor.narrow(0, tensor.dim(0)? - n, n);
+        Ok(Self { cos: last(&self.cos)?, sin: last(&self.sin)? })
+    }
+
     /// Turns the positions (T) of one row into those of T rows of one position.
     pub(super) fn of_rows(&self) -> Result<Self> {
         Ok(Self { cos: self.cos.unsqueeze(1)?, sin: self.sin.unsqueeze(1)? })

@@ -105,7 +105,7 @@ impl Transformer {
             }
         };
         let mut rows = WholeRows::new(n_positions, real.map(Into::into), self.numerics);
-        Ok(self.run(ids, &rotation, &mut rows)?)
+        Ok(self.run(ids, &rotation, &mut rows, n_positions)?)
     }
 
     /// Computes hidden states (1, T, D) after the final norm of packed sequences, causal within each.
@@ -119,7 +119,8 @@ impl Transformer {
         let rotation =
             self.rotary.at(packed.positions(), &[n_tokens], self.embedding.dtype(), self.device())?;
         let ids = Tensor::from_slice(packed.ids(), (1, n_tokens), self.device())?;
-        Ok(self.run(&ids, &rotation, &mut PackedRows::new(packed.spans(), self.numerics))?)
+        let mut rows = PackedRows::new(packed.spans(), self.numerics);
+        Ok(self.run(&ids, &rotation, &mut rows, n_tokens)?)
     }
 
     /// Computes a prompt's keys and values; returns them and the hidden state (1, D) of its last position.
@@ -169,10 +170,10 @@ impl Transformer {
         let (n_positions, n_new) = (ids.len(), ids.len() - n_known);
         let positions: Vec<u32> = (0..).take(n_positions).skip(n_known).collect();
         let rotation = self.rotary.at(&positions, &[n_new], self.embedding.dtype(), self.device())?;
-        let mut prefill = Prefill::new(WholeRows::after(n_known, n_positions), known, n_known);
+        let mut prefill = Prefill::new(n_positions, known, n_known);
         let ids = Tensor::from_slice(&ids[n_known..], (1, n_new), self.device())?;
-        let hidden = self.run(&ids, &rotation, &mut prefill)?.detach();
-        Ok((prefill.into_prefix(n_positions)?, hidden.narrow(1, n_new - 1, 1)?.squeeze(1)?))
+        let last = self.run(&ids, &rotation, &mut prefill, 1)?.detach().squeeze(1)?;
+        Ok((prefill.into_prefix(n_positions)?, last))
     }
 
     /// Feeds one token to every row of every group (ids in group order, then row order); returns hidden states (R, D) in that order.
@@ -185,7 +186,7 @@ impl Transformer {
         let tensor = Tensor::from_slice(ids, (ids.len(), 1), self.device())?;
         // A step has a row for each, of one position.
         let rotation = rotation.of_rows()?;
-        let hidden = self.run(&tensor, &rotation, &mut Step { groups: &mut *groups })?.detach();
+        let hidden = self.run(&tensor, &rotation, &mut Step { groups: &mut *groups }, 1)?.detach();
         groups.iter_mut().for_each(|group| group.advance());
         Ok(hidden.squeeze(1)?)
     }
@@ -207,12 +208,12 @@ impl Transformer {
         let rotation = self.step_rotation(groups, ids, &positions)?;
         let all = [&prompt[n_known..], ids].concat();
         let tensor = Tensor::from_slice(&all, (1, all.len()), self.device())?;
-        let prefill = Prefill::new(WholeRows::after(n_known, prompt.len()), known, n_known);
-        let mut beside = Beside { prompt: prefill, n_positions, step: Step { groups: &mut *groups } };
-        let hidden = self.run(&tensor, &rotation, &mut beside)?.detach();
+        let (step, prefill) = (Step { groups: &mut *groups }, Prefill::new(prompt.len(), known, n_known));
+        let mut beside = Beside { prompt: prefill, n_positions, step };
+        let hidden = self.run(&tensor, &rotation, &mut beside, ids.len())?.detach();
         let prefix = beside.prompt.into_prefix(prompt.len())?;
         groups.iter_mut().for_each(|group| group.advance());
-        Ok((hidden.narrow(1, n_positions, ids.len())?.squeeze(0)?, prefix))
+        Ok((hidden.squeeze(0)?, prefix))
     }
 
     /// Rotations of `before` and of each row's next position, behind one another.
@@ -288,14 +289,22 @@ impl Transformer {
         self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))
     }
 
-    fn run(&self, ids: &Tensor, rotation: &Rotation, attend: &mut dyn Attend) -> Result<Tensor> {
+    /// Hidden states (B, `n_read`, D) of the last positions. Of the others the last layer has keys and values only: nothing reads more.
+    fn run(
+        &self,
+        ids: &Tensor,
+        rotation: &Rotation,
+        attend: &mut dyn Attend,
+        n_read: usize,
+    ) -> Result<Tensor> {
         let (n_rows, n_positions) = ids.dims2()?;
         let embedded = self.embedding.select(&ids.flatten_all()?)?;
         let mut hidden = embedded.reshape((n_rows, n_positions, self.config.hidden_size))?;
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            let (query, key, value) = self.projected(layer, &hidden, rotation)?;
+            let n_asked = if layer_idx + 1 == self.layers.len() { n_read } else { n_positions };
+            let (query, key, value) = self.projected(layer, &hidden, rotation, n_asked)?;
             let attended = attend.attend(layer_idx, &query, &key, &value)?;
-            hidden = layer.output.add_to(&hidden, &layer.output.input(&attended)?)?;
+            hidden = layer.output.add_to(&last(&hidden, n_asked)?, &layer.output.input(&attended)?)?;
             let normed = layer.gate.normed_input(&hidden, self.norm_of(&layer.mlp_norm), self.numerics)?;
             let gated = Linear::gated(&layer.gate, &layer.up, &normed)?;
             hidden = layer.down.add_to(&hidden, &layer.down.input(&gated)?)?;
@@ -303,17 +312,28 @@ impl Transformer {
         self.normed(&hidden, &self.norm)
     }
 
-    /// Query (B, T, n_heads, head_dim), key and value (B, T, n_kv_heads, head_dim) of one layer, rotated.
+    /// Query (B, `n_asked`, n_heads, head_dim), of the last positions, and key and value (B, T, n_kv_heads, head_dim) of one layer, rotated.
     fn projected(
         &self,
         layer: &Layer,
         hidden: &Tensor,
         rotation: &Rotation,
+        n_asked: usize,
     ) -> Result<(Tensor, Tensor, Tensor)> {
-        let (n_rows, n_positions, _) = hidden.dims3()?;
-        let normed = layer.query.normed_input(hidden, self.norm_of(&layer.attention_norm), self.numerics)?;
-        let [query, key, value] = Linear::forward_all([&layer.query, &layer.key, &layer.value], &normed)?;
+        let (_, n_positions, _) = hidden.dims3()?;
+        let norm = self.norm_of(&layer.attention_norm);
+        let normed = layer.query.normed_input(hidden, norm, self.numerics)?;
+        let all_asked = n_asked == n_positions;
+        let [query, key, value] = if all_asked {
+            Linear::forward_all([&layer.query, &layer.key, &layer.value], &normed)?
+        } else {
+            let asked = layer.query.normed_input(&last(hidden, n_asked)?, norm, self.numerics)?;
+            let [query] = Linear::forward_all([&layer.query], &asked)?;
+            let [key, value] = Linear::forward_all([&layer.key, &layer.value], &normed)?;
+            [query, key, value]
+        };
         let heads = |tensor: Tensor, n_heads: usize| {
+            let (n_rows, n_positions, _) = tensor.dims3()?;
             tensor.reshape((n_rows, n_positions, n_heads, self.config.head_dim))
         };
         let mut query = heads(query, self.config.n_heads)?;
@@ -322,7 +342,8 @@ impl Transformer {
             query = self.normed(&query, query_norm)?;
             key = self.normed(&key, key_norm)?;
         }
-        let query = ops::rope(&query, rotation, self.numerics)?;
+        let of_query = if all_asked { rotation.clone() } else { rotation.last(n_asked)? };
+        let query = ops::rope(&query, &of_query, self.numerics)?;
         let key = ops::rope(&key, rotation, self.numerics)?;
         Ok((query, key, heads(value, self.config.n_kv_heads)?))
     }
@@ -352,6 +373,11 @@ impl Transformer {
             None => Ok(()),
         }
     }
+}
+
+/// The last `n` positions of (B, T, D).
+fn last(hidden: &Tensor, n: usize) -> Result<Tensor> {
+    hidden.narrow(1, hidden.dim(1)? - n, n)
 }
 
 /// Returns each position's number among its row's real tokens, and whether it is one.

@@ -102,9 +102,7 @@ pub struct Job {
 impl Job {
     /// What it takes until its first rows have ended.
     fn need(&self) -> Room {
-        let rows = self.seeds.len() - self.n_held();
-        let tokens = self.prompt.len().saturating_add(rows.saturating_mul(self.max_new_tokens));
-        Room { rows, tokens }
+        room(self.prompt.len(), self.seeds.len() - self.n_held(), self.max_new_tokens)
     }
 
     fn n_held(&self) -> usize {
@@ -353,6 +351,11 @@ impl Engine {
         let _ = self.commands.try_send(Command::Wake);
         info!("model thread is told to stop");
     }
+}
+
+/// What a prompt and its rows take.
+fn room(prompt_tokens: usize, rows: usize, row_tokens_max: usize) -> Room {
+    Room { rows, tokens: prompt_tokens.saturating_add(rows.saturating_mul(row_tokens_max)) }
 }
 
 /// An error and what caused it, on one line.

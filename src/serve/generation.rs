@@ -195,11 +195,7 @@ impl Writer {
 
     /// How weak lists are stopped: only by the head that chooses, and only if it foresees.
     fn pruning(&self, options: &Options) -> Option<Pruning> {
-        let confidence = match options.early_stopping {
-            EarlyStopping::Off => return None,
-            EarlyStopping::Safe => Pruning::SAFE,
-            EarlyStopping::Aggressive => Pruning::AGGRESSIVE,
-        };
+        let confidence = confidence(options.early_stopping)?;
         let head = self.head.as_ref().filter(|head| head.foresees());
         let head = head.filter(|_| options.method == Method::RewardHead)?;
         Some(Pruning { head: Arc::clone(head), confidence, is_list: self.is_list() })
@@ -358,6 +354,15 @@ impl Writer {
             self.metrics.arm_output_tokens(arm, answer.n_output_tokens());
         }
         Ok(answer)
+    }
+}
+
+/// How sure early stopping must be; none where it is off.
+pub(super) fn confidence(mode: EarlyStopping) -> Option<f32> {
+    match mode {
+        EarlyStopping::Off => None,
+        EarlyStopping::Safe => Some(Pruning::SAFE),
+        EarlyStopping::Aggressive => Some(Pruning::AGGRESSIVE),
     }
 }
 

@@ -1,6 +1,12 @@
 //! The queue is bounded in length and age, and says when to come back.
-use super::server::{Plan, Server, ask, refusal, request, within};
-use newshound::{decode::batch::prefill_budget, serve::settings::ServeSettings};
+use super::{
+    script::{LIST, tokens},
+    server::{Plan, Server, ask, options, refusal, request, within},
+};
+use newshound::{
+    decode::batch::prefill_budget,
+    serve::{rpc::proto, settings::ServeSettings},
+};
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -134,4 +140,67 @@ async fn a_request_that_waits_too_long_is_told_to_come_back() {
     assert!(details.retry_info().is_some());
     server.gate.open();
     within(first).await.unwrap().unwrap();
+}
+
+/// Two readers one after the other; the second waits in the queue while the first one's rows run. Returns the steps that were made
+/// before each prompt.
+async fn one_behind_another(
+    server: &Server,
+    requests: [proto::GenerateQueriesRequest; 2],
+    n_rows: f64,
+) -> Vec<usize> {
+    let mut calls = Vec::new();
+    for (request, n_prompts) in requests.into_iter().zip([1.0, 2.0]) {
+        let mut client = server.client().await;
+        calls.push(tokio::spawn(async move { client.generate_queries(request).await }));
+        server.until("newshound_prompt_tokens_count", n_prompts).await;
+        server.until("newshound_running_rows", n_rows).await;
+    }
+    // The thread of the model tells of its queue between steps.
+    while server.metric("newshound_queue_depth").await != Some(1.0) {
+        let before = server.log.steps();
+        server.gate.allow(1);
+        within(async {
+            while server.log.steps() == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    server.gate.open();
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
+    server.log.steps_before.lock().unwrap().clone()
+}
+
+/// Lists of which the first of each group is the shortest; and their steps: the end is a token more, but the first takes none.
+fn first_is_shortest() -> (impl Fn(usize, u64) -> String, [usize; 2]) {
+    let texts = [LIST.to_owned(), format!("{LIST}\nstorm warning coast\nrail union vote\nmayor budget plan")];
+    let n_steps = texts.each_ref().map(|text| tokens().encode_text(text).len());
+    (move |row_idx: usize, _| texts[row_idx.min(1)].clone(), n_steps)
+}
+
+fn drawing(user: &str, n: u32, draw: proto::Draw) -> proto::GenerateQueriesRequest {
+    let mut request = request(user);
+    options(&mut request).candidate_count = Some(n);
+    options(&mut request).set_draw(draw);
+    request
+}
+
+#[tokio::test]
+async fn a_row_that_ends_gives_its_room_to_who_waits() {
+    let (text, [first, _]) = first_is_shortest();
+    let plan = Plan::new().gated().writing(text).with(|settings| settings.engine.rows_max = 3);
+    let requests = ["one", "two"].map(|user| drawing(user, 2, proto::Draw::All));
+    assert_eq!(one_behind_another(&plan.start().await, requests, 2.0).await, [0, first]);
+}
+
+/// Whether the held rows are drawn is not known before both of the first have ended.
+#[tokio::test]
+async fn room_that_held_rows_would_need_is_kept_for_them() {
+    let (text, [_, last]) = first_is_shortest();
+    let plan = Plan::new().gated().writing(text).with(|settings| settings.engine.rows_max = 3);
+    let requests = [drawing("one", 4, proto::Draw::AsNeeded), drawing("two", 2, proto::Draw::All)];
+    assert_eq!(one_behind_another(&plan.start().await, requests, 2.0).await, [0, last]);
 }

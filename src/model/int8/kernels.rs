@@ -166,6 +166,14 @@ mod tests {
                 let here = run(&|output| multiply(&rows, product, output));
                 let plain = run(&|output| multiply_with(sums_anywhere, &rows, product, output));
                 assert_eq!(here, plain);
+                // Another is chosen where there is a better one, so it is asked for by name.
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") {
+                    #[allow(unsafe_code, reason = "the compiler cannot know what the processor has")]
+                    // SAFETY: the processor has what the function was compiled for.
+                    let avx2 = run(&|output| unsafe { multiply_avx2(&rows, product, output) });
+                    assert_eq!(avx2, plain);
+                }
             }
         }
     }

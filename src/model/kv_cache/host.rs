@@ -39,6 +39,22 @@ impl Layer {
         Self { heads, keys, values, capacity }
     }
 
+    /// Puts new keys and values (1, T, `n_kv`, dim) behind the first `n_known` positions of `known`.
+    pub(super) fn after(known: Option<&Self>, n_known: usize, key: &Tensor, value: &Tensor) -> Result<Self> {
+        let (_, n_new, n_kv, dim) = key.dims4()?;
+        let heads = Heads { n_kv, dim };
+        let capacity = padded(n_known + n_new);
+        let mut layer = match known {
+            Some(known) if known.heads == heads => known.grown(n_known, capacity),
+            Some(_) => bail!("the known positions have other heads"),
+            None => Self::new(heads, 1, capacity),
+        };
+        with_rows((key, value), n_kv * dim, |position, key, value| {
+            layer.write(0, n_known + position, key, value);
+        })?;
+        Ok(layer)
+    }
+
     /// Copies the first positions of every sequence into room for more.
     fn grown(&self, n_used: usize, capacity: usize) -> Self {
         let n_sequences = self.keys.len() / (self.heads.n_kv * self.heads.dim * self.capacity);
@@ -101,32 +117,18 @@ impl Layer {
     }
 }
 
-/// Attention of a prompt's new positions; they are written behind the first `n_known` positions of `known`.
-///
-/// `query` (1, T, `n_heads`, dim); `key`, `value` (1, T, `n_kv`, dim). Returns (1, T, `n_heads` · dim), and keys and values of all positions.
-pub(super) fn prefill(
-    (query, key, value): (&Tensor, &Tensor, &Tensor),
-    known: Option<&Layer>,
-    n_known: usize,
-) -> Result<(Tensor, Layer)> {
-    let (_, n_new, n_heads, dim) = query.dims4()?;
-    let heads = Heads { n_kv: key.dim(2)?, dim };
-    let capacity = padded(n_known + n_new);
-    let mut layer = match known {
-        Some(known) if known.heads == heads => known.grown(n_known, capacity),
-        Some(_) => bail!("the known positions have other heads"),
-        None => Layer::new(heads, 1, capacity),
-    };
-    with_rows((key, value), heads.n_kv * dim, |position, key, value| {
-        layer.write(0, n_known + position, key, value);
-    })?;
+/// Attention of the last T positions of a prompt, `query` (1, T, `n_heads`, dim), of which `n_before` precede the first. Returns
+/// (1, T, `n_heads` · dim).
+pub(super) fn prompt(query: &Tensor, layer: &Layer, n_before: usize) -> Result<Tensor> {
+    let (_, n_queries, n_heads, dim) = query.dims4()?;
+    let heads = layer.heads;
     let output = with_values(query, |query| {
         let mut output = vec![0.0; query.len()];
         let n_shared = n_heads / heads.n_kv;
         let mut units = Vec::new();
         let rows = output.chunks_mut(n_heads * dim * UNIT_ROWS).zip(query.chunks(n_heads * dim * UNIT_ROWS));
         for (at, (output, query)) in rows.enumerate() {
-            let first = n_known + at * UNIT_ROWS;
+            let first = n_before + at * UNIT_ROWS;
             let by_head = per_head(output, query, (heads.n_kv, n_shared * dim));
             for (head, (queries, output)) in by_head.into_iter().enumerate() {
                 let visible = (first + 1..).take(queries.len()).collect();
@@ -139,7 +141,7 @@ pub(super) fn prefill(
         run(units);
         Ok(output)
     })?;
-    Ok((Tensor::from_vec(output, (1, n_new, n_heads * dim), &Device::Cpu)?, layer))
+    Tensor::from_vec(output, (1, n_queries, n_heads * dim), &Device::Cpu)
 }
 
 /// The tails of a group's rows, layer by layer.

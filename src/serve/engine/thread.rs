@@ -66,7 +66,11 @@ struct Running {
     reply: mpsc::Sender<Event>,
     deadline: Arc<super::Deadline>,
     class: Class,
-    need: Room,
+    prompt_tokens: usize,
+    /// Most tokens of a row.
+    row_tokens_max: usize,
+    /// Whether it began with several rows.
+    has_many: bool,
     rows_left: usize,
     held: Option<Held>,
     /// Its first rows disagreed, and the held ones were dropped all the same.
@@ -77,6 +81,14 @@ struct Running {
     longest: usize,
     prefilled_at: Instant,
     bill: Bill,
+}
+
+impl Running {
+    /// What it takes until it ends: rows that have ended give their room back, but for what the held ones would need.
+    fn need(&self) -> Room {
+        let n_held = self.held.as_ref().map_or(0, |held| held.n_rows);
+        super::room(self.prompt_tokens, self.rows_left.max(n_held), self.row_tokens_max)
+    }
 }
 
 impl<G: Generator> Thread<'_, G> {
@@ -190,7 +202,7 @@ impl<G: Generator> Thread<'_, G> {
     }
 
     fn standing(&self) -> Standing {
-        let running = self.running.values().map(|running| (running.class, running.need));
+        let running = self.running.values().map(|running| (running.class, running.need()));
         let mut standing = Standing { free: self.shared.limits.room, ..Standing::default() };
         for (class, need) in running.chain(self.arriving.iter().map(Arriving::takes)) {
             standing.free = standing.free.less(need);
@@ -293,7 +305,7 @@ impl<G: Generator> Thread<'_, G> {
     /// All rows of a group have ended.
     fn finish(&mut self, group: GroupId) {
         let Some(running) = self.running.remove(&group) else { return };
-        if running.need.rows > 1 && running.longest > 0 {
+        if running.has_many && running.longest > 0 {
             self.shared.load.lock().rates.wrote_all(running.longest);
         }
         let now = Instant::now();

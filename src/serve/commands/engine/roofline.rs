@@ -12,6 +12,7 @@ use crate::model::{
 };
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
+use serde::Serialize;
 use std::{hint::black_box, time::Instant};
 
 /// Width of the matrices that are multiplied: their bytes stay in a core's cache.
@@ -26,15 +27,19 @@ const TRIES: usize = 12;
 const KV_BYTES: f64 = 4.0;
 
 /// Limits of the machine, per second.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Limits {
     /// Multiplications and additions of matrix products.
+    #[serde(rename = "operations_per_s")]
     products: f64,
     /// The same in f32.
+    #[serde(rename = "f32_operations_per_s")]
     f32_products: f64,
     /// Bytes read.
+    #[serde(rename = "bytes_per_s")]
     bytes: f64,
     /// Bytes of a weight.
+    #[serde(skip)]
     weight_bytes: f64,
 }
 
@@ -70,8 +75,10 @@ impl Limits {
         let n_shared = args.shared_prefix.min(args.prompt_tokens - 1);
         let n_new = (args.prompt_tokens - n_shared) as f64;
         let seen: f64 = (n_shared..args.prompt_tokens).map(|position| (position + 1) as f64).sum();
-        let prefill =
-            2.0 * (work.body * n_new + work.head) / self.products + work.attention * seen / self.f32_products;
+        // The last layer has more than keys and values only of the last position.
+        let computed = work.body * n_new - work.body_unread * (n_new - 1.0) + work.head;
+        let unseen = work.attention / config.n_layers as f64 * (seen - args.prompt_tokens as f64);
+        let prefill = 2.0 * computed / self.products + (work.attention * seen - unseen) / self.f32_products;
         // The first token of a row follows from the prompt.
         let n_steps = (args.new_tokens - 1) as f64;
         let (n_rows, mean_tail) = (concurrency * args.n as f64, args.new_tokens as f64 / 2.0);
@@ -97,6 +104,8 @@ fn products<M: Panelled>(matrix: &M, rows: &M::Rows<'_>) -> Result<f64> {
 struct Work {
     /// Weights of all layers.
     body: f64,
+    /// Weights of the last layer that positions which are not read go round.
+    body_unread: f64,
     /// Weights of the output head.
     head: f64,
     /// Multiplications and additions of attention for each position that is seen.
@@ -109,9 +118,11 @@ impl Work {
     fn of(config: &DecoderConfig) -> Self {
         let (width, layers) = (config.hidden_size, config.n_layers);
         let (query, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
-        let layer = 2 * width * query + 2 * width * kv + 3 * width * config.intermediate_size;
+        let unread = 2 * width * query + 3 * width * config.intermediate_size;
+        let layer = unread + 2 * width * kv;
         Self {
             body: (layers * layer) as f64,
+            body_unread: unread as f64,
             head: (config.vocab_size * width) as f64,
             attention: (4 * layers * query) as f64,
             kv: (2 * layers * kv) as f64,

@@ -11,8 +11,8 @@ pub(super) fn draw(
     path: &Path,
 ) -> Result<(), CommandError> {
     let measured = |args: EngineArgs| -> Result<f64, CommandError> {
-        let (_, took) = answer(&args, &subject.0, &requests(&args, subject)?)?;
-        Ok(rate(args.users, took))
+        let (load, took) = answer(&args, subject, &requests(&args, subject)?)?;
+        Ok(rate(load.latencies.len(), took))
     };
     let over =
         |x: &'static str, most: usize, with: &dyn Fn(usize) -> EngineArgs| -> Result<Sweep, CommandError> {
@@ -21,15 +21,23 @@ pub(super) fn draw(
             Ok(Sweep { x, points })
         };
     let sweeps = [
-        over("candidates", args.n, &|n| EngineArgs { n, ..args.clone() })?,
+        over("candidates", args.n, &|n| fewer(args, n))?,
         over("readers at a time", args.concurrency, &|concurrency| EngineArgs {
             concurrency,
             ..args.clone()
         })?,
-        over("prompt tokens", args.prompt_tokens, &|prompt_tokens| EngineArgs {
-            prompt_tokens,
-            ..args.clone()
-        })?,
+        over("prompt tokens", args.prompt_tokens, &|prompt_tokens| shorter(args, prompt_tokens))?,
     ];
     plot::write(&sweeps, path)
+}
+
+/// The same with fewer candidates, of which the same share is stopped.
+pub(super) fn fewer(args: &EngineArgs, n: usize) -> EngineArgs {
+    EngineArgs { n, stopped_lists: args.stopped_lists * n / args.n, ..args.clone() }
+}
+
+/// The same with shorter prompts, of which the same share is known: what is known whole costs nothing, and would look fast.
+pub(super) fn shorter(args: &EngineArgs, prompt_tokens: usize) -> EngineArgs {
+    let shared_prefix = args.shared_prefix * prompt_tokens / args.prompt_tokens;
+    EngineArgs { prompt_tokens, shared_prefix, ..args.clone() }
 }

@@ -99,8 +99,9 @@ impl<G: Generator> Thread<'_, G> {
             let group = GroupId(self.next_group);
             self.next_group += 1;
             let (leave, deadline) = (job.leave.clone(), Arc::clone(&job.deadline));
-            let adaptive = job.adaptive.clone().filter(|_| job.n_held() > 0);
-            let held = adaptive.map(|adaptive| Held { adaptive, ended: Vec::new() });
+            let n_rows = job.n_held();
+            let adaptive = job.adaptive.clone().filter(|_| n_rows > 0);
+            let held = adaptive.map(|adaptive| Held { adaptive, n_rows, ended: Vec::new() });
             let owner = leave.as_ref().map(|leave| leave.epoch.owner);
             let known = owner.and_then(|owner| self.prefixes.find(owner, &job.prompt, Instant::now()));
             let n_known = known.as_ref().map_or(0, |known| known.n_positions);
@@ -146,9 +147,10 @@ impl<G: Generator> Thread<'_, G> {
 
     /// A prompt's rows have their first token.
     fn run(&mut self, arriving: Arriving, admitted: Admitted, prefilled_at: Instant) {
-        let Arriving { request, held, reply, deadline, class, need, bill, leave, waited, n_known, prefill } =
+        let Arriving { request, held, reply, deadline, class, bill, leave, waited, n_known, prefill, .. } =
             arriving;
         let (group, rows_left) = (request.id, request.seeds.len() - request.n_held);
+        let (prompt_tokens, row_tokens_max) = (request.prompt.len(), request.max_new_tokens);
         // What `admit` did not compute was known to begin with, or was computed beside steps.
         let before = request.n_known().saturating_sub(n_known);
         let prefill_tokens_computed = before + admitted.prefill_tokens_computed;
@@ -170,7 +172,9 @@ impl<G: Generator> Thread<'_, G> {
             reply,
             deadline,
             class,
-            need,
+            prompt_tokens,
+            row_tokens_max,
+            has_many: rows_left > 1,
             rows_left,
             held,
             is_cut: false,

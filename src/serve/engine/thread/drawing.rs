@@ -8,14 +8,16 @@ use crate::decode::adaptive::Adaptive;
 /// Rows of a group that are written only where its first disagree.
 pub(super) struct Held {
     pub(super) adaptive: Adaptive,
+    /// How many there are.
+    pub(super) n_rows: usize,
     /// Its first, as far as they have ended.
     pub(super) ended: Vec<FinishedRow>,
 }
 
 impl<G: Generator> Thread<'_, G> {
     /// Starts the held rows of a group whose first have all ended; returns whether there are any. They are dropped where the first agree,
-    /// where others wait, and where there is less time than the first took. There is room for them: they are no more than the first, and take their
-    /// place.
+    /// where others wait, and where there is less time than the first took. There is room for them: they are no more than the first, and
+    /// what they need of it was kept.
     pub(super) fn draw(&mut self, group: GroupId) -> Result<bool, DecodeError> {
         let now = Instant::now();
         let Some(running) = self.running.get_mut(&group) else { return Ok(false) };
