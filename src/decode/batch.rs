@@ -130,8 +130,8 @@ pub struct Admitted {
 
 /// Rows of many groups that take each step together.
 ///
-/// What a row says depends on its prompt, seed and settings, never on its neighbours; with early stopping, how much of it is said depends
-/// on its group.
+/// What a row says depends on its prompt, seed and settings, never on its neighbours, but for the last bits of sums on a GPU or in 16 bits;
+/// with early stopping, how much of it is said depends on its group.
 #[derive(Debug)]
 pub struct Batch {
     model: Arc<Transformer>,

@@ -8,10 +8,7 @@ mod rows;
 
 pub use rows::Rows;
 
-use super::{
-    linear::Weight,
-    weights::{ModelError, TensorSource},
-};
+use super::{linear::Weight, product::by_columns, weights::ModelError};
 use candle_core::{Device, Result, Tensor, bail};
 use kernels::{Block, OUTPUTS, Panels, Product, ZERO};
 use rayon::prelude::*;
@@ -66,6 +63,13 @@ impl Matrix {
             }
         });
         Ok(Self { n_in, n_out, blocks, scales })
+    }
+
+    /// The weight of a layer.
+    /// # Errors
+    /// As for `round`.
+    pub fn weight(tensor: &Tensor) -> std::result::Result<Weight, ModelError> {
+        Ok(Weight::Int8(Arc::new(Self::round(tensor)?)))
     }
 
     /// Outputs and inputs.
@@ -199,49 +203,10 @@ pub fn compute(rows: &Rows, jobs: Vec<(Job<'_>, &mut [f32])>) -> Result<()> {
 /// Cuts a job into parts of some panels; each writes its columns of every row.
 fn cut<'a, 'o>(job: Job<'a>, output: &'o mut [f32], part_panels: usize) -> Vec<Part<'a, 'o>> {
     let n_panels = job.matrix().scales.len() / OUTPUTS;
-    let mut parts: Vec<Part<'a, 'o>> = (0..n_panels)
-        .step_by(part_panels)
-        .map(|first| Part { job, panels: first..(first + part_panels).min(n_panels), output: Vec::new() })
-        .collect();
-    for row in output.chunks_mut(job.n_out()) {
-        let columns = row.chunks_mut(part_panels * OUTPUTS);
-        parts.iter_mut().zip(columns).for_each(|(part, columns)| part.output.push(columns));
-    }
-    parts
-}
-
-/// Hands out another source's weights of linear layers and of the embedding rounded; biases and norms as they are.
-#[derive(Debug)]
-pub struct Rounding<'a, S> {
-    source: &'a mut S,
-}
-
-impl<'a, S: TensorSource> Rounding<'a, S> {
-    /// `source`: tensors in f32 on the CPU.
-    pub fn new(source: &'a mut S) -> Self {
-        Self { source }
-    }
-}
-
-impl<S: TensorSource> TensorSource for Rounding<'_, S> {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, ModelError> {
-        self.source.tensor(name, shape)
-    }
-
-    fn weight(&mut self, name: &str, shape: (usize, usize)) -> std::result::Result<Weight, ModelError> {
-        let tensor = self.source.tensor(name, &[shape.0, shape.1])?;
-        // Rounded together with what adapts it: nothing is trained in 8 bits.
-        let layer = name.strip_suffix(".weight").unwrap_or(name);
-        let tensor = match self.source.adapter(layer, (shape.1, shape.0))? {
-            Some(adapter) => adapter.merged(&tensor)?.detach(),
-            None => tensor,
-        };
-        Ok(Weight::Int8(Arc::new(Matrix::round(&tensor)?)))
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.source.contains(name)
-    }
+    let outputs = by_columns(output, job.n_out(), part_panels * OUTPUTS);
+    let firsts = (0..n_panels).step_by(part_panels);
+    let part = |(first, output)| Part { job, panels: first..(first + part_panels).min(n_panels), output };
+    firsts.zip(outputs).map(part).collect()
 }
 
 /// Rounds the outputs of a weight (out, in): whole numbers of steps, and of each output the size of its step.

@@ -4,6 +4,7 @@ use super::{
     int8::{self, Job, Layer, Matrix, Rows},
     lora::{self, Adapter},
     ops::{self, Numerics},
+    panels::Panels,
     weights::{ModelError, TensorSource},
 };
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -23,6 +24,8 @@ pub enum Bias {
 pub enum Weight {
     /// Numbers of the network's dtype, on its device.
     Plain(Tensor),
+    /// f32 on the CPU, laid out for products whose sums have a fixed order.
+    Panels(Arc<Panels>),
     /// Rounded to 8 bits, on the CPU.
     Int8(Arc<Matrix>),
 }
@@ -35,6 +38,7 @@ impl Weight {
     pub fn shape(&self) -> Result<(usize, usize)> {
         match self {
             Self::Plain(weight) => weight.dims2(),
+            Self::Panels(weight) => Ok(weight.shape()),
             Self::Int8(weight) => Ok(weight.shape()),
         }
     }
@@ -46,6 +50,7 @@ impl Weight {
     pub fn select(&self, ids: &Tensor) -> Result<Tensor> {
         match self {
             Self::Plain(weight) => weight.index_select(ids, 0),
+            Self::Panels(weight) => weight.outputs(ids),
             Self::Int8(weight) => weight.outputs(ids),
         }
     }
@@ -53,11 +58,13 @@ impl Weight {
     /// The numbers themselves, for losses.
     ///
     /// # Errors
-    /// If they are rounded: nothing is trained in 8 bits.
+    /// If they are laid out for serving: nothing is trained like that.
     pub fn plain(&self) -> Result<&Tensor> {
         match self {
             Self::Plain(weight) => Ok(weight),
-            Self::Int8(_) => bail!("a loss was asked of weights in 8 bits"),
+            Self::Panels(_) | Self::Int8(_) => {
+                bail!("a loss was asked of weights that are laid out for serving")
+            }
         }
     }
 
@@ -66,7 +73,7 @@ impl Weight {
     pub fn detach(self) -> Self {
         match self {
             Self::Plain(weight) => Self::Plain(weight.detach()),
-            Self::Int8(weight) => Self::Int8(weight),
+            Self::Panels(_) | Self::Int8(_) => self,
         }
     }
 
@@ -75,7 +82,7 @@ impl Weight {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Plain(weight) => weight.dtype(),
-            Self::Int8(_) => DType::F32,
+            Self::Panels(_) | Self::Int8(_) => DType::F32,
         }
     }
 
@@ -84,7 +91,7 @@ impl Weight {
     pub fn device(&self) -> &Device {
         match self {
             Self::Plain(weight) => weight.device(),
-            Self::Int8(_) => &Device::Cpu,
+            Self::Panels(_) | Self::Int8(_) => &Device::Cpu,
         }
     }
 }
@@ -142,7 +149,7 @@ impl Linear {
     pub fn input(&self, tensor: &Tensor) -> Result<Input> {
         let dims = self.dims_of(tensor)?;
         Ok(match &self.weight {
-            Weight::Plain(_) => Input::Plain(tensor.clone()),
+            Weight::Plain(_) | Weight::Panels(_) => Input::Plain(tensor.clone()),
             Weight::Int8(matrix) => {
                 let rows = |values: &[f32]| Ok(Rows::round(values, matrix.shape().1));
                 Input::Rounded { rows: ops::with_floats(tensor, rows)?, dims }
@@ -163,7 +170,9 @@ impl Linear {
     ) -> Result<Input> {
         let dims = self.dims_of(tensor)?;
         match &self.weight {
-            Weight::Plain(_) => Ok(Input::Plain(ops::rms_norm(tensor, norm, eps, numerics)?)),
+            Weight::Plain(_) | Weight::Panels(_) => {
+                Ok(Input::Plain(ops::rms_norm(tensor, norm, eps, numerics)?))
+            }
             Weight::Int8(_) if norm.elem_count() != dims.last().copied().unwrap_or(0) => {
                 bail!("rows {dims:?} do not fit a norm {:?}", norm.dims())
             }
@@ -194,7 +203,15 @@ impl Linear {
         read: impl FnOnce(&[f32]) -> Result<R>,
     ) -> Result<R> {
         match self.input(rows)? {
-            Input::Plain(rows) => ops::with_floats(&self.plain(&rows)?, read),
+            Input::Plain(rows) => match &self.weight {
+                Weight::Panels(panels) => ops::with_floats(&rows, |rows| {
+                    let n_numbers = rows.len() / panels.shape().1 * panels.shape().0;
+                    room.resize(room.len().max(n_numbers), 0.0);
+                    panels.map(rows, self.bias()?.as_deref(), &mut room[..n_numbers])?;
+                    read(&room[..n_numbers])
+                }),
+                Weight::Plain(_) | Weight::Int8(_) => ops::with_floats(&self.plain(&rows)?, read),
+            },
             Input::Rounded { rows, .. } => {
                 let layer = self.in_8_bits()?;
                 let n_numbers = rows.n_rows() * layer.matrix.shape().0;
@@ -268,16 +285,26 @@ impl Linear {
 
     fn in_8_bits(&self) -> Result<In8Bits<'_>> {
         match &self.weight {
-            Weight::Plain(_) => bail!("rounded rows were given to a layer that is not in 8 bits"),
-            Weight::Int8(matrix) => {
-                let bias = self.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()?;
-                Ok(In8Bits { matrix, bias })
+            Weight::Int8(matrix) => Ok(In8Bits { matrix, bias: self.bias()? }),
+            Weight::Plain(_) | Weight::Panels(_) => {
+                bail!("rounded rows were given to a layer that is not in 8 bits")
             }
         }
     }
 
+    fn bias(&self) -> Result<Option<Vec<f32>>> {
+        self.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()
+    }
+
     /// Maps (.., in) to (.., out) by weights that are not rounded.
     fn plain(&self, input: &Tensor) -> Result<Tensor> {
+        if let Weight::Panels(panels) = &self.weight {
+            return ops::with_floats(input, |rows| {
+                let mut output = vec![0.0; rows.len() / panels.shape().1 * panels.shape().0];
+                panels.map(rows, self.bias()?.as_deref(), &mut output)?;
+                of_rows(output, input.dims())
+            });
+        }
         let weight = self.weight.plain()?;
         let (n_out, n_in) = weight.dims2()?;
         // Rows are flattened, so that one matrix product serves every row of every batch.

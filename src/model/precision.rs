@@ -1,12 +1,14 @@
 //! How a network's numbers are held while it serves: the one place that builds a decoder in each way.
 use super::{
     config::DecoderConfig,
-    int8::Rounding,
+    int8::Matrix,
+    linear::Weight,
     ops::Numerics,
+    panels::Panels,
     transformer::Transformer,
     weights::{ModelError, TensorSource},
 };
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use std::{fmt, str::FromStr};
 
 /// The form of weights and of what flows between layers.
@@ -47,15 +49,43 @@ impl Precision {
         source: &mut impl TensorSource,
         device: &Device,
     ) -> Result<Transformer, ModelError> {
-        match self {
-            Self::F32 | Self::Bf16 | Self::F16 => Transformer::load(config, source, Numerics::Serve),
-            Self::Int8 if device.is_cpu() => {
-                Transformer::load(config, &mut Rounding::new(source), Numerics::Serve)
+        let lay_out: fn(&Tensor) -> Result<Weight, ModelError> = match self {
+            Self::F32 if device.is_cpu() => Panels::weight,
+            Self::Int8 if device.is_cpu() => Matrix::weight,
+            Self::F32 | Self::Bf16 | Self::F16 => return Transformer::load(config, source, Numerics::Serve),
+            Self::Int8 => {
+                let reason = "8 bits are for the CPU; on a GPU use bf16".to_owned();
+                return Err(ModelError::Forward(candle_core::Error::Msg(reason)));
             }
-            Self::Int8 => Err(ModelError::Forward(candle_core::Error::Msg(
-                "8 bits are for the CPU; on a GPU use bf16".to_owned(),
-            ))),
-        }
+        };
+        Transformer::load(config, &mut LaidOut { source, lay_out }, Numerics::Serve)
+    }
+}
+
+/// Hands out another source's weights of linear layers and of the embedding as kernels of ours read them; biases and norms as they are.
+struct LaidOut<'a, S> {
+    /// Tensors in f32 on the CPU.
+    source: &'a mut S,
+    lay_out: fn(&Tensor) -> Result<Weight, ModelError>,
+}
+
+impl<S: TensorSource> TensorSource for LaidOut<'_, S> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        self.source.tensor(name, shape)
+    }
+
+    fn weight(&mut self, name: &str, shape: (usize, usize)) -> Result<Weight, ModelError> {
+        let tensor = self.source.tensor(name, &[shape.0, shape.1])?;
+        // Together with what adapts it: nothing is trained like this.
+        let layer = name.strip_suffix(".weight").unwrap_or(name);
+        (self.lay_out)(&match self.source.adapter(layer, (shape.1, shape.0))? {
+            Some(adapter) => adapter.merged(&tensor)?.detach(),
+            None => tensor,
+        })
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.source.contains(name)
     }
 }
 

@@ -379,7 +379,7 @@ fn cleaner_failed(error: CleanerError) -> ServeError {
     ServeError::Cleaner(Arc::new(error))
 }
 
-/// One seed per row, from the request's: rows differ, and the same request has the same rows whatever else runs.
+/// One seed per row, from the request's: rows differ, and the same request has the same rows whatever else runs (as far as `Batch` says).
 fn row_seeds(seed: u64, n_rows: usize) -> Vec<u64> {
     (0..n_rows)
         .map(|row_idx| {

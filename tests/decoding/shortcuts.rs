@@ -1,5 +1,5 @@
 //! What saves work changes nothing of what is said: rows that stop early, beginnings that are known, sums in 8 bits.
-use super::{alone, assert_same, drain, model, request};
+use super::{alone, assert_same, collect, drain, model, request};
 use candle_core::{Device, Tensor};
 use newshound::{
     decode::{
@@ -111,23 +111,34 @@ fn a_prompt_in_pieces_beside_steps_says_what_it_says_whole_and_changes_no_row() 
     assert!(matches!(batch.step_beside(&mut refused, 8), Err(DecodeError::EmptyPrompt)));
 }
 
-/// In 8 bits sums are whole numbers, so that a row says the same to the last bit in any company.
+/// Sums have one order, and in 8 bits none at all: a row says the same to the last bit in any company and behind a prompt in pieces.
 #[test]
-fn rows_in_8_bits_say_what_they_say_alone() {
-    let mut parameters = Parameters::fresh(7, &Device::Cpu);
-    let model = Precision::Int8.load(model().config(), &mut parameters, &Device::Cpu).unwrap();
-    let model = Arc::new(model);
-    let requests: Vec<GroupRequest> =
-        (1..=8_u32).map(|id| request(u64::from(id), 3 + id * 5, u64::from(1 + id % 4))).collect();
-    let mut together = Batch::new(Arc::clone(&model));
-    for request in &requests {
-        together.admit(request.clone()).unwrap();
-    }
-    let rows = drain(&mut together);
-    for request in &requests {
-        for row_idx in 0..request.seeds.len() {
-            let (got, expected) = (&rows[&(request.id, row_idx)], alone(&model, request, row_idx));
-            assert_eq!((&got.ids, &got.logprobs), (&expected.ids, &expected.logprobs));
+fn rows_say_to_the_last_bit_what_they_say_alone() {
+    let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+    let said = |row: &FinishedRow| {
+        let hidden: Vec<_> = row.query_ends.iter().map(|end| bits(&end.hidden)).collect();
+        (row.ids.clone(), bits(&row.logprobs), hidden)
+    };
+    for precision in [Precision::F32, Precision::Int8] {
+        let mut parameters = Parameters::fresh(7, &Device::Cpu);
+        let model = precision.load(model().config(), &mut parameters, &Device::Cpu).unwrap();
+        let model = Arc::new(model);
+        let requests: Vec<GroupRequest> =
+            (1..=8_u32).map(|id| request(u64::from(id), 3 + id * 5, 4)).collect();
+        let (mut together, mut rows) = (Batch::new(Arc::clone(&model)), BTreeMap::new());
+        for (at, mut request) in requests.iter().cloned().enumerate() {
+            while at % 2 == 1 && request.n_known() + 1 < request.prompt.len() {
+                collect(&mut rows, together.step_beside(&mut request, 7).unwrap());
+            }
+            together.admit(request).unwrap();
+        }
+        rows.append(&mut drain(&mut together));
+        assert_eq!(rows.len(), 32);
+        for request in &requests {
+            for row_idx in 0..4 {
+                let expected = alone(&model, request, row_idx);
+                assert_eq!(said(&rows[&(request.id, row_idx)]), said(&expected), "{precision}");
+            }
         }
     }
 }

@@ -1,14 +1,12 @@
 //! Attention on the CPU in f32: queries of one key head meet keys and values in registers, without tensors in between.
 //!
-//! Every number is a sum in the order of its terms, whatever the tile that it is computed in. So a row's result does not depend on
-//! the rows beside it.
+//! Keys and values lie in panels (`product`), so a row's result does not depend on the rows beside it.
 #![allow(clippy::cast_precision_loss, reason = "head widths are small")]
-use crate::model::fused::exponentiate;
+use crate::model::{
+    fused::exponentiate,
+    product::{Machine, Matrix, Narrow, PANEL, Plain, Sums, TILE_ROWS, Wide, padded},
+};
 use std::ops::Range;
-
-/// Columns of a panel. Keys and values are matrices in panels, one behind the other, so that a product reads memory in the order in
-/// which it lies: row after row of a panel.
-pub(in crate::model) const PANEL: usize = 32;
 
 /// Keys and values of one key head.
 #[derive(Clone, Copy, Debug)]
@@ -39,11 +37,6 @@ pub(in crate::model) struct Unit<'a> {
     pub(in crate::model) n_tail: usize,
 }
 
-/// Smallest multiple of `PANEL` that holds `n` numbers.
-pub(in crate::model) fn padded(n: usize) -> usize {
-    n.next_multiple_of(PANEL)
-}
-
 /// Attends; `output`: of each row, the (`n_shared` · `head_dim`) numbers of the unit's heads.
 #[allow(unsafe_code, reason = "the compiler cannot know what the processor has")]
 pub(in crate::model) fn attend(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
@@ -71,120 +64,6 @@ fn attend_avx512(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
 #[target_feature(enable = "avx2,fma")]
 fn attend_avx2(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
     attend_with::<Narrow>(unit, output);
-}
-
-/// How a machine multiplies.
-trait Machine {
-    /// The product of up to eight rows with a matrix.
-    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>);
-}
-
-/// A matrix of which whole panels are read.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    values: &'a [f32],
-    /// Numbers from one panel to the next.
-    panel_len: usize,
-    n_columns: usize,
-}
-
-/// Where the sums of a product go: row `i` begins at `i · stride`.
-struct Sums<'a> {
-    values: &'a mut [f32],
-    stride: usize,
-    /// Whether they are added to what is there.
-    adds: bool,
-}
-
-/// Rows of a product at a time, at most.
-const TILE_ROWS: usize = 8;
-
-struct Wide;
-struct Narrow;
-struct Plain;
-
-impl Machine for Wide {
-    #[inline(always)]
-    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
-        // 8 rows of two registers of 16 are 16 of 32 registers.
-        match *rows {
-            [a] => product::<1, 32, true>([a], matrix, sums),
-            [a, b] => product::<2, 32, true>([a, b], matrix, sums),
-            [a, b, c] => product::<3, 32, true>([a, b, c], matrix, sums),
-            [a, b, c, d] => product::<4, 32, true>([a, b, c, d], matrix, sums),
-            [a, b, c, d, e] => product::<5, 32, true>([a, b, c, d, e], matrix, sums),
-            [a, b, c, d, e, f] => product::<6, 32, true>([a, b, c, d, e, f], matrix, sums),
-            [a, b, c, d, e, f, g] => product::<7, 32, true>([a, b, c, d, e, f, g], matrix, sums),
-            [a, b, c, d, e, f, g, h, ..] => product::<8, 32, true>([a, b, c, d, e, f, g, h], matrix, sums),
-            [] => {}
-        }
-    }
-}
-
-impl Machine for Narrow {
-    #[inline(always)]
-    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
-        four_at_a_time::<true>(rows, matrix, sums);
-    }
-}
-
-impl Machine for Plain {
-    #[inline(always)]
-    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
-        // Without an instruction for it, a fused multiplication would be a call.
-        four_at_a_time::<false>(rows, matrix, sums);
-    }
-}
-
-/// Four rows of two registers of eight are half of 16 registers.
-#[inline(always)]
-fn four_at_a_time<const FUSED: bool>(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
-    for (at, rows) in rows.chunks(4).enumerate() {
-        let (stride, adds) = (sums.stride, sums.adds);
-        let mut sums = Sums { values: &mut sums.values[at * 4 * stride..], stride, adds };
-        match *rows {
-            [a] => product::<1, 16, FUSED>([a], matrix, &mut sums),
-            [a, b] => product::<2, 16, FUSED>([a, b], matrix, &mut sums),
-            [a, b, c] => product::<3, 16, FUSED>([a, b, c], matrix, &mut sums),
-            [a, b, c, d, ..] => product::<4, 16, FUSED>([a, b, c, d], matrix, &mut sums),
-            [] => {}
-        }
-    }
-}
-
-/// Sums of `R` rows (K) times (K, columns), `W` columns at a time; a panel is a multiple of them.
-#[inline(always)]
-fn product<const R: usize, const W: usize, const FUSED: bool>(
-    rows: [&[f32]; R],
-    matrix: Matrix<'_>,
-    sums: &mut Sums<'_>,
-) {
-    let n_terms = rows.iter().map(|row| row.len()).min().unwrap_or(0);
-    let rows = rows.map(|row| &row[..n_terms]);
-    let panels = matrix.values.chunks(matrix.panel_len).take(matrix.n_columns.div_ceil(PANEL));
-    for (panel_idx, panel) in panels.enumerate() {
-        for within in (0..PANEL).step_by(W) {
-            let first = panel_idx * PANEL + within;
-            let mut registers = [[0.0_f32; W]; R];
-            if sums.adds {
-                for (row_idx, register) in registers.iter_mut().enumerate() {
-                    register.copy_from_slice(&sums.values[row_idx * sums.stride + first..][..W]);
-                }
-            }
-            for (at, terms) in panel.as_chunks::<PANEL>().0[..n_terms].iter().enumerate() {
-                let terms: &[f32; W] = terms[within..].first_chunk().expect("a panel is a multiple of them");
-                for (register, row) in registers.iter_mut().zip(rows) {
-                    let factor = row[at];
-                    for (sum, term) in register.iter_mut().zip(terms) {
-                        *sum = if FUSED { factor.mul_add(*term, *sum) } else { factor * term + *sum };
-                    }
-                }
-            }
-            for (row_idx, register) in registers.iter().enumerate() {
-                sums.values[row_idx * sums.stride + first..][..W].copy_from_slice(register);
-            }
-        }
-    }
 }
 
 #[inline(always)]

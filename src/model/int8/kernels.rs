@@ -6,7 +6,7 @@
 mod vnni;
 
 use super::rows::{INPUTS, Rows};
-use crate::model::fused::gated;
+use crate::model::{fused::gated, product::tiles};
 
 /// Outputs of a panel: four registers of 16 sums.
 pub(super) const OUTPUTS: usize = 64;
@@ -79,7 +79,7 @@ fn multiply_with(
     let (Product::Set(last) | Product::Add(last) | Product::Gated { up: last, .. }) = product;
     for panel_idx in 0..last.scales.len() / OUTPUTS {
         let panel = last.panel(panel_idx, rows.n_blocks());
-        for tile in tiles(rows.n_rows()) {
+        for tile in tiles(rows.n_rows(), TILE_ROWS) {
             let mut inputs: [&[[i8; INPUTS]]; TILE_ROWS] = [&[]; TILE_ROWS];
             inputs.iter_mut().zip(tile.clone()).for_each(|(inputs, row_idx)| *inputs = rows.words(row_idx));
             let inputs = &inputs[..tile.len()];
@@ -130,12 +130,6 @@ impl<'a> Panels<'a> {
         }
         values
     }
-}
-
-/// Row numbers in runs of nearly equal length, none longer than a tile.
-fn tiles(n_rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let n_tiles = n_rows.div_ceil(TILE_ROWS);
-    (0..n_tiles).map(move |at| at * n_rows / n_tiles..(at + 1) * n_rows / n_tiles)
 }
 
 /// Sums in plain arithmetic, which the compiler turns into what the enclosing function may use.
@@ -199,15 +193,6 @@ mod tests {
                     assert_eq!(avx2, plain);
                 }
             }
-        }
-    }
-
-    #[test]
-    fn tiles_cover_every_row_once() {
-        for n_rows in 1..40 {
-            let tiles: Vec<_> = tiles(n_rows).collect();
-            assert!(tiles.iter().all(|tile| (1..=TILE_ROWS).contains(&tile.len())));
-            assert!(tiles.into_iter().flatten().eq(0..n_rows));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Keys and values on the CPU in f32, laid out for `attention::host`.
 use super::super::{
-    attention::host::{PANEL, Span, Unit, attend, padded},
+    attention::host::{Span, Unit, attend},
     fused::with_values,
+    product::{PANEL, padded},
 };
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;

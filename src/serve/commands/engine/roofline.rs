@@ -7,6 +7,7 @@ use super::EngineArgs;
 use crate::model::{
     config::DecoderConfig,
     int8::{self, Job, Layer, Matrix, Rows},
+    panels::Panels,
     precision::Precision,
 };
 use candle_core::{Device, Result, Tensor};
@@ -50,15 +51,16 @@ impl Limits {
         let weight = Tensor::randn(0.0_f32, 1.0, (WIDTH, WIDTH), &Device::Cpu)?;
         let rows = Tensor::randn(0.0_f32, 1.0, (ROWS, WIDTH), &Device::Cpu)?;
         let per_second = |seconds: f64| (2 * ROWS * WIDTH * WIDTH) as f64 / seconds;
-        let transposed = weight.t()?;
-        let f32_products = per_second(best(|| rows.matmul(&transposed).map(black_box))?);
+        let numbers = rows.flatten_all()?.to_vec1::<f32>()?;
+        let mut output = vec![0.0; ROWS * WIDTH];
+        let panels = Panels::lay_out(&weight).map_err(candle_core::Error::wrap)?;
+        let f32_products = per_second(best(|| panels.map(&numbers, None, &mut output))?);
         let (products, weight_bytes) = match precision {
             Precision::F32 => (f32_products, 4.0),
             Precision::Int8 => {
                 let matrix = Matrix::round(&weight).map_err(candle_core::Error::wrap)?;
-                let rows = Rows::round(&rows.flatten_all()?.to_vec1::<f32>()?, WIDTH);
+                let rows = Rows::round(&numbers, WIDTH);
                 let layer = Layer { matrix: &matrix, bias: None };
-                let mut output = vec![0.0; ROWS * WIDTH];
                 let seconds = best(|| int8::compute(&rows, vec![(Job::Set(layer), &mut output)]))?;
                 (per_second(seconds), 1.0)
             }
