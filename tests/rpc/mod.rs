@@ -20,6 +20,7 @@ mod health;
 mod http;
 mod json;
 mod ladder;
+mod limits;
 mod logs;
 mod malformed;
 mod model;
