@@ -21,6 +21,7 @@ mod http;
 mod json;
 mod ladder;
 mod limits;
+mod lines;
 mod logs;
 mod malformed;
 mod model;
