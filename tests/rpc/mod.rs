@@ -33,7 +33,7 @@ mod reload;
 mod rerank;
 mod scrape;
 mod script;
-mod server;
+pub mod server;
 mod shared_cache;
 mod single_flight;
 mod stream;
