@@ -137,7 +137,8 @@ struct Present {
 }
 
 impl Peers {
-    /// A place for one more; where there is none, that of the oldest which is silent, among its peer's where those are too many.
+    /// A place for one more; where there is none, that of the oldest which is silent, among its peer's where those are too many. Until
+    /// that one has ended, in a moment, there is one more than the limit.
     fn enter(peers: &Arc<Self>, ip: IpAddr, cut: CancellationToken) -> Option<Place> {
         let mut present = peers.lock();
         let total: usize = present.by_ip.values().sum();
