@@ -5,6 +5,7 @@ use super::{
     streams::{CountStreams, Counted},
 };
 use axum::Router;
+use rand::Rng;
 use std::{convert::Infallible, pin::pin, time::Duration};
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
@@ -43,7 +44,7 @@ impl Port {
         {
             let mut incoming = pin!(connections::accept(self.listener, self.doorstep, cut));
             while let Some(Some(connection)) = draining.run_until_cancelled(incoming.next()).await {
-                let age = aged(settings.age_max, rand::random_range(-AGE_JITTER..=AGE_JITTER));
+                let age = drawn(settings.age_max, &mut rand::rng());
                 let life = Life { age, grace: settings.age_grace, draining: draining.clone() };
                 let server = builder().accept_http1(self.speaks_http1);
                 lives.spawn(life.live(connection, server, service.clone()));
@@ -54,9 +55,9 @@ impl Port {
     }
 }
 
-/// The age of a connection, a share above or below what the settings say.
-fn aged(age_max: Duration, jitter: f64) -> Duration {
-    age_max.mul_f64(1.0 + jitter)
+/// The age of one connection, a share above or below what the settings say.
+fn drawn(age_max: Duration, random: &mut impl Rng) -> Duration {
+    age_max.mul_f64(1.0 + random.random_range(-AGE_JITTER..=AGE_JITTER))
 }
 
 struct Life {
@@ -94,12 +95,16 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use std::collections::BTreeSet;
 
     #[test]
-    fn connections_live_about_as_long_as_the_settings_say() {
-        let minute = Duration::from_secs(60);
-        assert_eq!(aged(minute, 0.0), minute);
-        assert_eq!(aged(minute, -AGE_JITTER), Duration::from_secs(54));
-        assert_eq!(aged(minute, AGE_JITTER), Duration::from_secs(66));
+    fn each_connection_has_an_age_of_its_own_about_what_the_settings_say() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let ages: BTreeSet<_> = (0..64).map(|_| drawn(Duration::from_secs(60), &mut random)).collect();
+        assert_eq!(ages.len(), 64);
+        let (youngest, oldest) = (ages.first().unwrap().as_secs(), ages.last().unwrap().as_secs());
+        assert!((54..58).contains(&youngest) && (62..=66).contains(&oldest), "{youngest} {oldest}");
     }
 }
