@@ -1,5 +1,6 @@
 //! Arms of readers: as computed by others, independent, and where they were when weights change.
 mod report;
+mod series;
 
 use crate::support::goldens::json;
 use newshound::experiment::{

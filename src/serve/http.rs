@@ -1,5 +1,10 @@
 //! The operators' port: /metrics for Prometheus, /healthz for probes.
-use crate::serve::{health::Health, metrics::Metrics};
+use crate::serve::{
+    health::Health,
+    metrics::Metrics,
+    rpc::{connections::Doorstep, lives::Port},
+    settings::ConnectionSettings,
+};
 use axum::{
     Router,
     extract::State,
@@ -7,8 +12,10 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use std::{io, sync::Arc};
+use metrics::Gauge;
+use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, Debug)]
 struct Shared {
@@ -16,16 +23,21 @@ struct Shared {
     health: Arc<Health>,
 }
 
-/// Serves until the future is dropped.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<Health>) -> io::Result<()> {
+/// Serves until the future is dropped, with places of its own: however many clients there are, this port can be reached.
+pub async fn serve(
+    listener: TcpListener,
+    settings: ConnectionSettings,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+) {
+    // Who scrapes would count itself.
+    let open = Gauge::noop();
+    let doorstep = Doorstep { settings, certificates: None, open, metrics: Arc::clone(&metrics) };
     let routes = Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", get(healthz))
         .with_state(Shared { metrics, health });
-    axum::serve(listener, routes).await
+    Port { listener, doorstep, routes, speaks_http1: true }.serve(CancellationToken::new()).await;
 }
 
 async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {

@@ -307,11 +307,7 @@ fn background(
     let (of_http, of_upkeep) = (Arc::clone(&metrics), Arc::clone(&metrics));
     tasks.spawn(experiments.watch(settings.experiments.check_interval));
     tasks.spawn(answerer.cohorts().watch());
-    tasks.spawn(async move {
-        if let Err(error) = http::serve(http, of_http, health).await {
-            error!(%error, "operators' port failed");
-        }
-    });
+    tasks.spawn(http::serve(http, settings.connections, of_http, health));
     if let Some(listener) = admin {
         let admin = Admin::new(Arc::clone(&models), metrics);
         let serving = admin::serve(listener, admin, door.clone(), of_admin, settings.connections);

@@ -407,6 +407,14 @@ mod tests {
     }
 
     #[test]
+    fn every_key_of_the_sample_file_has_a_comment_of_its_own_right_above_it() {
+        let lines: Vec<_> = include_str!("../../deploy/server.toml").lines().collect();
+        let bare = lines.windows(2).filter(|pair| pair[1].contains(" = ") && !pair[1].starts_with('#'));
+        let bare: Vec<_> = bare.filter(|pair| !pair[0].starts_with("# ")).map(|pair| pair[1]).collect();
+        assert!(bare.is_empty(), "{bare:?}");
+    }
+
+    #[test]
     fn the_largest_request_must_fit_the_batch() {
         let text = |tokens_max| format!("[engine]\ntokens_max = {tokens_max}");
         let largest = 768 + 32 * 96;

@@ -1,7 +1,9 @@
-//! What one reader does stands in nobody else's answer, in no metric and in no record: words that stand nowhere else are planted, and
-//! looked for. The log of the process is looked at by `logs`.
+//! What one reader does stands in nobody else's answer, and in no metric, record, log line or trace: words that stand nowhere else are
+//! planted, and looked for.
 use super::experiments::{flags, text};
+use super::lines::Listener;
 use super::server::{Client, Plan, Server, few_or, options, request, signal, within};
+use super::traces::Collector;
 use newshound::serve::{
     experiments::log,
     rpc::proto::{GenerateQueriesRequest, Stream},
@@ -9,15 +11,16 @@ use newshound::serve::{
 };
 use tempfile::TempDir;
 
-const CANARY: &str = "zanzibarquux";
+/// Not that of other tests, whose servers are heard too.
+const CANARY: &str = "quokkavellum";
 
 /// Requests of others.
 fn n_others() -> usize {
     few_or(24, 10_000)
 }
 
-/// The demo's network, with experiments and their log in this folder.
-async fn serving(dir: &TempDir) -> Server {
+/// The demo's network, with experiments and their log in this folder, and its traces there.
+async fn serving(dir: &TempDir, collector: &Collector) -> Server {
     let path = dir.path().join("experiments.json");
     std::fs::write(&path, text(&flags())).unwrap();
     let log = LogSettings {
@@ -27,7 +30,7 @@ async fn serving(dir: &TempDir) -> Server {
         files_max: 4,
         reader_salt: Salt("no secret of anybody".to_owned()),
     };
-    let plan = Plan::new().with(|settings| {
+    let plan = collector.plan(Plan::new()).with(|settings| {
         settings.experiments.file = Some(path);
         settings.experiments.log = Some(log);
     });
@@ -57,9 +60,10 @@ async fn answer(client: &mut Client, mut request: GenerateQueriesRequest) -> Str
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn words_of_one_reader_reach_no_other_reader_no_metric_and_no_record() {
+async fn words_of_one_reader_reach_no_other_reader_metric_record_log_or_trace() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = serving(&dir).await;
+    let (listener, collector) = (Listener::new(), Collector::start(false).await);
+    let mut server = serving(&dir, &collector).await;
     let mut planting = server.client().await;
     let planter = tokio::spawn(async move {
         // As long as the others ask: in the same batches, and from kept prompts.
@@ -84,4 +88,10 @@ async fn words_of_one_reader_reach_no_other_reader_no_metric_and_no_record() {
     let records: String = files.into_iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
     assert!(records.lines().count() >= n_others() / 2, "answers were exposures");
     assert!(!records.contains(CANARY));
+    let logged = listener.heard();
+    let n_logged = logged.lines().filter(|line| line.contains("request ended")).count();
+    assert!(n_logged >= n_others(), "{n_logged} of {} requests are in the log", n_others());
+    assert_eq!(logged.lines().find(|line| line.contains(CANARY)), None);
+    assert!(collector.has_got("newshound.outcome"), "bytes are kept as they are sent");
+    assert!(!collector.has_got(CANARY));
 }

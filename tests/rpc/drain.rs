@@ -132,9 +132,10 @@ async fn a_connection_without_a_preface_is_closed_after_the_timeout() {
 #[tokio::test]
 async fn connections_beyond_the_limit_of_a_peer_are_closed_and_one_at_the_limit_is_served() {
     let server = Plan::new().with(|settings| settings.connections.per_peer_max = 2).start().await;
-    let first = TcpStream::connect(server.grpc).await.unwrap();
-    let mut served = server.client().await;
-    within(served.generate_queries(request("reader"))).await.unwrap();
+    let (mut first, mut served) = (server.client().await, server.client().await);
+    for client in [&mut first, &mut served] {
+        within(client.generate_queries(request("reader"))).await.unwrap();
+    }
     let mut third = TcpStream::connect(server.grpc).await.unwrap();
     let mut rest = Vec::new();
     assert_eq!(within(third.read_to_end(&mut rest)).await.unwrap_or(0), 0);

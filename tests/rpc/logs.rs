@@ -1,34 +1,16 @@
 //! What is logged at the level that shows most of what a server does, other crates included.
-use super::server::{Plan, ask, options, request, within};
-use newshound::serve::rpc::proto::{ExperimentContext, ForcedArm, GenerateQueriesRequest};
-use std::{
-    io::{self, Write},
-    sync::{Arc, Mutex},
-    time::Duration,
+use super::{
+    lines::Listener,
+    server::{Plan, ask, options, request, within},
 };
+use newshound::serve::rpc::proto::{ExperimentContext, ForcedArm, GenerateQueriesRequest};
+use std::time::Duration;
 use tonic::Request;
 
 /// A word that stands nowhere else.
 const CANARY: &str = "zanzibarquux";
 /// A caller's trace.
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-
-/// What is logged, until it is taken.
-#[derive(Clone)]
-struct Lines(Arc<Mutex<Option<Vec<u8>>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(lines) = self.0.lock().unwrap().as_mut() {
-            lines.extend_from_slice(bytes);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A request with the canary in every field that takes text.
 fn marked(key: &str) -> GenerateQueriesRequest {
@@ -46,12 +28,7 @@ fn marked(key: &str) -> GenerateQueriesRequest {
 
 #[tokio::test]
 async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
-    let lines = Lines(Arc::new(Mutex::new(Some(Vec::new()))));
-    let writer = lines.clone();
-    // For the whole process, because the model has a thread of its own. Other tests' lines do not hold the canary.
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
-    subscriber.with_writer(move || writer.clone()).try_init().expect("no other test takes the log");
-
+    let listener = Listener::new();
     let text = |row_idx: usize, _| match row_idx {
         0 => format!("{CANARY} alone"),
         _ => format!("{CANARY} storm tonight\n{CANARY} strike talks\n{CANARY} council vote"),
@@ -86,7 +63,7 @@ async fn no_log_line_holds_what_a_reader_or_the_model_wrote() {
     broken.signals[0].stream = 0;
     client.generate_queries(broken).await.unwrap_err();
 
-    let logged = String::from_utf8(lines.0.lock().unwrap().take().unwrap()).unwrap();
+    let logged = listener.heard();
     for told in ["client is gone", "none of 1 candidates is a valid list", "request ended", "x=few"] {
         assert!(logged.contains(told), "{told} is not logged");
     }

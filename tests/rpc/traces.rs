@@ -55,14 +55,14 @@ impl TraceService for Taken {
     }
 }
 
-struct Collector {
+pub struct Collector {
     addr: SocketAddr,
     taken: Taken,
     _tasks: JoinSet<()>,
 }
 
 impl Collector {
-    async fn start(is_silent: bool) -> Self {
+    pub async fn start(is_silent: bool) -> Self {
         let taken = Taken { is_silent, ..Taken::default() };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let (behind, before) = (TcpListener::bind(any).await.unwrap(), TcpListener::bind(any).await.unwrap());
@@ -83,7 +83,7 @@ impl Collector {
         Self { addr, taken, _tasks: tasks }
     }
 
-    fn plan(&self, plan: Plan) -> Plan {
+    pub fn plan(&self, plan: Plan) -> Plan {
         plan.with(|settings| name(settings, self.addr))
     }
 
@@ -103,7 +103,7 @@ impl Collector {
         self.taken.spans.lock().unwrap().len()
     }
 
-    fn has_got(&self, text: &str) -> bool {
+    pub fn has_got(&self, text: &str) -> bool {
         self.taken.bytes.lock().unwrap().windows(text.len()).any(|bytes| bytes == text.as_bytes())
     }
 }

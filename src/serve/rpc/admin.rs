@@ -2,8 +2,9 @@
 use super::{
     auth::Auth,
     call::Call,
-    connections::{self, Doorstep},
+    connections::Doorstep,
     encode,
+    lives::Port,
     proto::{
         self,
         admin::{
@@ -11,9 +12,8 @@ use super::{
             model_admin_service_server::{ModelAdminService, ModelAdminServiceServer},
         },
     },
-    server::{RpcError, builder},
+    server::RpcError,
     status::{self, Violations},
-    streams::CountStreams,
 };
 use crate::{
     bundle::manifest::BundleId,
@@ -30,7 +30,10 @@ use crate::{
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedService};
+use tonic::{
+    Code, Request, Response, Status,
+    service::{Routes, interceptor::InterceptedService},
+};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
 /// Digits of a bundle's id.
@@ -46,7 +49,7 @@ pub struct Admin {
 /// Serves until the future is dropped; then no connection is left.
 ///
 /// # Errors
-/// If the server cannot be built or fails.
+/// If the server cannot be built.
 pub async fn serve(
     listener: TcpListener,
     admin: Admin,
@@ -54,12 +57,10 @@ pub async fn serve(
     health: HealthService,
     connections: ConnectionSettings,
 ) -> Result<(), RpcError> {
-    let cut = CancellationToken::new();
-    let _cut = cut.clone().drop_guard();
     let metrics = Arc::clone(&admin.metrics);
     let auth = Auth::new(door.operators, Arc::clone(&metrics));
-    let doorstep = Doorstep { settings: connections, certificates: door.certificates, metrics };
-    let incoming = connections::accept(listener, doorstep, cut);
+    let (open, certificates) = (metrics.connections_open(), door.certificates);
+    let doorstep = Doorstep { settings: connections, certificates, open, metrics };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::ADMIN_DESCRIPTORS)
@@ -67,15 +68,13 @@ pub async fn serve(
     };
     let service =
         ModelAdminServiceServer::new(admin).max_decoding_message_size(connections.message_bytes_max);
-    builder(connections)
-        .layer(CountStreams)
-        .add_service(InterceptedService::new(service, auth))
+    let routes = Routes::new(InterceptedService::new(service, auth))
         .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming(incoming)
-        .await
-        .map_err(RpcError::from)
+        .into_axum_router();
+    Port { listener, doorstep, routes, speaks_http1: false }.serve(CancellationToken::new()).await;
+    Ok(())
 }
 
 impl Admin {

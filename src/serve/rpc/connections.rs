@@ -1,10 +1,11 @@
 //! Our own accept loop: what the library does not offer. Connections are counted, all together and per peer; one that does not
-//! speak HTTP, or TLS where there is a certificate, soon after it opened is closed, as is one on which nobody calls for long; and all can be
-//! closed at once when the server must end.
+//! speak HTTP, or TLS where there is a certificate, soon after it opened is closed, and sooner where its place is wanted, as is one on which
+//! nobody calls for long; and all can be closed at once when the server must end.
 use super::streams::Streams;
 use crate::serve::{door::certificates::Certificates, metrics::Metrics, settings::ConnectionSettings};
+use metrics::Gauge;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     net::IpAddr,
     pin::Pin,
@@ -24,9 +25,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-/// Bytes of the HTTP/2 preface, which a client must send first; a request of HTTP/1.1 is longer, and the HTTP library waits for the rest of
-/// its head half a minute. Source: RFC 9113, section 3.4.
-const PREFACE_BYTES: usize = 24;
+/// What a client of HTTP/2 must send first. Source: RFC 9113, section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Pause after the system refused to accept (no descriptors left); without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,7 +37,9 @@ pub struct Doorstep {
     pub settings: ConnectionSettings,
     /// What the server shows of itself; none: connections are plain.
     pub certificates: Option<Arc<Certificates>>,
-    /// Where connections are counted.
+    /// How many are open.
+    pub open: Gauge,
+    /// Where those are counted that the server closes.
     pub metrics: Arc<Metrics>,
 }
 
@@ -46,9 +48,9 @@ pub fn accept(
     listener: TcpListener,
     doorstep: Doorstep,
     cut: CancellationToken,
-) -> impl Stream<Item = io::Result<Guarded>> {
-    let Doorstep { settings, certificates, metrics } = doorstep;
-    let peers = Arc::new(Peers { by_ip: Mutex::default(), settings, metrics });
+) -> impl Stream<Item = Guarded> {
+    let Doorstep { settings, certificates, open, metrics } = doorstep;
+    let peers = Arc::new(Peers { present: Mutex::default(), settings, open, metrics });
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
@@ -64,25 +66,20 @@ pub fn accept(
                     continue;
                 }
             };
-            let Some(place) = Peers::enter(&peers, peer.ip()) else { continue };
+            let Some(place) = Peers::enter(&peers, peer.ip(), cut.child_token()) else { continue };
             // Small frames are answers to a waiting reader; they must not wait for company.
             let _ = stream.set_nodelay(true);
             match &certificates {
                 None => {
                     let timeout = peers.settings.handshake_timeout;
-                    let guarded = Guarded::new(Wire::Plain(stream), place, timeout, &cut);
-                    if sender.send(Ok(guarded)).await.is_err() {
+                    let guarded = Guarded::new(Wire::Plain(stream), place, timeout);
+                    if sender.send(guarded).await.is_err() {
                         return;
                     }
                 }
                 // Shaking hands takes as long as the peer likes, and nobody else may wait for it. Places bound these tasks.
                 Some(certificates) => {
-                    tokio::spawn(shake_hands(
-                        certificates.acceptor(),
-                        (stream, place),
-                        cut.clone(),
-                        sender.clone(),
-                    ));
+                    tokio::spawn(shake_hands(certificates.acceptor(), (stream, place), sender.clone()));
                 }
             }
         }
@@ -94,20 +91,19 @@ pub fn accept(
 async fn shake_hands(
     acceptor: TlsAcceptor,
     (stream, place): (TcpStream, Place),
-    cut: CancellationToken,
-    sender: mpsc::Sender<io::Result<Guarded>>,
+    sender: mpsc::Sender<Guarded>,
 ) {
     let (started, timeout) = (Instant::now(), place.peers.settings.handshake_timeout);
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(timeout, acceptor.accept(stream)) => shaken,
-        () = cut.cancelled() => return,
+        () = place.cut.cancelled() => return,
     };
     match shaken {
         Ok(Ok(stream)) => {
             let left = timeout.saturating_sub(started.elapsed());
-            let guarded = Guarded::new(Wire::Tls(Box::new(stream)), place, left, &cut);
+            let guarded = Guarded::new(Wire::Tls(Box::new(stream)), place, left);
             // The server may have ended meanwhile.
-            let _ = sender.send(Ok(guarded)).await;
+            let _ = sender.send(guarded).await;
         }
         Ok(Err(error)) => {
             place.peers.metrics.connection_refused("tls");
@@ -126,30 +122,48 @@ enum Wire {
 
 #[derive(Debug)]
 struct Peers {
-    by_ip: Mutex<HashMap<IpAddr, usize>>,
+    present: Mutex<Present>,
     settings: ConnectionSettings,
+    open: Gauge,
     metrics: Arc<Metrics>,
 }
 
+#[derive(Debug, Default)]
+struct Present {
+    by_ip: HashMap<IpAddr, usize>,
+    /// Those that have said nothing yet which begins HTTP, the oldest first.
+    silent: BTreeMap<u64, (IpAddr, CancellationToken)>,
+    n_came: u64,
+}
+
 impl Peers {
-    fn enter(peers: &Arc<Self>, ip: IpAddr) -> Option<Place> {
-        let mut by_ip = peers.lock();
-        let total: usize = by_ip.values().sum();
-        let of_peer = by_ip.get(&ip).copied().unwrap_or(0);
-        if total >= peers.settings.total_max || of_peer >= peers.settings.per_peer_max {
-            let reason = if total >= peers.settings.total_max { "total" } else { "per_peer" };
+    /// A place for one more; where there is none, that of the oldest which is silent, among its peer's where those are too many. Until
+    /// that one has ended, in a moment, there is one more than the limit.
+    fn enter(peers: &Arc<Self>, ip: IpAddr, cut: CancellationToken) -> Option<Place> {
+        let mut present = peers.lock();
+        let total: usize = present.by_ip.values().sum();
+        let of_peer = present.by_ip.get(&ip).copied().unwrap_or(0);
+        let peer_is_full = of_peer >= peers.settings.per_peer_max;
+        if peer_is_full || total >= peers.settings.total_max {
+            let reason = if peer_is_full { "per_peer" } else { "total" };
             peers.metrics.connection_refused(reason);
             debug!(reason, "connection refused");
-            return None;
+            let oldest = present.silent.iter().find(|(_, (other, _))| !peer_is_full || *other == ip);
+            let number = *oldest?.0;
+            let (_, silent) = present.silent.remove(&number)?;
+            silent.cancel();
         }
-        by_ip.insert(ip, of_peer + 1);
-        peers.metrics.connections_open().increment(1.0);
-        Some(Place { peers: Arc::clone(peers), ip })
+        *present.by_ip.entry(ip).or_default() += 1;
+        present.n_came += 1;
+        let number = present.n_came;
+        present.silent.insert(number, (ip, cut.clone()));
+        peers.open.increment(1.0);
+        Some(Place { peers: Arc::clone(peers), ip, number, cut })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // The map is whole after every statement.
-        self.by_ip.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Present> {
+        // It is whole after every statement.
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,18 +172,30 @@ impl Peers {
 struct Place {
     peers: Arc<Peers>,
     ip: IpAddr,
+    number: u64,
+    /// Ends the connection, and tells that it has ended.
+    cut: CancellationToken,
+}
+
+impl Place {
+    /// Keeps it from those who come later.
+    fn hold(&self) {
+        self.peers.lock().silent.remove(&self.number);
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut by_ip = self.peers.lock();
-        match by_ip.get_mut(&self.ip) {
+        self.hold();
+        self.cut.cancel();
+        let mut present = self.peers.lock();
+        match present.by_ip.get_mut(&self.ip) {
             Some(n) if *n > 1 => *n -= 1,
             Some(_) | None => {
-                by_ip.remove(&self.ip);
+                present.by_ip.remove(&self.ip);
             }
         }
-        self.peers.metrics.connections_open().decrement(1.0);
+        self.peers.open.decrement(1.0);
     }
 }
 
@@ -177,7 +203,7 @@ impl Drop for Place {
 #[derive(Debug)]
 pub struct Guarded {
     wire: Wire,
-    /// Until the preface is here.
+    /// Until it has said what begins HTTP.
     handshake: Option<Handshake>,
     /// Its calls, and when to look whether there are any.
     streams: Streams,
@@ -188,27 +214,55 @@ pub struct Guarded {
 
 #[derive(Debug)]
 struct Handshake {
-    bytes_left: usize,
+    /// Bytes of the preface of HTTP/2 that have come; none where something else has.
+    preface: Option<usize>,
     timeout: Pin<Box<Sleep>>,
 }
 
+impl Handshake {
+    fn read(&mut self, bytes: &[u8]) {
+        self.preface = self.preface.and_then(|n_bytes| {
+            let left = &PREFACE[n_bytes..];
+            let n_common = left.len().min(bytes.len());
+            (left[..n_common] == bytes[..n_common]).then_some(n_bytes + n_common)
+        });
+    }
+
+    /// Whether the preface is here, or in place of it the head of a request.
+    fn is_over(&self, streams: &Streams) -> bool {
+        self.preface.map_or_else(|| streams.has_called(), |n_bytes| n_bytes == PREFACE.len())
+    }
+}
+
 impl Guarded {
-    fn new(wire: Wire, place: Place, timeout: Duration, cut: &CancellationToken) -> Self {
+    fn new(wire: Wire, place: Place, timeout: Duration) -> Self {
         let timeout = Box::pin(tokio::time::sleep(timeout));
-        let handshake = Some(Handshake { bytes_left: PREFACE_BYTES, timeout });
+        let handshake = Some(Handshake { preface: Some(0), timeout });
         let look = Box::pin(tokio::time::sleep(place.peers.settings.idle_timeout));
-        let cut = Box::pin(cut.clone().cancelled_owned());
+        let cut = Box::pin(place.cut.clone().cancelled_owned());
         Self { wire, handshake, streams: Streams::new(), look, cut, place }
+    }
+
+    /// What ends this connection, and is cancelled when it has ended.
+    pub(super) fn cut(&self) -> CancellationToken {
+        self.place.cut.clone()
     }
 
     /// An error if the connection has to end now.
     fn ended(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.cut.as_mut().poll(context).is_ready() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "server ends"));
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "connection is cut"));
         }
-        if let Some(handshake) = &mut self.handshake
-            && handshake.timeout.as_mut().poll(context).is_ready()
-        {
+        Ok(())
+    }
+
+    /// An error if what begins HTTP should be here by now. Asked when nothing more is there to be read.
+    fn overdue(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let Some(handshake) = &mut self.handshake else { return Ok(()) };
+        if handshake.is_over(&self.streams) {
+            self.handshake = None;
+            self.place.hold();
+        } else if handshake.timeout.as_mut().poll(context).is_ready() {
             self.place.peers.metrics.connection_refused("handshake");
             return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing that begins HTTP"));
         }
@@ -251,16 +305,16 @@ impl AsyncRead for Guarded {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(match &mut self.wire {
+        let read = match &mut self.wire {
             Wire::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Wire::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        })?;
-        let n_bytes = buffer.filled().len() - before;
+        };
+        if read.is_pending() {
+            self.overdue(context)?;
+        }
+        ready!(read)?;
         if let Some(handshake) = &mut self.handshake {
-            handshake.bytes_left = handshake.bytes_left.saturating_sub(n_bytes);
-            if handshake.bytes_left == 0 {
-                self.handshake = None;
-            }
+            handshake.read(&buffer.filled()[before..]);
         }
         Poll::Ready(Ok(()))
     }

@@ -3,7 +3,6 @@ use super::{
     raw::Raw,
     server::{RpcError, builder},
 };
-use crate::serve::settings::ConnectionSettings;
 use prost::bytes::Bytes;
 use std::{
     convert::Infallible,
@@ -31,12 +30,11 @@ pub const ECHO: &str = "/newshound.bench.Echo/Echo";
 pub async fn serve(
     listener: TcpListener,
     answer: Bytes,
-    settings: ConnectionSettings,
     stop: impl Future<Output = ()>,
 ) -> Result<(), RpcError> {
     // As the real service has it: without it, answers wait for the acknowledgement of what went before.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = builder(settings).add_service(Echo { answer });
+    let serving = builder().add_service(Echo { answer });
     Ok(serving.serve_with_incoming_shutdown(incoming, stop).await?)
 }
 

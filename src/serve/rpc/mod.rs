@@ -13,6 +13,7 @@ pub mod echo;
 pub mod encode;
 pub mod feedback;
 mod json;
+pub mod lives;
 pub mod proto;
 pub mod raw;
 pub mod reader;

@@ -1,9 +1,10 @@
 //! The callers' port: gRPC and what is spoken beside it, HTTP/2 limits, and an end that no client can put off.
 use super::{
     auth::Auth,
-    connections::{self, Doorstep},
+    connections::Doorstep,
     feedback::Feedback,
     json,
+    lives::Port,
     proto::{
         self, feedback_service_server::FeedbackServiceServer,
         query_generation_service_server::QueryGenerationServiceServer,
@@ -11,7 +12,6 @@ use super::{
     },
     reader::Reader,
     service::Service,
-    streams::CountStreams,
     web,
 };
 use crate::serve::{
@@ -22,6 +22,7 @@ use crate::serve::{
     playground,
     settings::{ConnectionSettings, DoorSettings, ShutdownSettings},
 };
+use axum::Router;
 use std::{future::Future, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -48,10 +49,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// A peer that does not answer a ping is gone, and its requests with it.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How far the age of connections strays, each server by a share of its own: servers that started together would otherwise send all their
-/// clients to reconnect at the same moment.
-const AGE_JITTER: f64 = 0.1;
 
 /// Why the server could not serve.
 #[derive(Debug, Error)]
@@ -102,17 +99,14 @@ impl Rpc {
     /// Serves until `stop` resolves, then drains. Returns within the drain deadline whatever clients do.
     ///
     /// # Errors
-    /// If the server cannot be built or fails.
+    /// If the server cannot be built.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), RpcError> {
-        let cut = CancellationToken::new();
-        // Whatever way this function is left, no connection outlives it.
-        let _cut = cut.clone().drop_guard();
         let doorstep = Doorstep {
             settings: self.connections,
             certificates: self.door.certificates,
+            open: self.metrics.connections_open(),
             metrics: Arc::clone(&self.metrics),
         };
-        let incoming = connections::accept(listener, doorstep, cut);
         let services = Services {
             service: self.service,
             feedback: self.feedback,
@@ -123,20 +117,18 @@ impl Rpc {
         };
         let speaks_http1 = self.doors.json || self.doors.grpc_web;
         let routes = services.routes(&self.doors, self.connections.message_bytes_max)?;
-        let routes =
-            builder(self.connections).accept_http1(speaks_http1).layer(CountStreams).add_routes(routes);
         let draining = CancellationToken::new();
-        let serving = routes.serve_with_incoming_shutdown(incoming, draining.clone().cancelled_owned());
+        let serving = Port { listener, doorstep, routes, speaks_http1 }.serve(draining.clone());
         tokio::pin!(serving);
         tokio::select! {
-            served = &mut serving => return served.map_err(RpcError::from),
+            () = &mut serving => return Ok(()),
             () = stop => {}
         }
         self.health.draining().await;
         info!("draining");
         draining.cancel();
         tokio::select! {
-            served = &mut serving => served.map_err(RpcError::from)?,
+            () = &mut serving => {}
             () = idle(&self.health, self.shutdown.idle_grace) => info!("silent connections are cut"),
             () = tokio::time::sleep(self.shutdown.drain_deadline) => warn!("drain deadline passed, requests are cut"),
         }
@@ -156,7 +148,7 @@ struct Services {
 
 impl Services {
     /// Where what is answered, by whatever door.
-    fn routes(self, doors: &DoorSettings, message_bytes_max: usize) -> Result<Routes, RpcError> {
+    fn routes(self, doors: &DoorSettings, message_bytes_max: usize) -> Result<Router, RpcError> {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -186,7 +178,7 @@ impl Services {
         if !doors.web_origins.is_empty() {
             routes = routes.layer(web::letting(&doors.web_origins));
         }
-        Ok(Routes::from(routes).prepare())
+        Ok(routes)
     }
 }
 
@@ -197,7 +189,7 @@ async fn idle(health: &Health, grace: Duration) {
 }
 
 /// A server with our limits.
-pub(super) fn builder(settings: ConnectionSettings) -> Server {
+pub(super) fn builder() -> Server {
     Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
@@ -207,23 +199,4 @@ pub(super) fn builder(settings: ConnectionSettings) -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_connection_age(aged(settings.age_max, rand::random_range(-AGE_JITTER..=AGE_JITTER)))
-}
-
-/// The age of a server's connections, a share above or below what the settings say.
-fn aged(age_max: Duration, jitter: f64) -> Duration {
-    age_max.mul_f64(1.0 + jitter)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_live_about_as_long_as_the_settings_say() {
-        let minute = Duration::from_secs(60);
-        assert_eq!(aged(minute, 0.0), minute);
-        assert_eq!(aged(minute, -AGE_JITTER), Duration::from_secs(54));
-        assert_eq!(aged(minute, AGE_JITTER), Duration::from_secs(66));
-    }
 }

@@ -19,6 +19,7 @@ pub struct Streams(Arc<Mutex<State>>);
 #[derive(Clone, Copy, Debug)]
 struct State {
     n_open: usize,
+    has_called: bool,
     /// When the last one ended, or the connection began.
     since: Instant,
 }
@@ -26,7 +27,7 @@ struct State {
 impl Streams {
     /// Those of a new connection.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State { n_open: 0, since: Instant::now() })))
+        Self(Arc::new(Mutex::new(State { n_open: 0, has_called: false, since: Instant::now() })))
     }
 
     /// Since when no call is open; none while one is.
@@ -35,8 +36,15 @@ impl Streams {
         (state.n_open == 0).then_some(state.since)
     }
 
+    /// Whether there has been any.
+    pub(super) fn has_called(&self) -> bool {
+        self.lock().has_called
+    }
+
     fn open(&self) -> Open {
-        self.lock().n_open += 1;
+        let mut state = self.lock();
+        *state = State { n_open: state.n_open + 1, has_called: true, ..*state };
+        drop(state);
         Open(self.clone())
     }
 
@@ -53,7 +61,7 @@ struct Open(Streams);
 impl Drop for Open {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        *state = State { n_open: state.n_open.saturating_sub(1), since: Instant::now() };
+        *state = State { n_open: state.n_open.saturating_sub(1), since: Instant::now(), ..*state };
     }
 }
 

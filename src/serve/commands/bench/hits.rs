@@ -6,12 +6,9 @@ use super::{
     load::{Lines, Readers, closed},
     seen::{Seen, median},
 };
-use crate::serve::{
-    rpc::{
-        echo::{self, ECHO},
-        raw::{self, GENERATE},
-    },
-    settings::ConnectionSettings,
+use crate::serve::rpc::{
+    echo::{self, ECHO},
+    raw::{self, GENERATE},
 };
 use clap::Args;
 use hyper::body::Bytes;
@@ -66,12 +63,11 @@ pub async fn hits(args: &HitsArgs, json: bool, out: &mut dyn Write) -> Result<()
     let mut settings = args.house.settings()?;
     settings.cache.ttl = ANSWER_TTL;
     settings.cache.renew_ahead = Duration::ZERO;
-    let connections = settings.connections;
     let house = args.house.open(settings).await?;
     let messages = Arc::new(messages(args));
     let answer = generated(&house, &messages).await?;
     let sizes = (messages[0].len(), answer.len());
-    let (echo_addr, echo) = start_echo(answer, connections).await?;
+    let (echo_addr, echo) = start_echo(answer).await?;
     let (ours, theirs) =
         (Lines::to(house.grpc, args.connections).await?, Lines::to(echo_addr, args.connections).await?);
     let time = Duration::from_secs_f64(args.seconds);
@@ -134,16 +130,13 @@ async fn generated(house: &House, messages: &[Bytes]) -> Result<Bytes, CommandEr
     }
 }
 
-async fn start_echo(
-    answer: Bytes,
-    settings: ConnectionSettings,
-) -> Result<(SocketAddr, Running), CommandError> {
+async fn start_echo(answer: Bytes) -> Result<(SocketAddr, Running), CommandError> {
     let (tell, told) = oneshot::channel();
     let running = Running::start(move |stop| async move {
         let listener = TcpListener::bind(ANYWHERE).await?;
         // Whoever started it may have gone.
         let _ = tell.send(listener.local_addr()?);
-        let served = echo::serve(listener, answer, settings, stop.cancelled_owned()).await;
+        let served = echo::serve(listener, answer, stop.cancelled_owned()).await;
         served.map_err(|error| CommandError::Run(error.into()))
     })?;
     match told.await {
