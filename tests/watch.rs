@@ -28,14 +28,13 @@ fn run(out: &Path, checkpoint_every: u64) -> Result<PathBuf, TrainError> {
     teacher::run(&STAGES.watched, start, &settings, out, &Device::Cpu)
 }
 
-/// Leaves a run as if its first look had been the best, by a hair.
+/// Leaves a run as if its first look had been the best, and worse than any look will be.
 fn first_was_best(out: &Path) {
     let path = out.join("watch.jsonl");
     let text = fs::read_to_string(&path).unwrap();
     let look = |line: &str| {
         let mut look: Value = serde_json::from_str(line).unwrap();
-        assert!(look["ndcg_10"].as_f64().unwrap() > 1e-9, "every look must find something: {look}");
-        look["ndcg_10"] = Value::from(if look["step"] == 0 { 1e-9 } else { 0.0 });
+        look["ndcg_10"] = Value::from(if look["step"] == 0 { -1.0 } else { -2.0 });
         format!("{look}\n")
     };
     fs::write(&path, text.lines().map(look).collect::<String>()).unwrap();

@@ -148,7 +148,10 @@ mod tests {
     use super::*;
     use crate::{
         decode::batch::{Finish, GroupId},
-        model::ops::{Numerics, token_logprobs},
+        model::{
+            config::DecoderConfig,
+            ops::{Numerics, token_logprobs},
+        },
         train::{optimizer::AdamW, settings::NetworkShape},
     };
     use candle_core::Device;
@@ -164,8 +167,7 @@ mod tests {
         token_logprobs(&model.logits(&hidden).unwrap(), &ids, 1.0).unwrap().to_vec1().unwrap()
     }
 
-    #[test]
-    fn what_is_better_than_its_group_becomes_likelier_and_what_is_worse_less_however_steps_are_cut() {
+    fn config() -> DecoderConfig {
         let shape = NetworkShape {
             hidden_size: 16,
             intermediate_size: 24,
@@ -174,7 +176,12 @@ mod tests {
             n_kv_heads: 1,
             max_positions: 64,
         };
-        let config = shape.config(20, 1);
+        shape.config(20, 1)
+    }
+
+    #[test]
+    fn what_is_better_than_its_group_becomes_likelier_and_what_is_worse_less_however_steps_are_cut() {
+        let config = config();
         let lists = [vec![7, 8, 1], vec![11, 12, 13, 1], vec![]];
         let row = |model: &Transformer, row_idx: usize| FinishedRow {
             group: GroupId(0),
@@ -215,6 +222,13 @@ mod tests {
             optimizer.step(parameters.vars(), &updated.gradients, 1e-3).unwrap();
             let after: Vec<f32> = lists[..2].iter().map(|list| logprobs(&model, list).iter().sum()).collect();
             assert!(after[0] > before[0] && after[1] < before[1], "{before:?} {after:?}");
+            // Another update of the same lists: what went far enough teaches nothing more.
+            (settings.grpo.clip_low, settings.grpo.clip_high) = (1e-6, 1e-6);
+            let again = Rows { old: Some(&updated.old), ..rows };
+            let clipped =
+                update(&workers, (&model, &parameters), &settings, &again).unwrap().metrics.unwrap();
+            assert_eq!(updated.metrics.unwrap().clip_ratios().region_mean, 0.0);
+            assert!(clipped.clip_ratios().region_mean > 0.0, "{:?}", clipped.clip_ratios().region_mean);
             gradients.push(updated.gradients);
         }
         let values = |gradients: &Gradients| gradients.get("model.embed_tokens.weight").unwrap().to_vec();
