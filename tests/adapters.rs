@@ -82,6 +82,7 @@ fn a_run_with_adapters_leaves_a_whole_model_that_says_what_the_adapted_one_says(
         head: None,
         cleaner: None,
         others: Vec::new(),
+        figures: Vec::new(),
         bytes_max: None,
     };
     let provenance = Provenance {

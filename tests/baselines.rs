@@ -241,7 +241,8 @@ fn the_table_has_every_baseline_with_its_seeds() {
         "HSTU",
         "NRHUB",
         "student, one list",
-        "student, best of 2",
+        "student, best of 2 by reward head",
+        "student, best of 2 by the rewards' judge",
         "chosen by",
     ];
     let known = ["popularity", "copy the last", "mean vector", "judge", "true interests"];
@@ -255,7 +256,7 @@ fn the_table_has_every_baseline_with_its_seeds() {
         assert_eq!(row.tiers.len(), got.tiers.iter().filter(|(_, n)| *n > 0).count(), "{name}");
         assert!(text.contains(name));
     }
-    assert_eq!(got.rows.len(), 13);
+    assert_eq!(got.rows.len(), 14);
     assert_eq!(got.tiers.iter().map(|(_, n)| n).sum::<usize>(), 30);
     let row = |name: &str| got.rows.iter().find(|row| row.name.contains(name)).unwrap();
     let recall = |name: &str| row(name).measures["Recall@10"].mean;
@@ -300,12 +301,12 @@ fn rows_made_one_by_one_are_those_of_the_table_and_what_is_kept_is_not_made_agai
     let by_one = std::fs::metadata(kept(1)).unwrap().modified().unwrap();
     let together = made(dir.path(), settings, &words).unwrap();
     assert_eq!(std::fs::metadata(kept(1)).unwrap().modified().unwrap(), by_one);
-    assert!(is_same(&together.rows[1], &alone.rows[0]) && together.rows.len() == 5);
+    assert!(is_same(&together.rows[1], &alone.rows[0]) && together.rows.len() == 6);
     // What lies there is taken, whatever it says.
     std::fs::copy(kept(1), kept(2)).unwrap();
     let again = made(dir.path(), settings, &words).unwrap();
     assert_eq!(again.rows[1].seeds[0], again.rows[1].seeds[1]);
-    for idx in [0, 2, 3, 4] {
+    for idx in [0, 2, 3, 4, 5] {
         assert!(is_same(&again.rows[idx], &together.rows[idx]), "{:?}", again.rows[idx]);
     }
     // Of another world it says nothing, be it for one trace or one later click, nor of other readers.
@@ -341,6 +342,7 @@ fn of_a_bundle_without_a_head_one_list_is_sampled() {
         head: None,
         cleaner: None,
         others: Vec::new(),
+        figures: Vec::new(),
         bytes_max: None,
     };
     let provenance = Provenance {

@@ -250,23 +250,30 @@ fn prompt_budget_that_model_or_tokenizer_does_not_allow_is_refused() {
 
 /// A bundle of a model folder with a tokenizer, and of nothing else.
 fn packed(model: &Path, out: &Path) -> Result<Manifest, TrainError> {
-    let parts = Parts {
+    pack_bundle::run(parts_of(model), provenance(), out)
+}
+
+fn parts_of(model: &Path) -> Parts {
+    Parts {
         model: model.to_owned(),
         tokenizer: model.to_owned(),
         head: None,
         cleaner: None,
         others: Vec::new(),
+        figures: Vec::new(),
         bytes_max: None,
-    };
-    let provenance = Provenance {
+    }
+}
+
+fn provenance() -> Provenance {
+    Provenance {
         name: "test".to_owned(),
         version: "1".to_owned(),
         prompt_tokens_max: 60,
         commands: Vec::new(),
         seeds: BTreeMap::new(),
         training: BTreeMap::new(),
-    };
-    pack_bundle::run(parts, provenance, out)
+    }
 }
 
 #[test]
@@ -288,6 +295,34 @@ fn a_model_that_was_trained_with_another_prompt_is_not_packed() {
     assert!(refused.contains(&format!("prompt version {}", PROMPT_VERSION - 1)), "{refused}");
     assert!(!dir.path().join("bundle").exists());
     pack(PROMPT_VERSION).unwrap();
+}
+
+/// The card is one of the bundle's files, so who changes it changes the bundle.
+#[test]
+fn a_card_holds_the_figures_every_command_seed_and_digest_and_the_bundle_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (dir.path().join("run"), dir.path().join("bundle"));
+    fs::create_dir(&model).unwrap();
+    for (name, bytes) in files(512) {
+        fs::write(model.join(name), bytes).unwrap();
+    }
+    let (mut parts, mut provenance) = (parts_of(&model), provenance());
+    parts.figures = vec!["| Recall@10 | mean |".to_owned(), "| paired | 0.25 |".to_owned()];
+    parts.others = vec![("articles.jsonl".to_owned(), b"{}".to_vec())];
+    provenance.commands = vec!["newshound-trainer sft".to_owned(), "newshound-trainer head".to_owned()];
+    provenance.seeds = BTreeMap::from([("sft".to_owned(), 41)]);
+    provenance.training = BTreeMap::from([("sft.steps".to_owned(), "7".to_owned())]);
+    let manifest = pack_bundle::run(parts, provenance, &out).unwrap();
+    load::load(BundleSource::At(&out), Precision::F32, &Device::Cpu).unwrap();
+    let card = fs::read_to_string(out.join("CARD.md")).unwrap();
+    let others = manifest.files.iter().filter(|(name, _)| *name != "CARD.md");
+    let digests: Vec<&str> = others.map(|(_, entry)| entry.sha256.as_str()).collect();
+    assert_eq!(digests.len(), 4);
+    let said = ["| Recall@10 | mean |", "| paired | 0.25 |", "| sft | 41 |", "| sft.steps | 7 |"];
+    let commands = manifest.commands.iter().map(String::as_str);
+    for text in digests.into_iter().chain(said).chain(commands) {
+        assert!(card.contains(text), "{text} is missing: {card}");
+    }
 }
 
 #[test]

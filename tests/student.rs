@@ -1,11 +1,12 @@
 //! Distillation: a student comes nearer to its teacher, in every mode, and goes on bit for bit.
 use crate::support::{
     device::device,
+    logs::logged,
     stages::{FINE_TUNED, SMALL, STAGES, fit},
 };
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use newshound::{
-    bundle::load::WEIGHTS_FILE,
+    bundle::load::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE},
     train::{
         checkpoint,
         error::TrainError,
@@ -124,4 +125,34 @@ fn a_teacher_that_reads_other_tokens_is_refused() {
     )
     .unwrap_err();
     assert!(error.to_string().contains("another tokenizer"), "{error}");
+}
+
+/// Larger models of a family have logits for more tokens than the tokenizer knows.
+#[test]
+fn a_wider_teacher_is_cut_to_the_students_tokens_and_the_log_says_so() {
+    let wide = DIR.path().join("wide");
+    fs::create_dir_all(&wide).unwrap();
+    fs::copy(FINE_TUNED.join(TOKENIZER_FILE), wide.join(TOKENIZER_FILE)).unwrap();
+    let mut config: Value = serde_json::from_slice(&fs::read(FINE_TUNED.join(CONFIG_FILE)).unwrap()).unwrap();
+    let n_tokens = config["vocab_size"].as_u64().unwrap();
+    config["vocab_size"] = Value::from(n_tokens + 8);
+    fs::write(wide.join(CONFIG_FILE), config.to_string()).unwrap();
+    let mut tensors = candle_core::safetensors::load(FINE_TUNED.join(WEIGHTS_FILE), &Device::Cpu).unwrap();
+    let embeddings = tensors.get_mut("model.embed_tokens.weight").unwrap();
+    let more = Tensor::zeros((8, embeddings.dim(1).unwrap()), DType::F32, &Device::Cpu).unwrap();
+    *embeddings = Tensor::cat(&[&*embeddings, &more], 0).unwrap();
+    candle_core::safetensors::save(&tensors, wide.join(WEIGHTS_FILE)).unwrap();
+    let taught = |teacher: &Path, name: &str| {
+        let pair = Pair { student: &SMALL, teacher: TeacherAt::Folder(teacher) };
+        let settings = settings(Distillation::ReverseKl, 1);
+        let run = || student::run(&STAGES.watched, pair, &settings, &DIR.path().join(name), &Device::Cpu);
+        let (folder, log) = logged(run);
+        (fs::read(folder.unwrap().join(WEIGHTS_FILE)).unwrap(), log)
+    };
+    let ((weights, log), (cut_weights, cut_log)) =
+        (taught(&FINE_TUNED, "as-wide"), taught(&wide, "cut-down"));
+    assert!(weights == cut_weights);
+    let said = format!("n_teacher={} n_student={n_tokens}", n_tokens + 8);
+    assert!(cut_log.contains(&said) && cut_log.contains("WARN"), "{cut_log}");
+    assert!(!log.contains("n_teacher"), "{log}");
 }

@@ -81,6 +81,8 @@ fn a_run_notes_every_reward_and_samples_from_the_network_that_it_trains() {
         }
         assert!((0.0..=1.0).contains(&figure("reward")) && figure("entropy") > 0.0);
         assert!(figure("completions/mean_length") >= 1.0 && figure("num_tokens") >= 12.0);
+        assert!((-1.0..=1.0).contains(&figure("rewards/alignment/raw_mean")));
+        assert!((0.0..=2.0).contains(&figure("rewards/diversity/raw_mean")));
         // The decoder that samples and the network that learns give the same tokens the same log-probabilities.
         assert!(figure("sampling/sampling_logp_difference/max") < f64::from(tolerance(1e-4)), "{line}");
         assert_eq!(figure("clip_ratio/region_mean"), 0.0);
@@ -186,6 +188,53 @@ fn options_change_what_is_learned_and_a_run_with_them_goes_on_bit_for_bit() {
     assert!(weights(&whole) != weights(&run(&plain, "options-none")));
 }
 
+fn updated_twice(entropy_coef: f64) -> TeacherSettings {
+    let grpo = GrpoSettings {
+        updates_per_rollout: 2,
+        clip_low: 0.01,
+        clip_high: 0.01,
+        entropy_coef,
+        ..GrpoSettings::plain()
+    };
+    let plain = settings(4);
+    let fit = FitSettings { peak_learning_rate: 5e-3, ..plain.fit.clone() };
+    TeacherSettings { grpo, watch: WatchSettings { every: 0, readers: 0 }, fit, ..plain }
+}
+
+#[test]
+fn a_second_update_of_the_same_lists_is_clipped_and_goes_on_bit_for_bit() {
+    let run = |settings: &TeacherSettings, name: &str| {
+        let out = DIR.path().join(name);
+        teacher::run(&STAGES.watched, start(), settings, &out, &Device::Cpu).unwrap();
+        out
+    };
+    let (whole, cut) = (run(&updated_twice(0.0), "updates-whole"), run(&updated_twice(0.0), "updates-cut"));
+    fs::remove_dir_all(checkpoint::latest(&cut).unwrap().unwrap()).unwrap();
+    assert!(checkpoint::latest(&cut).unwrap().unwrap().ends_with("step-00000002"));
+    run(&updated_twice(0.0), "updates-cut");
+    let weights =
+        |run: &Path| fs::read(checkpoint::latest(run).unwrap().unwrap().join(WEIGHTS_FILE)).unwrap();
+    assert!(weights(&whole) == weights(&cut));
+    let lines = lines(&whole);
+    let figure = |name: &str| lines.iter().map(|line| line[name].as_f64().unwrap()).collect::<Vec<_>>();
+    let clipped = figure("clip_ratio/region_mean");
+    assert!(
+        clipped[0] == 0.0 && clipped[2] == 0.0,
+        "the first update of a rollout is on the policy: {clipped:?}"
+    );
+    assert!(clipped[1] + clipped[3] > 0.0, "the second is not: {clipped:?}");
+    let (rewards, tokens) = (figure("reward"), figure("tokens"));
+    assert!(rewards[0] == rewards[1] && rewards[2] == rewards[3] && tokens[1] != tokens[2], "{rewards:?}");
+    let mut sum = 0.0;
+    let totals = tokens.iter().map(|tokens| {
+        sum += tokens;
+        sum
+    });
+    assert_eq!(figure("num_tokens"), totals.collect::<Vec<f64>>());
+    let curious = run(&updated_twice(0.1), "updates-entropy");
+    assert!(weights(&whole) != weights(&curious));
+}
+
 #[test]
 fn groups_that_teach_nothing_are_replaced_at_most_as_often_as_asked() {
     // A network that has only read writes no list: every group is flat, however often it is replaced.
@@ -261,6 +310,11 @@ fn options_that_mean_nothing_are_refused() {
         (GrpoSettings { best_of: 99, ..GrpoSettings::plain() }, "best_of"),
         (GrpoSettings { best_of: 2, advantage: Advantage::Decoupled, ..GrpoSettings::plain() }, "best_of"),
         (GrpoSettings { refills: 9, ..GrpoSettings::plain() }, "refills"),
+        (GrpoSettings { updates_per_rollout: 0, ..GrpoSettings::plain() }, "expected 1 to 16"),
+        (GrpoSettings { updates_per_rollout: 2, ..GrpoSettings::plain() }, "checkpoint_every is 1"),
+        (GrpoSettings { clip_low: 1.0, ..GrpoSettings::plain() }, "clip_low"),
+        (GrpoSettings { clip_high: 0.0, ..GrpoSettings::plain() }, "clip_high"),
+        (GrpoSettings { entropy_coef: -0.1, ..GrpoSettings::plain() }, "entropy_coef"),
     ] {
         let settings = TeacherSettings { grpo, ..optional(1) };
         let out = DIR.path().join("meaningless");
@@ -287,7 +341,15 @@ fn the_sample_settings_name_every_option_and_change_nothing() {
     let names = |options: toml::Table| options.keys().cloned().collect::<Vec<_>>();
     let of = |options: &toml::Value| names(options.as_table().unwrap().clone());
     let table = |options: Result<toml::Table, toml::ser::Error>| names(options.unwrap());
-    assert_eq!(of(&sample["grpo"]), table(toml::Table::try_from(GrpoSettings::plain())));
+    // What stands at its default would not be written.
+    let all = GrpoSettings {
+        updates_per_rollout: 2,
+        clip_low: 0.5,
+        clip_high: 0.5,
+        entropy_coef: 0.5,
+        ..GrpoSettings::plain()
+    };
+    assert_eq!(of(&sample["grpo"]), table(toml::Table::try_from(all)));
     assert_eq!(of(&sample["lora"]), table(toml::Table::try_from(LoraSettings::none())));
     // The limits of calls are no part of what is written: they do not make another run.
     let mut judge = of(&sample["http_judge"]);

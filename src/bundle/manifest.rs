@@ -1,13 +1,22 @@
 //! `manifest.json`: what is in a bundle, with the sha256 of every file and where it came from.
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+};
 
 /// Version of the folder's layout. A reader refuses any other.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// Name of the manifest in the folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// What is read of a file at a time.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Short stable id: first 16 hex digits of the manifest's sha256.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +66,26 @@ pub struct Manifest {
 /// Returns the sha256 of bytes in lower-case hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
+}
+
+/// Returns the sha256 of files one behind the other in lower-case hex; they are read piece by piece.
+/// # Errors
+/// If one cannot be read.
+pub fn sha256_hex_of(files: &[PathBuf]) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    for path in files {
+        let mut file = BufReader::with_capacity(PIECE_BYTES, File::open(path)?);
+        loop {
+            let piece = file.fill_buf()?;
+            if piece.is_empty() {
+                break;
+            }
+            hash.update(piece);
+            let n_bytes = piece.len();
+            file.consume(n_bytes);
+        }
+    }
+    Ok(hex(&hash.finalize()))
 }
 
 /// Returns bytes in lower-case hex.

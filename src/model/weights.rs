@@ -117,8 +117,18 @@ impl Checkpoint {
     /// # Errors
     /// If a file is missing or contradicts itself.
     pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, ModelError> {
+        let file = |name: String| Ok((name.clone(), read(dir, &name)?));
+        let files = Self::files(dir)?.into_iter().map(file).collect::<Result<_, ModelError>>()?;
+        Self::from_files(files, dtype, device)
+    }
+
+    /// Names of the files that `open` reads, the index before its shards.
+    ///
+    /// # Errors
+    /// If there are none, or the index cannot be read or names a file that is missing.
+    pub fn files(dir: &Path) -> Result<Vec<String>, ModelError> {
         if dir.join(SINGLE_FILE).is_file() {
-            return Self::from_files(vec![(SINGLE_FILE.to_owned(), read(dir, SINGLE_FILE)?)], dtype, device);
+            return Ok(vec![SINGLE_FILE.to_owned()]);
         }
         if !dir.join(INDEX_FILE).is_file() {
             return Err(unreadable(
@@ -126,16 +136,12 @@ impl Checkpoint {
                 format!("has neither {SINGLE_FILE} nor {INDEX_FILE}"),
             ));
         }
-        let index = read(dir, INDEX_FILE)?;
-        let mut files = Vec::new();
-        for shard in Index::parse(INDEX_FILE, &index)?.shards() {
-            if !dir.join(shard).is_file() {
-                return Err(unreadable(shard, format!("is named in {INDEX_FILE}, but is missing")));
-            }
-            files.push((shard.to_owned(), read(dir, shard)?));
+        let index = Index::parse(INDEX_FILE, &read(dir, INDEX_FILE)?)?;
+        let shards = index.shards();
+        if let Some(shard) = shards.iter().find(|shard| !dir.join(shard).is_file()) {
+            return Err(unreadable(shard, format!("is named in {INDEX_FILE}, but is missing")));
         }
-        files.push((INDEX_FILE.to_owned(), index));
-        Self::from_files(files, dtype, device)
+        Ok(std::iter::once(INDEX_FILE).chain(shards).map(str::to_owned).collect())
     }
 
     /// Takes files already in memory: (name, bytes). A name that ends in `.index.json` is the index of the others.

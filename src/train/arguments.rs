@@ -74,6 +74,9 @@ pub enum Command {
         /// World folder instead of a fresh one.
         #[arg(long)]
         world: Option<PathBuf>,
+        /// A file with tables, as `eval` and `baselines` print them, for the bundle's CARD.md; repeat for each.
+        #[arg(long)]
+        figures: Vec<PathBuf>,
     },
     /// Figures of a bundle on held-out readers: validity, Recall@10, intervals.
     Eval(EvalArgs),
@@ -204,6 +207,9 @@ pub struct BundleArgs {
     /// Seed of a stage as stage=number; repeat for each.
     #[arg(long = "seed", value_parser = stage_seed)]
     pub(super) seeds: Vec<(String, u64)>,
+    /// A file with tables, as `eval` and `baselines` print them, for the bundle's CARD.md; repeat for each.
+    #[arg(long)]
+    pub(super) figures: Vec<PathBuf>,
     /// Folder to write.
     #[arg(long)]
     pub(super) out: PathBuf,

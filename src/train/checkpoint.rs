@@ -6,6 +6,7 @@ use super::{
 use crate::{
     bundle::{
         load::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE},
+        manifest::sha256_hex_of,
         save::Staged,
     },
     model::{
@@ -22,6 +23,7 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
+    fs::File,
     io::Write,
     path::{Path, PathBuf},
 };
@@ -119,21 +121,20 @@ pub fn latest(out: &Path) -> Result<Option<PathBuf>, TrainError> {
     Ok(list(out)?.pop())
 }
 
-/// Keeps a run as it stands as the best so far, beside its own checkpoints; what was the best before is deleted.
+/// Keeps a run as it stands as the best so far, beside its own checkpoints and those that were the best before.
 /// # Errors
 /// If the disk refuses.
 pub fn save_best(out: &Path, run: &Run, tokenizer_json: &[u8]) -> Result<PathBuf, TrainError> {
-    let folder = save(&out.join(BEST), run, tokenizer_json, usize::MAX)?;
-    keep_best(out, Some(run.state.step))?;
-    Ok(folder)
+    save(&out.join(BEST), run, tokenizer_json, usize::MAX)
 }
 
-/// Deletes every best checkpoint but that of a step: a run that went on from an earlier checkpoint may have another best.
+/// Deletes every best checkpoint but those of some steps.
 /// # Errors
 /// If the disk refuses.
-pub fn keep_best(out: &Path, step: Option<u64>) -> Result<(), TrainError> {
-    let kept = step.map(|step| out.join(BEST).join(format!("{PREFIX}{step:08}")));
-    for folder in list(&out.join(BEST))?.into_iter().filter(|folder| Some(folder) != kept.as_ref()) {
+pub fn keep_best(out: &Path, steps: &[u64]) -> Result<(), TrainError> {
+    let kept: Vec<PathBuf> =
+        steps.iter().map(|step| out.join(BEST).join(format!("{PREFIX}{step:08}"))).collect();
+    for folder in list(&out.join(BEST))?.into_iter().filter(|folder| !kept.contains(folder)) {
         std::fs::remove_dir_all(&folder).map_err(TrainError::disk(&folder, "delete"))?;
     }
     Ok(())
@@ -221,6 +222,14 @@ pub fn resolve(path: &Path) -> Result<PathBuf, TrainError> {
     latest(path)?.ok_or_else(|| TrainError::file(path, "neither a model folder nor a run with checkpoints"))
 }
 
+/// Digest of a model folder's weights, read piece by piece: of the one file, or of the index and its shards one behind the other.
+/// # Errors
+/// If the folder holds no weights.
+pub fn weights_digest(folder: &Path) -> Result<String, TrainError> {
+    let files: Vec<PathBuf> = Checkpoint::files(folder)?.iter().map(|name| folder.join(name)).collect();
+    sha256_hex_of(&files).map_err(TrainError::disk(folder, "read weights in"))
+}
+
 /// Reads the weights of a model folder for training, with the shape of the network.
 /// # Errors
 /// If the folder does not hold a sound model.
@@ -292,7 +301,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
         std::fs::create_dir_all(parent).map_err(TrainError::disk(parent, "create"))?;
     }
     // On the disk before it has its name, or a machine that loses power may keep the name of an empty file.
-    let written = std::fs::File::create(&staging).and_then(|mut file| {
+    let written = File::create(&staging).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()
     });

@@ -10,6 +10,7 @@ use super::{
             TeacherArgs,
         },
     },
+    baselines::{bars::STUDENT, roles::NamedBundle},
     cleaner::{self, Labels},
     demo, embedder,
     encoder_fit::EncoderSettings,
@@ -89,8 +90,8 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
         }
         Command::Bundle(args) => run_bundle(args, output),
         Command::Pipeline(args) => run_pipeline(&args, device, output),
-        Command::DemoBundle { out, work, world } => {
-            demo::run(&work, world.as_deref(), &out, &device.open()?)?;
+        Command::DemoBundle { out, work, world, figures } => {
+            demo::run((&work, world.as_deref()), &texts(&figures)?, &out, &device.open()?)?;
             say(output, &out.display())
         }
         Command::Eval(args) => measuring::eval(&args, device, output),
@@ -262,7 +263,14 @@ fn run_pipeline(args: &PipelineArgs, device: DeviceChoice, output: &mut dyn Writ
     let device = device.open()?;
     let made = pipeline::run(&profile, &args.out, args.world.as_deref(), &device)?;
     let bundle = args.out.join("bundle");
-    pack_bundle::run(made.parts, made.provenance, &bundle)?;
+    pack_bundle::run(made.parts.clone(), made.provenance.clone(), &bundle)?;
+    if args.compare {
+        let compared = pipeline::compared::run(&profile, &made, &args.out, &device)?;
+        let student = NamedBundle { name: STUDENT.to_owned(), folder: bundle.clone() };
+        for NamedBundle { name, folder } in compared.iter().chain([&student]) {
+            say(output, &format_args!("--bundle {name}={}", folder.display()))?;
+        }
+    }
     let settings = EvaluateSettings {
         split: Split::Valid,
         n_users: PIPELINE_READERS,
@@ -298,12 +306,17 @@ fn run_bundle(args: BundleArgs, output: &mut dyn Write) -> Result<(), TrainError
         None => (Vec::new(), None),
     };
     let Inputs { model, tokenizer, head, cleaner } = args.inputs;
-    let parts = Parts { model, tokenizer, head, cleaner, others, bytes_max };
+    let figures = texts(&args.figures)?;
+    let parts = Parts { model, tokenizer, head, cleaner, others, figures, bytes_max };
     pack_bundle::run(parts, provenance, &args.out)?;
     if let Some(path) = &args.archive {
         archive::write(&args.out, path)?;
     }
     say(output, &args.out.display())
+}
+
+fn texts(files: &[PathBuf]) -> Result<Vec<String>, TrainError> {
+    files.iter().map(|path| std::fs::read_to_string(path).map_err(TrainError::disk(path, "read"))).collect()
 }
 
 /// A gate that failed is a failure.

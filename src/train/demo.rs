@@ -19,14 +19,24 @@ const SIGNALS_PER_STREAM: usize = 5;
 /// Newest signals shown of a reader.
 const SIGNALS_SHOWN: usize = 30;
 
-/// Runs the pipeline in `work` and writes the demo bundle to `out`. `world`: an existing world instead of a fresh one.
+/// Runs the pipeline in `work` and writes the demo bundle to `out`. `world`: an existing world instead of a fresh one. `figures`: for its
+/// card.
 /// # Errors
 /// If a stage fails, or the bundle is larger than the server may embed.
-pub fn run(work: &Path, world: Option<&Path>, out: &Path, device: &Device) -> Result<(), TrainError> {
+pub fn run(
+    (work, world): (&Path, Option<&Path>),
+    figures: &[String],
+    out: &Path,
+    device: &Device,
+) -> Result<(), TrainError> {
     let Made { parts, mut provenance, world } = pipeline::run(&Profile::demo(), work, world, device)?;
     let others = shown(&world)?;
     provenance.commands.push("newshound-trainer demo-bundle --work work --out deploy/demo".to_owned());
-    pack_bundle::run(Parts { others, bytes_max: Some(BYTES_MAX), ..parts }, provenance, out)?;
+    pack_bundle::run(
+        Parts { others, figures: figures.to_vec(), bytes_max: Some(BYTES_MAX), ..parts },
+        provenance,
+        out,
+    )?;
     Ok(())
 }
 

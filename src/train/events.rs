@@ -288,6 +288,11 @@ impl World {
         if self.digest.is_empty() { self.name.clone() } else { format!("{} ({})", self.name, self.digest) }
     }
 
+    /// Digests of title and catalogue, by which a run knows its world.
+    pub fn digests(&self) -> [String; 2] {
+        [self.title(), self.articles_digest()].map(|text| sha256_hex(text.as_bytes()))
+    }
+
     /// Digest of the catalogue: an imported world has no other.
     pub fn articles_digest(&self) -> String {
         let text = |article: &Article| [article.id.as_str(), &article.title, &article.summary].join("\n");

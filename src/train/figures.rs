@@ -17,6 +17,8 @@ pub struct Figures {
 /// Seconds of a step.
 const STEP_TIME: &str = "step_time";
 /// Sampled tokens of a step.
+const TOKENS: &str = "tokens";
+/// Sampled tokens that were learned from so far, as TRL counts: once for each update.
 const NUM_TOKENS: &str = "num_tokens";
 /// Mean composite reward.
 pub const REWARD: &str = "reward";
@@ -35,7 +37,7 @@ impl Figures {
         let n_ended_tokens: usize = ended().map(|(_, row)| row.ids.len()).sum();
         let by_name = [
             (LOSS, loss),
-            (NUM_TOKENS, n_tokens),
+            (TOKENS, n_tokens),
             ("completions/mean_length", n_tokens / n_rows),
             ("completions/min_length", lengths().fold(n_tokens, f64::min)),
             ("completions/max_length", lengths().fold(0.0, f64::max)),
@@ -66,7 +68,10 @@ impl Line for Figures {
         self.step
     }
 
-    fn moved(mut self, Moved { grad_norm, learning_rate, step_time_s }: Moved) -> Self {
+    #[allow(clippy::cast_precision_loss, reason = "far fewer tokens than 2^52")]
+    fn moved(mut self, moved: Moved) -> Self {
+        let Moved { grad_norm, learning_rate, step_time_s, target_tokens } = moved;
+        self.add(NUM_TOKENS, target_tokens as f64);
         self.add("grad_norm", grad_norm);
         self.add("learning_rate", learning_rate);
         self.add(STEP_TIME, step_time_s);
@@ -85,7 +90,7 @@ impl Line for Figures {
             clippy::cast_sign_loss,
             reason = "a count that was made a float"
         )]
-        let tokens = self.figure(NUM_TOKENS) as usize;
+        let tokens = self.figure(TOKENS) as usize;
         (tokens, self.figure(STEP_TIME))
     }
 }

@@ -118,7 +118,8 @@ pub fn descend<L: Line>(
         run.state.step += 1;
         run.state.target_tokens += target_tokens as u64;
         let step_time_s = started.elapsed().as_secs_f64();
-        journal.note(line.moved(Moved { grad_norm, learning_rate, step_time_s }))?;
+        let target_tokens = run.state.target_tokens;
+        journal.note(line.moved(Moved { grad_norm, learning_rate, step_time_s, target_tokens }))?;
         if run.state.step.is_multiple_of(settings.checkpoint_every.max(1)) || run.state.step == settings.steps
         {
             checkpoint::save(place.out, run, place.tokenizer_json, settings.checkpoints_kept)?;

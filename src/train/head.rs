@@ -10,14 +10,14 @@ use super::{
     head_fit::{self, Ordering, Table},
     journal::progress_bar,
     model_folder::ModelFolder,
-    pretrain::{id_bytes, settings_digest},
+    pretrain::{ids_digest, settings_digest},
     rewards::{Aggregation, Judge, view::View},
     rollout::{Sample, Sampled},
     settings::HeadSettings,
     tokenizer,
 };
 use crate::{
-    bundle::load::{HEAD_FILE, WEIGHTS_FILE},
+    bundle::{load::HEAD_FILE, manifest::sha256_hex},
     decode::{batch::FinishedRow, sampler::SamplerSettings},
     model::{
         reward_head::{FORESIGHT, FORESIGHT_ROWS, ListFeatures, RewardHead, Score},
@@ -76,14 +76,13 @@ pub fn run(
 ) -> Result<HeadReport, TrainError> {
     let folder = ModelFolder::open(model, device)?;
     let (tokens, tokenizer_json) = tokenizer::read(&folder.path)?;
-    let weights = folder.path.join(WEIGHTS_FILE);
-    let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;
+    let weights = checkpoint::weights_digest(&folder.path)?;
     let student = Sampled { model: Arc::new(folder.model), tokens };
     let readers = world.training_readers().filter(|reader| belongs_to_head(&reader.key));
     let asking = Asking { cuts_per_reader: settings.cuts_per_reader, prompt_tokens: settings.prompt_tokens };
     let (prompts, askers) = askers(world, readers, &student.tokens, asking);
-    let (title, articles) = (world.title(), world.articles_digest());
-    let data = [&tokenizer_json, &weights, &id_bytes(&prompts), title.as_bytes(), articles.as_bytes()];
+    let [title, articles] = world.digests();
+    let data = [sha256_hex(&tokenizer_json), weights, ids_digest(&prompts), title, articles];
     let digest = settings_digest(settings, &data)?;
     if let Some(report) = finished(out, &digest, student.model.config().hidden_size) {
         return Ok(report);

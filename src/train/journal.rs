@@ -38,6 +38,8 @@ pub struct Moved {
     pub learning_rate: f64,
     /// Wall time of the step, seconds.
     pub step_time_s: f64,
+    /// Tokens that carried loss so far, this step's among them.
+    pub target_tokens: u64,
 }
 
 /// One line of a diary.
@@ -58,7 +60,7 @@ impl Line for StepMetrics {
         self.step
     }
 
-    fn moved(self, Moved { grad_norm, learning_rate, step_time_s }: Moved) -> Self {
+    fn moved(self, Moved { grad_norm, learning_rate, step_time_s, .. }: Moved) -> Self {
         Self { grad_norm, learning_rate, step_time_s, ..self }
     }
 

@@ -3,7 +3,7 @@ use super::{checkpoint, error::TrainError, fit::DEVICE};
 use crate::{
     bundle::{
         load::{CLEANER_FILES, CONFIG_FILE, HEAD_FILE, TOKENIZER_FILE, WEIGHTS_FILE},
-        manifest::{FORMAT_VERSION, Manifest},
+        manifest::{FORMAT_VERSION, Manifest, sha256_hex},
         save::{self, Files},
     },
     model::weights::Checkpoint,
@@ -14,6 +14,9 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
+
+/// Figures of a bundle, for people.
+const CARD_FILE: &str = "CARD.md";
 
 /// What goes into a bundle.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct Parts {
     pub cleaner: Option<PathBuf>,
     /// Other files by name, such as a catalogue.
     pub others: Files,
+    /// Tables in Markdown for its card; without any it has none.
+    pub figures: Vec<String>,
     /// Most bytes of all files together, where there is a limit.
     pub bytes_max: Option<u64>,
 }
@@ -80,10 +85,6 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
         }
     }
     files.extend(parts.others);
-    let n_bytes: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-    if let Some(max) = parts.bytes_max.filter(|max| n_bytes > *max) {
-        return Err(TrainError::file(out, format!("{n_bytes} bytes, may have {max}")));
-    }
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         name: provenance.name,
@@ -95,7 +96,31 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
         seeds: provenance.seeds,
         training: provenance.training.into_iter().chain([weights_fact(in_8_bits)]).collect(),
     };
+    if !parts.figures.is_empty() {
+        files.push((CARD_FILE.to_owned(), card(&manifest, &parts.figures, &files).into_bytes()));
+    }
+    let n_bytes: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    if let Some(max) = parts.bytes_max.filter(|max| n_bytes > *max) {
+        return Err(TrainError::file(out, format!("{n_bytes} bytes, may have {max}")));
+    }
     Ok(save::save(out, manifest, files)?)
+}
+
+/// What people read of a bundle: its figures, and what the manifest says.
+fn card(manifest: &Manifest, figures: &[String], files: &Files) -> String {
+    let Manifest { name, version, commands, seeds, training, .. } = manifest;
+    let rows = |rows: Vec<String>| rows.join("\n");
+    let seeds = rows(seeds.iter().map(|(stage, seed)| format!("| {stage} | {seed} |")).collect());
+    let training = rows(training.iter().map(|(fact, of)| format!("| {fact} | {of} |")).collect());
+    let file =
+        |(name, bytes): &(String, Vec<u8>)| format!("| {name} | {} | {} |", bytes.len(), sha256_hex(bytes));
+    let files = rows(files.iter().map(file).collect());
+    let (figures, commands) = (figures.join("\n"), commands.join("\n"));
+    format!(
+        "# {name} {version}\n\n{figures}\n\n## How it was made\n\n```sh\n{commands}\n```\n\n\
+         | stage | seed |\n|---|---|\n{seeds}\n\n| fact | |\n|---|---|\n{training}\n\n\
+         ## Files\n\n| file | bytes | sha256 |\n|---|---|---|\n{files}\n"
+    )
 }
 
 /// What the manifest says of weights.

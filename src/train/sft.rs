@@ -7,12 +7,11 @@ use super::{
     fit::{self, MicroBatch, Place},
     order::Order,
     packing::{self, Example},
-    pretrain::{id_bytes, settings_digest},
+    pretrain::{ids_digest, settings_digest},
     settings::{FitSettings, SftSettings},
 };
 use crate::{
-    bundle::load::{TOKENIZER_FILE, WEIGHTS_FILE},
-    bundle::manifest::sha256_hex,
+    bundle::{load::TOKENIZER_FILE, manifest::sha256_hex},
     text::tokens::Tokens,
 };
 use candle_core::Device;
@@ -44,9 +43,9 @@ pub fn run(
             [&*example.prompt, &*example.completion, &*notes].concat()
         })
         .collect();
-    let weights = init.join(WEIGHTS_FILE);
-    let weights = sha256_hex(&std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?);
-    let digest = settings_digest(settings, &[tokenizer_json, &id_bytes(&rows), weights.as_bytes()])?;
+    // A digest of a digest: so it stands in the checkpoints of runs that are to go on.
+    let weights = sha256_hex(checkpoint::weights_digest(&init)?.as_bytes());
+    let digest = settings_digest(settings, &[sha256_hex(tokenizer_json), ids_digest(&rows), weights])?;
     let lora = settings.lora.of_seed(settings.fit.seed)?;
     let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
     let n_single_steps = if examples.singles.is_empty() { 0 } else { settings.single_signal_steps };

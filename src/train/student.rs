@@ -21,7 +21,7 @@ use super::{
     model_folder::ModelFolder,
     order::Order,
     packing::{self, Example, Shared},
-    pretrain::{id_bytes, settings_digest},
+    pretrain::{ids_digest, settings_digest},
     remote::teacher::{Protocol, RemoteTeacher},
     rewards::Judge,
     rollout::{self, Sampled},
@@ -32,7 +32,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    bundle::load::WEIGHTS_FILE,
+    bundle::manifest::sha256_hex,
     decode::{batch::FinishedRow, sampler::SamplerSettings},
     model::{
         ops::Numerics,
@@ -45,6 +45,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use tracing::warn;
 
 /// Two networks that read the same tokens.
 #[derive(Clone, Copy, Debug)]
@@ -93,18 +94,15 @@ pub fn run(
     if prompts.is_empty() {
         return Err(TrainError::TooLittleData { reason: "no training reader has signals".to_owned() });
     }
-    let (title, articles) = (world.title(), world.articles_digest());
-    let data = [
-        &tokenizer_json[..],
-        &weights_of(&init)?,
-        &known_by,
-        &id_bytes(&prompts),
-        title.as_bytes(),
-        articles.as_bytes(),
-    ];
+    let [title, articles] = world.digests();
+    let (init_digest, ids) = (checkpoint::weights_digest(&init)?, ids_digest(&prompts));
+    let data = [sha256_hex(&tokenizer_json), init_digest, known_by, ids, title, articles];
     let digest = settings_digest(settings, &data)?;
     let lora = settings.lora.of_seed(settings.fit.seed)?;
     let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
+    if let Teacher::Local(teacher) = &teacher {
+        say_if_cut(teacher.config().vocab_size, run.config.vocab_size);
+    }
     // Only the watch asks what lists are worth.
     let judge = match settings.watch.every {
         0 => None,
@@ -124,23 +122,29 @@ pub fn run(
     checkpoint::resolve(out)
 }
 
-fn weights_of(folder: &Path) -> Result<Vec<u8>, TrainError> {
-    let path = folder.join(WEIGHTS_FILE);
-    std::fs::read(&path).map_err(TrainError::disk(&path, "read"))
+/// Checkpoints of one family have rows for more tokens than their tokenizer knows, the larger ones more of them.
+fn say_if_cut(n_teacher: usize, n_student: usize) {
+    if n_teacher > n_student {
+        warn!(
+            n_teacher,
+            n_student,
+            "the teacher has logits for more tokens than the student; they are cut to the student's"
+        );
+    }
 }
 
-/// The teacher, and what a run with it is known by: its weights, or of one elsewhere its name.
+/// The teacher, and the digest of what a run with it is known by: its weights, or of one elsewhere its name.
 fn teacher(
     at: TeacherAt<'_>,
     settings: &StudentSettings,
     (tokens, tokenizer_json): (&Tokens, &[u8]),
     device: &Device,
-) -> Result<(Teacher, Vec<u8>), TrainError> {
+) -> Result<(Teacher, String), TrainError> {
     match at {
         TeacherAt::Folder(folder) => {
             let folder = ModelFolder::open(folder, device)?;
             check_tokenizer(&folder.path, tokenizer_json)?;
-            let weights = weights_of(&folder.path)?;
+            let weights = checkpoint::weights_digest(&folder.path)?;
             Ok((Teacher::Local(Arc::new(folder.model)), weights))
         }
         TeacherAt::Served(protocol, url) => {
@@ -149,7 +153,7 @@ fn teacher(
                 return Err(TrainError::Settings { reason });
             }
             let teacher = RemoteTeacher::open(protocol, url, tokens, settings.teacher_calls)?;
-            let name = teacher.name().into_bytes();
+            let name = sha256_hex(teacher.name().as_bytes());
             Ok((Teacher::Remote(teacher), name))
         }
     }

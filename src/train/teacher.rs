@@ -1,8 +1,8 @@
 //! The teacher: Dr.GRPO on the five rewards, from a student that was fine-tuned before.
 //!
 //! A step samples a group of lists for each of some readers, by the decoder that serves; rewards them by the judge; and moves the
-//! network so that lists better than their group's mean become likelier. Every step samples anew, so nothing is pending between steps
-//! and a run that is cut short goes on as if it had not been.
+//! network so that lists better than their group's mean become likelier. Every step samples anew, or every so many do: checkpoints
+//! fall on those, so nothing is pending in any of them and a run that is cut short goes on as if it had not been.
 //! Source: Dr.GRPO, arXiv 2503.20783; the five rewards of arXiv 2602.15005.
 mod credit;
 mod elsewhere;
@@ -19,7 +19,8 @@ use super::{
     figures,
     fit::{self, Computed, Place, Workers},
     order::Order,
-    pretrain::{id_bytes, settings_digest},
+    packing::Example,
+    pretrain::{ids_digest, settings_digest},
     remote::judge::HttpJudge,
     rewards::Judge,
     rollout,
@@ -29,7 +30,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    bundle::load::WEIGHTS_FILE,
+    bundle::manifest::sha256_hex,
     decode::batch::FinishedRow,
     model::{ops::Numerics, transformer::Transformer},
     text::tokens::Tokens,
@@ -37,12 +38,12 @@ use crate::{
 use candle_core::Device;
 use credit::Credit;
 use elsewhere::Elsewhere;
-use groups::Source;
+use groups::{Rollout, Source};
 use std::{
     path::{Path, PathBuf},
     sync::Mutex,
 };
-use update::{Rows, update};
+use update::{Rows, Updated, update};
 
 /// What a teacher starts from.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,7 @@ pub fn run(
     out: &Path,
     device: &Device,
 ) -> Result<PathBuf, TrainError> {
-    settings.grpo.check(settings.lists_per_prompt)?;
+    settings.grpo.check(settings.lists_per_prompt, settings.fit.checkpoint_every)?;
     let init = checkpoint::resolve(start.init)?;
     let (tokens, tokenizer_json) = tokenizer::read(&init)?;
     let (mut prompts, mut askers) = asked(world, &tokens, settings)?;
@@ -80,12 +81,10 @@ pub fn run(
             return Err(TrainError::TooLittleData { reason });
         }
     }
-    let weights = init.join(WEIGHTS_FILE);
-    let weights = std::fs::read(&weights).map_err(TrainError::disk(&weights, "read"))?;
-    let (title, articles) = (world.title(), world.articles_digest());
-    let ids = id_bytes(&prompts);
-    let mut data = vec![&*tokenizer_json, &*weights, &*ids, title.as_bytes(), articles.as_bytes()];
-    data.extend(rollouts.as_deref().map(str::as_bytes));
+    let mut data =
+        vec![sha256_hex(&tokenizer_json), checkpoint::weights_digest(&init)?, ids_digest(&prompts)];
+    data.extend(world.digests());
+    data.extend(rollouts.map(|text| sha256_hex(text.as_bytes())));
     let digest = settings_digest(settings, &data)?;
     let lora = settings.lora.of_seed(settings.fit.seed)?;
     let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
@@ -199,7 +198,27 @@ struct Stage<'a> {
     workers: Workers,
 }
 
+/// Lists that one or more updates learn from.
+struct Drawn {
+    rollout: Rollout,
+    rows: Vec<(Vec<u32>, FinishedRow)>,
+    examples: Vec<Example>,
+    advantages: Vec<Vec<f32>>,
+    /// What the policy that sampled said of them; known with the first update.
+    old: Option<Vec<Vec<f32>>>,
+}
+
 impl Stage<'_> {
+    fn drawn_at(&self, run: &mut Run, rollout_idx: u64) -> Result<Drawn, TrainError> {
+        let rollout = self.groups(run, rollout_idx)?;
+        let pairs = rollout.groups.iter().flat_map(|group| {
+            group.rows.iter().map(|row| (self.prompts[group.asker_idx].clone(), row.clone()))
+        });
+        let rows: Vec<(Vec<u32>, FinishedRow)> = pairs.collect();
+        let advantages = credit::of_tokens(self.credit(), &rollout.groups)?;
+        Ok(Drawn { examples: rollout::examples(&rows), rollout, rows, advantages, old: None })
+    }
+
     fn credit(&self) -> Credit<'_> {
         let judge_weight = self.http_judge.as_ref().map(|_| self.settings.http_judge.weight);
         Credit { grpo: &self.settings.grpo, judge_weight }
@@ -213,30 +232,30 @@ impl Stage<'_> {
     ) -> Result<PathBuf, TrainError> {
         let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Train)?;
         let sample_every = self.settings.fit.checkpoint_every;
-        let credit = self.credit();
+        let n_updates = self.settings.grpo.updates_per_rollout;
+        let mut pending: Option<Drawn> = None;
         fit::descend(run, &self.settings.fit, place, |run| {
             let step = run.state.step;
             if watch.stops(run)? {
                 return Ok(None);
             }
             samples.take(run, sample_every)?;
-            let rollout = self.groups(run, step)?;
-            if step.is_multiple_of(sample_every.max(1)) {
-                self.extremes(step, &rollout).try_for_each(|sample| samples.add(sample))?;
-            }
-            let pairs = rollout.groups.iter().flat_map(|group| {
-                group.rows.iter().map(|row| (self.prompts[group.asker_idx].clone(), row.clone()))
-            });
-            let rows: Vec<(Vec<u32>, FinishedRow)> = pairs.collect();
-            let sampled = Rows {
-                examples: rollout::examples(&rows),
-                rows: &rows,
-                advantages: &credit::of_tokens(credit, &rollout.groups)?,
+            let mut drawn = match pending.take().filter(|_| !step.is_multiple_of(n_updates)) {
+                Some(drawn) => drawn,
+                None => self.drawn_at(run, step / n_updates)?,
             };
+            if step.is_multiple_of(sample_every.max(1)) {
+                self.extremes(step, &drawn.rollout).try_for_each(|sample| samples.add(sample))?;
+            }
+            let Drawn { rollout, rows, examples, advantages, old } = &drawn;
+            let sampled = Rows { examples, rows, advantages, old: old.as_deref() };
             let updated = update(&self.workers, (&model, &run.parameters), self.settings, &sampled)?;
-            let line = line::figures(step, &updated, &rollout, &rows, credit)?;
-            let (loss, gradients) = (updated.loss, updated.gradients);
-            Ok(Some(Computed { loss, gradients, target_tokens: figures::n_tokens(&rows), line }))
+            let line = line::figures(step, &updated, rollout, rows, self.credit())?;
+            let target_tokens = figures::n_tokens(rows);
+            let Updated { loss, gradients, old, .. } = updated;
+            drawn.old = Some(old);
+            pending = Some(drawn);
+            Ok(Some(Computed { loss, gradients, target_tokens, line }))
         })
     }
 }

@@ -1,5 +1,5 @@
 //! Trains the byte-level BPE tokenizer of a student.
-use super::{error::TrainError, events::World};
+use super::{checkpoint::write_file, error::TrainError, events::World};
 use crate::{
     bundle::load::TOKENIZER_FILE,
     text::tokens::{Tokens, TokensError},
@@ -123,10 +123,7 @@ fn pieces() -> Result<Sequence, TokensError> {
 /// # Errors
 /// As [`train`], or if the disk refuses.
 pub fn run(world: &World, vocab_size: usize, out: &Path) -> Result<(), TrainError> {
-    let json = train(world, vocab_size)?;
-    std::fs::create_dir_all(out).map_err(TrainError::disk(out, "create"))?;
-    let path = out.join(TOKENIZER_FILE);
-    std::fs::write(&path, json).map_err(TrainError::disk(&path, "write"))
+    write_file(&out.join(TOKENIZER_FILE), &train(world, vocab_size)?)
 }
 
 /// Reads a tokenizer: a `tokenizer.json`, or the folder that holds one. Returns its bytes too.

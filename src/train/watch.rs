@@ -121,11 +121,7 @@ impl<'a> Watch<'a> {
         // A look is had before the update of its step, so that of the step which comes next stands.
         let diary: Diary<Signs> = Diary::open(&place.out.join("watch.jsonl"), step + 1)?;
         // Looks that are gone may have left a best that is none any more.
-        let best = diary
-            .lines()
-            .iter()
-            .reduce(|best, other| if other.ndcg_10 > best.ndcg_10 { other } else { best });
-        checkpoint::keep_best(place.out, best.map(|signs| signs.step))?;
+        keep_best(place, diary.lines())?;
         // A folder of its own: a run that goes on says its step again, and the look before it stands.
         let events_at = place.out.join("validation");
         std::fs::create_dir_all(&events_at).map_err(TrainError::disk(&events_at, "create"))?;
@@ -186,7 +182,9 @@ impl Eyes<'_> {
             checkpoint::save_best(self.place.out, run, self.place.tokenizer_json)?;
         }
         self.events.add("eval", signs.step, &signs)?;
-        self.diary.write(signs)
+        self.diary.write(signs)?;
+        // Only now: whoever is killed before has the old best, and no line that says it is none.
+        keep_best(self.place, self.diary.lines())
     }
 
     fn signs(&self, step: u64, answers: &[Option<Answer>]) -> Result<Signs, TrainError> {
@@ -232,6 +230,20 @@ impl Eyes<'_> {
             ),
         })
     }
+}
+
+/// Keeps the best of the looks, and the best of those that a run would still know which went on from the newest checkpoint.
+fn keep_best(place: Place<'_>, looks: &[Signs]) -> Result<(), TrainError> {
+    let newest = checkpoint::latest(place.out)?.map(|folder| checkpoint::state(&folder)).transpose()?;
+    let newest = newest.flatten().map_or(0, |state| state.step);
+    let best = |looks: &mut dyn Iterator<Item = &Signs>| {
+        looks
+            .reduce(|best, other| if other.ndcg_10 > best.ndcg_10 { other } else { best })
+            .map(|best| best.step)
+    };
+    let known = best(&mut looks.iter().filter(|look| look.step <= newest));
+    let kept: Vec<u64> = best(&mut looks.iter()).into_iter().chain(known).collect();
+    checkpoint::keep_best(place.out, &kept)
 }
 
 /// Whether [`COPIED_WORDS`] words of a query in a row stand in a row in one of the texts.

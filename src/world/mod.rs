@@ -15,7 +15,8 @@ use crate::news::catalogue::{self, CatalogueError};
 use clicks::Platform;
 use lexicon::Lexicon;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ const DATA_FILES: [&str; 12] = [
 ];
 
 /// How large a world is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Size {
     /// 24 interests; 240 train, 40 valid and 80 test readers: for tests.
@@ -66,6 +67,15 @@ pub enum Size {
 }
 
 impl Size {
+    /// Its name on the command line and in `world.json`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Small => "small",
+            Self::Full => "full",
+        }
+    }
+
     /// Gives topics and subtopics per topic.
     fn interests(self) -> (usize, usize) {
         match self {
@@ -108,6 +118,15 @@ impl WorldSettings {
     /// A world with the readers of its size.
     pub fn of(size: Size, seed: u64) -> Self {
         Self { size, n_readers: None, seed }
+    }
+
+    /// What made a world, as its `world.json` says; none of one that is not of this generator.
+    pub fn made(about: &Value) -> Option<Self> {
+        let seed = about["seed"].as_u64().filter(|_| about["generator_version"] == GENERATOR_VERSION)?;
+        let size = Size::deserialize(&about["size"]).ok()?;
+        let n_readers = <[u64; 3]>::deserialize(&about["n_users"]).ok()?.iter().sum();
+        let usual = size.readers().iter().map(|(_, n_readers)| n_readers).sum::<u64>();
+        Some(Self { size, n_readers: (n_readers != usual).then_some(n_readers), seed })
     }
 
     /// Gives the readers of train, valid and test. Whoever is over when they are divided trains.

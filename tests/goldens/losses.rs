@@ -8,6 +8,16 @@ use candle_core::{DType, Device, Tensor, Var};
 use newshound::train::losses::unprojected::Unprojected;
 use serde_json::Value;
 
+/// Every file of `losses/`, and what checks it.
+const FILES: [&str; 3] = ["distillation.json", "group_advantages.json", "policy_loss.json"];
+
+#[test]
+fn golden_losses_are_all_of_a_file_that_is_checked() {
+    let there = goldens::entries(&goldens::root().join("losses"));
+    let names: Vec<&str> = there.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, FILES, "a file that nothing checks, or none for a check");
+}
+
 /// Cases of a file of `losses/`; each file must hold some.
 fn cases(file: &str) -> Vec<Value> {
     let golden = goldens::json(&goldens::root().join("losses").join(file));

@@ -121,14 +121,34 @@ fn a_call_that_fails_gives_no_value_and_passing_failures_are_tried_again() {
 
 /// A wrong key gave no rating, list after list, and a run without a judge passed for one with it.
 #[test]
-fn a_judge_that_refuses_a_call_is_an_error_that_does_not_say_what_it_was_sent() {
-    for status in [400, 401, 404] {
-        let service = Service::start(move |_, body| (status, body));
+fn a_judge_that_refuses_every_call_is_an_error_that_does_not_say_what_it_was_sent() {
+    for status in [401, 403, 404] {
+        let service = Service::start(move |_, body| match list_of(&body).as_str() {
+            "a list" => (status, body),
+            _ => (200, said("4")),
+        });
         let dir = tempfile::tempdir().unwrap();
         let mut judge = HttpJudge::open(&settings(&service, calls()), dir.path()).unwrap();
-        let error = judge.rate(&questions(&["a list"])).unwrap_err().to_string();
+        let error = judge.rate(&questions(&["first", "a list", "last"])).unwrap_err().to_string();
         assert!(error.contains(&status.to_string()) && error.contains("/v1/chat/completions"), "{error}");
         assert!(!error.contains("rain") && !error.contains("a list"), "{error}");
+        // What was paid for is not asked again.
+        let kept = fs::read_to_string(dir.path().join("judge.jsonl")).unwrap();
+        assert_eq!(kept.lines().count(), 2, "{kept}");
+    }
+}
+
+/// One list that a content filter refused had ended a run of hours.
+#[test]
+fn a_judge_that_refuses_one_list_leaves_that_one_without_a_rating() {
+    for status in [400, 413, 422] {
+        let service = Service::start(move |_, body| match list_of(&body).as_str() {
+            "a list" => (status, body),
+            _ => (200, said("4")),
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let lists = ["first", "a list", "last"];
+        assert_eq!(rated(&settings(&service, calls()), dir.path(), &lists), [Some(0.4), None, Some(0.4)]);
     }
 }
 

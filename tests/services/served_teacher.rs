@@ -1,6 +1,7 @@
 //! A student of a teacher that is served elsewhere, in both formats: servers here answer with what a real network says.
 use crate::support::{
     http::Service,
+    logs::logged,
     stages::{FINE_TUNED, SMALL, STAGES, fit, tokens},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -205,4 +206,13 @@ fn servers_that_read_other_tokens_or_answer_something_else_are_refused() {
     let settings = StudentSettings { mode: Distillation::ForwardKl, ..settings(1) };
     let error = run(&SMALL, TeacherAt::Served(Protocol::Vllm, &other.url()), &settings, "mode").unwrap_err();
     assert!(error.to_string().contains("reverse_kl"), "{error}");
+}
+
+#[test]
+fn a_server_that_says_nothing_of_its_tokens_is_taken_with_a_warning() {
+    let opened =
+        || RemoteTeacher::open(Protocol::TrlServer, "http://127.0.0.1:9", &tokens().0, CallSettings::usual());
+    let (teacher, log) = logged(opened);
+    teacher.unwrap();
+    assert!(log.contains("WARN") && log.contains("unchecked"), "{log}");
 }

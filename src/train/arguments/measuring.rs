@@ -86,7 +86,8 @@ pub struct BaselineArgs {
     #[arg(long, default_value_t = 3)]
     pub(in crate::train) seeds: u64,
     /// A bundle as rows too, as name=folder; repeat for each: its one list, the best of several by its head, and what an oracle would
-    /// choose among its queries.
+    /// choose among its queries. Those named teacher, prompt-only, undistilled, student and supervised are held against the bars of the
+    /// method.
     #[arg(long = "bundle", value_parser = named_bundle)]
     pub(in crate::train) bundles: Vec<NamedBundle>,
     /// Lists of a bundle per reader.

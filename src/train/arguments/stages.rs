@@ -205,6 +205,10 @@ pub struct PipelineArgs {
     /// World folder instead of a fresh one.
     #[arg(long)]
     pub(in super::super) world: Option<PathBuf>,
+    /// Also make what teacher and student are compared with, and bundles of all: `baselines` holds those against the bars of the
+    /// method.
+    #[arg(long)]
+    pub(in super::super) compare: bool,
 }
 
 /// Profiles by name.

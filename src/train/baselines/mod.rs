@@ -3,6 +3,7 @@
 //!
 //! One file per model, each with the source that it follows and where it departs from it.
 pub mod asked;
+pub mod bars;
 pub mod gru4rec;
 pub mod hstu;
 pub mod kept;

@@ -2,6 +2,7 @@
 //! role of the model line (prompt-only, fine-tuned on titles of later clicks as GPT4Rec, student) with what a platform has.
 use super::{
     asked::{Asked, Measured, Rankings},
+    bars::{BY_HEAD, BY_JUDGE, ONE_LIST},
     kept::Part,
 };
 use crate::{
@@ -108,8 +109,8 @@ impl Role {
         &self.world
     }
 
-    /// What one list finds, what the best of `n_lists` by the reward head does where there is a head, and what the queries of all
-    /// lists would find if held-out clicks chose among them. Without a head one list is sampled: nothing could choose. Whoever has nothing left to be read is shown nothing.
+    /// What one list finds, what the best of `n_lists` by the reward head does where there is a head, and that by the rewards
+    /// themselves, which know more than a head can; and what the queries of all lists would find if held-out clicks chose among them. Without a head one list is sampled: nothing could choose. Whoever has nothing left to be read is shown nothing.
     /// # Errors
     /// If sampling or the search fails.
     pub fn rows(
@@ -134,10 +135,16 @@ impl Role {
         };
         let of = |whole: Vec<Vec<usize>>| asked.of_rankings(&Rankings { whole, alone: None });
         let one = Rankings { whole: ranked(&|idx| first(&samples[idx], platform))?, alone };
-        let mut rows = vec![(format!("{}, one list", self.name), asked.of_rankings(&one))];
+        let mut rows = vec![(format!("{}{ONE_LIST}", self.name), asked.of_rankings(&one))];
         if let Some(head) = &self.head {
-            let best = ranked(&|idx| best(&samples[idx], head, platform))?;
-            rows.push((format!("{}, best of {n_lists} by reward head", self.name), of(best)));
+            let name = format!("{}, best of {n_lists}", self.name);
+            let by_head = |idx: usize| best(&samples[idx], &liked(&samples[idx], head)?, platform);
+            rows.push((format!("{name}{BY_HEAD}"), of(ranked(&by_head)?)));
+            let by_judge = |idx: usize| {
+                let composites = platform.composites(asked.whole[idx], &samples[idx])?;
+                best(&samples[idx], &composites, platform)
+            };
+            rows.push((format!("{name}{BY_JUDGE}"), of(ranked(&by_judge)?)));
         }
         let chosen = ranked(&|idx| chosen(&samples[idx], &asked.clicked[idx], platform))?;
         let lists = if n_lists == 1 { "one list".to_owned() } else { format!("{n_lists} lists") };
@@ -176,11 +183,15 @@ fn first(samples: &[Sample], platform: &Platform<'_>) -> Result<Vec<usize>, Trai
     }
 }
 
-/// What the list finds that the head likes best.
-fn best(samples: &[Sample], head: &RewardHead, platform: &Platform<'_>) -> Result<Vec<usize>, TrainError> {
-    let (lists, features): (Vec<_>, Vec<_>) =
-        samples.iter().flatten().map(|(list, read)| (list, read.clone())).unzip();
-    let scores: Vec<f32> = head.score(&features)?.iter().map(|scores| scores.list.mean).collect();
+/// How the head likes each valid list.
+fn liked(samples: &[Sample], head: &RewardHead) -> Result<Vec<f32>, TrainError> {
+    let features: Vec<_> = samples.iter().flatten().map(|(_, read)| read.clone()).collect();
+    Ok(head.score(&features)?.iter().map(|scores| scores.list.mean).collect())
+}
+
+/// What the valid list with the highest score finds.
+fn best(samples: &[Sample], scores: &[f32], platform: &Platform<'_>) -> Result<Vec<usize>, TrainError> {
+    let lists: Vec<_> = samples.iter().flatten().map(|(list, _)| list).collect();
     // On a tie the earlier list wins: max_by would take the last.
     match (0..lists.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])) {
         Some(idx) => platform.ranking(lists[idx].as_slice().iter().map(|query| query.as_str())),

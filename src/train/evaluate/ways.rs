@@ -15,7 +15,7 @@ use crate::{
     text::stitch::stitch,
     train::{
         error::TrainError,
-        events::World,
+        events::{Reader, World},
         rewards::{Aggregation, Judge, meaning::Meaning},
         rollout::Sample,
     },
@@ -254,18 +254,24 @@ impl<'a> Platform<'a> {
             found.push((*way, self.best_by_head(question, stopped)?));
         }
         found.extend(self.stitched(question, samples)?);
-        let view = self.judge.view(question.reader);
-        let by_reward = samples.iter().flatten().map(|(list, _)| {
-            let rewards = self.judge.rewards(Some(list), &view)?;
-            #[allow(clippy::cast_possible_truncation, reason = "rewards lie between 0 and 1")]
-            Ok(rewards.composite(Aggregation::Weighted) as f32)
-        });
-        let by_reward = by_reward.collect::<Result<Vec<f32>, TrainError>>()?;
-        found.push((Way::Composite, best_by(&by_reward)));
+        found.push((Way::Composite, best_by(&self.composites(question.reader, samples)?)));
         found.push((Way::Oracle, most.cloned().unwrap_or_default()));
         #[allow(clippy::cast_precision_loss, reason = "a handful of lists")]
         let share = valid.len() as f64 / samples.len().max(1) as f64;
         Ok(Outcome { tier: Tier::of(question.reader), valid: share, found })
+    }
+
+    /// The composite reward of each valid list, by all signals of the reader.
+    /// # Errors
+    /// If the search fails.
+    pub fn composites(&self, reader: &Reader, samples: &[Sample]) -> Result<Vec<f32>, TrainError> {
+        let view = self.judge.view(reader);
+        let of_list = |(list, _): &(QueryList, ListFeatures)| {
+            let rewards = self.judge.rewards(Some(list), &view)?;
+            #[allow(clippy::cast_possible_truncation, reason = "rewards lie between 0 and 1")]
+            Ok(rewards.composite(Aggregation::Weighted) as f32)
+        };
+        samples.iter().flatten().map(of_list).collect()
     }
 
     /// The list that the head likes best, and nothing where there is none.

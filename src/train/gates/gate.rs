@@ -26,6 +26,8 @@ pub enum Bound {
     Above(f64),
     /// Not above.
     AtMost(f64),
+    /// Anywhere: the figure is there to be read.
+    Any,
 }
 
 impl Gate {
@@ -35,6 +37,7 @@ impl Gate {
             Bound::AtLeast(least) => figure.mean >= least,
             Bound::Above(below) => figure.mean > below,
             Bound::AtMost(most) => figure.mean <= most,
+            Bound::Any => figure.mean.is_finite(),
         };
         Self { name, figure, bound, passed }
     }
@@ -66,6 +69,7 @@ impl fmt::Display for Bound {
             Self::AtLeast(least) => write!(out, "at least {least}"),
             Self::Above(below) => write!(out, "above {below}"),
             Self::AtMost(most) => write!(out, "at most {most}"),
+            Self::Any => write!(out, "-"),
         }
     }
 }

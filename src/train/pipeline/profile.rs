@@ -4,13 +4,16 @@ use crate::{
     train::{
         encoder_fit::EncoderSettings,
         settings::{
-            DEMO_VOCABULARY, FitSettings, HeadSettings, NetworkShape, PretrainSettings, SftSettings,
-            StudentSettings, TeacherSettings,
+            DEMO_VOCABULARY, Distillation, FitSettings, HeadSettings, NetworkShape, PretrainSettings,
+            SftSettings, StudentSettings, Targets, TeacherSettings,
         },
         watch::WatchSettings,
     },
     world::Size,
 };
+
+/// Steps after which the demo's network writes lists, most of them valid, and knows no more than that (`world/README.md`).
+const FORM_STEPS: u64 = 300;
 
 /// Settings of all stages.
 #[derive(Clone, Debug)]
@@ -160,13 +163,16 @@ impl Profile {
         Network { name: "student", pretrain: &self.student_pretrain, sft: &self.student_sft }
     }
 
-    /// The world's size as the command line names it.
-    pub(super) fn size_word(&self) -> &'static str {
-        match self.size {
-            Size::Tiny => "tiny",
-            Size::Small => "small",
-            Size::Full => "full",
-        }
+    /// The teacher that is taught the form of a list and not the task, for comparison.
+    pub(super) fn prompt_only(&self) -> SftSettings {
+        let fit =
+            FitSettings { steps: FORM_STEPS.min(self.teacher_sft.fit.steps), ..self.teacher_sft.fit.clone() };
+        SftSettings { targets: Targets::Form, single_signal_steps: 0, fit, ..self.teacher_sft.clone() }
+    }
+
+    /// The student that learns from its teacher's lists, for comparison.
+    pub(super) fn supervised(&self) -> StudentSettings {
+        StudentSettings { mode: Distillation::Supervised, ..self.student.clone() }
     }
 
     /// The seed of every stage.

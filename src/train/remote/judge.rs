@@ -1,8 +1,8 @@
 //! A judge elsewhere: a language model that rates lists, as an optional reward beside the five.
 //!
 //! It is asked through OpenAI's format, which most servers of language models speak. A call that fails in passing gives no
-//! value: the list is then judged by what else is known, and never worse for it. A call that the judge refuses ends the run: a wrong
-//! key or name would otherwise make a run without a judge that nobody asked for. What was answered once is kept in a file and not asked again.
+//! value, nor does one list that the judge refuses: it is then judged by what else is known, and never worse for it. A key, a name or a path
+//! that the judge refuses ends the run: it would otherwise be a run without a judge, which nobody asked for. What was answered once is kept in a file and not asked again.
 use super::Service;
 use crate::{
     bundle::manifest::sha256_hex,
@@ -20,6 +20,8 @@ use tracing::warn;
 
 /// Name of the cache in a run's folder.
 const CACHE_FILE: &str = "judge.jsonl";
+/// Statuses that refuse every call alike: no key, a wrong one, no such model or path. Another one is about the list that was sent.
+const REFUSES_ALL: [u16; 3] = [401, 403, 404];
 /// Highest rating.
 const RATING_MAX: f64 = 10.0;
 /// Tokens of an answer: a number, and what some models say around it.
@@ -88,7 +90,7 @@ impl HttpJudge {
 
     /// Rates lists, each from 0 to 1; None where no answer came or it held no rating.
     /// # Errors
-    /// If the judge refuses a call, or an answer cannot be kept.
+    /// If the judge refuses whatever it is asked, or an answer cannot be kept; what it answered besides is kept before.
     pub fn rate(&mut self, questions: &[Question]) -> Result<Vec<Option<f64>>, TrainError> {
         let bodies: Vec<Value> = questions.iter().map(|question| self.body(question)).collect();
         let keys: Vec<String> = bodies.iter().map(|body| sha256_hex(body.to_string().as_bytes())).collect();
@@ -99,10 +101,13 @@ impl HttpJudge {
         asked.dedup_by_key(|idx| &keys[*idx]);
         let answers =
             self.service.of_all(&asked, |&idx| self.service.post("/v1/chat/completions", &bodies[idx]));
-        let mut n_failed = 0;
+        let (mut n_failed, mut refused) = (0, None);
         for (idx, answer) in asked.into_iter().zip(answers) {
             let rated = match answer {
-                Err(error @ TrainError::Remote { refused: Some(_), .. }) => return Err(error),
+                Err(error) if refuses_all(&error) => {
+                    refused = Some(error);
+                    continue;
+                }
                 Err(error) => Err(error.to_string()),
                 Ok(answer) => rating(&answer),
             };
@@ -116,7 +121,10 @@ impl HttpJudge {
                 }
             }
         }
-        Ok(keys.iter().map(|key| self.said.get(key).copied()).collect())
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(keys.iter().map(|key| self.said.get(key).copied()).collect()),
+        }
     }
 
     fn keep(&mut self, line: CacheLine) -> Result<(), TrainError> {
@@ -136,6 +144,10 @@ impl HttpJudge {
             "max_tokens": ANSWER_TOKENS,
         })
     }
+}
+
+fn refuses_all(error: &TrainError) -> bool {
+    matches!(error, TrainError::Remote { refused: Some(status), .. } if REFUSES_ALL.contains(status))
 }
 
 /// The number that the answer's text begins with, as a share of the highest rating.

@@ -55,6 +55,11 @@ impl RemoteTeacher {
             let model = models["data"][0]["id"].as_str();
             model.ok_or_else(|| teacher.strange("it serves no model"))?.clone_into(&mut teacher.model);
             teacher.check_tokenizer(tokens)?;
+        } else {
+            warn!(
+                url,
+                "trl's server says nothing of its tokenizer; that it reads the student's tokens is unchecked"
+            );
         }
         Ok(teacher)
     }

@@ -11,7 +11,7 @@ use super::{calibration::Calibration, mean, meaning::Unit};
 use crate::news::vectors::{VectorIndex, dot};
 
 /// Articles that a query should be near to; the paper's ten.
-const NEAREST: usize = 10;
+pub(super) const NEAREST: usize = 10;
 /// An article as near as this beyond the hub is about the query.
 const ABOUT: f64 = 0.5;
 /// Articles about a query that are enough: fewer are thin supply.

@@ -33,7 +33,9 @@ use crate::{
     news::{article::Article, vectors::VectorIndex},
     queries::QueryList,
 };
+use alignment::nearest_mean;
 use calibration::Calibration;
+use diversity::mean_distance;
 use interests::Interests;
 use meaning::{Meaning, Unit};
 use std::time::Instant;
@@ -225,6 +227,16 @@ impl<'a> Judge<'a> {
             structure: part(&|| structure::structure(list)),
         };
         (rewards, seconds)
+    }
+
+    /// The paper's values before any mapping: the mean cosine of a query to its ten nearest articles, and the mean cosine distance of
+    /// two queries. Words that mean nothing are near to nothing and distant from nothing.
+    pub fn raw(&self, asked: &[Asked]) -> [f64; 2] {
+        let units: Vec<Option<&Unit>> = asked.iter().map(|asked| asked.unit.as_ref()).collect();
+        let nearest = |unit: &Option<&Unit>| {
+            unit.map_or(0.0, |unit| nearest_mean(unit, &self.living, alignment::NEAREST))
+        };
+        [mean(units.iter().map(nearest)), mean_distance(&units, f64::INFINITY).unwrap_or(0.0)]
     }
 
     /// Articles alive at the judge's moment that are nearest to a meaning, the nearest first.

@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 /// Most times that groups of one step are drawn anew: each costs as much as the sampling of the step itself.
 const REFILLS_MAX: usize = 8;
+/// Most updates of one rollout: what was sampled is by then what another policy would say.
+const UPDATES_MAX: u64 = 16;
+/// Widths of the clip: clip-higher, arXiv 2503.14476.
+const CLIP_LOW: f64 = 0.2;
+const CLIP_HIGH: f64 = 0.28;
 
 /// What may be other than in plain Dr.GRPO.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +29,35 @@ pub struct GrpoSettings {
     /// Largest importance weight of a token that another engine sampled; it becomes the limit above it. 0: none, since lists are
     /// sampled by the network that learns. 2 is usual where they are not.
     pub importance_max: f64,
+    /// Updates that learn from the same lists, so that sampling is paid once for all of them. 1: every step samples anew, and no ratio leaves 1.
+    #[serde(skip_serializing_if = "is_once")]
+    pub updates_per_rollout: u64,
+    /// How far below 1 the ratio of a token's probability to that of its sampling may fall before it teaches nothing more. 0.2: usual.
+    #[serde(skip_serializing_if = "is_clip_low")]
+    pub clip_low: f64,
+    /// How far above 1. 0.28: more than below, so that a rare token can become likely.
+    #[serde(skip_serializing_if = "is_clip_high")]
+    pub clip_high: f64,
+    /// How much the mean entropy of a token, nats, counts beside the rewards. 0: not at all.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub entropy_coef: f64,
+}
+
+// What stands at its default is not written: settings of runs from before these options keep their digest.
+fn is_once(updates: &u64) -> bool {
+    *updates == 1
+}
+
+fn is_clip_low(width: &f64) -> bool {
+    *width == CLIP_LOW
+}
+
+fn is_clip_high(width: &f64) -> bool {
+    *width == CLIP_HIGH
+}
+
+fn is_zero(coefficient: &f64) -> bool {
+    *coefficient == 0.0
 }
 
 /// How rewards become advantages.
@@ -41,7 +75,17 @@ pub enum Advantage {
 impl GrpoSettings {
     /// Dr.GRPO.
     pub fn plain() -> Self {
-        Self { advantage: Advantage::Sum, best_of: 1, query_credit: 0.0, refills: 0, importance_max: 0.0 }
+        Self {
+            advantage: Advantage::Sum,
+            best_of: 1,
+            query_credit: 0.0,
+            refills: 0,
+            importance_max: 0.0,
+            updates_per_rollout: 1,
+            clip_low: CLIP_LOW,
+            clip_high: CLIP_HIGH,
+            entropy_coef: 0.0,
+        }
     }
 
     /// Whether nothing is other than in Dr.GRPO. Settings of such a run are those of runs from before there were options, and so is
@@ -50,10 +94,11 @@ impl GrpoSettings {
         *self == Self::plain()
     }
 
-    /// Looks for numbers that mean nothing where `n_lists` are sampled per prompt.
+    /// Looks for numbers that mean nothing where `n_lists` are sampled per prompt and a checkpoint is written every so many steps.
     /// # Errors
     /// If there is one.
-    pub fn check(&self, n_lists: usize) -> Result<(), TrainError> {
+    pub fn check(&self, n_lists: usize, checkpoint_every: u64) -> Result<(), TrainError> {
+        self.check_updates(checkpoint_every)?;
         let wrong = |reason: String| Err(TrainError::Settings { reason });
         if !(1..=n_lists).contains(&self.best_of) {
             return wrong(format!(
@@ -74,6 +119,32 @@ impl GrpoSettings {
         }
         if self.refills > REFILLS_MAX {
             return wrong(format!("grpo.refills is {}, expected at most {REFILLS_MAX}", self.refills));
+        }
+        Ok(())
+    }
+
+    fn check_updates(&self, checkpoint_every: u64) -> Result<(), TrainError> {
+        let wrong = |reason: String| Err(TrainError::Settings { reason });
+        let Self { updates_per_rollout, clip_low, clip_high, entropy_coef, .. } = *self;
+        if !(1..=UPDATES_MAX).contains(&updates_per_rollout) {
+            return wrong(format!(
+                "grpo.updates_per_rollout is {updates_per_rollout}, expected 1 to {UPDATES_MAX}"
+            ));
+        }
+        // A checkpoint holds no lists: a run goes on where the next ones are sampled.
+        if !checkpoint_every.is_multiple_of(updates_per_rollout) {
+            return wrong(format!(
+                "fit.checkpoint_every is {checkpoint_every}, expected a multiple of grpo.updates_per_rollout, {updates_per_rollout}"
+            ));
+        }
+        if !(clip_low > 0.0 && clip_low < 1.0) {
+            return wrong(format!("grpo.clip_low is {clip_low}, expected above 0 and below 1"));
+        }
+        if !(clip_high > 0.0 && clip_high.is_finite()) {
+            return wrong(format!("grpo.clip_high is {clip_high}, expected above 0"));
+        }
+        if !(entropy_coef.is_finite() && entropy_coef >= 0.0) {
+            return wrong(format!("grpo.entropy_coef is {entropy_coef}, expected 0 or more"));
         }
         Ok(())
     }

@@ -158,7 +158,8 @@ mod tests {
     }
 
     fn group(rewards: [Rewards; 2], queries: [Vec<f64>; 2]) -> Group {
-        let worth = |(rewards, queries)| Worth { rewards, is_list: true, judged: None, queries };
+        let worth =
+            |(rewards, queries)| Worth { rewards, is_list: true, judged: None, queries, raw: [0.0; 2] };
         let worths = rewards.into_iter().zip(queries).map(worth).collect();
         Group { asker_idx: 0, rows: vec![row(), row()], worths, seconds: RewardSeconds::default() }
     }

@@ -23,6 +23,8 @@ pub(super) struct Worth {
     pub(super) judged: Option<f64>,
     /// What each query is worth by itself; empty where queries earn nothing of their own.
     pub(super) queries: Vec<f64>,
+    /// The paper's values that alignment and diversity are made of.
+    pub(super) raw: [f64; 2],
 }
 
 /// Seconds that the rewards of a step took, all lists together.
@@ -74,7 +76,7 @@ impl RewardSeconds {
 }
 
 impl Stage<'_> {
-    /// The groups of a step. Those that teach nothing are replaced by groups of other readers, at most as often as the settings say.
+    /// The groups of a rollout, which is a step where each samples anew. Those that teach nothing are replaced by groups of other readers, at most as often as the settings say.
     /// Source: dynamic sampling, DAPO, arXiv 2503.14476.
     pub(super) fn groups(&self, run: &mut Run, step: u64) -> Result<Rollout, TrainError> {
         let (fit, refills) = (&self.settings.fit, self.settings.grpo.refills as u64);
@@ -223,7 +225,7 @@ impl Stage<'_> {
         } else {
             Vec::new()
         };
-        Ok(Worth { rewards, is_list: true, judged: None, queries })
+        Ok(Worth { rewards, is_list: true, judged: None, queries, raw: self.judge.raw(&asked) })
     }
 }
 

@@ -9,8 +9,11 @@ use crate::{
     train::{
         error::TrainError,
         figures::{Figures, REWARD},
-        losses::advantages::{AdvantageSettings, Scale, Spread, reward_metrics, spread},
-        rewards::{Rewards, WEIGHTS},
+        losses::{
+            advantages::{AdvantageSettings, Scale, Spread, reward_metrics, spread},
+            policy_metrics::PolicyMetrics,
+        },
+        rewards::{Rewards, WEIGHTS, mean},
     },
 };
 
@@ -41,6 +44,10 @@ pub(super) fn figures(
         figures.add(format!("rewards/{name}/mean"), *mean);
         figures.add(format!("rewards/{name}/std"), *std);
     }
+    // Of lists alone: a text that is none says nothing.
+    let raw = |idx: usize| mean(worths.iter().filter(|worth| worth.is_list).map(|worth| worth.raw[idx]));
+    figures.add("rewards/alignment/raw_mean", raw(0));
+    figures.add("rewards/diversity/raw_mean", raw(1));
     let n_rewarded = (rollout.n_drawn * group_size).max(1) as f64;
     figures.add("rewards/lookup/seconds", rollout.seconds.lookup / n_rewarded);
     for (name, seconds) in Rewards::NAMES.iter().zip(rollout.seconds.parts) {
@@ -56,25 +63,30 @@ pub(super) fn figures(
             .add("dynamic_filtering_pass_rate", n_teaching(rollout, credit)? as f64 / rollout.n_drawn as f64);
     }
     if let Some(policy) = &updated.metrics {
-        let clipped = policy.clip_ratios();
-        figures.add("entropy", policy.entropy());
-        // verl's name: how far the update is from the policy that sampled.
-        figures.add("ppo_kl", policy.approx_kl_old());
-        figures.add("clip_ratio/low_mean", clipped.low_mean);
-        figures.add("clip_ratio/low_min", clipped.low_min);
-        figures.add("clip_ratio/high_mean", clipped.high_mean);
-        figures.add("clip_ratio/high_max", clipped.high_max);
-        figures.add("clip_ratio/region_mean", clipped.region_mean);
-        // Sampling and training are one network in two numerics: this says how far apart they compute.
-        figures.add("sampling/sampling_logp_difference/mean", policy.sampler_difference_mean());
-        figures.add("sampling/sampling_logp_difference/max", policy.sampler_difference_max());
-        if let Some(weights) = policy.importance() {
-            figures.add("sampling/importance_sampling_ratio/min", weights.min);
-            figures.add("sampling/importance_sampling_ratio/mean", weights.mean());
-            figures.add("sampling/importance_sampling_ratio/max", weights.max);
-        }
+        add_policy(&mut figures, policy);
     }
     Ok(figures)
+}
+
+/// What the policy was like.
+fn add_policy(figures: &mut Figures, policy: &PolicyMetrics) {
+    let clipped = policy.clip_ratios();
+    figures.add("entropy", policy.entropy());
+    // verl's name: how far the update is from the policy that sampled.
+    figures.add("ppo_kl", policy.approx_kl_old());
+    figures.add("clip_ratio/low_mean", clipped.low_mean);
+    figures.add("clip_ratio/low_min", clipped.low_min);
+    figures.add("clip_ratio/high_mean", clipped.high_mean);
+    figures.add("clip_ratio/high_max", clipped.high_max);
+    figures.add("clip_ratio/region_mean", clipped.region_mean);
+    // Sampling and training are one network in two numerics: this says how far apart they compute.
+    figures.add("sampling/sampling_logp_difference/mean", policy.sampler_difference_mean());
+    figures.add("sampling/sampling_logp_difference/max", policy.sampler_difference_max());
+    if let Some(weights) = policy.importance() {
+        figures.add("sampling/importance_sampling_ratio/min", weights.min);
+        figures.add("sampling/importance_sampling_ratio/mean", weights.mean());
+        figures.add("sampling/importance_sampling_ratio/max", weights.max);
+    }
 }
 
 /// What the judge elsewhere said of the lists; of a text that is none it was not asked.

@@ -23,11 +23,13 @@ use candle_core::Tensor;
 /// Lists of one step.
 pub(super) struct Rows<'a> {
     /// Prompt and list of each row.
-    pub(super) examples: Vec<Example>,
+    pub(super) examples: &'a [Example],
     /// What was sampled, with its log-probabilities.
     pub(super) rows: &'a [(Vec<u32>, FinishedRow)],
     /// One per token of each row.
     pub(super) advantages: &'a [Vec<f32>],
+    /// Log-probabilities of each row under the policy that sampled; None where that is the one of now.
+    pub(super) old: Option<&'a [Vec<f32>]>,
 }
 
 /// What an update computed.
@@ -38,6 +40,8 @@ pub(super) struct Updated {
     pub(super) gradients: Gradients,
     /// What the policy was like.
     pub(super) metrics: Option<PolicyMetrics>,
+    /// Log-probabilities of each row under the policy that sampled.
+    pub(super) old: Vec<Vec<f32>>,
 }
 
 /// Computes the loss of a step and its gradient. Rows with advantage 0 have no gradient but count in the divisor; where all have,
@@ -56,35 +60,35 @@ pub(super) fn update(
         n_tokens: examples.iter().map(|example| example.completion.len()).sum(),
     };
     let policy = policy(&settings.grpo);
-    let mut sum = Updated { loss: 0.0, gradients: Gradients::default(), metrics: None };
+    let old = vec![Vec::new(); rows.rows.len()];
+    let mut sum = Updated { loss: 0.0, gradients: Gradients::default(), metrics: None, old };
     let of_bucket = |bucket: &Vec<usize>| {
         let chosen: Vec<usize> = bucket.iter().map(|&place| taught[place]).collect();
-        micro_batch((model, parameters), (&policy, totals), (rows, &chosen))
+        Ok((micro_batch((model, parameters), (&policy, totals), (rows, &chosen))?, chosen))
     };
-    workers.side_by_side(&buckets, of_bucket, |(loss, gradients, metrics)| {
-        sum.loss += loss;
-        sum.gradients.add(gradients);
-        sum.metrics = Some(sum.metrics.map_or(metrics, |before| before.plus(metrics)));
+    workers.side_by_side(&buckets, of_bucket, |(part, chosen)| {
+        sum.loss += part.loss;
+        sum.gradients.add(part.gradients);
+        sum.metrics = part.metrics.map(|metrics| sum.metrics.map_or(metrics, |before| before.plus(metrics)));
+        chosen.into_iter().zip(part.old).for_each(|(idx, old)| sum.old[idx] = old);
     })?;
     Ok(sum)
 }
 
-/// Dr.GRPO without a reference. Each step samples anew, so that every ratio is 1 and no clip acts; the widths are those that would
-/// hold for more than one update of a sample (clip-higher, arXiv 2503.14476).
-const POLICY: PolicySettings = PolicySettings {
-    temperature: TEMPERATURE,
-    epsilon_low: 0.2,
-    epsilon_high: 0.28,
-    ratio: RatioLevel::Token,
-    aggregation: Aggregation::DrGrpo { max_completion_tokens: LIST_TOKENS_MAX },
-    beta: 0.0,
-    entropy_coef: 0.0,
-    importance: None,
-};
-/// The loss; lists that another engine sampled count by how likely they are to the network that learns from them.
+/// Dr.GRPO without a reference; lists that another engine sampled count by how likely they are to the network that learns from them.
+/// In the first update of a sample every ratio is 1 and no clip acts.
 fn policy(grpo: &GrpoSettings) -> PolicySettings {
     let truncated = ImportanceWeights { min: 0.0, max: grpo.importance_max, outside: Outside::Truncate };
-    PolicySettings { importance: (grpo.importance_max > 0.0).then_some(truncated), ..POLICY }
+    PolicySettings {
+        temperature: TEMPERATURE,
+        epsilon_low: grpo.clip_low,
+        epsilon_high: grpo.clip_high,
+        ratio: RatioLevel::Token,
+        aggregation: Aggregation::DrGrpo { max_completion_tokens: LIST_TOKENS_MAX },
+        beta: 0.0,
+        entropy_coef: grpo.entropy_coef,
+        importance: (grpo.importance_max > 0.0).then_some(truncated),
+    }
 }
 
 /// Lists are sampled by the plain model: whatever narrows the choice would make the decoder's log-probabilities lie.
@@ -94,7 +98,7 @@ fn micro_batch(
     (model, parameters): (&Transformer, &Parameters),
     (policy, totals): (&PolicySettings, StepTotals),
     (rows, chosen): (&Rows<'_>, &[usize]),
-) -> Result<(f64, Gradients, PolicyMetrics), TrainError> {
+) -> Result<Updated, TrainError> {
     let examples: Vec<&Example> = chosen.iter().map(|&idx| &rows.examples[idx]).collect();
     let batch = packing::share_prompts(&examples);
     let device = model.device();
@@ -103,10 +107,15 @@ fn micro_batch(
     let lengths: Vec<usize> = examples.iter().map(|example| example.completion.len()).collect();
     let advantages: Vec<f32> = chosen.iter().flat_map(|&idx| rows.advantages[idx].iter().copied()).collect();
     let logits = model.logits(&hidden)?;
-    // The network that samples is the one that learns: the old policy is the one of now. What the decoder said when it sampled
-    // tells how far its kernels are from those of training.
-    let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), device)?;
-    let old: Vec<f32> = token_logprobs(&logits.detach(), &targets, TEMPERATURE)?.to_vec1()?;
+    // The network that samples is the one that learns: at first the old policy is the one of now. What the decoder said when it
+    // sampled tells how far its kernels are from those of training.
+    let old: Vec<f32> = match rows.old {
+        Some(old) => chosen.iter().flat_map(|&idx| old[idx].iter().copied()).collect(),
+        None => {
+            let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), device)?;
+            token_logprobs(&logits.detach(), &targets, TEMPERATURE)?.to_vec1()?
+        }
+    };
     let sampled: Vec<f32> =
         chosen.iter().flat_map(|&idx| rows.rows[idx].1.logprobs.iter().copied()).collect();
     let policy_batch = PolicyBatch {
@@ -119,7 +128,19 @@ fn micro_batch(
     };
     let loss = policy_loss(policy, totals, &logits, &policy_batch)?;
     let gradients = Gradients::collect(parameters.vars(), &loss.loss.backward()?)?;
-    Ok((f64::from(loss.loss.to_scalar::<f32>()?), gradients, loss.metrics))
+    let mut rest = old.as_slice();
+    let of_row = |length: &usize| {
+        let (row, others) = rest.split_at(*length);
+        rest = others;
+        row.to_vec()
+    };
+    let old = lengths.iter().map(of_row).collect();
+    Ok(Updated {
+        loss: f64::from(loss.loss.to_scalar::<f32>()?),
+        gradients,
+        metrics: Some(loss.metrics),
+        old,
+    })
 }
 
 #[cfg(test)]
@@ -127,7 +148,10 @@ mod tests {
     use super::*;
     use crate::{
         decode::batch::{Finish, GroupId},
-        model::ops::{Numerics, token_logprobs},
+        model::{
+            config::DecoderConfig,
+            ops::{Numerics, token_logprobs},
+        },
         train::{optimizer::AdamW, settings::NetworkShape},
     };
     use candle_core::Device;
@@ -143,8 +167,7 @@ mod tests {
         token_logprobs(&model.logits(&hidden).unwrap(), &ids, 1.0).unwrap().to_vec1().unwrap()
     }
 
-    #[test]
-    fn what_is_better_than_its_group_becomes_likelier_and_what_is_worse_less_however_steps_are_cut() {
+    fn config() -> DecoderConfig {
         let shape = NetworkShape {
             hidden_size: 16,
             intermediate_size: 24,
@@ -153,7 +176,12 @@ mod tests {
             n_kv_heads: 1,
             max_positions: 64,
         };
-        let config = shape.config(20, 1);
+        shape.config(20, 1)
+    }
+
+    #[test]
+    fn what_is_better_than_its_group_becomes_likelier_and_what_is_worse_less_however_steps_are_cut() {
+        let config = config();
         let lists = [vec![7, 8, 1], vec![11, 12, 13, 1], vec![]];
         let row = |model: &Transformer, row_idx: usize| FinishedRow {
             group: GroupId(0),
@@ -176,11 +204,11 @@ mod tests {
                 .zip([1.0, -1.0, 0.0])
                 .map(|(list, advantage)| vec![advantage; list.len()])
                 .collect();
-            let examples = lists
+            let examples: Vec<Example> = lists
                 .iter()
                 .map(|list| Example { prompt: PROMPT.to_vec(), completion: list.clone(), notes: vec![] })
                 .collect();
-            let rows = Rows { examples, rows: &rows, advantages: &advantages };
+            let rows = Rows { examples: &examples, rows: &rows, advantages: &advantages, old: None };
             let workers = Workers::new(&Device::Cpu).unwrap();
             let updated = update(&workers, (&model, &parameters), &settings, &rows).unwrap();
             // On the policy every ratio is 1: the loss is minus the mean of advantage x length / the constant.
@@ -194,6 +222,13 @@ mod tests {
             optimizer.step(parameters.vars(), &updated.gradients, 1e-3).unwrap();
             let after: Vec<f32> = lists[..2].iter().map(|list| logprobs(&model, list).iter().sum()).collect();
             assert!(after[0] > before[0] && after[1] < before[1], "{before:?} {after:?}");
+            // Another update of the same lists: what went far enough teaches nothing more.
+            (settings.grpo.clip_low, settings.grpo.clip_high) = (1e-6, 1e-6);
+            let again = Rows { old: Some(&updated.old), ..rows };
+            let clipped =
+                update(&workers, (&model, &parameters), &settings, &again).unwrap().metrics.unwrap();
+            assert_eq!(updated.metrics.unwrap().clip_ratios().region_mean, 0.0);
+            assert!(clipped.clip_ratios().region_mean > 0.0, "{:?}", clipped.clip_ratios().region_mean);
             gradients.push(updated.gradients);
         }
         let values = |gradients: &Gradients| gradients.get("model.embed_tokens.weight").unwrap().to_vec();
