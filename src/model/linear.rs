@@ -73,7 +73,7 @@ impl Weight {
     pub fn detach(self) -> Self {
         match self {
             Self::Plain(weight) => Self::Plain(weight.detach()),
-            laid_out => laid_out,
+            laid_out @ (Self::Packed(_) | Self::Int8(_)) => laid_out,
         }
     }
 
