@@ -332,10 +332,7 @@ impl Transformer {
             let [key, value] = Linear::forward_all([&layer.key, &layer.value], &normed)?;
             [query, key, value]
         };
-        let heads = |tensor: Tensor, n_heads: usize| {
-            let (n_rows, n_positions, _) = tensor.dims3()?;
-            tensor.reshape((n_rows, n_positions, n_heads, self.config.head_dim))
-        };
+        let heads = |tensor: Tensor, n| tensor.reshape((tensor.dim(0)?, (), n, self.config.head_dim));
         let mut query = heads(query, self.config.n_heads)?;
         let mut key = heads(key, self.config.n_kv_heads)?;
         if let Some((query_norm, key_norm)) = &layer.head_norms {
