@@ -24,8 +24,8 @@ pub struct SamplerSettings {
     pub min_p: f32,
     /// Logits of ids in the history are divided by it where positive and multiplied where negative. 1: off.
     pub repetition_penalty: f32,
-    /// Nothing is drawn that makes a list malformed by itself: an end before the third query, a ninth query, a blank one, or the end of one
-    /// that stands in the list already.
+    /// Nothing is drawn that ends a list before its third query, begins a ninth, or ends a query that has no token or stands in the list
+    /// already, token for token.
     pub constrained: bool,
 }
 

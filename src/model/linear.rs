@@ -372,7 +372,8 @@ fn multiply<M: Panelled>(
     let jobs = match (how, layers.as_slice()) {
         (How::Gated, &[gate, up]) => vec![Job::Gated(gate, up)],
         (How::Add, layers) => layers.iter().map(|layer| Job::Add(*layer)).collect(),
-        (_, layers) => layers.iter().map(|layer| Job::Set(*layer)).collect(),
+        (How::Set, layers) => layers.iter().map(|layer| Job::Set(*layer)).collect(),
+        (How::Gated, layers) => bail!("a gate and what it gates are two layers, not {}", layers.len()),
     };
     products::compute(rows, jobs.into_iter().zip(outputs).collect())
 }

@@ -83,7 +83,7 @@ impl Inputs for Rows<'_> {
     }
 
     fn n_rows(&self) -> usize {
-        self.values.len() / self.n_in
+        self.values.len() / self.n_in.max(1)
     }
 }
 
@@ -213,6 +213,21 @@ mod tests {
         output
     }
 
+    /// AVX2 sums in the same order with the same instruction, so it gives the same bits as AVX-512.
+    #[allow(unsafe_code, reason = "the compiler cannot know what the processor has")]
+    fn assert_narrow_agrees(packed: &Matrix, (input, bias): (&[f32], Option<&[f32]>), expected: &[f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            let mut narrow = vec![f32::NAN; expected.len()];
+            let panels = packed.panels(bias, &(0..packed.n_out.div_ceil(PANEL)));
+            let mut rows: Vec<&mut [f32]> = narrow.chunks_mut(packed.n_out).collect();
+            let product = Product::Set(panels);
+            // SAFETY: the processor has what the function was compiled for.
+            unsafe { multiply_avx2(&Rows::new(input, packed.n_in), product, &mut rows) };
+            assert_eq!(narrow, expected);
+        }
+    }
+
     #[test]
     fn products_are_those_of_a_plain_loop_in_every_machine() {
         for (n_rows, n_in, n_out) in [(1, 1, 1), (2, 5, 31), (7, 33, 64), (9, 64, 97), (17, 192, 1_000)] {
@@ -224,6 +239,7 @@ mod tests {
                 let panels = packed.panels(bias, &(0..n_out.div_ceil(PANEL)));
                 let mut rows: Vec<&mut [f32]> = plain.chunks_mut(n_out).collect();
                 multiply_with::<Plain>(&Rows::new(&input, n_in), Product::Set(panels), &mut rows);
+                assert_narrow_agrees(&packed, (&input, bias), &got);
                 for (at, (got, plain)) in got.iter().zip(&plain).enumerate() {
                     let (row, output) = (at / n_out, at % n_out);
                     let terms = input[row * n_in..][..n_in].iter().zip(&weight[output * n_in..]);

@@ -19,11 +19,7 @@ use super::{
     rewards::{Aggregation, Judge, view::View},
     rollout::Sampled,
 };
-use crate::{
-    model::{ops::Numerics, transformer::Transformer},
-    queries::QueryList,
-    text::tokens::Tokens,
-};
+use crate::{queries::QueryList, text::tokens::Tokens};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 pub use signs::{Alarm, Signs};
@@ -163,8 +159,7 @@ impl Eyes<'_> {
         if self.diary.lines().last().is_some_and(|signs| signs.step == run.state.step) {
             return Ok(());
         }
-        let model = Transformer::load(&run.config, &mut run.parameters, Numerics::Serve)?;
-        let sampled = Sampled { model: Arc::new(model), tokens: self.tokens.clone() };
+        let sampled = Sampled { model: Arc::new(run.writer()?), tokens: self.tokens.clone() };
         let lists = sampled.lists(&self.prompts, 1, SEED, &|| ())?;
         let answers: Vec<Option<Answer>> = lists
             .into_par_iter()

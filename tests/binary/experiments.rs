@@ -50,7 +50,7 @@ fn an_arm_can_be_tried_with_ask_and_the_log_is_read_by_report() {
 fn a_wrong_file_ends_the_start_with_everything_that_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("wrong.json");
-    std::fs::write(&file, "{\"flags\": {\"newshound.x\": {}}}").unwrap();
+    std::fs::write(&file, "{\"$schema\": \"another\", \"flags\": {\"newshound.x\": {}}}").unwrap();
     let remains = Process::start_in(&[("NEWSHOUND__EXPERIMENTS__FILE", &file)], &ANY_PORTS).ended();
     assert!(!remains.status.success());
     for told in ["$schema should be", "newshound.x.state should be", "newshound.x.variants should be"] {

@@ -187,6 +187,8 @@ impl EngineArgs {
             "--stopped-at must be at least 2 and below --new-tokens"
         } else if self.stopped_lists >= self.n {
             "--stopped-lists must be fewer than --n"
+        } else if self.stopped_lists > 0 && self.draw == Draw::AsNeeded {
+            "--stopped-lists needs --draw all"
         } else {
             return Ok(());
         };
@@ -279,7 +281,13 @@ fn requests(args: &EngineArgs, subject: &Subject) -> Result<Vec<GroupRequest>, C
         pruning: pruning.clone(),
         n_held: if args.draw == Draw::AsNeeded { Adaptive::n_held(args.n) } else { 0 },
         seeds: (0..args.n as u64).map(|row| ((user as u64) << 32) + row).collect(),
-        sampler: SamplerSettings { temperature, top_k, ..SamplerSettings::SERVING },
+        // Without boundaries nothing would count as a query, and no row could end.
+        sampler: SamplerSettings {
+            temperature,
+            top_k,
+            constrained: !subject.boundary_ids.is_empty(),
+            ..SamplerSettings::SERVING
+        },
         max_new_tokens: args.new_tokens,
         stop_ids: Arc::clone(&stop_ids),
         boundary_ids: Arc::clone(&subject.boundary_ids),

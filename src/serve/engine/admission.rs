@@ -388,16 +388,16 @@ mod tests {
         shared.load.lock().runs(8, Room { rows: 120, tokens: 99 }, Default::default());
         check(0, 8, 0.375);
         let ticket = |class| {
-            shared.load.lock().queued[class as usize] = Queued { jobs: 1, need: one };
+            shared.load.lock().queued[class as usize].add(one);
             let precedence = Arc::new(Precedence::new(class));
             Ticket { precedence, class, need: one, shared: Arc::clone(&shared) }
         };
         let before = ticket(Class::Interactive);
         check(1, 8, 0.75);
         drop(before);
-        // Nobody of another class waits for bulk.
-        let _bulk = ticket(Class::Bulk);
-        check(1, 8, 0.375);
+        // Bulk that waits may have its turn first, but no more than one of it.
+        let _bulk = [ticket(Class::Bulk), ticket(Class::Bulk)];
+        check(1, 8, 0.75);
         shared.load.lock().runs(0, shared.limits.room, Default::default());
         check(0, 0, 0.0);
     }

@@ -146,7 +146,11 @@ impl Profile {
                 },
                 ..PretrainSettings::demo()
             },
-            teacher_sft: SftSettings::demo(),
+            // Twice the student's: what a network of this size has learned depends on the tokens that it has seen, and a teacher must know more.
+            teacher_sft: {
+                let sft = SftSettings::demo();
+                SftSettings { fit: FitSettings { steps: 2 * sft.fit.steps, ..sft.fit.clone() }, ..sft }
+            },
             teacher: TeacherSettings::demo(),
             student_pretrain: PretrainSettings::demo(),
             student_sft: SftSettings::demo(),

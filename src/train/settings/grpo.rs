@@ -132,7 +132,7 @@ impl GrpoSettings {
             ));
         }
         // A checkpoint holds no lists: a run goes on where the next ones are sampled.
-        if !checkpoint_every.is_multiple_of(updates_per_rollout) {
+        if !checkpoint_every.max(1).is_multiple_of(updates_per_rollout) {
             return wrong(format!(
                 "fit.checkpoint_every is {checkpoint_every}, expected a multiple of grpo.updates_per_rollout, {updates_per_rollout}"
             ));

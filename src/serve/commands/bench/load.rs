@@ -167,7 +167,7 @@ where
                 let outcome = call(number).await;
                 seen.add(&outcome, begun.elapsed());
                 if let Some(delay) = outcome.err().and_then(|refusal| refusal.retry_after) {
-                    tokio::time::sleep(delay).await;
+                    tokio::time::sleep(delay.min(until.saturating_duration_since(Instant::now()))).await;
                 }
                 number += n_clients;
             }
