@@ -236,6 +236,8 @@ async fn a_lease_that_is_granted_too_late_is_given_up() {
     assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Miss);
     let n_scripts = redis.n_scripts();
     proxy.set(Mode::Slow(Duration::from_millis(200)));
+    // Until the answer is too old to be fresh.
+    tokio::time::sleep(Duration::from_millis(20)).await;
     // A renewal leads without a look.
     assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Stale);
     // The lead, and the end of a lease that the test made as long as a test may be.
