@@ -7,14 +7,17 @@ ANSWERED = rate("newshound_outcomes_total", 'outcome=~"ok|cached|coalesced"')
 SPARED = rate("newshound_outcomes_total", 'outcome=~"cached|coalesced"')
 WASTED = rate("newshound_output_tokens_total", 'fate!="valid"', "fate")
 BUSY = rate(f"{STEPS}_sum")
+# Models that answer, each with a thread and a batch of its own.
+THREADS = f"count by (instance) ({metric('newshound_model_generation')} > 0)"
+CAPACITY = f"(max by (instance) ({metric('newshound_capacity_rows')}) * {THREADS})"
 
 ENGINE = Row("Engine", (
     Panel("Rows in the batch", "Candidates that are decoded together, and the most that the settings allow.", "short",
           (Query(f"sum by (instance) ({metric('newshound_running_rows')})", "{{instance}}"),
-           Query(f"max({metric('newshound_capacity_rows')})", "capacity"))),
+           Query(CAPACITY, "capacity of {{instance}}"))),
     Panel("Batch in use", "Share of the batch's rows in use. Requests start to wait before it is full, because a request's rows start together.",
           "percentunit",
-          (Query(f"sum by (instance) ({metric('newshound_running_rows')}) / sum by (instance) ({metric('newshound_capacity_rows')})",
+          (Query(f"sum by (instance) ({metric('newshound_running_rows')}) / {CAPACITY}",
                  "{{instance}}"),), highest=1),
     Panel("Rows per decode step", "How many rows got a token in one step. More rows make a token cheaper.", "short",
           (Query(mean("newshound_batch_rows"), "mean"), Query(quantile(0.95, "newshound_batch_rows"), "p95"))),
@@ -22,8 +25,8 @@ ENGINE = Row("Engine", (
     Panel("Prefill", "Time of one prompt; decode steps wait for it.", "s", quantiles(STEPS, 'phase="prefill"')),
     Panel("Tokens per second", "Prompt tokens that were read and tokens that were written.", "short",
           (Query(rate("newshound_prefill_tokens_total"), "prompt"), Query(rate("newshound_output_tokens_total"), "written"))),
-    Panel("Model thread busy", "Share of time in which the model computes. Near 1 a server is full.", "percentunit",
-          (Query(rate(f"{STEPS}_sum", by="instance"), "{{instance}}"),), highest=1),
+    Panel("Model thread busy", "Share of time in which a model that answers computes. Near 1 a server is full.", "percentunit",
+          (Query(ratio(rate(f"{STEPS}_sum", by="instance"), THREADS), "{{instance}}"),), highest=1),
     Panel("Memory of keys and values", "Of the prompts and rows in the batch.", "bytes",
           (Query(f"sum by (instance) ({metric('newshound_kv_bytes')})", "{{instance}}"),)),
     Panel("Prompt tokens spared", "Tokens that an earlier prompt of the reader, or the opening that all prompts share, had brought already.", "short",

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// One pick of so many is the oldest aged job's: no class starves, and those who go before it wait a seventh longer at most.
+/// One pick of so many is the oldest aged job's: no class starves, and those who go before it are held up once in eight picks.
 pub const AGED_EVERY: usize = 8;
 
 /// Who goes first.
@@ -196,7 +196,10 @@ impl<J> Batcher<J> {
         if let Some(aged) = aged.filter(|_| self.n_before_aged + 1 >= AGED_EVERY) {
             let Waiting { need, class, .. } = self.waiting[aged];
             let rows: usize = standing.rows[class as usize..].iter().sum();
-            if is_idle || need.rows + rows + self.sharing.left_by(class, self.rows_max) <= self.rows_max {
+            // One that is larger than what its class may have has its turn when its class has nothing.
+            let is_turn =
+                rows == 0 || need.rows + rows + self.sharing.left_by(class, self.rows_max) <= self.rows_max;
+            if is_idle || is_turn {
                 // Its class has rows left. If others have those, nobody takes the next ones before it.
                 return (is_idle || need.fits(standing.free)).then_some(aged);
             }
@@ -423,6 +426,19 @@ mod tests {
             let picked = batcher.pick(now, &Standing { free, rows }).map(|picked| picked.job);
             assert_eq!(picked, expected, "{rows:?}");
         }
+    }
+
+    #[test]
+    fn an_aged_job_that_is_larger_than_the_rows_of_its_class_does_not_starve() {
+        let (mut batcher, start) = classes(&[], 0.0);
+        batcher.push(0, room(5, 10), Class::Bulk, start);
+        let now = start + AGING;
+        (1..20).for_each(|_| batcher.push(1, room(1, 10), Class::Interactive, now));
+        let running = |n: usize| Standing { free: room(8 - n, 1000), rows: [n, 0, 0] };
+        (1..AGED_EVERY).for_each(|_| assert_eq!(batcher.pick(now, &running(7)).unwrap().job, 1));
+        // Nobody goes before it until as many have left as it needs.
+        assert!((4..8).all(|n| batcher.pick(now, &running(n)).is_none()));
+        assert_eq!(batcher.pick(now, &running(3)).unwrap().job, 0);
     }
 
     #[test]

@@ -45,9 +45,11 @@ struct Waiting<'a, K: Copy + Eq + Hash, T> {
 impl<K: Copy + Eq + Hash, T> Drop for Waiting<'_, K, T> {
     fn drop(&mut self) {
         let mut by_key = self.looks.lock();
-        // A later look of the same key is not this one's to forget. Cells are shared under the lock alone: two have this, the map and this one.
-        let is_over = self.cell.initialized() || Arc::strong_count(&self.cell) == 2;
-        if is_over && by_key.get(&self.key).is_some_and(|other| Arc::ptr_eq(other, &self.cell)) {
+        // Shared and given back under the lock alone, or two who leave together would each count the other: two have it, the map and this one.
+        let cell = std::mem::take(&mut self.cell);
+        let is_over = cell.initialized() || Arc::strong_count(&cell) == 2;
+        // A later look of the same key is not this one's to forget.
+        if is_over && by_key.get(&self.key).is_some_and(|other| Arc::ptr_eq(other, &cell)) {
             by_key.remove(&self.key);
         }
     }

@@ -24,7 +24,11 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 use money::Books;
 use outcome::Outcome;
-use std::{collections::BTreeSet, sync::Mutex, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+    time::Duration,
+};
 use table::{
     Kind::{Counter as C, Gauge as G, Histogram as H},
     METRICS,
@@ -57,6 +61,8 @@ pub struct Metrics {
     arms: Mutex<BTreeSet<(String, String)>>,
     /// Sensitive topics that have series.
     topics: Mutex<BTreeSet<String>>,
+    /// How pressed each model thread is, by the order in which they began.
+    pressures: Mutex<BTreeMap<u64, f64>>,
     books: Books,
 }
 
@@ -72,8 +78,9 @@ impl Metrics {
                 builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
             }
         }
-        let (arms, topics, books) = (Mutex::default(), Mutex::default(), Books::new());
-        let metrics = Self { recorder: builder.build_recorder(), arms, topics, books };
+        let (arms, topics, pressures) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (recorder, books) = (builder.build_recorder(), Books::new());
+        let metrics = Self { recorder, arms, topics, pressures, books };
         for &(name, kind, help) in METRICS {
             match kind {
                 C => metrics.recorder.describe_counter(name.into(), None, help.into()),

@@ -280,7 +280,9 @@ impl Models {
                 found.map(|(name, _)| name.to_owned()).ok_or(ModelsError::Unknown { generation })?
             };
             let name = resident.clone();
-            models.replace(resident, move |answering| answering.remove(&name)).await
+            models.replace(resident.clone(), move |answering| answering.remove(&name)).await?;
+            info!(generation, resident, "resident is given up");
+            Ok(())
         });
         let unloaded = task.await.map_err(|_| ModelsError::from(LoadError::Panicked));
         self.count(Change::Unload, unloaded.and_then(|result| result))

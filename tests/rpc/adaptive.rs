@@ -9,6 +9,9 @@ use serde_json::json;
 use std::time::Duration;
 use tonic::Code;
 
+/// How long an answer that fell short is kept.
+const ANSWER_TTL: Duration = Duration::from_millis(1);
+
 /// A list of words whose letters no other row writes.
 fn own_words(row_idx: usize) -> String {
     let (one, other) = [("a", "b"), ("c", "d"), ("e", "f"), ("g", "h"), ("i", "j"), ("k", "l")][row_idx];
@@ -82,7 +85,7 @@ async fn where_somebody_waits_the_first_are_the_answer_for_the_moment() {
     let plan = Plan::new().gated().writing(|row_idx, _| own_words(row_idx));
     let plan = plan.with(|settings| {
         settings.engine.rows_max = 2;
-        settings.degradation.answer_ttl = Duration::from_millis(1);
+        settings.degradation.answer_ttl = ANSWER_TTL;
     });
     let server = plan.start().await;
     let first = asked(&server, "one").await;
@@ -94,7 +97,7 @@ async fn where_somebody_waits_the_first_are_the_answer_for_the_moment() {
     assert_eq!(within(first).await.unwrap().usage.unwrap().candidates_started, 2);
     assert_eq!(within(second).await.unwrap().usage.unwrap().candidates_started, 4);
     // Asked again with room for all, once the short answer is too old, she gets all.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    server.outlast(ANSWER_TTL).await;
     let again = within(asked(&server, "one").await).await.unwrap();
     assert_eq!(
         (again.usage.unwrap().candidates_started, again.cache.unwrap().status()),

@@ -16,7 +16,12 @@ use newshound::{
         settings::ServeSettings,
     },
 };
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -200,6 +205,14 @@ impl Server {
         let status = response.split(' ').nth(1).unwrap().parse().unwrap();
         let body = response.split_once("\r\n\r\n").unwrap().1.to_owned();
         (status, body)
+    }
+
+    /// Asks for something else until a time is over that answers are kept for.
+    pub async fn outlast(&self, ttl: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < 2 * ttl {
+            self.get("/healthz").await;
+        }
     }
 
     /// The value of a series, as `name` or `name{labels}`; none where it does not exist.

@@ -222,13 +222,14 @@ async fn a_generation_that_fails_or_that_nobody_waits_for_gives_up_its_lease() {
 #[tokio::test]
 #[ignore = "starts redis-server"]
 async fn a_lease_that_is_granted_too_late_is_given_up() {
+    const TTL: Duration = Duration::from_millis(1);
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
     // A link that fails for a while is not lost.
     let (budget, failures_max) = (Duration::from_millis(20), u32::MAX);
     let hasty = RedisSettings { budget, failures_max, ..patient(&store::url(proxy.port)) };
     let old = |settings: &mut newshound::serve::settings::ServeSettings| {
-        (settings.cache.ttl, settings.cache.stale) = (Duration::from_millis(1), Duration::from_secs(3600));
+        (settings.cache.ttl, settings.cache.stale) = (TTL, Duration::from_secs(3600));
     };
     let one = started(sharing(hasty).with(old)).await;
     let other = started(sharing(patient(&redis.url()))).await;
@@ -237,7 +238,7 @@ async fn a_lease_that_is_granted_too_late_is_given_up() {
     let n_scripts = redis.n_scripts();
     proxy.set(Mode::Slow(Duration::from_millis(200)));
     // Until the answer is too old to be fresh.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    one.outlast(TTL).await;
     // A renewal leads without a look.
     assert_eq!(cache_status(&ask(&mut client, single("reader")).await), CacheStatus::Stale);
     // The lead, and the end of a lease that the test made as long as a test may be.

@@ -1,6 +1,6 @@
 //! What other servers generate: it is taken from the cache that they share, and what is generated here goes there.
 //!
-//! Each request gives Redis one operation's time. Where the look took that, or is not worth it, nobody is asked who generates.
+//! A look that Redis does not answer in time is the last that it is asked for a request: nobody is asked then who generates.
 use super::{Answerer, Course, admission};
 use crate::{
     experiment::policy::Rung,

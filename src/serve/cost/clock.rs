@@ -1,4 +1,4 @@
-//! Counts each moment of the device once, also while two model threads run.
+//! Counts each moment of the device once, also while several model threads run.
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -6,7 +6,7 @@ use std::{
 
 /// Until when the device's time is accounted for, and whose it is.
 ///
-/// While a replaced model ends its last requests, two threads compute side by side: each gets half of such a time. What one of them uses
+/// While several models compute side by side, each gets an equal part of such a time. What one of them uses
 /// is idle for nobody.
 #[derive(Debug)]
 pub struct DeviceClock {

@@ -1,6 +1,10 @@
-//! Metrics of model threads. While a model that was replaced ends its last requests, two threads run: gauges show what both have.
+//! Metrics of model threads. Each model that answers has one, and so has one that was replaced while it ends its last requests: gauges show what
+//! all have, and the pressure of the thread that has the highest.
 use super::{Metrics, size};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 /// What one model thread has now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -17,28 +21,27 @@ pub struct EngineState {
     pub pressure: f64,
 }
 
-/// Parts of one that pressure is rounded to. A power of two: such numbers are added and taken away without a rest, as whole ones are.
-const PRESSURE_PARTS: f64 = 1024.0;
-
 /// How near a thread is to where it refuses: the largest of the shares in use of its queue, of its rows, and of the longest wait that a job
 /// which comes now may be expected to have; at most 1.
 pub fn pressure(queue: (usize, usize), rows: (usize, usize), wait: (Duration, Duration)) -> f64 {
     let shares = [queue, rows].map(|(n, most)| size(n) / size(most));
-    let highest = shares.into_iter().fold(wait.0.div_duration_f64(wait.1), f64::max);
-    (highest.min(1.0) * PRESSURE_PARTS).round() / PRESSURE_PARTS
+    shares.into_iter().fold(wait.0.div_duration_f64(wait.1), f64::max).min(1.0)
 }
 
 /// One thread's part of the gauges; it takes it back when it is dropped.
 #[derive(Debug)]
 pub struct EngineGauges {
     metrics: Arc<Metrics>,
+    /// By which its pressure is known.
+    number: u64,
     shown: EngineState,
 }
 
 impl EngineGauges {
     /// Shows nothing yet.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, shown: EngineState::default() }
+        let number = metrics.new_thread();
+        Self { metrics, number, shown: EngineState::default() }
     }
 
     /// Shows a state in place of the last one.
@@ -49,23 +52,42 @@ impl EngineGauges {
             ("newshound_running_rows", size(before.rows), size(state.rows)),
             ("newshound_kv_bytes", size(before.kv_bytes), size(state.kv_bytes)),
             ("newshound_prefix_bytes", size(before.prefix_bytes), size(state.prefix_bytes)),
-            ("newshound_pressure", before.pressure, state.pressure),
         ] {
             // Whole numbers below 2^52 are added and taken away without a rest.
             if now != before {
                 self.metrics.gauge(name, &[]).increment(now - before);
             }
         }
+        self.metrics.pressed(self.number, Some(state.pressure));
     }
 }
 
 impl Drop for EngineGauges {
     fn drop(&mut self) {
         self.show(EngineState::default());
+        self.metrics.pressed(self.number, None);
     }
 }
 
 impl Metrics {
+    /// The number of a thread that begins.
+    fn new_thread(&self) -> u64 {
+        let mut pressures = self.pressures.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = pressures.last_key_value().map_or(0, |(last, _)| last + 1);
+        pressures.insert(number, 0.0);
+        number
+    }
+
+    /// Notes how pressed a thread is, or that it has ended.
+    fn pressed(&self, number: u64, pressure: Option<f64>) {
+        let mut pressures = self.pressures.lock().unwrap_or_else(PoisonError::into_inner);
+        match pressure {
+            Some(pressure) => pressures.insert(number, pressure),
+            None => pressures.remove(&number),
+        };
+        self.gauge("newshound_pressure", &[]).set(pressures.values().copied().fold(0.0, f64::max));
+    }
+
     /// Counts a request that the queue refused (`full`, `tokens`, `wait` or `age`), and the delay its client was told.
     pub fn refused(&self, reason: &'static str, retry_after: Duration) {
         self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(1);
@@ -130,7 +152,7 @@ mod tests {
         let ms = Duration::from_millis;
         let check = |queued, rows, wait_ms, expected: f64| {
             let found = pressure((queued, 64), (rows, 128), (ms(wait_ms), ms(500)));
-            assert!((found - expected).abs() <= 0.5 / PRESSURE_PARTS, "{found}, not {expected}");
+            assert!((found - expected).abs() < 1e-9, "{found}, not {expected}");
         };
         check(0, 0, 0, 0.0);
         check(16, 0, 0, 0.25);
@@ -147,14 +169,23 @@ mod tests {
     }
 
     #[test]
-    fn pressure_comes_back_to_nothing_whatever_it_was() {
+    fn the_pressure_is_that_of_the_thread_which_is_pressed_most() {
         let metrics = Arc::new(Metrics::new(1).unwrap());
-        let mut thread = EngineGauges::new(Arc::clone(&metrics));
-        for rows in 0..1000 {
-            let pressure = pressure((0, 1), (rows % 7, 7), (Duration::ZERO, Duration::from_secs(1)));
-            thread.show(EngineState { pressure, ..EngineState::default() });
-        }
-        drop(thread);
-        assert!(metrics.render().contains("newshound_pressure 0\n"), "{}", metrics.render());
+        let check = |expected: &str| {
+            let line = format!("newshound_pressure {expected}\n");
+            assert!(metrics.render().contains(&line), "{line} is not in\n{}", metrics.render());
+        };
+        let thread = || EngineGauges::new(Arc::clone(&metrics));
+        let (mut one, mut other) = (thread(), thread());
+        let pressed = |pressure| EngineState { pressure, ..EngineState::default() };
+        one.show(pressed(0.75));
+        other.show(pressed(0.5));
+        check("0.75");
+        other.show(pressed(0.875));
+        check("0.875");
+        drop(other);
+        check("0.75");
+        drop(one);
+        check("0");
     }
 }

@@ -107,7 +107,7 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     (
         "newshound_pressure",
         G,
-        "How near a model thread is to where it refuses, 0 to 1: the largest of the shares of its queue, its rows and the expected wait in use.",
+        "How near the model thread that is pressed most is to where it refuses, 0 to 1: the largest of the shares of its queue, its rows and the expected wait in use.",
     ),
     ("newshound_kv_bytes", G, "Memory of keys and values in the batch."),
     ("newshound_prefill_tokens_total", C, "Prompt tokens that went through the model."),

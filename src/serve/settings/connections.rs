@@ -19,7 +19,7 @@ pub struct ConnectionSettings {
     /// 600: nobody reconnects often, and a server that is new has its share within minutes.
     pub age_max: Duration,
     /// `age_grace_s`: for how long it may still finish its calls; then it is cut. Default 300: longer than anybody waits for an answer. What lasts
-    /// longer, as health watches do, is begun again on another connection.
+    /// longer, as health watches and large batches do, is begun again on another connection.
     pub age_grace: Duration,
     /// `idle_timeout_s`: for how long a connection may be open without a call. Default 300: whoever asks once in five minutes keeps it, and what a
     /// client has left behind does not take a place for ever. A call that lasts keeps it open.

@@ -38,10 +38,7 @@ async fn the_log_has_exposures_of_old_answers_and_of_lists_for_everybody() {
     let open = |user: &str| GenerateQueriesRequest { options: None, ..request(user) };
     server.gate.open();
     ask(&mut client, open("reader")).await;
-    let begun = Instant::now();
-    while begun.elapsed() < 2 * ttl {
-        server.get("/healthz").await;
-    }
+    server.outlast(ttl).await;
     let running = press(&server, &client).await;
     let stale = ask(&mut client, open("reader")).await;
     let cohort = ask(&mut client, GenerateQueriesRequest { signals: Vec::new(), ..open("new") }).await;

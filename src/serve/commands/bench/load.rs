@@ -124,8 +124,10 @@ where
     for number in 0..pace.n_requests {
         let due = pace.due(number);
         tokio::select! {
-            () = tokio::time::sleep_until((started + due).into()) => {}
+            // First: where the time has passed too, nothing leaves any more.
+            biased;
             () = stop.cancelled() => break,
+            () = tokio::time::sleep_until((started + due).into()) => {}
         }
         let calling = call(number);
         calls.spawn(async move {
