@@ -171,7 +171,7 @@ fn experiment(key: &str, flag: &Value, bounds: &Bounds, notes: &mut Notes) -> Ex
     };
     let (spread, allows_forced_arm) = metadata(key, flag.get("metadata"), notes);
     let arms = arms(flag.get("variants"), &format!("{path}.variants"), bounds, notes);
-    // One that is off can name a bundle that is gone: nothing may keep anybody from switching an experiment off.
+    // One that is off can name a bundle of which the settings know nothing: nothing may keep anybody from switching an experiment off.
     if enabled {
         arms.iter().for_each(|arm| resident(arm, &path, &bounds.bundles, notes));
     }
@@ -218,7 +218,7 @@ fn resident(arm: &Arm, path: &str, bundles: &BTreeSet<String>, notes: &mut Notes
         let known: Vec<&str> = bundles.iter().map(String::as_str).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         let path = format!("{path}.variants.{}.bundle", arm.id);
-        notes.add(&path, &format!("names {bundle}, which is not resident (resident: {known})"));
+        notes.add(&path, &format!("names {bundle}, which is no resident (residents: {known})"));
     }
 }
 
@@ -443,7 +443,7 @@ mod tests {
         assert_eq!(arms[1].policy.bundle.as_deref(), Some("student-2"));
         let mistakes = naming("student-3", "ENABLED").unwrap_err();
         let path = "flags.newshound.x.variants.b.bundle";
-        let expected = format!("{path} names student-3, which is not resident (resident: student-2)");
+        let expected = format!("{path} names student-3, which is no resident (residents: student-2)");
         assert_eq!(mistakes, [expected]);
         assert!(naming("student-3", "DISABLED").is_ok(), "the kill switch works");
         assert!(naming("student/3", "DISABLED").is_err());

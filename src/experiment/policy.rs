@@ -219,7 +219,7 @@ pub struct Bounds {
     pub cache_stales_ms: RangeInclusive<u64>,
     /// How far lists can be scored, by every model that answers: a reader may have arms of several experiments.
     pub head: Head,
-    /// Names of the bundles that answer beside the default one.
+    /// Names under which bundles may answer beside the default one.
     pub bundles: BTreeSet<String>,
 }
 

@@ -13,7 +13,6 @@ use crate::{
     },
 };
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -64,22 +63,18 @@ impl InForce {
         self.current.now()
     }
 
-    /// Changes the models that answer: what the reward heads of all can do, and the names of those beside the default one; later files are
-    /// checked against them. Reading a file holds this up, so not for an async thread.
+    /// Changes the models that answer. `head`: what the reward heads of all can do, which later files are checked against. Reading a file holds
+    /// this up, so not for an async thread.
     ///
     /// # Errors
-    /// If arms need more than the heads can do: nothing is changed then. A name that arms need may go: their readers get the default model.
-    pub fn change_models(
-        &self,
-        (head, bundles): (Head, BTreeSet<String>),
-        change: impl FnOnce(),
-    ) -> Result<(), HeadNeeded> {
+    /// If arms need more than the heads can do: nothing is changed then.
+    pub fn change_models(&self, head: Head, change: impl FnOnce()) -> Result<(), HeadNeeded> {
         let mut bounds = self.bounds();
         let needed = self.now().head_needed();
         if needed > head {
             return Err(HeadNeeded { needed });
         }
-        (bounds.head, bounds.bundles) = (head, bundles);
+        bounds.head = head;
         change();
         // A file that asked too much of the old models may be right for the new ones.
         self.current.reconsider();

@@ -70,6 +70,7 @@ use crate::{
     telemetry::Chain,
     text::tokens::Tokens,
 };
+use candle_core::Device;
 use opening::{answerer, close, models, open_log, shelf};
 use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
@@ -217,13 +218,15 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    let loader = workshop::bundles(settings.precision, bundle.model.device().clone());
+    let device = bundle.model.device().clone();
+    let settings = ServeSettings { engine: settings.engine.on(&device), ..settings };
+    let loader = workshop::bundles(settings.precision, device);
     let first = tokio::task::spawn_blocking(|| Loaded::of(bundle, origin)).await;
     let first = first.map_err(|_| LoadError::Panicked)??;
     run_with(settings, first, loader, listeners, shutdown).await
 }
 
-/// Serves with models of the caller's: what `run` does once there is one.
+/// Serves with models of the caller's: what `run` does once there is one. Unless it is said how many rows they decode, as many as on a CPU.
 ///
 /// # Errors
 /// As `run`.
@@ -234,6 +237,7 @@ pub async fn run_with(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    let settings = ServeSettings { engine: settings.engine.on(&Device::Cpu), ..settings };
     let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
     let door = Door::open(&settings.access, &metrics)?;
     let topics = Arc::new(Topics::open(settings.topics.clone(), Arc::clone(&metrics))?);

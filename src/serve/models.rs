@@ -347,7 +347,7 @@ impl Models {
             // Dropped after the lock: whatever it frees need not be waited for by requests.
             let old = change(&mut answering);
             let generation = answering.under(&resident)?.map_or(0, |writer| writer.facts.generation);
-            models.experiments.change_models(answering.offers(), || {
+            models.experiments.change_models(answering.head(), || {
                 let mut state = models.write();
                 if state.waiting(generation).is_some() {
                     state.coming = Coming::Nobody;

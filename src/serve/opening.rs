@@ -77,7 +77,11 @@ pub(super) async fn models(
         answering.put(resident.map_err(refused)?);
     }
     let file = settings.experiments.file.clone();
-    let experiments = Arc::new(InForce::open(file, bounds(answering.offers()), Arc::clone(metrics))?);
+    let experiments = Arc::new(InForce::open(
+        file,
+        bounds(answering.head(), residents.keys().cloned().collect()),
+        Arc::clone(metrics),
+    )?);
     let dir = settings.admin.models_dir.clone();
     Ok((Arc::clone(&experiments), Models::new(answering, workshop, experiments, dir)))
 }
@@ -105,7 +109,7 @@ fn limits(settings: EngineSettings) -> Limits {
 }
 
 /// What arms may ask of a server whose heads can do that and whose residents have these names.
-pub(in crate::serve) fn bounds((head, bundles): (Head, BTreeSet<String>)) -> Bounds {
+pub(in crate::serve) fn bounds(head: Head, bundles: BTreeSet<String>) -> Bounds {
     Bounds {
         candidate_counts: 1..=CANDIDATES_MAX as u64,
         query_counts: QUERIES_MIN as u64..=QUERIES_MAX as u64,

@@ -8,6 +8,7 @@ mod cost;
 mod degradation;
 mod doors;
 pub mod effective;
+mod engine;
 mod models;
 pub mod sharing;
 mod shutdown;
@@ -27,6 +28,7 @@ pub use connections::ConnectionSettings;
 pub use cost::CostSettings;
 pub use degradation::DegradationSettings;
 pub use doors::DoorSettings;
+pub use engine::EngineSettings;
 pub use models::ModelSettings;
 use sharing::RedisSettings;
 pub use shutdown::ShutdownSettings;
@@ -89,43 +91,6 @@ pub struct ServeSettings {
     pub tenants: TenantSettings,
     /// What is sensitive.
     pub topics: TopicSettings,
-}
-
-/// `[engine]`
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EngineSettings {
-    /// `rows_max`: rows decoded together. Default 128: four of the largest requests; more rows than that only add waiting on a CPU.
-    pub rows_max: usize,
-    /// `tokens_max`: prompt tokens plus the most that the rows can write, over all running requests; bounds the memory of keys and
-    /// values. Default 65,536: 128 rows of 96 new tokens and a prompt of 400 for each, where every request has one row.
-    pub tokens_max: usize,
-    /// `queue_requests_max`: requests that may wait. Default 256: more than one CPU answers within the longest wait, so that age
-    /// refuses before length does; who comes later is told when to retry.
-    pub queue_requests_max: usize,
-    /// `queue_tokens_max`: tokens that they may have together, their prompts and the most that their rows can write, by the length of their signals. Default
-    /// 393,216: as many requests of eight candidates and the longest prompt; larger ones are fewer.
-    pub queue_tokens_max: usize,
-    /// `queue_wait_max_ms`: longest wait before a request is refused; one that is expected to wait for half of it is refused when it comes. Default
-    /// 10,000: after that its reader has gone.
-    pub queue_wait_max: Duration,
-    /// `overtake_max_ms`: how long smaller requests may overtake one that does not fit yet. Default 250: then nothing more is
-    /// admitted until it fits, so that large requests cannot starve.
-    pub overtake_max: Duration,
-    /// `interactive_share`: of rows and queue, the share that only interactive requests may take. Default 0: where nobody tells classes, nothing
-    /// lies idle.
-    pub interactive_share: f64,
-    /// `above_bulk_share`: the share that bulk requests leave to all others; no less than `interactive_share`. Default 0.5: what is made
-    /// ahead never fills a server to which readers come.
-    pub above_bulk_share: f64,
-    /// `aging_ms`: while requests wait that have waited so long, one in eight that are taken is the one of them that came first, whatever its
-    /// class. Default 2,000: no class starves, and a crowd of readers passes first.
-    pub aging: Duration,
-    /// `prefix_bytes_max`: memory of keys and values that are kept of readers' last prompts, so that a reader who comes back with a few
-    /// more signals need not wait for all of them again, as long as all fit the prompt. Default 268,435,456: some five hundred readers of the demo, twenty of a
-    /// network of half a billion parameters. 0: none.
-    pub prefix_bytes_max: usize,
-    /// `prefix_age_max_ms`: how long they are kept after their last use. Default 600,000: most of a visit.
-    pub prefix_age_max: Duration,
 }
 
 /// `[generation]`
@@ -201,19 +166,7 @@ impl ServeSettings {
             http_addr: SocketAddr::from(([127, 0, 0, 1], 9464)),
             device: DeviceChoice::Auto,
             precision: Precision::F32,
-            engine: EngineSettings {
-                rows_max: 128,
-                tokens_max: 65_536,
-                queue_requests_max: 256,
-                queue_tokens_max: 393_216,
-                queue_wait_max: Duration::from_secs(10),
-                overtake_max: Duration::from_millis(250),
-                interactive_share: 0.0,
-                above_bulk_share: 0.5,
-                aging: Duration::from_secs(2),
-                prefix_bytes_max: 256 << 20,
-                prefix_age_max: Duration::from_secs(600),
-            },
+            engine: EngineSettings::default(),
             generation: GenerationSettings { prompt_tokens_max: 768, output_tokens_max: 96 },
             cache: CacheSettings {
                 bytes_max: 64 << 20,
@@ -274,7 +227,7 @@ impl ServeSettings {
             ),
             device: reader.text("device", CHOICES, |word| word.parse().ok(), defaults.device),
             precision: reader.text("precision", PRECISIONS, |word| word.parse().ok(), defaults.precision),
-            engine: engine(&mut reader, defaults.engine),
+            engine: engine::read(&mut reader, defaults.engine),
             generation: generation(&mut reader, defaults.generation),
             cache: cache(&mut reader, defaults.cache),
             redis: sharing::read(&mut reader),
@@ -293,6 +246,10 @@ impl ServeSettings {
         };
         let largest =
             settings.generation.prompt_tokens_max + CANDIDATES_MAX * settings.generation.output_tokens_max;
+        reader.require(
+            settings.engine.rows_max == 0 || settings.engine.rows_max >= CANDIDATES_MAX,
+            "engine.rows_max should be no less than 32, the candidates of the largest request, or 0",
+        );
         reader.require(
             settings.engine.interactive_share <= settings.engine.above_bulk_share,
             "engine.above_bulk_share should be no less than engine.interactive_share",
@@ -320,22 +277,6 @@ fn milliseconds(reader: &mut Reader, key: &str, most: u64, default: Duration) ->
 fn from_zero(reader: &mut Reader, key: &str, most: u64, default: Duration) -> Duration {
     let default = u64::try_from(default.as_millis()).unwrap_or(most);
     Duration::from_millis(reader.whole(key, 0..=most, default))
-}
-
-fn engine(reader: &mut Reader, default: EngineSettings) -> EngineSettings {
-    EngineSettings {
-        rows_max: reader.count("engine.rows_max", CANDIDATES_MAX as u64..=4096, default.rows_max),
-        tokens_max: reader.count("engine.tokens_max", 1024..=16_777_216, default.tokens_max),
-        queue_requests_max: reader.count("engine.queue_requests_max", 1..=65_536, default.queue_requests_max),
-        queue_tokens_max: reader.count("engine.queue_tokens_max", 1024..=1 << 30, default.queue_tokens_max),
-        queue_wait_max: milliseconds(reader, "engine.queue_wait_max_ms", 600_000, default.queue_wait_max),
-        overtake_max: milliseconds(reader, "engine.overtake_max_ms", 600_000, default.overtake_max),
-        interactive_share: reader.number("engine.interactive_share", 0.0..=0.9, default.interactive_share),
-        above_bulk_share: reader.number("engine.above_bulk_share", 0.0..=0.9, default.above_bulk_share),
-        aging: milliseconds(reader, "engine.aging_ms", 600_000, default.aging),
-        prefix_bytes_max: reader.count("engine.prefix_bytes_max", 0..=1 << 40, default.prefix_bytes_max),
-        prefix_age_max: milliseconds(reader, "engine.prefix_age_max_ms", 86_400_000, default.prefix_age_max),
-    }
 }
 
 fn generation(reader: &mut Reader, default: GenerationSettings) -> GenerationSettings {

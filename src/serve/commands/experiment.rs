@@ -109,7 +109,7 @@ fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         (false, false) => Head::Foresees,
     };
     let experiments =
-        Experiments::read(&text, &name, &bounds((head, args.resident.iter().cloned().collect())))?;
+        Experiments::read(&text, &name, &bounds(head, args.resident.iter().cloned().collect()))?;
     let version = experiments.version.as_deref().unwrap_or("none");
     let (digest, n_ignored) = (&experiments.digest, experiments.n_ignored);
     writeln!(out, "{name}: version {version}, digest {digest}, {n_ignored} flags of others")?;

@@ -4,10 +4,7 @@ use crate::{
     experiment::policy::Head,
     serve::{generation::Writer, opening},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The models that answer.
 #[derive(Clone, Debug)]
@@ -70,10 +67,9 @@ impl Answering {
         self.residents.get_mut(name)?.take()
     }
 
-    /// What arms may ask for: what every head can do, and these names.
-    pub fn offers(&self) -> (Head, BTreeSet<String>) {
+    /// What the head of every model can do.
+    pub fn head(&self) -> Head {
         let heads = self.all().map(|writer| opening::head(writer.head.as_deref()));
-        let names = self.residents.iter().filter(|(_, resident)| resident.is_some());
-        (heads.min().unwrap_or(Head::Absent), names.map(|(name, _)| name.clone()).collect())
+        heads.min().unwrap_or(Head::Absent)
     }
 }

@@ -14,7 +14,7 @@ const RESIDENTS_MAX: usize = ARMS_MAX - 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelSettings {
     /// `residents`: names by which arms of experiments ask for another bundle than the default one, and the bundle of each, as
-    /// `{ next = "/bundles/next" }`; none where the path is empty: then one is loaded through the admin port, and gone after a restart. Default: none, since each takes the memory
+    /// `{ next = "/bundles/next" }`; none where the path is empty: one is loaded through the admin port then, and gone after a restart. Default: none, since each takes the memory
     /// of one more model, and all share the device.
     pub residents: BTreeMap<String, Option<PathBuf>>,
 }

@@ -37,10 +37,10 @@ pub struct DeadlinesArgs {
     /// For how long, in seconds
     #[arg(long, default_value_t = 60.0)]
     pub duration_s: f64,
-    /// How long the peak is sought, in seconds
+    /// How long each number of clients seeks the peak, in seconds
     #[arg(long, default_value_t = 20.0)]
     pub calm_s: f64,
-    /// Requests under way at the same time while the peak is sought
+    /// Most requests under way at the same time while the peak is sought
     #[arg(long, default_value_t = 32)]
     pub clients: u64,
     /// Candidates per request

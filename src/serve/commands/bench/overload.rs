@@ -44,10 +44,10 @@ pub struct OverloadArgs {
     /// For how long, in seconds
     #[arg(long, default_value_t = 60.0)]
     pub overload_s: f64,
-    /// How long the peak is sought, and how long 80 % of it are asked for before and after, in seconds
+    /// How long each number of clients seeks the peak, and how long 80 % of it are asked for before and after, in seconds
     #[arg(long, default_value_t = 20.0)]
     pub calm_s: f64,
-    /// Requests under way at the same time while the peak is sought
+    /// Most requests under way at the same time while the peak is sought
     #[arg(long, default_value_t = 32)]
     pub clients: u64,
     /// Longest wait for the model, in milliseconds, instead of engine.queue_wait_max_ms; by default half a second, from which on answers would
@@ -140,13 +140,22 @@ impl Asking {
         Self { lines, readers, next: AtomicU64::new(0) }
     }
 
-    /// The most answers per second, by clients that each wait for the answer before.
+    /// The most answers per second, by clients that each wait for the answer before: by one, two, four and so on up to so many, each number for a
+    /// while. Too few leave the machine idle, and with too many the server refuses some, who come back later than they could.
     ///
     /// # Errors
     /// If nothing is answered.
-    pub async fn peak(&self, house: &House, n_clients: u64, time: Duration) -> Result<f64, CommandError> {
-        closed(n_clients, WARM_UP.min(time), self.call()).await?;
+    pub async fn peak(&self, house: &House, clients_max: u64, time: Duration) -> Result<f64, CommandError> {
+        closed(1, WARM_UP.min(time), self.call()).await?;
         house.quiet().await?;
+        let mut peak = 0.0_f64;
+        for n_clients in (0..).map(|doublings| 1 << doublings).take_while(|&n| n <= clients_max) {
+            peak = peak.max(self.per_second(house, n_clients, time).await?);
+        }
+        Ok(peak)
+    }
+
+    async fn per_second(&self, house: &House, n_clients: u64, time: Duration) -> Result<f64, CommandError> {
         let begun = Instant::now();
         let seen = closed(n_clients, time, self.call()).await?.answered_any()?;
         // To the last answer: those that end after the time were begun within it.
