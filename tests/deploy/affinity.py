@@ -44,7 +44,7 @@ N_LINES = 60
 # More than two health checks that wait for a second, which is what takes a busy server for a dead one; less than two of those that are set.
 PAUSE_S = 4
 # What calls may take where a batch takes longer also on a fast machine, and its readers.
-HURRY_S, N_BATCHED = 0.1, 128
+HURRY_S, N_BATCHED = 0.1, 48
 PROXIES = {"haproxy": HaProxy, "envoy": Envoy}
 
 
