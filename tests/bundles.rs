@@ -311,14 +311,21 @@ fn a_card_holds_the_figures_every_command_seed_and_digest_and_the_bundle_loads()
     parts.others = vec![("articles.jsonl".to_owned(), b"{}".to_vec())];
     provenance.commands = vec!["newshound-trainer sft".to_owned(), "newshound-trainer head".to_owned()];
     provenance.seeds = BTreeMap::from([("sft".to_owned(), 41)]);
-    provenance.training = BTreeMap::from([("sft.steps".to_owned(), "7".to_owned())]);
+    let facts = [("sft.steps", "7"), ("init|from", "a|b\\|c\nd")];
+    provenance.training = facts.map(|(fact, of)| (fact.to_owned(), of.to_owned())).into();
     let manifest = pack_bundle::run(parts, provenance, &out).unwrap();
     load::load(BundleSource::At(&out), Precision::F32, &Device::Cpu).unwrap();
     let card = fs::read_to_string(out.join("CARD.md")).unwrap();
     let others = manifest.files.iter().filter(|(name, _)| *name != "CARD.md");
     let digests: Vec<&str> = others.map(|(_, entry)| entry.sha256.as_str()).collect();
     assert_eq!(digests.len(), 4);
-    let said = ["| Recall@10 | mean |", "| paired | 0.25 |", "| sft | 41 |", "| sft.steps | 7 |"];
+    let said = [
+        "| Recall@10 | mean |",
+        "| paired | 0.25 |",
+        "| sft | 41 |",
+        "| sft.steps | 7 |",
+        r"| init\|from | a\|b\\\|c d |",
+    ];
     let commands = manifest.commands.iter().map(String::as_str);
     for text in digests.into_iter().chain(said).chain(commands) {
         assert!(card.contains(text), "{text} is missing: {card}");

@@ -87,7 +87,9 @@ fn a_prompt_has_1_to_256_continuations() {
     let refused = |n: &str| {
         let arguments = ["trainer", "generate", "--model", "no/such/model", "--n", n];
         let command = Arguments::try_parse_from(arguments).unwrap().command;
-        commands::run(command, DeviceChoice::Cpu, &mut Vec::new()).unwrap_err().to_string()
+        commands::run(command, DeviceChoice::Cpu, &mut Vec::new(), &Default::default())
+            .unwrap_err()
+            .to_string()
     };
     for n in ["1", "256"] {
         assert!(refused(n).contains("no/such/model"), "{n}: {}", refused(n));

@@ -9,10 +9,10 @@ WASTED = rate("newshound_output_tokens_total", 'fate!="valid"', "fate")
 BUSY = rate(f"{STEPS}_sum")
 # Models that answer, each with a thread and a batch of its own.
 THREADS = f"count by (instance) ({metric('newshound_model_generation')} > 0)"
-CAPACITY = f"(max by (instance) ({metric('newshound_capacity_rows')}) * {THREADS})"
+CAPACITY = f"sum by (instance) ({metric('newshound_capacity_rows')})"
 
 ENGINE = Row("Engine", (
-    Panel("Rows in the batch", "Candidates that are decoded together, and the most that the settings allow.", "short",
+    Panel("Rows in the batch", "Candidates that are decoded together, and the most that the settings allow all models in memory.", "short",
           (Query(f"sum by (instance) ({metric('newshound_running_rows')})", "{{instance}}"),
            Query(CAPACITY, "capacity of {{instance}}"))),
     Panel("Batch in use", "Share of the batch's rows in use. Requests start to wait before it is full, because a request's rows start together.",
@@ -77,7 +77,7 @@ SIGNALS = Row("Signals", (
           (Query(rate("newshound_signals_total", by="verdict"), "{{verdict}}"),), "stack", 12),
     Panel("Signals kept", "A step is a change in what the platform sends.", "percentunit",
           (Query(ratio(rate("newshound_signals_total", 'verdict="keep"'), rate("newshound_signals_total")), "kept"),),
-          width=12, highest=1),
+          highest=1),
 ))
 
 MODELS = Row("Models", (

@@ -29,7 +29,7 @@ class Query:
 class Panel:
     """One question and the queries that answer it.
 
-    `kind`: lines, stack, stat or heatmap. `unit`: a unit of Grafana's. `width`: of 24.
+    `kind`: lines, stack, stat or heatmap. `unit`: a unit of Grafana's.
     """
 
     title: str
@@ -37,7 +37,6 @@ class Panel:
     unit: str
     queries: tuple[Query, ...]
     kind: str = "lines"
-    width: int = 8
     highest: float | None = None
 
 
@@ -126,9 +125,16 @@ def build(described):
         built = built.with_variable(label_variable(*variable))
     for row in described.rows:
         built = built.with_row(dashboard.Row(row.title))
-        for panel in row.panels:
-            built = built.with_panel(visual(panel))
+        for panel, width in zip(row.panels, widths(row.panels), strict=True):
+            built = built.with_panel(visual(panel).span(width))
     return built.build()
+
+
+def widths(panels):
+    """Three panels fill a line, or six numbers; those of a last line that is not full share it."""
+    per_line = 6 if panels[0].kind == "stat" else 3
+    n_last = len(panels) % per_line
+    return [GRID_WIDTH // per_line] * (len(panels) - n_last) + [GRID_WIDTH // max(n_last, 1)] * n_last
 
 
 def label_variable(name, label, series):
@@ -153,7 +159,6 @@ def visual(panel):
         .description(panel.description)
         .unit(panel.unit)
         .datasource(DATASOURCE)
-        .span(panel.width)
         .height(4 if panel.kind == "stat" else 8)
     )
     if panel.kind != "heatmap":

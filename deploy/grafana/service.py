@@ -11,19 +11,19 @@ CALLS = 'method=~"GenerateQueries|StreamGenerateQueries"'
 
 NOW = Row("Now", (
     Panel("Servers ready", "Servers that accept new work.", "short",
-          (Query(f"sum({metric('newshound_ready')})", "ready"),), "stat", 4),
+          (Query(f"sum({metric('newshound_ready')})", "ready"),), "stat"),
     Panel("Answers per second", "Generation requests that got queries: generated, from the cache, or shared with another request.",
-          "reqps", (Query(rate("newshound_outcomes_total", ANSWERED), "answers"),), "stat", 4),
+          "reqps", (Query(rate("newshound_outcomes_total", ANSWERED), "answers"),), "stat"),
     Panel("Answered", "Share of requests that got queries, without those that were malformed or whose client left.", "percentunit",
           (Query(ratio(rate("newshound_outcomes_total", ANSWERED), rate("newshound_outcomes_total", OWED)), "answered"),),
-          "stat", 4),
+          "stat"),
     Panel("Latency, p95", "95 % of generation calls, refusals among them, took at most this long.", "s",
-          (Query(quantile(0.95, "newshound_rpc_duration_seconds", CALLS), "p95"),), "stat", 4),
+          (Query(quantile(0.95, "newshound_rpc_duration_seconds", CALLS), "p95"),), "stat"),
     Panel("Cache hits", "Share of generation requests that were answered from the cache.", "percentunit",
           (Query(ratio(rate("newshound_cache_requests_total", HIT), rate("newshound_cache_requests_total")), "hits"),),
-          "stat", 4),
+          "stat"),
     Panel("Requests waiting", "Requests in the queues of the model threads.", "short",
-          (Query(f"sum({metric('newshound_queue_depth')})", "waiting"),), "stat", 4),
+          (Query(f"sum({metric('newshound_queue_depth')})", "waiting"),), "stat"),
 ))
 
 FLEET = Row("Fleet", (
@@ -36,9 +36,9 @@ FLEET = Row("Fleet", (
     Panel("Model threads busy", "Share of their time, over all servers of a job.", "percentunit",
           (Query(f"job:newshound_engine_busy:ratio_rate5m{{{OF_THE_JOB}}}", JOB),), highest=1),
     Panel("Compute per 1,000 answers, by job", "Seconds of model threads for a thousand answers, those from the cache among them.", "s",
-          (Query(f"job:newshound_compute_seconds_per_1k_answers:rate5m{{{OF_THE_JOB}}}", JOB),), width=12),
+          (Query(f"job:newshound_compute_seconds_per_1k_answers:rate5m{{{OF_THE_JOB}}}", JOB),)),
     Panel("Cache hits, by job", "Share of requests that were answered from a cache.", "percentunit",
-          (Query(f"job:newshound_cache_hits:ratio_rate5m{{{OF_THE_JOB}}}", JOB),), width=12, highest=1),
+          (Query(f"job:newshound_cache_hits:ratio_rate5m{{{OF_THE_JOB}}}", JOB),), highest=1),
 ))
 
 REQUESTS = Row("Requests", (
@@ -102,24 +102,24 @@ QUEUE = Row("Queue and connections", (
           (Query(f"({mean('newshound_retry_after_seconds')}) > 0 or vector(0)", "mean"),)),
     Panel("Admissions", "Requests without a fresh answer, by class. admitted: they wait or run. stored: an old answer had to do. cohort: the list of the locale had to. refused: for the queue, "
           "the wait or the deadline.", "reqps",
-          (Query(rate("newshound_admissions_total", by="class, decision"), "{{class}} {{decision}}"),), "stack", width=24),
+          (Query(rate("newshound_admissions_total", by="class, decision"), "{{class}} {{decision}}"),), "stack"),
     Panel("Answers that fall short", "fewer: half the candidates. greedy: one list. stale: a stored answer that was too old. "
-          "cohort: the list of the locale. refused: not even that. "
+          "cohort: the list of the locale. refused: not even that. full bundle_absent: nothing is short, but the bundle is not the arm's. "
           "pressure: too many wait. deadline: it was too near.", "reqps",
-          (Query(rate("newshound_degraded_total", by="rung, reason"), "{{rung}} {{reason}}"),), "stack", width=12),
+          (Query(rate("newshound_degraded_total", by="rung, reason"), "{{rung}} {{reason}}"),), "stack"),
     Panel("Expected time of requests", "What the door expects of those whom it admits, from what was measured: the wait, the prompt and the lists.", "s",
-          quantiles("newshound_admission_estimated_seconds"), width=12),
+          quantiles("newshound_admission_estimated_seconds")),
     Panel("Connections", "Open gRPC connections by server.", "short",
-          (Query(f"sum by (instance) ({metric('newshound_connections_open')})", "{{instance}}"),), width=12),
+          (Query(f"sum by (instance) ({metric('newshound_connections_open')})", "{{instance}}"),)),
     Panel("Connections refused", "total and per_peer: a limit of the settings. handshake: no HTTP/2 preface in time. tls: no certificate that both "
           "sides trust.", "cps",
-          (Query(rate("newshound_connections_refused_total", by="reason"), "{{reason}}"),), width=12),
+          (Query(rate("newshound_connections_refused_total", by="reason"), "{{reason}}"),)),
     Panel("Connections closed for silence", "Nobody called on them for connections.idle_timeout_s.", "cps",
-          (Query(rate("newshound_connections_idled_total"), "closed"),), width=24),
+          (Query(rate("newshound_connections_idled_total"), "closed"),)),
     Panel("Tokens refused", "missing: a call showed no token, or two. unknown: one that nobody has.", "cps",
-          (Query(rate("newshound_access_refused_total", by="reason"), "{{reason}}"),), width=12),
+          (Query(rate("newshound_access_refused_total", by="reason"), "{{reason}}"),)),
     Panel("Changes of tokens and certificates", "loaded, or refused for a mistake, so that the old ones stay in force.", "cps",
-          (Query(rate("newshound_access_reads_total", by="file, result"), "{{file}} {{result}}"),), width=12),
+          (Query(rate("newshound_access_reads_total", by="file, result"), "{{file}} {{result}}"),)),
 ))
 
 CACHE = Row("Cache", (
@@ -133,19 +133,19 @@ CACHE = Row("Cache", (
           quantiles("newshound_cache_age_at_hit_seconds")),
     Panel("Renewed answers", "Generations that nobody waits for. early: the time of a used answer was nearly over. stale: it was over. "
           "skipped: too many requests wait for the model, or it failed a moment ago.", "cps", (Query(rate("newshound_cache_renewals_total", by="result"), "{{result}}"),),
-          "stack", width=12),
+          "stack"),
     Panel("Invalidated readers", "Readers whose stored answers are used no more, by a call of InvalidateUser or ForgetUser.", "cps",
-          (Query(rate("newshound_cache_invalidations_total", by="scope"), "{{scope}}"),), width=12),
+          (Query(rate("newshound_cache_invalidations_total", by="scope"), "{{scope}}"),)),
     Panel("Changes of the file of cohorts", "loaded, or refused for a mistake, so that the old lists stay in force.", "cps",
-          (Query(rate("newshound_cohort_reads_total", by="result"), "{{result}}"),), width=24),
+          (Query(rate("newshound_cohort_reads_total", by="result"), "{{result}}"),)),
     Panel("Left out as sensitive", "Signals that go into no prompt and queries that no list has, by topic of topics.file.", "cps",
-          (Query(rate("newshound_sensitive_total", by="what, topic"), "{{what}} {{topic}}"),), "stack", width=12),
+          (Query(rate("newshound_sensitive_total", by="what, topic"), "{{what}} {{topic}}"),), "stack"),
     Panel("Changes of the file of topics", "loaded, or refused for a mistake, so that the old words stay in force.", "cps",
-          (Query(rate("newshound_topic_reads_total", by="result"), "{{result}}"),), width=12),
+          (Query(rate("newshound_topic_reads_total", by="result"), "{{result}}"),)),
     Panel("Stored answers", "Answers in the cache of each server.", "short",
-          (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),), width=12),
+          (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),)),
     Panel("Memory of stored answers", "Approximate; the setting cache.bytes_max bounds it.", "bytes",
-          (Query(f"sum by (instance) ({metric('newshound_cache_weight_bytes')})", "{{instance}}"),), width=12),
+          (Query(f"sum by (instance) ({metric('newshound_cache_weight_bytes')})", "{{instance}}"),)),
 ))
 
 SHARED = Row("Shared cache", (
@@ -196,7 +196,7 @@ COST = Row("Cost", (
           "that were known, at what others took. pruning: what stopped lists would have written, had they become as long as the others.", "short",
           (Query(per_hour(SAVED, by="by"), "{{by}}"),), "stack"),
     Panel("Price of a device-hour", "Of the settings, by currency. Servers with different prices are a release that got stuck, or machines of two kinds.",
-          "short", (Query(f"max by (currency, instance) ({metric('newshound_device_hour_price')})", "{{instance}} {{currency}}"),), width=24),
+          "short", (Query(f"max by (currency, instance) ({metric('newshound_device_hour_price')})", "{{instance}} {{currency}}"),)),
 ))
 
 EXPERIMENTS = Row("Experiments", (
@@ -228,14 +228,14 @@ EXPERIMENTS = Row("Experiments", (
     Panel("Reported events by arm", "What platforms reported of answers, such as clicks. Zero where nobody reports.", "cps",
           (Query(f"{rate('newshound_arm_events_total', CHOSEN_ARMS, f'{ARM}, event')} or vector(0)", OF_ARM + " {{event}}"),)),
     Panel("Reports of outcomes", "recorded, duplicate, or refused because the log's queue is full or there is no log.", "cps",
-          (Query(rate("newshound_feedback_reports_total", by="result"), "{{result}}"),), "stack", width=12),
+          (Query(rate("newshound_feedback_reports_total", by="result"), "{{result}}"),), "stack"),
     Panel("Lines of the log", "written; dropped where the queue is full; failed where the disk refuses.", "cps",
-          (Query(rate("newshound_records_total", by="result"), "{{result}}"),), "stack", width=12),
+          (Query(rate("newshound_records_total", by="result"), "{{result}}"),), "stack"),
     Panel("Experiments in force", "Those of the file that are not off, by server; and servers whose file is refused, so that an older one holds.",
           "short", (Query(f"sum by (instance) ({metric('newshound_experiments_enabled')})", "{{instance}}"),
-                    Query(f"sum({metric('newshound_experiments_file_refused')})", "refused")), width=12),
+                    Query(f"sum({metric('newshound_experiments_file_refused')})", "refused"))),
     Panel("Changes of the experiments file", "loaded, refused for its mistakes, or unreadable.", "cps",
-          (Query(rate("newshound_experiments_reads_total", by="result"), "{{result}}"),), width=12),
+          (Query(rate("newshound_experiments_reads_total", by="result"), "{{result}}"),)),
 ))
 
 PROCESSES = Row("Processes", (
@@ -252,14 +252,14 @@ PROCESSES = Row("Processes", (
     Panel("Open files", "Share of the files and connections that may be open. Near 1 connections are refused.", "percentunit",
           (Query(f"{metric('process_open_fds')} / {metric('process_max_fds')}", "{{instance}}"),), highest=1),
     Panel("Running for", "Time since the start. Back to zero where a server was started anew.", "s",
-          (Query(f"time() - {metric('process_start_time_seconds')}", "{{instance}}"),), width=12),
+          (Query(f"time() - {metric('process_start_time_seconds')}", "{{instance}}"),)),
     Panel("Threads", "Of the whole process; model threads, callers of networks and files among them.", "short",
-          (Query(f"sum by (instance) ({metric('process_threads')})", "{{instance}}"),), width=12),
-    Panel("Reachable", "1 where Prometheus could read the metrics.", "short", (Query(f"{metric('up')}", "{{instance}}"),), highest=1, width=12),
+          (Query(f"sum by (instance) ({metric('process_threads')})", "{{instance}}"),)),
+    Panel("Reachable", "1 where Prometheus could read the metrics.", "short", (Query(f"{metric('up')}", "{{instance}}"),), highest=1),
     Panel("Time to read the metrics", "Grows with the number of series, and where a server has no CPU left.", "s",
-          (Query(f"{metric('scrape_duration_seconds')}", "{{instance}}"),), width=12),
+          (Query(f"{metric('scrape_duration_seconds')}", "{{instance}}"),)),
     Panel("Spans of traces", "exported; dropped, because too many waited for the collector; or failed, because it did not take them. Zero where none is named.",
-          "cps", (Query(rate("newshound_trace_spans_total", by="result"), "{{result}}"),), "stack", width=24),
+          "cps", (Query(rate("newshound_trace_spans_total", by="result"), "{{result}}"),), "stack"),
 ))
 
 SERVICE = Dashboard(

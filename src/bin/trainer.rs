@@ -4,11 +4,12 @@ use newshound::{
     model::device::DeviceChoice,
     start,
     telemetry::{self, Chain, LogFormat},
-    train::{arguments::Command, commands, signals::signalled},
+    train::{arguments::Command, commands, signals::End},
 };
 use std::{
     io::{self, Write},
     process::ExitCode,
+    sync::Arc,
 };
 
 /// Candle's short-lived tensors spend much of a training step in the allocator.
@@ -51,23 +52,21 @@ fn main() -> ExitCode {
 }
 
 fn run(Arguments { device, command }: Arguments) -> anyhow::Result<()> {
-    // It answers what it was asked before it ends.
-    if !matches!(command, Command::ServeReward(_)) {
-        end_by_signals()?;
-    }
-    Ok(commands::run(command, device, &mut std::io::stdout().lock())?)
+    let end = Arc::new(End::default());
+    end_by_signals(Arc::clone(&end))?;
+    Ok(commands::run(command, device, &mut std::io::stdout().lock(), &end)?)
 }
 
-/// Ends the process at the first SIGTERM or SIGINT, wherever it is: a checkpoint is there whole or not at all, and the same command goes on
-/// from the last one. The system does not do it for the first process of a container, which ignores what it does not listen to.
+/// Ends the process at the first SIGTERM or SIGINT, wherever it is, unless it serves: a checkpoint is there whole or not at all, and the same
+/// command goes on from the last one. The system does not do it for the first process of a container, which ignores what it does not listen to.
 #[allow(clippy::exit, reason = "the work is in the middle of a computation and cannot be asked to return")]
-fn end_by_signals() -> io::Result<()> {
+fn end_by_signals(end: Arc<End>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        // Where signals cannot be listened to, they do what the system does.
-        if let Ok(code) = runtime.block_on(signalled()) {
-            std::process::exit(code.into());
-        }
-    })?;
+    let inside = runtime.enter();
+    // Where signals cannot be listened to, they do what the system does.
+    let Ok(signalled) = end.at_once() else { return Ok(()) };
+    drop(inside);
+    let ends = move || std::process::exit(runtime.block_on(signalled).into());
+    std::thread::Builder::new().name("signals".to_owned()).spawn(ends)?;
     Ok(())
 }

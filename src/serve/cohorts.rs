@@ -146,7 +146,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("cohorts.toml");
         std::fs::write(&file, text).unwrap();
-        Cohorts::open(Some(file), Arc::new(Metrics::new(1).unwrap())).map(|cohorts| (dir, cohorts))
+        Cohorts::open(Some(file), Arc::new(Metrics::new().unwrap())).map(|cohorts| (dir, cohorts))
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!((first(Some("fr-FR")), first(None)), (None, None));
         let (_dir, cohorts) = open(&format!("[lists]\n\"\" = {QUERIES}")).unwrap();
         assert!(cohorts.of(Some("fr-FR")).is_some() && cohorts.of(None).is_some());
-        let none = Cohorts::open(None, Arc::new(Metrics::new(1).unwrap())).unwrap();
+        let none = Cohorts::open(None, Arc::new(Metrics::new().unwrap())).unwrap();
         assert!(none.of(None).is_none());
     }
 

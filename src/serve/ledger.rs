@@ -138,7 +138,7 @@ mod tests {
             files_max: 1,
             reader_salt: Salt("a salt of sixteen or more".to_owned()),
         };
-        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let (log, inbox) = RecordLog::queue(&settings, Arc::clone(&metrics));
         let ledger = Ledger::new(Some(Arc::new(log)), Arc::clone(&metrics));
         assert!(!ledger.report(report("r1")).await.unwrap().is_duplicate);

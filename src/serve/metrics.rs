@@ -71,7 +71,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If the buckets of a histogram are empty.
-    pub fn new(capacity_rows: usize) -> Result<Self, BuildError> {
+    pub fn new() -> Result<Self, BuildError> {
         let mut builder = PrometheusBuilder::new();
         for (name, kind, _) in METRICS {
             if let H(buckets) = kind {
@@ -88,12 +88,12 @@ impl Metrics {
                 H(_) => metrics.recorder.describe_histogram(name.into(), None, help.into()),
             }
         }
-        metrics.show_from_the_start(capacity_rows);
+        metrics.show_from_the_start();
         Ok(metrics)
     }
 
     /// Series that exist before anything happened, so that rates start from zero and dashboards are not empty.
-    fn show_from_the_start(&self, capacity_rows: usize) {
+    fn show_from_the_start(&self) {
         for name in [
             "newshound_prefill_tokens_total",
             "newshound_prefix_tokens_total",
@@ -141,7 +141,6 @@ impl Metrics {
                 let _ = self.histogram(name, &[]);
             }
         }
-        self.set("newshound_capacity_rows", size(capacity_rows));
         self.gauge("newshound_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
     }
 
@@ -240,7 +239,7 @@ mod tests {
 
     /// A registry in which everything happened once.
     fn busy() -> Metrics {
-        let metrics = Metrics::new(128).unwrap().priced(Price::none());
+        let metrics = Metrics::new().unwrap().priced(Price::none());
         let second = Duration::from_secs(1);
         metrics.rpc_ended("GenerateQueries", "OK", second);
         metrics.rpc_in_flight("GenerateQueries").increment(1);
@@ -286,7 +285,7 @@ mod tests {
 
     #[test]
     fn two_servers_count_apart() {
-        let (one, other) = (Metrics::new(1).unwrap(), Metrics::new(1).unwrap());
+        let (one, other) = (Metrics::new().unwrap(), Metrics::new().unwrap());
         one.engine_fault();
         assert!(one.render().contains("newshound_engine_faults_total 1"));
         assert!(other.render().contains("newshound_engine_faults_total 0"));

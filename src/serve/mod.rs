@@ -238,7 +238,7 @@ pub async fn run_with(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let settings = ServeSettings { engine: settings.engine.on(&Device::Cpu), ..settings };
-    let metrics = Arc::new(Metrics::new(settings.engine.rows_max)?.priced(settings.cost.price.clone()));
+    let metrics = Arc::new(Metrics::new()?.priced(settings.cost.price.clone()));
     let door = Door::open(&settings.access, &metrics)?;
     let topics = Arc::new(Topics::open(settings.topics.clone(), Arc::clone(&metrics))?);
     let (answerer, shared) = answerer(&settings, &topics, &metrics)?;

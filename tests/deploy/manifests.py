@@ -122,6 +122,8 @@ def check_pods(name, objects):
         pod = owner["spec"]["template"]["spec"]
         where = f"{name}: {owner['kind']}"
         expect(pod["automountServiceAccountToken"] is False, f"{where} gets a token")
+        if "serviceAccountName" in pod:
+            called(objects, "ServiceAccount", pod["serviceAccountName"])
         context = pod["securityContext"]
         expect(context["runAsNonRoot"] and context["runAsUser"] == 65532, f"{where} runs as another user")
         expect(context["seccompProfile"] == {"type": "RuntimeDefault"}, f"{where} has no seccomp profile")

@@ -25,8 +25,8 @@ from support import DEPLOY, Process, Redis, Server, expect, free_ports, get, ste
 SCRAPES_MIN = 8
 # Until every query has data; a slow server has answered little by the eighth scrape.
 SETTLE_S = 120
-# How long a preview shows.
-PREVIEW_S = 120
+# How long a preview shows, and until what rates look back at is load alone.
+PREVIEW_S, WARM_S = 120, 60
 # Prometheus' own series aside, names in rules are ours or recorded from ours.
 SELECTOR = re.compile(r"\b((?:newshound_|job\w*:newshound_|up\b)[\w:]*)\s*(\{[^}]*\})?")
 
@@ -50,7 +50,7 @@ def main():
             (n_rules,) = settled(check_rules, prometheus)
             if arguments.preview:
                 step("preview")
-                time.sleep(PREVIEW_S)
+                time.sleep(WARM_S + PREVIEW_S)
                 draw_all(prometheus, arguments.preview)
     step(f"{n_panels} panels, {n_queries} queries, {n_rules} rules, none without data")
 

@@ -7,6 +7,8 @@ COLUMN, ROW = 50, 30
 MARGIN = 8
 COLOURS = ["#3274d9", "#56a64b", "#e02f44", "#ff780a", "#8f3bb8", "#2aa198", "#b58900", "#6c71c4", "#d33682", "#586e75"]
 LEGEND_MAX = 6
+# What an axis ends at, times a power of ten: halves of them are short too.
+ENDS = (1, 2, 4, 5, 8, 10)
 
 
 def draw(dashboard, series_of):
@@ -56,7 +58,7 @@ def curves(series, box, unit, stacked):
             points = [(time, value + below[time]) for time, value in points]
             below |= dict(points)
         lines.append(points)
-    highest = max((value for points in lines for _, value in points), default=0) or 1
+    highest = end_of_axis(max((value for points in lines for _, value in points), default=0), unit)
     parts = []
     for share in (0, 0.5, 1):
         y = top + height * (1 - share)
@@ -69,6 +71,19 @@ def curves(series, box, unit, stacked):
         colour = COLOURS[number % len(COLOURS)]
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
     return parts
+
+
+def end_of_axis(highest, unit):
+    """A round number that is no less."""
+    if not highest:
+        return 1
+    if unit == "bytes":
+        return 2.0 ** math.ceil(math.log2(highest))
+    # A share has no more than all.
+    ceiling = 1 if unit == "percentunit" and highest <= 1 else math.inf
+    power = 10.0 ** math.floor(math.log10(highest))
+    # What came out of a division may be a hair more.
+    return min(ceiling, next(end * power for end in ENDS if end * power >= highest * (1 - 1e-9)))
 
 
 def cells(series, box, unit):
@@ -97,10 +112,12 @@ def cells(series, box, unit):
 
 
 def legend(series, width, height):
-    names = [name for name, _ in series]
+    """Those that were highest, if there is no room for all: where most are zero, the others are what is seen."""
+    numbers = sorted(range(len(series)), key=lambda number: -max(value for _, value in series[number][1]))[:LEGEND_MAX]
     parts, x, y = [], MARGIN, height - 24
-    for number, name in enumerate(names[:LEGEND_MAX]):
-        needed = 22 + 6.2 * len(name)
+    for number in sorted(numbers):
+        name = series[number][0].strip() or "none"
+        needed = 24 + 6.6 * len(name)
         if x + needed > width - MARGIN:
             x, y = MARGIN, y + 14
         colour = COLOURS[number % len(COLOURS)]

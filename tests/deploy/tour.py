@@ -65,8 +65,10 @@ def containers(storage):
     """Variables of a storage of its own, without overlays, which do not nest in a container; the same as that of deploy/image/check."""
     settings, engine = storage / "storage.conf", storage / "containers.conf"
     settings.write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{storage}/images"\nrunroot = "{storage}/run"\n')
-    # runc, because crun refuses machines with both versions of cgroups; limits that any machine allows.
-    engine.write_text('[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]\n[engine]\nruntime = "runc"\n')
+    # runc, because crun refuses machines with both versions of cgroups; limits that any machine allows. Where buildah has left images, podman
+    # chooses networks of old, in which nobody finds another by name.
+    limits, network = 'default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]', 'network_backend = "netavark"'
+    engine.write_text(f'[containers]\n{limits}\n[engine]\nruntime = "runc"\n[network]\n{network}\n')
     return {"CONTAINERS_STORAGE_CONF": str(settings), "CONTAINERS_CONF": str(engine), "STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
 
 
@@ -134,7 +136,9 @@ class Tour:
         ended = self.compose("up", "--detach", "--no-build", "--no-deps", "--pull", "never", *services)
         for service in services:
             running = self.inspected(service, "{{.State.Running}}")
-            expect(running == "true", f"{service} does not run: {ended.stdout[-3000:]}{ended.stderr[-3000:]}")
+            if running != "true":
+                logs = subprocess.run(["podman", "logs", self.container(service)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+                expect(False, f"{service} does not run: {ended.stdout[-3000:]}{ended.stderr[-3000:]}{logs[-3000:]}")
 
     def container(self, service):
         return f"{self.folder.name}_{service}_1"

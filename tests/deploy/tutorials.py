@@ -1,7 +1,8 @@
 """Runs every `sh` block of the tutorials, each tutorial as one script; `console` blocks need a cluster or Docker and are not run.
 
-    tests/deploy/tutorials.py target/debug     (the folder with newshound-server and newshound-trainer)
-    tests/deploy/tutorials.py                  (links and `python` blocks alone)
+    tests/deploy/tutorials.py target/debug            (the folder with newshound-server and newshound-trainer)
+    tests/deploy/tutorials.py target/release --slow   (blocks that begin with ```sh slow too, which train)
+    tests/deploy/tutorials.py                         (links and `python` blocks alone)
 """
 import ast
 import builtins
@@ -18,7 +19,7 @@ from pathlib import Path
 from support import DEPLOY, REPOSITORY, expect, free_ports, step
 
 TIMEOUT_S = 600
-BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(sh slow|sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -28,15 +29,16 @@ def main():
     if len(sys.argv) == 1:
         return
     programs = Path(sys.argv[1]).resolve()
+    languages = ("sh", "sh slow") if "--slow" in sys.argv else ("sh",)
     for path in sorted((DEPLOY / "tutorials").glob("*.md")):
-        blocks = blocks_of(path, "sh")
+        blocks = blocks_of(path, *languages)
         if blocks:
             run(path.name, "".join(blocks), programs)
             step(f"{path.name}: {len(blocks)} blocks")
 
 
-def blocks_of(path, language):
-    return [block for found, block in BLOCK.findall(path.read_text()) if found == language]
+def blocks_of(path, *languages):
+    return [block for found, block in BLOCK.findall(path.read_text()) if found in languages]
 
 
 def check_links():

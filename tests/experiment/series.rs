@@ -20,7 +20,7 @@ const UPKEEP: usize = 10_000;
 fn readers_without_number_under_two_experiments_of_four_arms_leave_few_series() {
     let spread = spreading(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)], &json!({}));
     let experiments = read(json!({"newshound.x": spread, "newshound.y": spread}));
-    let metrics = Metrics::new(128).unwrap();
+    let metrics = Metrics::new().unwrap();
     let n_readers = few_or(50_000, 1_000_000);
     let took = Duration::from_millis(20);
     for (number, outcome) in (0..n_readers).zip(Outcome::ALL.into_iter().cycle()) {

@@ -128,7 +128,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tokens");
         std::fs::write(&file, text).unwrap();
-        Bearers::open(&file, Arc::new(Metrics::new(1).unwrap()))
+        Bearers::open(&file, Arc::new(Metrics::new().unwrap()))
     }
 
     #[test]

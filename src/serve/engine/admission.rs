@@ -368,7 +368,7 @@ mod tests {
             sharing: Sharing { interactive: 0.0, above_bulk: 0.5, aging: Duration::MAX },
             prefixes: PrefixLimits { bytes_max: 0, age_max: Duration::ZERO },
         };
-        let metrics = Arc::new(Metrics::new(room.rows).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         Arc::new(Shared { limits, stopping: AtomicBool::new(false), load: Load::new(room), metrics })
     }
 

@@ -32,7 +32,7 @@ pub(super) fn run<G: Generator>(
         left_at: None,
         is_saturated: false,
         prefill_rate: PrefillRate::default(),
-        gauges: EngineGauges::new(Arc::clone(&shared.metrics)),
+        gauges: EngineGauges::new(Arc::clone(&shared.metrics), limits.room.rows),
         shared,
     };
     thread.serve(inbox);

@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn what_was_offered_is_written_when_the_log_is_closed() {
         let dir = tempfile::tempdir().unwrap();
-        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let log = RecordLog::open(&settings(&dir.path().join("new")), Arc::clone(&metrics)).unwrap();
         assert!(log.offer(&record(0)));
         log.close();
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn a_log_that_takes_nothing_leaves_no_file_and_one_that_cannot_write_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
-        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         RecordLog::open(&settings(dir.path()), Arc::clone(&metrics)).unwrap().close();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let file = dir.path().join("file");
@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn readers_are_told_apart_and_not_known_without_the_salt() {
         let dir = tempfile::tempdir().unwrap();
-        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let log = RecordLog::open(&settings(dir.path()), Arc::clone(&metrics)).unwrap();
         let other =
             LogSettings { reader_salt: Salt("another salt, as long".to_owned()), ..settings(dir.path()) };

@@ -140,7 +140,7 @@ pub(super) mod tests {
 
     #[test]
     fn two_experiments_of_four_arms_have_hundreds_of_series_however_much_happens() {
-        let metrics = Metrics::new(1).unwrap();
+        let metrics = Metrics::new().unwrap();
         for (experiment, arm) in ["x", "y"].into_iter().flat_map(|x| ["a", "b", "c", "d"].map(|arm| (x, arm)))
         {
             for by in ["hash", "rule", "default", "forced"] {
@@ -166,7 +166,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_arms_are_expected_to_get_is_their_share_of_every_draw() {
-        let metrics = Metrics::new(1).unwrap();
+        let metrics = Metrics::new().unwrap();
         // Half of them each, and then a tenth for b, which gets none of either.
         for (chances, n_requests) in [([0.5, 0.5], 30), ([0.9, 0.1], 1000)] {
             for _ in 0..n_requests {
@@ -190,7 +190,7 @@ pub(super) mod tests {
 
     #[test]
     fn arms_beyond_the_limit_share_their_series() {
-        let metrics = Metrics::new(1).unwrap();
+        let metrics = Metrics::new().unwrap();
         for number in 0..3 * ARM_LABELS_MAX {
             metrics.arm_request(("x", &format!("arm{number}")), "hash", Outcome::Ok);
         }

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+const CAPACITY: &str = "newshound_capacity_rows";
+
 /// What one model thread has now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EngineState {
@@ -34,14 +36,17 @@ pub struct EngineGauges {
     metrics: Arc<Metrics>,
     /// By which its pressure is known.
     number: u64,
+    /// Most rows that its batch may hold.
+    rows_max: usize,
     shown: EngineState,
 }
 
 impl EngineGauges {
-    /// Shows nothing yet.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    /// Shows no more yet than how many rows there may be.
+    pub fn new(metrics: Arc<Metrics>, rows_max: usize) -> Self {
         let number = metrics.new_thread();
-        Self { metrics, number, shown: EngineState::default() }
+        metrics.gauge(CAPACITY, &[]).increment(size(rows_max));
+        Self { metrics, number, rows_max, shown: EngineState::default() }
     }
 
     /// Shows a state in place of the last one.
@@ -65,6 +70,7 @@ impl EngineGauges {
 impl Drop for EngineGauges {
     fn drop(&mut self) {
         self.show(EngineState::default());
+        self.metrics.gauge(CAPACITY, &[]).decrement(size(self.rows_max));
         self.metrics.pressed(self.number, None);
     }
 }
@@ -131,20 +137,25 @@ mod tests {
 
     #[test]
     fn gauges_show_what_all_threads_have_and_nothing_of_one_that_ended() {
-        let metrics = Arc::new(Metrics::new(1).unwrap());
-        let check = |rows: usize| {
-            let line = format!("newshound_running_rows {rows}\n");
-            assert!(metrics.render().contains(&line), "{line} is not in\n{}", metrics.render());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let check = |rows: usize, of: usize| {
+            let text = metrics.render();
+            for line in
+                [format!("newshound_running_rows {rows}\n"), format!("newshound_capacity_rows {of}\n")]
+            {
+                assert!(text.contains(&line), "{line} is not in\n{text}");
+            }
         };
-        let thread = || EngineGauges::new(Arc::clone(&metrics));
+        check(0, 0);
+        let thread = || EngineGauges::new(Arc::clone(&metrics), 64);
         let (mut old, mut new) = (thread(), thread());
         old.show(EngineState { rows: 5, ..EngineState::default() });
         new.show(EngineState { rows: 2, ..EngineState::default() });
-        check(7);
+        check(7, 128);
         old.show(EngineState { rows: 1, ..EngineState::default() });
-        check(3);
+        check(3, 128);
         drop(old);
-        check(2);
+        check(2, 64);
     }
 
     #[test]
@@ -170,12 +181,12 @@ mod tests {
 
     #[test]
     fn the_pressure_is_that_of_the_thread_which_is_pressed_most() {
-        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let check = |expected: &str| {
             let line = format!("newshound_pressure {expected}\n");
             assert!(metrics.render().contains(&line), "{line} is not in\n{}", metrics.render());
         };
-        let thread = || EngineGauges::new(Arc::clone(&metrics));
+        let thread = || EngineGauges::new(Arc::clone(&metrics), 64);
         let (mut one, mut other) = (thread(), thread());
         let pressed = |pressure| EngineState { pressure, ..EngineState::default() };
         one.show(pressed(0.75));

@@ -102,8 +102,8 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_deadline_missed_total", C, "Requests whose deadline passed, by where they were."),
     ("newshound_batch_rows", H(ROWS), "Rows that got a token in one decode step."),
     ("newshound_step_duration_seconds", H(PART), "Time of one prefill or one decode step."),
-    ("newshound_running_rows", G, "Rows in the batch."),
-    ("newshound_capacity_rows", G, "Most rows the batch may hold."),
+    ("newshound_running_rows", G, "Rows in the batches of all models."),
+    ("newshound_capacity_rows", G, "Most rows that the batches of all models may hold."),
     (
         "newshound_pressure",
         G,

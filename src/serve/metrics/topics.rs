@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn topics_beyond_the_limit_share_a_series() {
-        let metrics = Metrics::new(1).unwrap();
+        let metrics = Metrics::new().unwrap();
         for number in 0..TOPIC_LABELS_MAX + 7 {
             metrics.sensitive("query", &format!("t{number}"));
         }

@@ -80,7 +80,7 @@ mod tests {
 
     /// What a client sees of a task that sends these messages and ends.
     async fn seen(sent: Vec<Sent<u8>>) -> Vec<Result<u8, Code>> {
-        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let health = Health::new(HealthReporter::new(), Vec::new(), Arc::clone(&metrics)).await;
         let call = Call::new(&metrics, &health, "StreamGenerateQueries");
         let (sender, replies) = Replies::new(call, sent.len());

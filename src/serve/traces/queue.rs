@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn spans_beyond_the_queue_are_dropped_and_counted() {
-        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let (spans, mut waiting) = mpsc::channel(2);
         let queue = Queue { spans, metrics: Arc::clone(&metrics) };
         let provider = SdkTracerProvider::builder().with_span_processor(queue).build();

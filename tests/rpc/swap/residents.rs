@@ -115,6 +115,8 @@ async fn each_arm_is_answered_by_its_bundle_and_everything_that_is_told_says_so(
     }
 }
 
+/// Most rows of all models' batches.
+const CAPACITY: &str = "newshound_capacity_rows";
 const ABSENT: &str = "newshound_degraded_total{rung=\"full\",reason=\"bundle_absent\"}";
 
 #[tokio::test]
@@ -161,8 +163,10 @@ async fn readers_whose_bundle_has_gone_get_the_default_one_and_that_is_told_ever
     let (shelf, mut server) = serving(&dir, shelf, &flags("student")).await;
     let (mut client, mut admin) = (server.client().await, admin::connect(&server).await);
     crowd(&mut client, ["alpha", "beta"]).await;
+    let of_both = server.metric(CAPACITY).await.unwrap();
     admin::unload(&mut admin, 2).await.unwrap();
     server.until("newshound_models_in_memory", 1.0).await;
+    server.until(CAPACITY, of_both / 2.0).await;
     assert_eq!((shelf.n_alive(), server.metric(ABSENT).await), (1, Some(0.0)));
     assert_eq!(server.metric("newshound_model_generation{resident=\"student\"}").await, Some(0.0));
 
@@ -171,6 +175,13 @@ async fn readers_whose_bundle_has_gone_get_the_default_one_and_that_is_told_ever
     assert_eq!((told(&response).1, response.arms[0].absent_bundle()), (1, "student"));
     assert_eq!(ask(&mut client, of("control")).await.arms[0].absent_bundle, None);
     assert_eq!(server.metric(ABSENT).await, Some((n_in[1] + 1) as f64));
+    let of_extent = async |extent: &str| {
+        let answers = "newshound_answer_duration_seconds_count{class=\"default\",extent=";
+        server.metric(&format!("{answers}\"{extent}\"}}")).await
+    };
+    assert_eq!(of_extent("less").await, Some(0.0), "a list of the default bundle is all that was asked");
+    // Both crowds of twenty, and two readers more.
+    assert_eq!(of_extent("whole").await, Some(42.0));
 
     // The default one is never unloaded, and what was given up comes back.
     refusal(&admin::unload(&mut admin, 1).await.unwrap_err(), Code::NotFound, "MODEL_UNKNOWN");
