@@ -84,8 +84,8 @@ pub fn run(command: Command, device: DeviceChoice, output: &mut dyn Write) -> Re
             say(output, &embedder::run(&args.world, &settings, &encoder.out)?)
         }
         Command::Index(what) => run_index(what, output),
-        Command::Quantize { model, out } => {
-            quantize::run(&model, &out)?;
+        Command::Quantize { model, prompts, out } => {
+            quantize::run(&model, prompts.as_deref(), &out)?;
             say(output, &out.display())
         }
         Command::Bundle(args) => run_bundle(args, output),
