@@ -1,5 +1,6 @@
 //! Tests of bundles.
 mod archives;
+mod rounded;
 
 use candle_core::{DType, Device};
 use newshound::{
@@ -9,14 +10,17 @@ use newshound::{
         save::{self, Staged},
     },
     model::{
-        config::DecoderConfig, ops::Numerics, precision::Precision, reward_head::RewardHead,
-        transformer::Transformer, weights::Parameters,
+        config::{DecoderConfig, OutputIds},
+        ops::Numerics,
+        precision::Precision,
+        reward_head::RewardHead,
+        transformer::Transformer,
+        weights::Parameters,
     },
-    text::prompt::PROMPT_VERSION,
+    text::{prompt::PROMPT_VERSION, tokens::Tokens},
     train::{
         error::TrainError,
         pack_bundle::{self, Parts, Provenance},
-        quantize,
         settings::NetworkShape,
     },
 };
@@ -101,6 +105,26 @@ fn saved_bundle_loads_with_the_same_manifest() {
     assert!(bundle.head.is_some());
     assert_eq!(bundle.model.config(), &config(512));
     assert_eq!(bundle.id.0.len(), 16);
+}
+
+#[test]
+fn a_bundle_whose_model_cannot_write_a_list_is_refused() {
+    let tokens = Tokens::from_bytes(&tokenizer()).unwrap();
+    let (stop, line) = (tokens.im_end(), tokens.boundary_ids()[0]);
+    for (ids, is_fit) in [([line, stop], true), ([line, stop - 1], false), ([line + 1, stop], false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("bundle");
+        let output_ids = OutputIds::Kept(ids.into_iter().collect());
+        let config = DecoderConfig { output_ids, eos_ids: Vec::new(), ..config(512) };
+        let mut files = files(512);
+        files[0].1 = config.to_json().into_bytes();
+        match save::save(&at, manifest(), files) {
+            Ok(_) => assert!(is_fit && open(&at).unwrap().model.config() == &config, "{ids:?}"),
+            Err(error) => {
+                assert!(!is_fit && error.to_string().contains("config.json: output_ids"), "{error}")
+            }
+        }
+    }
 }
 
 #[test]
@@ -329,35 +353,5 @@ fn a_card_holds_the_figures_every_command_seed_and_digest_and_the_bundle_loads()
     let commands = manifest.commands.iter().map(String::as_str);
     for text in digests.into_iter().chain(said).chain(commands) {
         assert!(card.contains(text), "{text} is missing: {card}");
-    }
-}
-
-#[test]
-fn a_model_in_8_bits_is_packed_and_served_as_it_is() {
-    let dir = tempfile::tempdir().unwrap();
-    let (model, rounded) = (dir.path().join("run"), dir.path().join("rounded"));
-    fs::create_dir(&model).unwrap();
-    for (name, bytes) in files(512) {
-        fs::write(model.join(name), bytes).unwrap();
-    }
-    quantize::run(&model, &rounded).unwrap();
-    let again = quantize::run(&rounded, &dir.path().join("again")).unwrap_err().to_string();
-    assert!(again.contains("in 8 bits already"), "{again}");
-    let pack = |model: &Path, name: &str| {
-        let out = dir.path().join(name);
-        let manifest = packed(model, &out).unwrap();
-        let size = fs::metadata(out.join("model.safetensors")).unwrap().len();
-        let bundle = load::load(BundleSource::At(&out), Precision::Int8, &Device::Cpu).unwrap();
-        let (_, hidden) = bundle.model.prefill(&[1, 2, 3]).unwrap();
-        let logits = bundle.model.logits(&hidden).unwrap().squeeze(0).unwrap().to_vec1::<f32>().unwrap();
-        (manifest.training["weights"].clone(), size, logits)
-    };
-    let (in_floats, size, expected) = pack(&model, "floats");
-    let (in_8_bits, small, got) = pack(&rounded, "bytes");
-    assert_eq!((in_floats.as_str(), in_8_bits.as_str()), ("f16", "8 bits, rounded per output"));
-    assert!(small * 10 < size * 7, "{small} bytes of {size}");
-    // Floats of 16 bits have rounded the one before it was rounded to 8.
-    for (got, expected) in got.iter().zip(&expected) {
-        assert!((got - expected).abs() < 1e-2 * (1.0 + expected.abs()), "{got} {expected}");
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of decoding: rows of many prompts in one batch say what each would say alone.
 mod constrained;
+mod pruned_output;
 mod shortcuts;
 
 use crate::support::device::{device, tolerance};
@@ -11,7 +12,7 @@ use newshound::{
         sampler::SamplerSettings,
     },
     model::{
-        config::{Biases, DecoderConfig, Family, RopeScaling},
+        config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling},
         ops::Numerics,
         transformer::Transformer,
         weights::Parameters,
@@ -54,6 +55,7 @@ fn model_of(parameters: &mut Parameters, tied_head: bool) -> Arc<Transformer> {
         tied_head,
         eos_ids: vec![STOP],
         biases: Biases::of(Family::Qwen2),
+        output_ids: OutputIds::All,
     };
     Arc::new(Transformer::load(&config, parameters, Numerics::Serve).unwrap())
 }

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, qwen2, qwen3};
 use newshound::model::{
-    config::{Biases, DecoderConfig, Family, RopeScaling},
+    config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling},
     kv_cache::Forks,
     ops::Numerics,
     transformer::{Packed, Transformer},
@@ -38,6 +38,7 @@ fn config(family: Family) -> DecoderConfig {
         tied_head: false,
         eos_ids: vec![2],
         biases: Biases::of(family),
+        output_ids: OutputIds::All,
     }
 }
 

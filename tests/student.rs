@@ -1,8 +1,8 @@
 //! Distillation: a student comes nearer to its teacher, in every mode, and goes on bit for bit.
 use crate::support::{
-    device::device,
+    device::{device, tolerance},
     logs::logged,
-    stages::{FINE_TUNED, SMALL, STAGES, fit},
+    stages::{FINE_TUNED, SMALL, STAGES, fit, tokens},
 };
 use candle_core::{DType, Device, Tensor};
 use newshound::{
@@ -10,8 +10,10 @@ use newshound::{
     train::{
         checkpoint,
         error::TrainError,
-        settings::{Distillation, StudentSettings},
+        settings::{Distillation, SftSettings, StudentSettings, TeacherSettings, output::OutputTokens},
+        sft,
         student::{self, Pair, TeacherAt},
+        teacher::{self, Start},
         watch::WatchSettings,
     },
 };
@@ -155,4 +157,52 @@ fn a_wider_teacher_is_cut_to_the_students_tokens_and_the_log_says_so() {
     let said = format!("n_teacher={} n_student={n_tokens}", n_tokens + 8);
     assert!(cut_log.contains(&said) && cut_log.contains("WARN"), "{cut_log}");
     assert!(!log.contains("n_teacher"), "{log}");
+}
+
+/// Fine-tuned to write only what it is taught, and then distilled.
+#[test]
+fn a_student_with_a_pruned_output_samples_what_it_learns_from() {
+    let (tokens, json) = tokens();
+    let pruned = SftSettings {
+        prompt_tokens: 96,
+        cuts_per_reader: 2,
+        subjects: 40,
+        singles_per_reader: 2,
+        single_signal_steps: 2,
+        output_tokens: OutputTokens::Taught,
+        fit: fit(6, 2),
+        ..SftSettings::demo()
+    };
+    let out = DIR.path().join("pruned-sft");
+    let init = sft::run(&STAGES.training, (&tokens, &json), (&FINE_TUNED, &device()), &pruned, &out).unwrap();
+    let (config, _) = checkpoint::open_model(&init, &Device::Cpu).unwrap();
+    let n_written = config.output_ids.n_of(config.vocab_size);
+    assert!((3..config.vocab_size).contains(&n_written), "{n_written} of {}", config.vocab_size);
+    let teacher = || TeacherAt::Folder(&FINE_TUNED);
+    let student = |pair: Pair<'_>, name: &str| {
+        let settings = settings(Distillation::ReverseKl, 2);
+        student::run(&STAGES.watched, pair, &settings, &DIR.path().join(name), &device())
+    };
+    let folder = student(Pair { student: &init, teacher: teacher() }, "pruned").unwrap();
+    assert_eq!(checkpoint::open_model(&folder, &Device::Cpu).unwrap().0, config);
+    student(Pair { student: &init, teacher: TeacherAt::Folder(&init) }, "pruned-same").unwrap();
+    assert!(losses("pruned-same")[0].abs() < 1e-4, "{:?}", losses("pruned-same"));
+    // Of some tokens that teacher has nothing to say.
+    let error = student(Pair { student: &SMALL, teacher: TeacherAt::Folder(&init) }, "whole-of-pruned");
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("may not write all tokens"), "{error}");
+    let start = Start { init: &init, rollouts: None };
+    let grpo = TeacherSettings {
+        prompt_tokens: 96,
+        cuts_per_reader: 1,
+        lists_per_prompt: 4,
+        watch: WatchSettings { every: 0, readers: 0 },
+        fit: fit(1, 2),
+        ..TeacherSettings::demo()
+    };
+    teacher::run(&STAGES.watched, start, &grpo, &DIR.path().join("pruned-grpo"), &device()).unwrap();
+    let line = fs::read_to_string(DIR.path().join("pruned-grpo").join("metrics.jsonl")).unwrap();
+    let line: Value = serde_json::from_str(line.trim()).unwrap();
+    let difference = line["sampling/sampling_logp_difference/max"].as_f64().unwrap();
+    assert!(difference < f64::from(tolerance(1e-4)), "{line}");
 }

@@ -4,13 +4,13 @@ mod rounded;
 
 use candle_core::{DType, Device};
 use newshound::model::{
-    config::{Biases, DecoderConfig, Family, RopeScaling},
+    config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling},
     ops::Numerics,
     transformer::Transformer,
     weights::{Checkpoint, ModelError, Parameters, TensorSource},
 };
 use serde_json::{Value, json};
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
 fn config() -> DecoderConfig {
     DecoderConfig {
@@ -29,6 +29,7 @@ fn config() -> DecoderConfig {
         tied_head: true,
         eos_ids: vec![3],
         biases: Biases::of(Family::Qwen2),
+        output_ids: OutputIds::All,
     }
 }
 
@@ -302,7 +303,10 @@ fn every_family_writes_a_config_that_it_reads() {
     for family in [Family::Qwen2, Family::Qwen3, Family::Llama] {
         for eos_ids in [vec![], vec![3], vec![3, 4]] {
             let config = DecoderConfig { family, eos_ids, biases: Biases::of(family), ..config() };
-            assert_eq!(DecoderConfig::parse(config.to_json().as_bytes(), "config.json").unwrap(), config);
+            for output_ids in [OutputIds::All, OutputIds::Kept(Arc::new([0, 3, 4, 15]))] {
+                let config = DecoderConfig { output_ids, ..config.clone() };
+                assert_eq!(DecoderConfig::parse(config.to_json().as_bytes(), "config.json").unwrap(), config);
+            }
         }
     }
 }
@@ -333,6 +337,15 @@ fn configs_of_no_supported_decoder_are_refused() {
     {
         config_refused(key, json!(0), key);
         config_refused(key, json!(u64::MAX), key);
+    }
+    for (ids, mention) in [
+        (json!([]), "ascending"),
+        (json!([5, 3]), "ascending"),
+        (json!([3, 3]), "ascending"),
+        (json!([3, 16]), "16, which is not below"),
+        (json!([2, 4]), "lacks 3"),
+    ] {
+        config_refused("output_ids", ids, mention);
     }
     config_refused("head_dim", json!(3), "head_dim");
     config_refused("num_key_value_heads", json!(3), "num_key_value_heads");

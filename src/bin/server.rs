@@ -50,7 +50,7 @@ enum Command {
     #[command(args_conflicts_with_subcommands = true)]
     Bench {
         #[command(flatten)]
-        load: BenchArgs,
+        common: BenchArgs,
         #[command(subcommand)]
         what: Option<Measure>,
     },
@@ -102,7 +102,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             None => tour::tour(&program, arguments.addresses, &environment()?, &mut out).await,
             Some(Command::Serve(args)) => serve::serve(args, &environment()?, &mut out).await,
             Some(Command::Ask(args)) => ask::ask(args, &mut out).await,
-            Some(Command::Bench { what, load }) => bench::measure(what, load, &mut out).await,
+            Some(Command::Bench { what, common }) => bench::measure(what, common, &mut out).await,
             Some(Command::Probe(args)) => probe::probe(args, environment, &mut out).await,
             Some(Command::Experiment(what)) => experiment::experiment(&what, &mut out),
             Some(Command::Model { whom, what }) => model::model(what, whom, &mut out).await,

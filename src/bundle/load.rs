@@ -105,6 +105,11 @@ pub fn load(source: BundleSource<'_>, precision: Precision, device: &Device) -> 
         let reason = format!("{} tokens, the model has {}", tokens.n_tokens(), config.vocab_size);
         return Err(file_error(TOKENIZER_FILE, reason));
     }
+    let is_written = |id: &u32| config.output_ids.column(*id).is_some();
+    if !is_written(&tokens.im_end()) || !tokens.boundary_ids().iter().any(is_written) {
+        let reason = "output_ids lack what ends a list or a query, so that no list could be written";
+        return Err(file_error(CONFIG_FILE, reason.to_owned()));
+    }
     let (got, min, max) = (manifest.prompt_tokens_max, prompt::budget_min(&tokens), config.max_positions);
     if !(min..=max).contains(&got) {
         let reason = format!("prompt_tokens_max is {got}, tokenizer and model allow {min} to {max}");

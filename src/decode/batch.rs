@@ -165,7 +165,8 @@ impl Batch {
         let n_known = request.n_known();
         let prefill_tokens_computed = prefix.n_positions() - n_known;
         let prefix = Arc::new(prefix);
-        let mut group = Group::new(request, Forks::new(Arc::clone(&prefix), n_first));
+        let output_ids = self.model.config().output_ids.clone();
+        let mut group = Group::new(request, Forks::new(Arc::clone(&prefix), n_first), output_ids);
         let Group { rows, rules, .. } = &mut group;
         read_outputs(&self.model, &hidden, &mut self.room, |hidden, logits| {
             sample(rows.iter_mut().map(|row| Turn { row, rules, hidden, logits }).collect());
@@ -279,8 +280,8 @@ impl Batch {
     /// Draws a token for every row from its hidden state.
     fn sample(&mut self, hidden: &Tensor, n_rows: usize) -> Result<(), DecodeError> {
         read_outputs(&self.model, hidden, &mut self.room, |hidden, logits| {
-            let (hidden_size, vocab_size) = (hidden.len() / n_rows, logits.len() / n_rows);
-            let mut outputs = hidden.chunks(hidden_size.max(1)).zip(logits.chunks(vocab_size.max(1)));
+            let (hidden_size, n_columns) = (hidden.len() / n_rows, logits.len() / n_rows);
+            let mut outputs = hidden.chunks(hidden_size.max(1)).zip(logits.chunks(n_columns.max(1)));
             let mut turns = Vec::with_capacity(n_rows);
             for Group { rows, rules, .. } in &mut self.groups {
                 let outputs = rows.iter_mut().zip(&mut outputs);

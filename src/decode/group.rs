@@ -4,7 +4,7 @@ use super::{
     pruning::Pruning,
     row::{Row, Rules, State},
 };
-use crate::model::kv_cache::Forks;
+use crate::model::{config::OutputIds, kv_cache::Forks};
 use std::sync::Arc;
 use tracing::warn;
 
@@ -24,14 +24,15 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(request: GroupRequest, forks: Forks) -> Self {
+    pub(super) fn new(request: GroupRequest, forks: Forks, output_ids: OutputIds) -> Self {
         let GroupRequest {
             id, prompt, seeds, sampler, max_new_tokens, stop_ids, boundary_ids, pruning, ..
         } = request;
+        let seen: Vec<u32> = prompt.iter().filter_map(|&id| output_ids.column(id)).collect();
         let rows = seeds.into_iter().enumerate();
-        let rows = rows.map(|(row_idx, seed)| Row::new(row_idx, sampler, seed, &prompt)).collect();
+        let rows = rows.map(|(row_idx, seed)| Row::new(row_idx, sampler, seed, &seen)).collect();
         let constrained = sampler.constrained;
-        let rules = Rules { max_new_tokens, stop_ids, boundary_ids, constrained };
+        let rules = Rules { max_new_tokens, stop_ids, boundary_ids, constrained, output_ids };
         Self { id, rules, forks, rows, held: Vec::new(), pruning, ended: Vec::new(), n_steps: 0 }
     }
 

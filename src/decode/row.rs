@@ -3,7 +3,10 @@ use super::{
     batch::{Finish, FinishedRow, GroupId, QueryEnd},
     sampler::{Sampler, SamplerSettings},
 };
-use crate::queries::{QUERIES_MAX, QUERIES_MIN};
+use crate::{
+    model::config::OutputIds,
+    queries::{QUERIES_MAX, QUERIES_MIN},
+};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -18,6 +21,8 @@ pub(super) struct Rules {
     /// Sorted.
     pub(super) boundary_ids: Arc<[u32]>,
     pub(super) constrained: bool,
+    /// Which logit is which token.
+    pub(super) output_ids: OutputIds,
 }
 
 impl Rules {
@@ -38,7 +43,7 @@ pub(super) enum State {
 pub(super) struct Row {
     pub(super) row_idx: usize,
     sampler: Sampler,
-    /// Prompt and sampled ids, where a repetition penalty looks at them.
+    /// Logits of prompt and sampled ids, where a repetition penalty looks at them.
     history: Option<Vec<u32>>,
     pub(super) ids: Vec<u32>,
     pub(super) logprobs: Vec<f32>,
@@ -49,12 +54,12 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn new(row_idx: usize, settings: SamplerSettings, seed: u64, prompt: &[u32]) -> Self {
+    pub(super) fn new(row_idx: usize, settings: SamplerSettings, seed: u64, seen: &[u32]) -> Self {
         let is_penalised = settings.repetition_penalty != 1.0;
         Self {
             row_idx,
             sampler: Sampler::new(settings, seed),
-            history: is_penalised.then(|| prompt.to_vec()),
+            history: is_penalised.then(|| seen.to_vec()),
             ids: Vec::new(),
             logprobs: Vec::new(),
             query_ends: Vec::new(),
@@ -79,7 +84,7 @@ impl Row {
         *self.ids.last().expect("a live row has the token sampled in admit")
     }
 
-    /// Ids that must not come next: those that would end a query which is blank or stands in the row already, token for token, end a list of
+    /// Logits of ids that must not come next: those that would end a query which is blank or stands in the row already, token for token, end a list of
     /// too few queries, or begin another after the last that it may have.
     fn forbidden(&self, rules: &Rules) -> Vec<u32> {
         if !rules.constrained {
@@ -92,7 +97,7 @@ impl Row {
         let n_queries = self.query_ends.len() + 1;
         let stops = rules.stop_ids.iter().filter(|_| is_no_query || n_queries < QUERIES_MIN);
         let boundaries = rules.boundary_ids.iter().filter(|_| is_no_query || n_queries >= QUERIES_MAX);
-        stops.chain(boundaries).copied().collect()
+        stops.chain(boundaries).filter_map(|&id| rules.output_ids.column(id)).collect()
     }
 
     /// Samples one token from the logits (V) of a hidden state (D).
@@ -102,7 +107,8 @@ impl Row {
             self.state = State::Broken;
             return;
         };
-        if rules.ends_query(sampled.id) {
+        let id = rules.output_ids.id(sampled.id);
+        if rules.ends_query(id) {
             let n_ids = self.ids.len();
             if n_ids > self.n_ids_at_boundary {
                 let start = self.n_ids_at_boundary;
@@ -110,12 +116,12 @@ impl Row {
             }
             self.n_ids_at_boundary = n_ids + 1;
         }
-        self.ids.push(sampled.id);
+        self.ids.push(id);
         self.logprobs.push(sampled.logprob);
         if let Some(history) = &mut self.history {
             history.push(sampled.id);
         }
-        if rules.stop_ids.contains(&sampled.id) {
+        if rules.stop_ids.contains(&id) {
             self.state = State::Finished(Finish::Stop);
         } else if self.ids.len() >= rules.max_new_tokens {
             self.state = State::Finished(Finish::Length);
@@ -123,7 +129,7 @@ impl Row {
     }
 }
 
-/// A row, and what it samples from: a hidden state (D) and its logits (V).
+/// A row, and what it samples from: a hidden state (D) and its logits (C).
 pub(super) struct Turn<'a> {
     pub(super) row: &'a mut Row,
     pub(super) rules: &'a Rules,

@@ -55,7 +55,7 @@ impl SamplerSettings {
     pub const GREEDY: Self = Self { temperature: 0.0, ..Self::PLAIN };
 }
 
-/// A drawn token and its log-probability (nats) under the plain model: temperature 1, nothing cut.
+/// A drawn token, by the place of its logit, and its log-probability (nats) under the plain model: temperature 1, nothing cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampled {
     /// The token.

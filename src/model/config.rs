@@ -1,6 +1,8 @@
 //! `config.json` of the Qwen2/2.5, Qwen3 and Llama families (both layouts), checked.
+mod output_ids;
 mod quantization;
 
+pub use output_ids::OutputIds;
 pub use quantization::quantization;
 
 use super::weights::ModelError;
@@ -52,6 +54,8 @@ pub struct DecoderConfig {
     pub eos_ids: Vec<u32>,
     /// Which linear layers add a bias.
     pub biases: Biases,
+    /// Tokens that may be written. A key of ours: other tools pass over it, and give the other tokens a share.
+    pub output_ids: OutputIds,
 }
 
 /// Which linear layers add a bias.
@@ -140,6 +144,9 @@ impl DecoderConfig {
             "use_cache": true,
             "vocab_size": self.vocab_size,
         });
+        if let OutputIds::Kept(ids) = &self.output_ids {
+            config["output_ids"] = json!(&**ids);
+        }
         match self.family {
             Family::Qwen2 => config["use_sliding_window"] = json!(false),
             Family::Qwen3 => {
@@ -188,6 +195,7 @@ impl DecoderConfig {
         if !(self.rope_theta >= 1.0 && self.rope_theta.is_finite()) {
             return Err(format!("rope_theta is {}, expected a number of at least 1", self.rope_theta));
         }
+        self.output_ids.check(self.vocab_size, &self.eos_ids)?;
         Ok(self)
     }
 }
@@ -235,6 +243,7 @@ struct Raw {
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
     quantization_config: Option<Value>,
+    output_ids: Option<Vec<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -306,6 +315,7 @@ impl Raw {
                 Some(Eos::Many(ids)) => ids,
             },
             biases,
+            output_ids: self.output_ids.map_or(OutputIds::All, |ids| OutputIds::Kept(ids.into())),
         })
     }
 

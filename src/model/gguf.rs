@@ -2,7 +2,7 @@
 //!
 //! Weights in blocks of few bits become floats when they are read; how they are held then is for `precision` to say.
 use super::{
-    config::{Biases, DecoderConfig, Family, RopeScaling},
+    config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling},
     rotary,
     stored::all_finite,
     weights::{ModelError, TensorSource},
@@ -246,6 +246,7 @@ fn shape(tensors: &Tensors) -> Result<DecoderConfig, String> {
             output: tensors.contains("blk.0.attn_output.bias"),
             mlp: tensors.contains("blk.0.ffn_gate.bias"),
         },
+        output_ids: OutputIds::All,
     })
 }
 

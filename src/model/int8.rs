@@ -83,6 +83,17 @@ impl Matrix {
         }
         Tensor::from_vec(values, (ids.len(), self.n_in), &Device::Cpu)
     }
+
+    /// Some of the outputs, to the last bit.
+    /// # Errors
+    /// If there is no such output, or none is asked for.
+    pub fn kept(&self, ids: &Tensor) -> std::result::Result<Self, ModelError> {
+        let mut kept = Self::round(&self.outputs(ids)?)?;
+        // What is rounded rounds to itself; the size of a step, computed anew, might differ in its last bit.
+        let scales = ids.to_vec1::<u32>()?.into_iter().map(|id| self.scales[id as usize]);
+        kept.scales.iter_mut().zip(scales).for_each(|(scale, of)| *scale = of);
+        Ok(kept)
+    }
 }
 
 impl Panelled for Matrix {

@@ -1,5 +1,6 @@
 //! The one decoder definition, for serving and for training.
 mod layer;
+mod output;
 mod packed;
 
 pub use packed::{Beginning, Packed};
@@ -25,7 +26,7 @@ pub struct Transformer {
     embedding: Weight,
     layers: Vec<Layer>,
     norm: Tensor,
-    /// Absent where only hidden states are asked for.
+    /// Absent where only hidden states are asked for. While it learns it has every token, also those that are never written.
     head: Option<Linear>,
 }
 
@@ -42,11 +43,15 @@ impl Transformer {
         numerics: Numerics,
     ) -> std::result::Result<Self, ModelError> {
         let mut decoder = Self::load_body(config, source, numerics)?;
-        decoder.head = Some(if config.tied_head {
+        let head = if config.tied_head {
             Linear::tied(decoder.embedding.clone())
         } else {
             let shape = (config.hidden_size, config.vocab_size);
             Linear::load(&mut Taken { source, numerics }, "lm_head", shape, Bias::Absent)?
+        };
+        decoder.head = Some(match numerics {
+            Numerics::Serve => output::pruned(&head, &config.output_ids)?,
+            Numerics::Train => head,
         });
         Ok(decoder)
     }
@@ -235,58 +240,6 @@ impl Transformer {
             return Err(message(format!("{} ids were given for {n_rows} rows", ids.len())));
         }
         Ok(self.rotary.at(&positions, &[positions.len()], self.embedding.dtype(), self.device())?)
-    }
-
-    /// Computes logits (.., V) f32 of hidden states (.., D).
-    ///
-    /// # Errors
-    /// If the width is not D, or the network was built without an output head.
-    pub fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, ModelError> {
-        Ok(self.head()?.forward(hidden)?.to_dtype(DType::F32)?)
-    }
-
-    /// Calls `read` with the logits (n, V) of hidden states (n, D), row after row; `room` is kept from call to call.
-    ///
-    /// # Errors
-    /// If the width is not D, the network was built without an output head, or `read` fails.
-    pub fn read_logits<R>(
-        &self,
-        hidden: &Tensor,
-        room: &mut Vec<f32>,
-        read: impl FnOnce(&[f32]) -> Result<R>,
-    ) -> std::result::Result<R, ModelError> {
-        Ok(self.head()?.read(hidden, room, read)?)
-    }
-
-    /// The weight (V, D) of the output head, for losses that compute logits of a few positions at a time.
-    ///
-    /// # Errors
-    /// If the network was built without an output head, or in 8 bits.
-    pub fn head_weight(&self) -> std::result::Result<&Tensor, ModelError> {
-        Ok(self.head()?.weight().plain()?)
-    }
-
-    /// Sums, over positions, each weight times the negative log-probability of its token, in nats: a scalar.
-    ///
-    /// `hidden` (.., D), `ids` (..) u32: the token that follows each position, `weights` (..): 0 where none is asked
-    /// of the model. Much cheaper than logits of all positions. Differentiable.
-    /// # Errors
-    /// If shapes differ, an id is not below the vocabulary, or the network was built without an output head or in 8 bits.
-    pub fn cross_entropy(
-        &self,
-        hidden: &Tensor,
-        ids: &Tensor,
-        weights: &Tensor,
-    ) -> std::result::Result<Tensor, ModelError> {
-        let head = self.head()?;
-        let ids = ids.flatten_all()?.to_vec1::<u32>()?;
-        let weights = weights.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        let rows = hidden.reshape(((), self.config.hidden_size))?;
-        Ok(ops::linear_cross_entropy(&rows, head.weight().plain()?, &ids, &weights)?)
-    }
-
-    fn head(&self) -> std::result::Result<&Linear, ModelError> {
-        self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))
     }
 
     /// Hidden states (B, `n_read`, D) of the last positions. Of the others the last layer has keys and values only: nothing reads more.

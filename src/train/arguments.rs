@@ -55,6 +55,9 @@ pub enum Command {
         /// Model folder or run's folder.
         #[arg(long)]
         model: PathBuf,
+        /// JSON lines with `prompt_ids`, as `prompts` writes them: what 8 bits cost is measured on lists for them, and bundles say it.
+        #[arg(long)]
+        prompts: Option<PathBuf>,
         /// Folder to write.
         #[arg(long)]
         out: PathBuf,

@@ -239,7 +239,10 @@ pub fn open_model(folder: &Path, device: &Device) -> Result<(DecoderConfig, Para
     Ok((config, parameters))
 }
 
-fn config(folder: &Path) -> Result<DecoderConfig, TrainError> {
+/// Reads the shape of the network in a model folder.
+/// # Errors
+/// If it is missing or of no supported network.
+pub fn config(folder: &Path) -> Result<DecoderConfig, TrainError> {
     let path = folder.join(CONFIG_FILE);
     let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
     Ok(DecoderConfig::parse(&json, &path.display().to_string())?)

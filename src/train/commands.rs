@@ -90,8 +90,8 @@ pub fn run(
             say(output, &embedder::run(&args.world, &settings, &encoder.out)?)
         }
         Command::Index(what) => run_index(what, output),
-        Command::Quantize { model, out } => {
-            quantize::run(&model, &out)?;
+        Command::Quantize { model, prompts, out } => {
+            quantize::run(&model, prompts.as_deref(), &out)?;
             say(output, &out.display())
         }
         Command::Bundle(args) => run_bundle(args, output),

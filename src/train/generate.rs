@@ -2,7 +2,7 @@
 use super::{
     error::TrainError,
     model_folder::ModelFolder,
-    score::{for_each_line, write_line},
+    score::{STDIN, for_each_line, write_line},
 };
 use crate::decode::{
     batch::{Batch, Finish, FinishedRow, GroupId, GroupRequest},
@@ -62,7 +62,7 @@ pub fn run(
     let mut prompts = Vec::new();
     let max_positions = folder.model.config().max_positions;
     // The prompts before a bad line are answered before the line is reported.
-    let read = for_each_line(input, |line: PromptLine| {
+    let read = for_each_line(input, STDIN, |line: PromptLine| {
         let prompt = folder.ids("prompt", line.prompt.as_deref(), line.prompt_ids.as_deref())?;
         if prompt.is_empty() || prompt.len().saturating_add(settings.max_new_tokens) > max_positions {
             return Err(format!(

@@ -1,5 +1,10 @@
 //! A trained model to a bundle: weights in f16, or in 8 bits where `quantize` has rounded them, tokenizer, head, and how all of it was made.
-use super::{checkpoint, error::TrainError, fit::DEVICE};
+use super::{
+    checkpoint,
+    error::TrainError,
+    fit::DEVICE,
+    quantize::{COST_FILE, cost::Cost},
+};
 use crate::{
     bundle::{
         load::{CLEANER_FILES, CONFIG_FILE, HEAD_FILE, TOKENIZER_FILE, WEIGHTS_FILE},
@@ -94,7 +99,7 @@ pub fn run(parts: Parts, provenance: Provenance, out: &Path) -> Result<Manifest,
         files: BTreeMap::new(),
         commands: provenance.commands,
         seeds: provenance.seeds,
-        training: provenance.training.into_iter().chain([weights_fact(in_8_bits)]).collect(),
+        training: provenance.training.into_iter().chain(weights_facts(&model, in_8_bits)?).collect(),
     };
     if !parts.figures.is_empty() {
         files.push((CARD_FILE.to_owned(), card(&manifest, &parts.figures, &files).into_bytes()));
@@ -131,9 +136,18 @@ fn cell(text: &str) -> String {
 }
 
 /// What the manifest says of weights.
-fn weights_fact(in_8_bits: bool) -> (String, String) {
+fn weights_facts(model: &Path, in_8_bits: bool) -> Result<Vec<(String, String)>, TrainError> {
     let how = if in_8_bits { "8 bits, rounded per output" } else { "f16" };
-    ("weights".to_owned(), how.to_owned())
+    let mut facts = vec![("weights".to_owned(), how.to_owned())];
+    let path = model.join(COST_FILE);
+    if path.is_file() {
+        let json = std::fs::read(&path).map_err(TrainError::disk(&path, "read"))?;
+        let Cost { kl_nats_per_token, tokens, lists } =
+            serde_json::from_slice(&json).map_err(|error| TrainError::file(&path, error))?;
+        let cost = format!("{kl_nats_per_token:.2e} nats a token, the mean of {tokens} in {lists} lists");
+        facts.push(("weights.kl".to_owned(), cost));
+    }
+    Ok(facts)
 }
 
 /// A model reads only prompts like those it was trained on.

@@ -1,4 +1,6 @@
 //! A model folder with weights in 8 bits: a quarter of f32's size, and what serving in 8 bits would make of it anyway.
+pub mod cost;
+
 use super::{checkpoint, error::TrainError, fit::DEVICE};
 use crate::{
     bundle::load::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE},
@@ -11,10 +13,14 @@ use std::path::Path;
 /// Files that describe a model and are copied as they are, where they are there.
 const COPIED: [&str; 3] = [TOKENIZER_FILE, "tokenizer_config.json", "generation_config.json"];
 
-/// Rounds the matrices of a model folder per output and writes a folder of the same layout, in the format of compressed-tensors.
+/// Beside rounded weights: what they cost, where it was measured.
+pub const COST_FILE: &str = "quantization.json";
+
+/// Rounds the matrices of a model folder per output and writes a folder of the same layout, in the format of compressed-tensors. With
+/// `prompts` it measures what that costs, too ([`cost::measure`]).
 /// # Errors
-/// If the folder does not hold a sound model, its weights are in 8 bits already, or the other cannot be written.
-pub fn run(model: &Path, out: &Path) -> Result<(), TrainError> {
+/// If the folder does not hold a sound model, its weights are in 8 bits already, the other cannot be written, or nothing can be measured.
+pub fn run(model: &Path, prompts: Option<&Path>, out: &Path) -> Result<(), TrainError> {
     let model = checkpoint::resolve(model)?;
     if Checkpoint::open(&model, DType::F32, &DEVICE)?.is_rounded() {
         return Err(TrainError::file(&model, "its weights are in 8 bits already"));
@@ -33,5 +39,8 @@ pub fn run(model: &Path, out: &Path) -> Result<(), TrainError> {
     }
     checkpoint::write_file(&out.join(WEIGHTS_FILE), &parameters.to_rounded_safetensors()?)?;
     // Last: a folder without it is no model.
-    checkpoint::write_file(&out.join(CONFIG_FILE), format!("{config_json:#}").as_bytes())
+    checkpoint::write_file(&out.join(CONFIG_FILE), format!("{config_json:#}").as_bytes())?;
+    let Some(prompts) = prompts else { return Ok(()) };
+    let cost = serde_json::to_vec_pretty(&cost::measure(&model, out, prompts)?);
+    checkpoint::write_file(&out.join(COST_FILE), &cost.map_err(|error| TrainError::file(out, error))?)
 }

@@ -39,7 +39,7 @@ pub fn run(
             reason: format!("temperature is {temperature}, it must be above 0"),
         });
     }
-    for_each_line(input, |line: ScoreLine| {
+    for_each_line(input, STDIN, |line: ScoreLine| {
         let prompt = folder.ids("prompt", line.prompt.as_deref(), line.prompt_ids.as_deref())?;
         let completion =
             folder.ids("completion", line.completion.as_deref(), line.completion_ids.as_deref())?;
@@ -71,7 +71,8 @@ fn logprobs(
         let hidden = hidden.narrow(0, prompt.len() - 1, completion.len())?.contiguous()?;
         let logits = (folder.model.logits(&hidden)?.to_dtype(DType::F32)? / temperature)?;
         let logprobs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
-        let chosen = Tensor::from_slice(completion, (completion.len(), 1), folder.model.device())?;
+        let chosen = folder.model.config().output_ids.columns(completion)?;
+        let chosen = Tensor::from_vec(chosen, (completion.len(), 1), folder.model.device())?;
         Ok(logprobs.gather(&chosen, D::Minus1)?.flatten_all()?.to_vec1()?)
     };
     compute().map_err(|error| {
@@ -82,14 +83,17 @@ fn logprobs(
     })
 }
 
+/// What lines are read from, unless it is a file.
+pub(super) const STDIN: &str = "standard input";
+
 /// Reads JSON lines and calls `each`; blank lines are skipped.
 pub(super) fn for_each_line<T: serde::de::DeserializeOwned>(
     input: &mut dyn BufRead,
+    file: &str,
     mut each: impl FnMut(T) -> Result<(), String>,
 ) -> Result<(), TrainError> {
     for (idx, line) in input.lines().enumerate() {
-        let wrong =
-            |reason: String| TrainError::Line { file: "standard input".to_owned(), line: idx + 1, reason };
+        let wrong = |reason: String| TrainError::Line { file: file.to_owned(), line: idx + 1, reason };
         let line = line.map_err(|error| wrong(error.to_string()))?;
         if line.trim().is_empty() {
             continue;

@@ -2,13 +2,15 @@
 pub mod grpo;
 mod layered;
 pub mod lora;
+pub mod output;
 pub mod remote;
 
 use super::{optimizer::AdamWSettings, schedule::Schedule, watch::WatchSettings};
-use crate::model::config::{Biases, DecoderConfig, Family, RopeScaling};
+use crate::model::config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling};
 use grpo::GrpoSettings;
 pub use layered::layered;
 use lora::LoraSettings;
+use output::OutputTokens;
 use remote::{CallSettings, HttpJudgeSettings};
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +71,7 @@ impl NetworkShape {
             tied_head: true,
             eos_ids: vec![eos_id],
             biases: Biases::of(Family::Qwen2),
+            output_ids: OutputIds::All,
         }
     }
 }
@@ -189,6 +192,9 @@ pub struct SftSettings {
     pub singles_per_reader: usize,
     /// The first steps of the loop, which read single signals only; none where the lists are of later clicks.
     pub single_signal_steps: u64,
+    /// Which tokens may be written from now on. Inherited: what others cost in quality is for each world to measure.
+    #[serde(default = "OutputTokens::inherited", skip_serializing_if = "OutputTokens::is_inherited")]
+    pub output_tokens: OutputTokens,
     /// Adapters in place of full training. None: all parameters are trained.
     #[serde(default = "LoraSettings::none", skip_serializing_if = "LoraSettings::is_none")]
     pub lora: LoraSettings,
@@ -231,6 +237,7 @@ impl SftSettings {
             notes: true,
             singles_per_reader: 8,
             single_signal_steps: 300,
+            output_tokens: OutputTokens::Inherited,
             lora: LoraSettings::none(),
             fit,
         }

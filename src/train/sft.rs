@@ -3,19 +3,23 @@ use super::{
     checkpoint,
     error::TrainError,
     events::World,
-    examples,
+    examples::{self, Examples},
     fit::{self, MicroBatch, Place},
     order::Order,
     packing::{self, Example},
     pretrain::{ids_digest, settings_digest},
-    settings::{FitSettings, SftSettings},
+    settings::{FitSettings, SftSettings, output::OutputTokens},
 };
 use crate::{
     bundle::{load::TOKENIZER_FILE, manifest::sha256_hex},
+    model::config::OutputIds,
     text::tokens::Tokens,
 };
 use candle_core::Device;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// Fine-tunes the model `init` on training readers' examples, on `device`; goes on from the newest checkpoint in `out` where there is one.
 ///
@@ -48,6 +52,9 @@ pub fn run(
     let digest = settings_digest(settings, &[sha256_hex(tokenizer_json), ids_digest(&rows), weights])?;
     let lora = settings.lora.of_seed(settings.fit.seed)?;
     let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
+    if settings.output_tokens == OutputTokens::Taught {
+        run.config.output_ids = taught(&examples, tokens, &run.config.eos_ids);
+    }
     let n_single_steps = if examples.singles.is_empty() { 0 } else { settings.single_signal_steps };
     if n_single_steps >= settings.fit.steps {
         let reason = format!(
@@ -64,6 +71,18 @@ pub fn run(
     };
     let place = Place { title: "sft", out, tokenizer_json };
     fit::fit(&mut run, &settings.fit, place, &batches)
+}
+
+/// The tokens of all lists and notes, and those that end a list.
+fn taught(examples: &Examples, tokens: &Tokens, eos_ids: &[u32]) -> OutputIds {
+    let examples = examples.singles.iter().chain(&examples.whole);
+    let written = |example: &Example| {
+        let notes = example.notes.iter().map(|&(_, id)| id);
+        example.completion.iter().copied().chain(notes).collect::<Vec<u32>>()
+    };
+    let mut ids: BTreeSet<u32> = examples.flat_map(written).collect();
+    ids.extend(tokens.stop_ids().iter().chain(eos_ids));
+    OutputIds::Kept(ids.into_iter().collect())
 }
 
 /// Examples that are learned in an order of their own.

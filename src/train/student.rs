@@ -35,6 +35,7 @@ use crate::{
     bundle::manifest::sha256_hex,
     decode::{batch::FinishedRow, sampler::SamplerSettings},
     model::{
+        config::OutputIds,
         ops::Numerics,
         transformer::{Packed, Transformer},
     },
@@ -102,6 +103,7 @@ pub fn run(
     let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
     if let Teacher::Local(teacher) = &teacher {
         say_if_cut(teacher.config().vocab_size, run.config.vocab_size);
+        check_written(&teacher.config().output_ids, &run.config.output_ids)?;
     }
     // Only the watch asks what lists are worth.
     let judge = match settings.watch.every {
@@ -120,6 +122,18 @@ pub fn run(
     watch.end(&mut run)?;
     samples.ask(&mut run)?;
     checkpoint::resolve(out)
+}
+
+/// A teacher has something to say of every token that the student may write.
+fn check_written(teacher: &OutputIds, student: &OutputIds) -> Result<(), TrainError> {
+    match (teacher, student) {
+        (OutputIds::All, _) => Ok(()),
+        (OutputIds::Kept(_), OutputIds::Kept(ids)) if teacher.columns(ids).is_ok() => Ok(()),
+        _ => {
+            let reason = "the teacher may not write all tokens that the student may (output_ids)".to_owned();
+            Err(TrainError::Settings { reason })
+        }
+    }
 }
 
 /// Checkpoints of one family have rows for more tokens than their tokenizer knows, the larger ones more of them.
@@ -290,8 +304,10 @@ impl Stage<'_> {
         };
         let (own, taught) = (inputs.hidden(student)?, inputs.hidden(teacher)?);
         let mean = TokenMean { temperature: 1.0, n_tokens };
-        let own = Unprojected { hidden: &own, head: student.head_weight()? };
-        let taught = Unprojected { hidden: &taught, head: teacher.head_weight()? };
+        // A teacher is asked for its choice among the tokens that the student may write.
+        let heads = (student.head_weight()?, teacher.head_weight_of(&student.config().output_ids)?);
+        let own = Unprojected { hidden: &own, head: &heads.0 };
+        let taught = Unprojected { hidden: &taught, head: &heads.1 };
         Ok(divergence(kind, mean, &own, &taught)?.loss)
     }
 }
@@ -329,7 +345,8 @@ fn sampled_share(
     n_tokens: usize,
 ) -> Result<Tensor, TrainError> {
     let hidden = inputs.hidden(student)?;
-    let own = Unprojected { hidden: &hidden, head: student.head_weight()? };
-    let tokens = SampledTokens { ids: &inputs.targets, sampler_logprobs, advantages };
+    let (head, columns) = (student.head_weight()?, student.config().output_ids.columns(&inputs.targets)?);
+    let own = Unprojected { hidden: &hidden, head: &head };
+    let tokens = SampledTokens { ids: &columns, sampler_logprobs, advantages };
     Ok(sampled_policy_gradient(TokenMean { temperature: 1.0, n_tokens }, &own, &tokens)?.loss)
 }

@@ -47,6 +47,7 @@ fn malformed_requests_are_refused_while_others_are_answered() {
 #[test]
 fn a_load_that_makes_no_sense_is_refused_before_a_server_is_started() {
     for arguments in [
+        ["rpc", "--rate", "0"],
         ["hits", "--clients", "0"],
         ["overload", "--times", "0"],
         ["deadlines", "--duration-s", "0"],

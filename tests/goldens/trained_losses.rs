@@ -140,8 +140,8 @@ fn check_reverse_kl(case: Case) {
     let mean = TokenMean { temperature: 1.0, n_tokens: batch.targets.len() };
     check_steps(case, |case, model, _| {
         let hidden = hidden(model, &batch);
-        let student = Unprojected { hidden: &hidden, head: model.head_weight().unwrap() };
-        let taught = Unprojected { hidden: &taught, head: teacher.head_weight().unwrap() };
+        let student = Unprojected { hidden: &hidden, head: &model.head_weight().unwrap() };
+        let taught = Unprojected { hidden: &taught, head: &teacher.head_weight().unwrap() };
         let got = divergence(Divergence::ReverseKl, mean, &student, &taught).unwrap();
         part(case, &got.loss)
     });
@@ -170,7 +170,7 @@ fn check_sampled_reverse_kl(case: Case) {
         let expected = case.json["steps"][step]["metrics"]["teacher_kl"].as_f64().unwrap();
         assert!((teacher_kl - expected).abs() <= 1e-5 * expected.abs());
         let hidden = hidden(model, &batch);
-        let student = Unprojected { hidden: &hidden, head: model.head_weight().unwrap() };
+        let student = Unprojected { hidden: &hidden, head: &model.head_weight().unwrap() };
         part(case, &sampled_policy_gradient(mean, &student, &tokens).unwrap().loss)
     });
 }

@@ -97,6 +97,19 @@ async fn a_panic_of_the_model_thread_ends_the_server_with_an_error() {
     assert!(matches!(server.ended().await, Err(RunError::EnginePanicked)));
 }
 
+/// Such memory would grow until the system ends the process.
+#[tokio::test]
+async fn a_row_that_is_held_for_nobody_ends_the_server_with_an_error() {
+    let mut plan = Plan::new();
+    plan.mishap = Mishap::Leak;
+    let mut server = plan.start().await;
+    let mut client = server.client().await;
+    let status = within(client.generate_queries(request("reader"))).await.unwrap_err();
+    refusal(&status, Code::Unavailable, "ENGINE_GONE");
+    drop(client);
+    assert!(matches!(server.ended().await, Err(RunError::EnginePanicked)));
+}
+
 #[tokio::test]
 async fn a_taken_port_is_a_clear_error_that_names_it() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -5,7 +5,7 @@ use candle_core::Device;
 use newshound::{
     decode::batch::Batch,
     model::{
-        config::{Biases, DecoderConfig, Family, RopeScaling},
+        config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling},
         ops::Numerics,
         transformer::Transformer,
         weights::Parameters,
@@ -40,6 +40,7 @@ pub fn config() -> DecoderConfig {
         tied_head: true,
         eos_ids: vec![tokens.im_end()],
         biases: Biases::of(Family::Qwen2),
+        output_ids: OutputIds::All,
     }
 }
 

@@ -85,6 +85,8 @@ pub enum Mishap {
     Panic,
     /// The first step fails.
     Step,
+    /// From the first step on a row is held for nobody.
+    Leak,
     /// The reward head is made for another width than the hidden states have.
     Head,
 }
@@ -179,7 +181,7 @@ impl Generator for Script {
     }
 
     fn n_rows(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + usize::from(self.mishap == Mishap::Leak && self.log.steps() > 0)
     }
 
     fn kv_bytes(&self) -> usize {

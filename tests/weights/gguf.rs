@@ -8,7 +8,7 @@ use candle_core::{
 };
 use newshound::{
     model::{
-        config::{Biases, DecoderConfig, Family, RopeScaling},
+        config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling},
         gguf::Gguf,
         ops::Numerics,
         transformer::Transformer,
@@ -37,6 +37,7 @@ fn configs() -> [DecoderConfig; 3] {
         tied_head: true,
         eos_ids: vec![3],
         biases: Biases::of(family),
+        output_ids: OutputIds::All,
     };
     let rope_scaling = RopeScaling::Llama3 {
         factor: 8.0,

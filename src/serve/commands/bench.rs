@@ -1,4 +1,4 @@
-//! `bench`: open-loop load on a running server, and what else can be measured.
+//! `bench`: open-loop load on a running server (`bench rpc`), and what else can be measured.
 pub mod bars;
 pub mod deadlines;
 pub mod hits;
@@ -43,12 +43,26 @@ use tokio_util::sync::CancellationToken;
 /// Connections, unless it is said otherwise.
 pub(super) const CONNECTIONS: usize = 4;
 
-/// How to load.
+/// Which server, how to report, and how to load where nothing else is to be measured.
 #[derive(Clone, Debug, Args)]
 pub struct BenchArgs {
     /// Address of the server
     #[arg(long, default_value = "127.0.0.1:50051", global = true)]
     pub addr: String,
+    /// Writes one JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to show.
+    #[command(flatten)]
+    pub reach: ReachArgs,
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// How to load.
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
     /// Requests per second
     #[arg(long, default_value_t = 5.0)]
     pub rate: f64,
@@ -77,15 +91,9 @@ pub struct BenchArgs {
     /// Most requests at a time in the plot
     #[arg(long, default_value_t = 8)]
     pub at_once: usize,
-    /// Writes one JSON object
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// What to show.
-    #[command(flatten)]
-    pub reach: ReachArgs,
 }
 
-impl BenchArgs {
+impl LoadArgs {
     /// # Errors
     /// If the load makes no sense.
     pub(super) fn check(&self) -> Result<(), CommandError> {
@@ -107,22 +115,24 @@ impl BenchArgs {
             timeout: Duration::from_millis(self.timeout_ms),
         }
     }
+}
 
-    /// Its connections.
+impl BenchArgs {
+    /// Connections of the load.
     ///
     /// # Errors
     /// If nobody answers.
     pub(super) async fn clients(&self) -> Result<Vec<Client>, CommandError> {
         let to = self.reach.to(&self.addr)?;
-        let mut clients = Vec::with_capacity(self.connections);
-        for _ in 0..self.connections {
+        let mut clients = Vec::with_capacity(self.load.connections);
+        for _ in 0..self.load.connections {
             clients.push(Client::connect(&to).await?);
         }
         Ok(clients)
     }
 }
 
-/// What else can be measured; all but `swaps` without a server that runs already.
+/// What can be measured; all but `rpc` and `swaps` without a server that runs already.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Measure {
     /// Compares the compute time of several numbers of candidates
@@ -139,6 +149,8 @@ pub enum Measure {
     Malformed(MalformedArgs),
     /// Measures what a server does that is asked for ten times what it can do
     Overload(OverloadArgs),
+    /// Loads a running server, as `bench` alone does
+    Rpc(LoadArgs),
     /// Measures what readers notice of a Redis that is slow, stands still or is killed; starts one
     Sharing(SharingArgs),
     /// Measures what changing the model of a running server costs those who ask it meanwhile
@@ -151,12 +163,11 @@ pub enum Measure {
 /// What the measurement says.
 pub async fn measure(
     what: Option<Measure>,
-    load: BenchArgs,
+    args: BenchArgs,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let json = load.json;
-    let Some(what) = what else { return bench(load, out).await };
-    match what {
+    let (json, common) = (args.json, args);
+    match what.unwrap_or_else(|| Measure::Rpc(common.load.clone())) {
         Measure::Cost(args) => cost::cost(&args, json, out),
         Measure::Deadlines(args) => deadlines::deadlines(&args, json, out).await,
         Measure::Engine(args) => engine::engine(&args, json, out),
@@ -164,8 +175,9 @@ pub async fn measure(
         Measure::Index(args) => index::index(&args, json, out),
         Measure::Malformed(args) => malformed::malformed(&args, json, out).await,
         Measure::Overload(args) => overload::overload(&args, json, out).await,
+        Measure::Rpc(load) => rpc(BenchArgs { load, ..common }, out).await,
         Measure::Sharing(args) => sharing::sharing(&args, json, out).await,
-        Measure::Swaps(args) => swaps::swaps(args, load, out).await,
+        Measure::Swaps(args) => swaps::swaps(args, common, out).await,
     }
 }
 
@@ -173,9 +185,10 @@ pub async fn measure(
 ///
 /// # Errors
 /// If nobody answers, no request is answered, or the load makes no sense.
-async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    args.check()?;
-    let (connected, readers) = (args.clients().await?, args.readers());
+async fn rpc(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+    let load = &args.load;
+    load.check()?;
+    let (connected, readers) = (args.clients().await?, load.readers());
     let (started, mut tally) = (Instant::now(), Tally::new()?);
     let mut clients = connected.iter().cycle();
     let call = |number| {
@@ -185,7 +198,7 @@ async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError>
             Some(reply.map(|Reply { cache, cost, .. }| (cache, cost)))
         }
     };
-    let pace = Pace::during(args.rate, Duration::from_secs_f64(args.duration_s));
+    let pace = Pace::during(load.rate, Duration::from_secs_f64(load.duration_s));
     load::open(pace, &CancellationToken::new(), call, |ended| {
         // Without connections nothing leaves.
         ended.outcome.into_iter().for_each(|outcome| tally.add((outcome, ended.took)));
@@ -193,8 +206,8 @@ async fn bench(args: BenchArgs, out: &mut dyn Write) -> Result<(), CommandError>
     .await?;
     tally.report(&args, started.elapsed(), out)?;
     tally.verdict()?;
-    match &args.plot {
-        Some(path) => sweep::draw(&args, &connected, pace.n_requests, path).await,
+    match &load.plot {
+        Some(path) => sweep::draw(load, &connected, pace.n_requests, path).await,
         None => Ok(()),
     }
 }
@@ -248,12 +261,12 @@ impl Tally {
     }
 
     fn report(&self, args: &BenchArgs, took: Duration, out: &mut dyn Write) -> Result<(), CommandError> {
-        let percentiles = self.latencies.percentiles();
+        let (percentiles, load) = (self.latencies.percentiles(), &args.load);
         if args.json {
             let report = serde_json::json!({
-                "rate_per_s": args.rate,
-                "candidates": args.n,
-                "duration_s": args.duration_s,
+                "rate_per_s": load.rate,
+                "candidates": load.n,
+                "duration_s": load.duration_s,
                 "seconds": took.as_secs_f64(),
                 "codes": self.codes,
                 "cache": self.caches,
@@ -268,9 +281,9 @@ impl Tally {
         writeln!(
             out,
             "sent {} requests per second for {} s, {} candidates each; {answered_per_s:.1} answers per second in {:.1} s",
-            args.rate,
-            args.duration_s,
-            args.n,
+            load.rate,
+            load.duration_s,
+            load.n,
             took.as_secs_f64()
         )?;
         for (code, count) in &self.codes {

@@ -5,7 +5,7 @@
 use super::{
     CommandError,
     bench::{
-        BenchArgs, CONNECTIONS, OK, Tally,
+        BenchArgs, CONNECTIONS, LoadArgs, OK, Tally,
         bars::{Bar, Bars},
         load::{self, Pace},
         memory::ProcessMemory,
@@ -70,17 +70,18 @@ pub async fn swaps(args: SwapsArgs, common: BenchArgs, out: &mut dyn Write) -> R
         let usage = "calm must be above 0 and at most 86400 s, there must be two folders and one swap";
         return Err(CommandError::Usage(usage.to_owned()));
     }
-    let load = BenchArgs {
+    let load = LoadArgs {
         rate: args.rate,
         duration_s: args.calm_s,
         n: args.n,
         readers: args.readers,
         signals: args.signals,
         connections: CONNECTIONS,
-        ..common
+        ..common.load
     };
+    let load = BenchArgs { load, ..common };
     let json = load.json;
-    load.check()?;
+    load.load.check()?;
     let operator = ReachArgs { token_file: args.admin_token_file.clone(), ..load.reach.clone() };
     let mut admin = AdminClient::connect(&operator.to(&args.admin)?).await?;
     let process = args.pid.map(ProcessMemory::start).transpose()?;
@@ -134,6 +135,7 @@ async fn send(
     args: BenchArgs,
     stop: CancellationToken,
 ) -> Result<Replies, CommandError> {
+    let BenchArgs { load: args, .. } = args;
     let (readers, mut replies) = (args.readers(), Replies::new()?);
     let mut clients = clients.iter().cycle();
     let call = |number| {

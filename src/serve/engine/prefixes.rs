@@ -84,6 +84,11 @@ impl Prefixes {
         self.n_bytes
     }
 
+    /// Whether what is counted is what is held.
+    pub fn is_accounted(&self) -> bool {
+        self.n_bytes == self.kept.values().map(|kept| kept.prefix.n_bytes()).sum::<usize>()
+    }
+
     /// Drops a reader's prompt.
     pub fn forget(&mut self, owner: Owner) {
         if let Some(kept) = self.kept.remove(&owner) {
@@ -109,7 +114,7 @@ fn n_equal(left: &[u32], right: &[u32]) -> usize {
 mod tests {
     use super::*;
     use crate::model::{
-        config::{Biases, DecoderConfig, Family, RopeScaling},
+        config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling},
         ops::Numerics,
         transformer::Transformer,
         weights::Parameters,
@@ -137,6 +142,7 @@ mod tests {
             tied_head: true,
             eos_ids: vec![1],
             biases: Biases::of(Family::Qwen2),
+            output_ids: OutputIds::All,
         };
         Transformer::load(&config, &mut Parameters::fresh(1, &Device::Cpu), Numerics::Serve).unwrap()
     }
@@ -204,6 +210,10 @@ mod tests {
         assert_eq!(known(&mut prefixes, third, &ids, at(4)), 3);
         prefixes.keep(third, ids.to_vec(), prefix(&ids), at(5));
         assert_eq!(prefixes.n_bytes(), 2 * n_bytes, "a prompt in place of an older one counts once");
+        assert!(prefixes.is_accounted());
+        prefixes.n_bytes += 1;
+        assert!(!prefixes.is_accounted());
+        prefixes.n_bytes -= 1;
         prefixes.forget(READER);
         assert_eq!(known(&mut prefixes, READER, &ids, at(6)), 2);
     }

@@ -141,9 +141,26 @@ impl<G: Generator> Thread<'_, G> {
         let (queued, prefix_bytes) = (self.waiting.len(), self.prefixes.n_bytes());
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
         let (free, aged) = (self.standing().free, self.waiting.aged(Instant::now()));
+        self.assert_accounted(rows);
         self.shared.load.lock().runs(rows, free, aged);
         let pressure = self.shared.pressure(queued, rows, self.last_need);
         self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes, pressure });
+    }
+
+    /// What is allocated is used, and the rest is free: the batch has `n_rows` of groups that run and no others, those have no more room than
+    /// there is, and of kept prompts the bytes are counted that they hold.
+    ///
+    /// # Panics
+    /// If not. Memory that nobody counts would grow until the system ends the process, at any time; so the thread ends here.
+    fn assert_accounted(&self, n_rows: usize) {
+        let of_groups = self.running.keys().map(|&group| self.generator.n_rows_of(group)).sum::<usize>();
+        assert_eq!(n_rows, of_groups, "rows of the batch belong to groups that run");
+        let of_jobs =
+            self.running.values().map(Running::need).chain(self.arriving.iter().map(|one| one.takes().1));
+        let (n_jobs, used) = of_jobs.fold((0, Room::default()), |(n, used), need| (n + 1, used.and(need)));
+        // One that is alone may be larger.
+        assert!(n_jobs < 2 || used.fits(self.shared.limits.room), "jobs have the room that there is");
+        assert!(self.prefixes.is_accounted(), "kept prompts are counted");
     }
 
     /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.

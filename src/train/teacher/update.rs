@@ -106,20 +106,20 @@ fn micro_batch(
     let hidden = model.hidden_of(&batch.packed)?.squeeze(0)?.index_select(&predictors, 0)?;
     let lengths: Vec<usize> = examples.iter().map(|example| example.completion.len()).collect();
     let advantages: Vec<f32> = chosen.iter().flat_map(|&idx| rows.advantages[idx].iter().copied()).collect();
-    let logits = model.logits(&hidden)?;
+    let (logits, columns) = (model.logits(&hidden)?, model.config().output_ids.columns(&batch.targets)?);
     // The network that samples is the one that learns: at first the old policy is the one of now. What the decoder said when it
     // sampled tells how far its kernels are from those of training.
     let old: Vec<f32> = match rows.old {
         Some(old) => chosen.iter().flat_map(|&idx| old[idx].iter().copied()).collect(),
         None => {
-            let targets = Tensor::from_slice(&batch.targets, batch.targets.len(), device)?;
+            let targets = Tensor::from_slice(&columns, columns.len(), device)?;
             token_logprobs(&logits.detach(), &targets, TEMPERATURE)?.to_vec1()?
         }
     };
     let sampled: Vec<f32> =
         chosen.iter().flat_map(|&idx| rows.rows[idx].1.logprobs.iter().copied()).collect();
     let policy_batch = PolicyBatch {
-        ids: &batch.targets,
+        ids: &columns,
         row_lengths: &lengths,
         advantages: &advantages,
         old_logprobs: &old,

@@ -1,5 +1,5 @@
 //! Readers that a running server answers per second, where one number of what they ask for changes and the others stay.
-use super::{BenchArgs, Client, CommandError, load::Readers};
+use super::{Client, CommandError, LoadArgs, load::Readers};
 use crate::serve::{
     commands::{
         engine::rate,
@@ -26,7 +26,7 @@ struct Point {
 
 /// Measures each point for as long as the load took, and draws them. `next`: the first request that nobody has asked.
 pub(super) async fn draw(
-    args: &BenchArgs,
+    args: &LoadArgs,
     clients: &[Client],
     next: u64,
     path: &Path,

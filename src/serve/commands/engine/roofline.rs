@@ -123,7 +123,7 @@ impl Work {
         Self {
             body: (layers * layer) as f64,
             body_unread: unread as f64,
-            head: (config.vocab_size * width) as f64,
+            head: (config.output_ids.n_of(config.vocab_size) * width) as f64,
             attention: (4 * layers * query) as f64,
             kv: (2 * layers * kv) as f64,
         }
