@@ -27,7 +27,9 @@ use super::{
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
     pipeline::{self, Profile},
-    pretrain, quantize, report, score, search, serve_reward,
+    pretrain, quantize, report,
+    rewards::composite::Composite,
+    score, search, serve_reward,
     settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
     sft,
     signals::signalled,
@@ -220,6 +222,7 @@ fn run_serve_reward(args: &ServeRewardArgs, output: &mut dyn Write) -> Result<()
     let world = cleaned(&prompts.world, prompts.cleaner.as_deref(), Scope::Validation)?;
     let Asks { askers, .. } = teacher::prompts(&world, &prompts.init, &settings)?;
     let judge = teacher::judge(&world)?;
+    let composite = Composite::of(&world, &judge, settings.rewards.weights)?;
     let interrupted = async {
         // Where signals cannot be listened to, the process ends by them.
         if signalled().await.is_err() {
@@ -227,7 +230,7 @@ fn run_serve_reward(args: &ServeRewardArgs, output: &mut dyn Write) -> Result<()
         }
     };
     let mut said = Ok(());
-    serve_reward::run(&judge, &askers, args.addr, interrupted, |addr| {
+    serve_reward::run(&composite, &askers, args.addr, interrupted, |addr| {
         said = say(output, &format_args!("rewards at http://{addr}/get_reward"));
     })?;
     said
