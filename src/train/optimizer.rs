@@ -3,7 +3,7 @@ use super::{error::TrainError, gradients::Gradients};
 use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, View};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fs::File, path::Path};
 
 /// Constants of the update.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,18 +96,18 @@ impl AdamW {
         })
     }
 
-    /// Returns the moments as a safetensors file: `first/<name>` and `second/<name>`.
+    /// Writes the moments as a safetensors file, tensor by tensor: `first/<name>` and `second/<name>`.
     /// # Errors
-    /// If the file cannot be encoded.
-    pub fn to_safetensors(&self) -> Result<Vec<u8>, TrainError> {
+    /// If the disk refuses.
+    pub fn write(&self, path: &Path) -> Result<(), TrainError> {
         let views = self.moments.iter().flat_map(|(name, moments)| {
             [
                 (format!("first/{name}"), Values::of(&moments.first)),
                 (format!("second/{name}"), Values::of(&moments.second)),
             ]
         });
-        safetensors::serialize(views, None)
-            .map_err(|error| TrainError::File { file: OPTIMIZER_FILE.to_owned(), reason: error.to_string() })
+        safetensors::serialize_to_file(views, None, path).map_err(|error| TrainError::file(path, error))?;
+        File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::disk(path, "write"))
     }
 
     /// Reads moments back for the parameters given.
