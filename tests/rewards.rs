@@ -4,7 +4,7 @@ use newshound::{
     text::parse::parse,
     train::{
         events::{Reader, Scope, Split, World},
-        rewards::{Aggregation, Judge, Rewards, view::View, wishes::wishes},
+        rewards::{Aggregation, Judge, Rewards, hit::Hits, view::View, wishes::wishes},
     },
     world::{self, Size, WorldSettings},
 };
@@ -122,4 +122,22 @@ fn no_word_stands_twice_in_the_judges_own_list() {
         let words: Vec<&str> = list.as_slice().iter().flat_map(|query| query.as_str().split(' ')).collect();
         assert_eq!(words.iter().collect::<BTreeSet<_>>().len(), words.len(), "{} {words:?}", reader.key);
     }
+}
+
+#[test]
+fn a_query_hits_what_a_training_reader_clicked_within_a_day_and_nobody_else_is_looked_at() {
+    let hits = Hits::of(&WORLD).unwrap();
+    let clicks = WORLD.training_readers().flat_map(|reader| {
+        let clicks = reader.clicks_between(i64::MIN, WORLD.cutoff_unix_s);
+        clicks.map(move |click| (reader, &WORLD.articles[click.article_idx.unwrap()], click.time_unix_s - 1))
+    });
+    let (reader, article, before) = { clicks }.find(|(_, article, at)| article.is_alive_at(*at)).unwrap();
+    let words: Vec<&str> = article.title.split_whitespace().take(6).collect();
+    let list = parse(&format!("zzxq vvkj\n{}\nqqzz xxjv", words.join(" "))).unwrap();
+    let clicked = hits.clicked(reader, before).unwrap();
+    assert_eq!(hits.of_queries(&list, &clicked).unwrap(), [0.0, 1.0, 0.0]);
+    // All her clicks are older than that, or she may not be learned from.
+    assert!(hits.clicked(reader, WORLD.cutoff_unix_s).is_none());
+    let valid = Reader { split: Split::Valid, ..reader.clone() };
+    assert!(hits.clicked(&valid, before).is_none());
 }

@@ -21,6 +21,7 @@ use newshound::{
             layered,
             lora::LoraSettings,
             remote::{CallSettings, HttpJudgeSettings},
+            rewards::{RewardSettings, RewardWeights},
         },
         teacher::{self, Start},
         watch::WatchSettings,
@@ -87,6 +88,25 @@ fn a_run_notes_every_reward_and_samples_from_the_network_that_it_trains() {
         assert!(figure("sampling/sampling_logp_difference/max") < f64::from(tolerance(1e-4)), "{line}");
         assert_eq!(figure("clip_ratio/region_mean"), 0.0);
     }
+}
+
+#[test]
+fn hits_are_noted_where_they_count_and_are_no_part_of_a_run_where_they_do_not() {
+    let weights = RewardWeights { hit: 0.5, ..RewardWeights::usual() };
+    let counted = TeacherSettings { rewards: RewardSettings { weights }, ..optional(1) };
+    for (settings, name, count) in [(counted, "hits", true), (optional(1), "no-hits", false)] {
+        let out = DIR.path().join(name);
+        teacher::run(&STAGES.watched, start(), &settings, &out, &Device::Cpu).unwrap();
+        let line = &lines(&out)[0];
+        for figure in ["mean", "std", "missing_ratio", "seconds"] {
+            let figure = line[format!("rewards/hit/{figure}")].as_f64();
+            assert_eq!(figure.is_some_and(|figure| (0.0..=1.0).contains(&figure)), count, "{line}");
+        }
+    }
+    let nothing = RewardWeights { coverage: -1.0, ..RewardWeights::usual() };
+    let settings = TeacherSettings { rewards: RewardSettings { weights: nothing }, ..optional(1) };
+    let error = teacher::run(&STAGES.watched, start(), &settings, &DIR.path().join("less"), &Device::Cpu);
+    assert!(error.unwrap_err().to_string().contains("rewards.weights"));
 }
 
 #[test]
@@ -327,7 +347,7 @@ fn options_that_mean_nothing_are_refused() {
 #[test]
 fn plain_options_leave_no_trace_in_the_settings_and_a_file_may_name_one_of_them() {
     let text = toml::to_string(&settings(1)).unwrap();
-    assert!(!text.contains("grpo"), "{text}");
+    assert!(!text.contains("grpo") && !text.contains("rewards"), "{text}");
     let file = DIR.path().join("teacher.toml");
     fs::write(&file, "[grpo]\nadvantage = \"gated\"\n").unwrap();
     let read = layered(&settings(1), Some(&file), &[]).unwrap();
@@ -350,6 +370,7 @@ fn the_sample_settings_name_every_option_and_change_nothing() {
         ..GrpoSettings::plain()
     };
     assert_eq!(of(&sample["grpo"]), table(toml::Table::try_from(all)));
+    assert_eq!(of(&sample["rewards"]["weights"]), table(toml::Table::try_from(RewardWeights::usual())));
     assert_eq!(of(&sample["lora"]), table(toml::Table::try_from(LoraSettings::none())));
     // The limits of calls are no part of what is written: they do not make another run.
     let mut judge = of(&sample["http_judge"]);

@@ -51,7 +51,6 @@ impl Staged {
             let mut file = File::create(&path).map_err(at(&path))?;
             file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&path))?;
         }
-        sync_folder(&staging)?;
         Ok(Self { staging, target: target.to_owned() })
     }
 
@@ -65,6 +64,7 @@ impl Staged {
     /// If the disk refuses. The older folder is then back in its place or beside it as `.<name>.replaced`; so it is
     /// after a crash between the two renames.
     pub fn publish(self) -> Result<(), BundleError> {
+        sync_folder(&self.staging)?;
         let replaced = beside(&self.target, "replaced")?;
         // Where only the replaced folder is left, an earlier write was cut short: it is the one whole copy.
         if self.target.exists() {

@@ -2,7 +2,11 @@
 use super::{
     events::{self, Event, Reader, World},
     examples::cuts,
-    rewards::{Judge, view::View},
+    rewards::{
+        Judge,
+        hit::{Clicked, Hits},
+        view::View,
+    },
 };
 use crate::text::{prompt, tokens::Tokens};
 
@@ -11,6 +15,7 @@ use crate::text::{prompt, tokens::Tokens};
 pub struct Asker<'a> {
     /// Her place among the readers given.
     pub reader_idx: usize,
+    reader: &'a Reader,
     /// The traces that her prompt shows, oldest first.
     shown: Vec<&'a Event>,
     at_unix_s: i64,
@@ -39,12 +44,17 @@ impl<'a> Asker<'a> {
         let prompt = prompt::build(&signals, tokens, prompt_tokens);
         // The oldest are left out where the prompt has no room.
         let shown = readable[readable.len().saturating_sub(prompt.signal_ends.len())..].to_vec();
-        Some((prompt.ids, Self { reader_idx, shown, at_unix_s }))
+        Some((prompt.ids, Self { reader_idx, reader, shown, at_unix_s }))
     }
 
     /// What a judge compares her lists with: by what the prompt shows, since a writer can know no more.
     pub fn view(&self, judge: &Judge<'_>) -> View {
         judge.view_of(self.shown.iter().copied(), self.at_unix_s)
+    }
+
+    /// What she clicked within a day; none where there is nothing to know.
+    pub fn clicked(&self, hits: &Hits<'_>) -> Option<Clicked> {
+        hits.clicked(self.reader, self.at_unix_s)
     }
 
     /// What this reader at this moment is called outside of the program; it tells nobody who she is.

@@ -97,10 +97,12 @@ pub fn save(out: &Path, run: &Run, tokenizer_json: &[u8], n_kept: usize) -> Resu
         (CONFIG_FILE.to_owned(), run.config.to_json().into_bytes()),
         (WEIGHTS_FILE.to_owned(), run.parameters.to_safetensors(DType::F32)?),
         (TOKENIZER_FILE.to_owned(), tokenizer_json.to_vec()),
-        (OPTIMIZER_FILE.to_owned(), run.optimizer.to_safetensors()?),
         (STATE_FILE.to_owned(), state),
     ];
     let staged = Staged::write(&folder, &files, STATE_FILE)?;
+    // Of a large model the bytes of both do not fit beside them.
+    drop(files);
+    run.optimizer.write(&staged.path().join(OPTIMIZER_FILE))?;
     if let (Some(lora), Some(base)) = (run.parameters.lora(), &run.adapted) {
         let folder = staged.path().join(ADAPTER_FOLDER);
         write_file(&folder.join(ADAPTER_FILE), &run.parameters.adapters_to_safetensors()?)?;

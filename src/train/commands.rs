@@ -27,7 +27,9 @@ use super::{
     model_folder::ModelFolder,
     pack_bundle::{self, Parts, Provenance},
     pipeline::{self, Profile},
-    pretrain, quantize, report, score, search, serve_reward,
+    pretrain, quantize, report,
+    rewards::composite::Composite,
+    score, search, serve_reward,
     settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
     sft,
     signals::End,
@@ -226,8 +228,9 @@ fn run_serve_reward(args: &ServeRewardArgs, output: &mut dyn Write, end: Arc<End
     let world = cleaned(&prompts.world, prompts.cleaner.as_deref(), Scope::Validation)?;
     let Asks { askers, .. } = teacher::prompts(&world, &prompts.init, &settings)?;
     let judge = teacher::judge(&world)?;
+    let composite = Composite::of(&world, &judge, settings.rewards.weights)?;
     let mut said = Ok(());
-    serve_reward::run(&judge, &askers, args.addr, end.of_service(), |addr| {
+    serve_reward::run(&composite, &askers, args.addr, end.of_service(), |addr| {
         said = say(output, &format_args!("rewards at http://{addr}/get_reward"));
     })?;
     said

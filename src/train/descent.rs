@@ -16,7 +16,7 @@ pub fn update(
     (step, learning_rate): (u64, f64),
 ) -> Result<f64, TrainError> {
     let value = f64::from(loss.to_scalar::<f32>()?);
-    let mut gradients = Gradients::collect(parameters.vars(), &loss.backward()?)?;
+    let mut gradients = Gradients::collect(parameters.vars(), loss.backward()?)?;
     let norm = gradients.clip(MAX_GRAD_NORM);
     if !(value.is_finite() && norm.is_finite()) {
         return Err(TrainError::Diverged { step, loss: value });

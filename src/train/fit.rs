@@ -115,6 +115,8 @@ pub fn descend<L: Line>(
         }
         let learning_rate = schedule.rate(step);
         run.optimizer.step(run.parameters.vars(), &gradients, learning_rate)?;
+        // As large as the model, and a checkpoint needs room for copies of its own.
+        drop(gradients);
         run.state.step += 1;
         run.state.target_tokens += target_tokens as u64;
         let step_time_s = started.elapsed().as_secs_f64();
@@ -156,7 +158,7 @@ pub fn loss_and_gradients(
     // Divided by the targets of the whole step: the gradient does not depend on how the step is cut.
     let weights = Tensor::full(1.0 / divisor(n_step_targets), batch.targets.len(), device)?;
     let loss = model.cross_entropy(&hidden, &targets, &weights)?;
-    let gradients = Gradients::collect(parameters.vars(), &loss.backward()?)?;
+    let gradients = Gradients::collect(parameters.vars(), loss.backward()?)?;
     Ok(LossAndGradients { loss: f64::from(loss.to_scalar::<f32>()?), gradients })
 }
 

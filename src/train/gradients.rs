@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 pub struct Gradients(BTreeMap<String, Vec<f32>>);
 
 impl Gradients {
-    /// Reads the gradient of every parameter out of a backward pass.
+    /// Takes the gradient of every parameter out of a backward pass: of a large model two copies of all would not fit beside each other.
     /// # Errors
     /// If a parameter has no gradient: a part of the network is then cut off from the loss.
-    pub fn collect(vars: &BTreeMap<String, Var>, store: &GradStore) -> Result<Self, TrainError> {
+    pub fn collect(vars: &BTreeMap<String, Var>, mut store: GradStore) -> Result<Self, TrainError> {
         vars.iter()
             .map(|(name, var)| {
-                let gradient = store.get(var).ok_or_else(|| TrainError::File {
+                let gradient = store.remove(var).ok_or_else(|| TrainError::File {
                     file: name.clone(),
                     reason: "parameter has no gradient".to_owned(),
                 })?;

@@ -76,7 +76,7 @@ pub fn fit(
         for chosen in pass.chunks(BATCH_GROUPS) {
             let groups: Vec<&[usize]> = chosen.iter().map(|&idx| train.groups[idx].as_slice()).collect();
             let loss = loss(forward, train, &groups)?;
-            let mut gradients = Gradients::collect(&vars, &loss.backward()?)?;
+            let mut gradients = Gradients::collect(&vars, loss.backward()?)?;
             gradients.clip(1.0);
             optimizer.step(&vars, &gradients, LEARNING_RATE)?;
         }

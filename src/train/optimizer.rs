@@ -2,8 +2,8 @@
 use super::{error::TrainError, gradients::Gradients};
 use candle_core::{Tensor, Var};
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use std::collections::BTreeMap;
+use safetensors::{Dtype, SafeTensors, View};
+use std::{borrow::Cow, collections::BTreeMap, fs::File, path::Path};
 
 /// Constants of the update.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,34 +96,18 @@ impl AdamW {
         })
     }
 
-    /// Returns the moments as a safetensors file: `first/<name>` and `second/<name>`.
+    /// Writes the moments as a safetensors file, tensor by tensor: `first/<name>` and `second/<name>`.
     /// # Errors
-    /// If the file cannot be encoded.
-    pub fn to_safetensors(&self) -> Result<Vec<u8>, TrainError> {
-        let bytes: Vec<(String, Vec<u8>)> = self
-            .moments
-            .iter()
-            .flat_map(|(name, moments)| {
-                [
-                    (format!("first/{name}"), le_bytes(&moments.first)),
-                    (format!("second/{name}"), le_bytes(&moments.second)),
-                ]
-            })
-            .collect();
-        let encode = |reason: safetensors::SafeTensorError| TrainError::File {
-            file: OPTIMIZER_FILE.to_owned(),
-            reason: reason.to_string(),
-        };
-        let views = bytes
-            .iter()
-            .map(|(name, bytes)| {
-                Ok((
-                    name.as_str(),
-                    TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map_err(encode)?,
-                ))
-            })
-            .collect::<Result<Vec<_>, TrainError>>()?;
-        safetensors::serialize(views, None).map_err(encode)
+    /// If the disk refuses.
+    pub fn write(&self, path: &Path) -> Result<(), TrainError> {
+        let views = self.moments.iter().flat_map(|(name, moments)| {
+            [
+                (format!("first/{name}"), Values::of(&moments.first)),
+                (format!("second/{name}"), Values::of(&moments.second)),
+            ]
+        });
+        safetensors::serialize_to_file(views, None, path).map_err(|error| TrainError::file(path, error))?;
+        File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::disk(path, "write"))
     }
 
     /// Reads moments back for the parameters given.
@@ -164,8 +148,34 @@ fn decays(name: &str) -> bool {
     !name.ends_with("bias") && !name.contains("norm")
 }
 
-fn le_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+/// Numbers that become bytes one tensor at a time: those of all would take as much memory as the moments once more.
+struct Values<'a> {
+    values: &'a [f32],
+    shape: [usize; 1],
+}
+
+impl<'a> Values<'a> {
+    fn of(values: &'a [f32]) -> Self {
+        Self { values, shape: [values.len()] }
+    }
+}
+
+impl View for Values<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
 }
 
 impl Update {

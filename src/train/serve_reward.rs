@@ -3,12 +3,12 @@
 //!
 //! `POST /get_reward` takes `query` (whole texts, or completions alone), `prompts` and `labels`, one each per list. A label says whose
 //! signals the list is judged by; `newshound-trainer prompts` writes prompts with their labels. The answer has `rewards` and `scores`,
-//! the weighted composite from 0 to 1, and the five rewards by name in `extra_logs`. `GET /health` answers when the judge is ready.
+//! the weighted composite from 0 to 1, and each reward by name in `extra_logs`, null where it is not known. `GET /health` answers when the judge is ready.
 //! Source: `openrlhf/cli/serve_rm.py`.
 use super::{
     askers::Asker,
     error::TrainError,
-    rewards::{Aggregation, Judge, Rewards},
+    rewards::{Rewards, composite::Composite, hit::HIT},
 };
 use crate::text::{
     parse,
@@ -52,7 +52,7 @@ pub struct RewardRequest {
 pub struct RewardAnswer {
     rewards: Vec<f64>,
     scores: Vec<f64>,
-    extra_logs: BTreeMap<&'static str, Vec<f64>>,
+    extra_logs: BTreeMap<&'static str, Vec<Option<f64>>>,
 }
 
 /// A request and where its answer goes.
@@ -67,7 +67,7 @@ struct Asked {
 /// # Errors
 /// If the address cannot be listened on.
 pub fn run(
-    judge: &Judge<'_>,
+    judge: &Composite<'_>,
     askers: &[Asker<'_>],
     addr: SocketAddr,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -124,7 +124,7 @@ fn gone() -> (StatusCode, String) {
 }
 
 fn rewards(
-    judge: &Judge<'_>,
+    judge: &Composite<'_>,
     by_label: &HashMap<String, &Asker<'_>>,
     request: &RewardRequest,
 ) -> Result<RewardAnswer, String> {
@@ -147,14 +147,14 @@ fn rewards(
                 .ok_or_else(|| format!("query {idx} is neither a list alone nor begins with its prompt"))?;
             // What is no list is worth nothing; that is known, and no missing value.
             let list = parse::parse(text).ok();
-            judge.rewards(list.as_ref(), &asker.view(judge)).map_err(|error| error.to_string())
+            judge.rewards(list.as_ref(), asker).map_err(|error| error.to_string())
         })
-        .collect::<Result<Vec<Rewards>, String>>()?;
-    let composites: Vec<f64> =
-        rewarded.iter().map(|rewards| rewards.composite(Aggregation::Weighted)).collect();
-    let column = |part: usize| rewarded.iter().map(|rewards| rewards.parts()[part]).collect();
-    let extra_logs =
-        Rewards::NAMES.into_iter().enumerate().map(|(part, name)| (name, column(part))).collect();
+        .collect::<Result<Vec<(Rewards, Option<f64>, f64)>, String>>()?;
+    let composites: Vec<f64> = rewarded.iter().map(|(_, _, composite)| *composite).collect();
+    let column = |part: usize| rewarded.iter().map(|(rewards, _, _)| Some(rewards.parts()[part])).collect();
+    let five = Rewards::NAMES.into_iter().enumerate().map(|(part, name)| (name, column(part)));
+    let hits = judge.hits.is_some().then(|| (HIT, rewarded.iter().map(|(_, hit, _)| *hit).collect()));
+    let extra_logs = five.chain(hits).collect();
     Ok(RewardAnswer { rewards: composites.clone(), scores: composites, extra_logs })
 }
 

@@ -4,6 +4,7 @@ mod layered;
 pub mod lora;
 pub mod output;
 pub mod remote;
+pub mod rewards;
 
 use super::{optimizer::AdamWSettings, schedule::Schedule, watch::WatchSettings};
 use crate::model::config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling};
@@ -12,6 +13,7 @@ pub use layered::layered;
 use lora::LoraSettings;
 use output::OutputTokens;
 use remote::{CallSettings, HttpJudgeSettings};
+use rewards::RewardSettings;
 use serde::{Deserialize, Serialize};
 
 /// Budget of the demo student's prompts: about twenty signals. Longer prompts cost training time in proportion.
@@ -257,6 +259,9 @@ pub struct TeacherSettings {
     /// Options of the algorithm. None: Dr.GRPO as it was published.
     #[serde(default = "GrpoSettings::plain", skip_serializing_if = "GrpoSettings::is_plain")]
     pub grpo: GrpoSettings,
+    /// What each reward counts. Those of all other tables, the watch's and the head's among them, count as always.
+    #[serde(default = "RewardSettings::usual", skip_serializing_if = "RewardSettings::is_usual")]
+    pub rewards: RewardSettings,
     /// A judge elsewhere, whose word counts beside the five rewards. None: a language model for each list costs more than the rest.
     #[serde(default = "HttpJudgeSettings::none", skip_serializing_if = "HttpJudgeSettings::is_none")]
     pub http_judge: HttpJudgeSettings,
@@ -293,6 +298,7 @@ impl TeacherSettings {
             cuts_per_reader: 2,
             lists_per_prompt: 8,
             grpo: GrpoSettings::plain(),
+            rewards: RewardSettings::usual(),
             http_judge: HttpJudgeSettings::none(),
             lora: LoraSettings::none(),
             watch: WATCH,

@@ -262,7 +262,7 @@ impl Stage<'_> {
                     sampled_share(student, &inputs, (&sampler, &advantages), n_tokens)?
                 }
             };
-            let gradients = Gradients::collect(run.parameters.vars(), &part.backward()?)?;
+            let gradients = Gradients::collect(run.parameters.vars(), part.backward()?)?;
             Ok((f64::from(part.to_scalar::<f32>()?), gradients))
         };
         self.workers.side_by_side(&buckets, of_bucket, |(part, gradient)| {

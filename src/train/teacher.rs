@@ -22,7 +22,7 @@ use super::{
     packing::Example,
     pretrain::{ids_digest, settings_digest},
     remote::judge::HttpJudge,
-    rewards::Judge,
+    rewards::{Judge, composite::Composite},
     rollout,
     samples::Samples,
     settings::TeacherSettings,
@@ -97,7 +97,7 @@ pub fn run(
     };
     let mut samples = Samples::open(place, run.state.step, &tokens, (&prompts, &askers))?;
     let stage = Stage {
-        judge: &judge,
+        composite: Composite::of(world, &judge, settings.rewards.weights)?,
         order: Order::new(settings.fit.seed, prompts.len()),
         spare: Order::new(settings.fit.seed ^ SPARE_SEED, prompts.len()),
         prompts,
@@ -185,7 +185,7 @@ fn source(
 const SPARE_SEED: u64 = 0x5eed;
 
 struct Stage<'a> {
-    judge: &'a Judge<'a>,
+    composite: Composite<'a>,
     prompts: Vec<Vec<u32>>,
     askers: Vec<Asker<'a>>,
     order: Order,
@@ -221,7 +221,7 @@ impl Stage<'_> {
 
     fn credit(&self) -> Credit<'_> {
         let judge_weight = self.http_judge.as_ref().map(|_| self.settings.http_judge.weight);
-        Credit { grpo: &self.settings.grpo, judge_weight }
+        Credit { grpo: &self.settings.grpo, weights: &self.composite.weights, judge_weight }
     }
 
     fn train(

@@ -53,7 +53,7 @@ fn number(case: &Case, key: &str) -> f64 {
 }
 
 fn part(case: &Case, loss: &Tensor) -> LossAndGradients {
-    let gradients = Gradients::collect(case.parameters.vars(), &loss.backward().unwrap()).unwrap();
+    let gradients = Gradients::collect(case.parameters.vars(), loss.backward().unwrap()).unwrap();
     LossAndGradients { loss: f64::from(loss.to_scalar::<f32>().unwrap()), gradients }
 }
 

@@ -1,5 +1,6 @@
 //! What a list is worth before anybody clicks: five rewards, each from 0 to 1, computed from a reader's signals and the
-//! news that is alive, never from later clicks and never from a world's truth.
+//! news that is alive, never from later clicks and never from a world's truth. A sixth, off by default, reads later clicks of training
+//! readers.
 //!
 //! | reward | what it asks | what it must not pay for |
 //! |---|---|---|
@@ -8,13 +9,16 @@
 //! | specificity | are the words telling, and does a query find few stories? | words that find nothing |
 //! | diversity | do the queries say and find different things? | distance beyond what is needed |
 //! | structure | do the queries keep the form? | - |
+//! | hit (optional) | does a query find what the reader clicked within a day? | what everybody clicks |
 //!
 //! Definitions follow the five rewards of arXiv 2602.15005, without its judge: what a judge model reads off a prompt is
 //! counted here from training readers ([`meaning`]). Formulas stand in each file.
 pub mod alignment;
 pub mod calibration;
+pub mod composite;
 mod coverage;
 pub mod diversity;
+pub mod hit;
 pub mod interests;
 pub mod meaning;
 mod specificity;
@@ -73,11 +77,14 @@ impl Rewards {
         match aggregation {
             Aggregation::Sum => weighted(&self.parts(), &[1.0; N_REWARDS]),
             Aggregation::Weighted => weighted(&self.parts(), &WEIGHTS),
-            Aggregation::Gated => {
-                let passes = self.parts().iter().zip(&FLOORS).all(|(part, floor)| part >= floor);
-                if passes { 0.5 * (self.alignment + self.coverage) } else { 0.0 }
-            }
+            Aggregation::Gated if self.passes() => 0.5 * (self.alignment + self.coverage),
+            Aggregation::Gated => 0.0,
         }
+    }
+
+    /// Whether no reward is below its floor.
+    pub fn passes(&self) -> bool {
+        self.parts().iter().zip(&FLOORS).all(|(part, floor)| part >= floor)
     }
 }
 

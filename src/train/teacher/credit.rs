@@ -6,14 +6,19 @@ use crate::train::{
         advantages::{AdvantageSettings, Scale, group_advantages, weighted_sums},
         best_of::added_to_best,
     },
-    rewards::{self, Aggregation, WEIGHTS},
-    settings::grpo::{Advantage, GrpoSettings},
+    rewards::{self, Aggregation},
+    settings::{
+        grpo::{Advantage, GrpoSettings},
+        rewards::RewardWeights,
+    },
 };
 
 /// How lists are told apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Credit<'a> {
     pub(super) grpo: &'a GrpoSettings,
+    /// How much each reward counts.
+    pub(super) weights: &'a RewardWeights,
     /// How much the judge elsewhere counts, where there is one.
     pub(super) judge_weight: Option<f64>,
 }
@@ -21,11 +26,16 @@ pub(super) struct Credit<'a> {
 impl Credit<'_> {
     /// What each row of [`Self::rows`] counts.
     pub(super) fn weights(self) -> Vec<f64> {
-        let own: &[f64] = match self.grpo.advantage {
-            Advantage::Sum | Advantage::Decoupled => &WEIGHTS,
-            Advantage::Gated => &[1.0],
+        let own = match self.grpo.advantage {
+            Advantage::Sum | Advantage::Decoupled => self.weights.of_five().to_vec(),
+            Advantage::Gated => vec![1.0],
         };
-        own.iter().copied().chain(self.judge_weight).collect()
+        own.into_iter().chain(self.hit_weight()).chain(self.judge_weight).collect()
+    }
+
+    /// How much hits count, where they do.
+    fn hit_weight(self) -> Option<f64> {
+        Some(self.weights.hit).filter(|weight| *weight > 0.0)
     }
 
     /// The rewards of each list of a group, as advantages are made of them.
@@ -36,10 +46,18 @@ impl Credit<'_> {
                 Advantage::Sum | Advantage::Decoupled => components(worth),
                 Advantage::Gated => gated(worth),
             };
+            row.extend(self.hit_weight().map(|_| self.hit(worth)));
             row.extend(judged.as_ref().map(|judged| judged[row_idx]));
             row
         };
         group.worths.iter().enumerate().map(row).collect()
+    }
+
+    /// What a list has for what it finds that was clicked; nothing where it does not pass and rewards are gated.
+    #[allow(clippy::cast_possible_truncation, reason = "rewards are from 0 to 1")]
+    fn hit(self, worth: &Worth) -> Option<f32> {
+        let counts = self.grpo.advantage != Advantage::Gated || worth.rewards.passes();
+        worth.hit.map(|hit| if counts { hit as f32 } else { 0.0 })
     }
 
     /// Whether no token of a group would earn anything: it teaches nothing.
@@ -144,6 +162,8 @@ mod tests {
         train::{rewards::Rewards, teacher::groups::RewardSeconds},
     };
 
+    static USUAL: std::sync::LazyLock<RewardWeights> = std::sync::LazyLock::new(RewardWeights::usual);
+
     /// A row of two queries of two tokens each and a stop token.
     fn row() -> FinishedRow {
         let end = |start, n_ids| QueryEnd { start, n_ids, hidden: Vec::new() };
@@ -158,8 +178,14 @@ mod tests {
     }
 
     fn group(rewards: [Rewards; 2], queries: [Vec<f64>; 2]) -> Group {
-        let worth =
-            |(rewards, queries)| Worth { rewards, is_list: true, judged: None, queries, raw: [0.0; 2] };
+        let worth = |(rewards, queries)| Worth {
+            rewards,
+            is_list: true,
+            judged: None,
+            hit: None,
+            queries,
+            raw: [0.0; 2],
+        };
         let worths = rewards.into_iter().zip(queries).map(worth).collect();
         Group { asker_idx: 0, rows: vec![row(), row()], worths, seconds: RewardSeconds::default() }
     }
@@ -169,7 +195,7 @@ mod tests {
     }
 
     fn of(grpo: &GrpoSettings) -> Credit<'_> {
-        Credit { grpo, judge_weight: None }
+        Credit { grpo, weights: &USUAL, judge_weight: None }
     }
 
     #[track_caller]
@@ -236,8 +262,9 @@ mod tests {
     #[test]
     fn a_list_that_the_judge_did_not_rate_is_worth_what_else_is_known() {
         let mut group = group([good(0.5), good(0.5)], [vec![], vec![]]);
+        let plain = GrpoSettings::plain();
         let advantages = |group: &Group| {
-            let credit = Credit { grpo: &GrpoSettings::plain(), judge_weight: Some(0.5) };
+            let credit = Credit { judge_weight: Some(0.5), ..of(&plain) };
             let tokens = of_tokens(credit, std::slice::from_ref(group)).unwrap();
             [tokens[0][0], tokens[1][0]]
         };
@@ -277,5 +304,25 @@ mod tests {
         assert!(is_flat(Advantage::Gated, 0.0, &gated) && !is_flat(Advantage::Sum, 0.0, &gated));
         let queries = group([good(0.5), good(0.5)], [vec![0.9, 0.2], vec![0.3, 0.2]]);
         assert!(is_flat(Advantage::Sum, 0.0, &queries) && !is_flat(Advantage::Sum, 0.5, &queries));
+    }
+
+    #[test]
+    fn what_hits_is_worth_more_by_its_weight_and_nothing_where_the_list_does_not_pass() {
+        let advantages = |advantage: Advantage, hits: [Option<f64>; 2], second: Rewards| {
+            let mut group = group([good(0.5), second], [vec![], vec![]]);
+            group.worths.iter_mut().zip(hits).for_each(|(worth, hit)| worth.hit = hit);
+            let grpo = GrpoSettings { advantage, ..GrpoSettings::plain() };
+            let weights = RewardWeights { hit: 0.5, ..RewardWeights::usual() };
+            let credit = Credit { weights: &weights, ..of(&grpo) };
+            let tokens = of_tokens(credit, std::slice::from_ref(&group)).unwrap();
+            assert!((tokens[0][0] + tokens[1][0]).abs() < 1e-6);
+            tokens[1][0]
+        };
+        let hits = [Some(0.0), Some(1.0)];
+        assert!((advantages(Advantage::Sum, hits, good(0.5)) - 0.25).abs() < 1e-6);
+        assert_eq!(advantages(Advantage::Sum, [None, None], good(0.5)), 0.0, "nothing was clicked");
+        assert!((advantages(Advantage::Gated, hits, good(0.5)) - 0.25).abs() < 1e-6);
+        let below = Rewards { diversity: 0.1, ..good(0.5) };
+        assert!((advantages(Advantage::Gated, hits, below) + 0.25).abs() < 1e-6, "it has no reward at all");
     }
 }

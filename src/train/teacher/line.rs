@@ -13,7 +13,7 @@ use crate::{
             advantages::{AdvantageSettings, Scale, Spread, reward_metrics, spread},
             policy_metrics::PolicyMetrics,
         },
-        rewards::{Rewards, WEIGHTS, mean},
+        rewards::{Rewards, hit::HIT, mean},
     },
 };
 
@@ -30,7 +30,7 @@ pub(super) fn figures(
     let n_valid = worths.iter().filter(|worth| worth.is_list).count();
     let mut figures = Figures::of(step, updated.loss, rows, n_valid);
     let group_size = rollout.groups.first().map_or(1, |group| group.rows.len());
-    let settings = AdvantageSettings { group_size, weights: &WEIGHTS, scale: Scale::None };
+    let settings = AdvantageSettings { group_size, weights: &credit.weights.of_five(), scale: Scale::None };
     let components: Vec<_> = worths.iter().map(|worth| credit::components(worth)).collect();
     let parts = reward_metrics(&settings, &components)?.components;
     // The reward is what the network learns from, gates and the judge elsewhere included.
@@ -53,8 +53,15 @@ pub(super) fn figures(
     for (name, seconds) in Rewards::NAMES.iter().zip(rollout.seconds.parts) {
         figures.add(format!("rewards/{name}/seconds"), seconds / n_rewarded);
     }
+    if credit.weights.hit > 0.0 {
+        // Of texts that are no lists too: they hit nothing.
+        add_optional(&mut figures, HIT, worths.iter().map(|worth| worth.hit).collect());
+        figures.add(format!("rewards/{HIT}/seconds"), rollout.seconds.hit / n_rewarded);
+    }
     if credit.judge_weight.is_some() {
-        add_judged(&mut figures, &worths);
+        // Of texts that are no lists it was not asked.
+        let lists = worths.iter().filter(|worth| worth.is_list);
+        add_optional(&mut figures, "http_judge", lists.map(|worth| worth.judged).collect());
         figures.add("rewards/http_judge/seconds", rollout.seconds.judge / n_rewarded);
     }
     if credit.grpo.refills > 0 {
@@ -89,16 +96,14 @@ fn add_policy(figures: &mut Figures, policy: &PolicyMetrics) {
     }
 }
 
-/// What the judge elsewhere said of the lists; of a text that is none it was not asked.
+/// A reward that is not always known.
 #[allow(clippy::cast_precision_loss, reason = "counts of lists")]
-fn add_judged(figures: &mut Figures, worths: &[&Worth]) {
-    let lists = worths.iter().filter(|worth| worth.is_list);
-    let judged: Vec<Option<f64>> = lists.map(|worth| worth.judged).collect();
-    let Spread { mean, std } = spread(&judged);
-    figures.add("rewards/http_judge/mean", mean);
-    figures.add("rewards/http_judge/std", std);
-    let n_missing = judged.iter().filter(|rating| rating.is_none()).count();
-    figures.add("rewards/http_judge/missing_ratio", n_missing as f64 / judged.len().max(1) as f64);
+fn add_optional(figures: &mut Figures, name: &str, rewards: Vec<Option<f64>>) {
+    let Spread { mean, std } = spread(&rewards);
+    figures.add(format!("rewards/{name}/mean"), mean);
+    figures.add(format!("rewards/{name}/std"), std);
+    let n_missing = rewards.iter().filter(|reward| reward.is_none()).count();
+    figures.add(format!("rewards/{name}/missing_ratio"), n_missing as f64 / rewards.len().max(1) as f64);
 }
 
 /// Groups of a step that teach something.

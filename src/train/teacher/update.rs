@@ -127,7 +127,7 @@ fn micro_batch(
         sampler_logprobs: Some(&sampled),
     };
     let loss = policy_loss(policy, totals, &logits, &policy_batch)?;
-    let gradients = Gradients::collect(parameters.vars(), &loss.loss.backward()?)?;
+    let gradients = Gradients::collect(parameters.vars(), loss.loss.backward()?)?;
     let mut rest = old.as_slice();
     let of_row = |length: &usize| {
         let (row, others) = rest.split_at(*length);

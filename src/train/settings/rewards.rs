@@ -1,0 +1,125 @@
+//! What each reward of a list counts.
+use crate::train::{
+    error::TrainError,
+    rewards::{N_REWARDS, Rewards, WEIGHTS},
+};
+use serde::{Deserialize, Serialize};
+
+/// How the rewards of a list become one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default = "RewardSettings::usual")]
+pub struct RewardSettings {
+    /// What each counts.
+    pub weights: RewardWeights,
+}
+
+/// What each reward counts, from 0. The five are 1 together by default, which learning rates suit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default = "RewardWeights::usual")]
+pub struct RewardWeights {
+    /// There is living news about the queries.
+    pub alignment: f64,
+    /// Interests are asked for and found.
+    pub coverage: f64,
+    /// Queries are telling.
+    pub specificity: f64,
+    /// Queries differ.
+    pub diversity: f64,
+    /// Queries keep the form.
+    pub structure: f64,
+    /// A query finds what the reader clicked within a day. 0, and not computed: clicks are of what a platform chose to show.
+    pub hit: f64,
+}
+
+impl RewardSettings {
+    /// Those of [`WEIGHTS`].
+    pub fn usual() -> Self {
+        Self { weights: RewardWeights::usual() }
+    }
+
+    /// Whether nothing is other than usual. Settings of such a run are those of runs from before weights could be set.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::usual()
+    }
+}
+
+impl RewardWeights {
+    /// Those of [`WEIGHTS`], without hits.
+    pub fn usual() -> Self {
+        let [alignment, coverage, specificity, diversity, structure] = WEIGHTS;
+        Self { alignment, coverage, specificity, diversity, structure, hit: 0.0 }
+    }
+
+    /// Of the five, in the order of [`Rewards::parts`].
+    pub fn of_five(&self) -> [f64; N_REWARDS] {
+        [self.alignment, self.coverage, self.specificity, self.diversity, self.structure]
+    }
+
+    /// Weighted mean of the five and of what is known of hits, from 0 to 1.
+    pub fn mean(&self, rewards: &Rewards, hit: Option<f64>) -> f64 {
+        let five = rewards.parts().into_iter().zip(self.of_five());
+        weighted_mean(five.chain(hit.map(|hit| (hit, self.hit))))
+    }
+
+    /// What a query is worth by itself: what it finds of what is wanted, and whether it finds what was clicked, as coverage and hits count.
+    pub fn of_query(&self, found: f64, z: Option<f64>) -> f64 {
+        weighted_mean([(found, self.coverage)].into_iter().chain(z.map(|z| (z, self.hit))))
+    }
+
+    /// Looks for weights that mean nothing.
+    /// # Errors
+    /// If there is one.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let weights = [&self.of_five()[..], &[self.hit]].concat();
+        if weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0)
+            && weights.iter().any(|w| *w > 0.0)
+        {
+            return Ok(());
+        }
+        let reason = format!("rewards.weights are {weights:?}, expected 0 or more, and not all of them 0");
+        Err(TrainError::Settings { reason })
+    }
+}
+
+/// Mean of values with their weights; 0 where all weights are.
+fn weighted_mean(parts: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let (sum, total) =
+        parts.fold((0.0, 0.0), |(sum, total), (value, weight)| (sum + value * weight, total + weight));
+    sum / f64::max(total, f64::MIN_POSITIVE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::rewards::Aggregation;
+
+    #[test]
+    fn usual_weights_give_the_composite_and_what_is_not_known_does_not_count() {
+        let rewards =
+            Rewards { alignment: 0.9, coverage: 0.2, specificity: 0.4, diversity: 0.6, structure: 1.0 };
+        let usual = RewardWeights::usual();
+        let composite = rewards.composite(Aggregation::Weighted);
+        assert!((usual.mean(&rewards, None) - composite).abs() < 1e-12);
+        let with_hits = RewardWeights { hit: 1.0, ..usual };
+        assert!((with_hits.mean(&rewards, None) - composite).abs() < 1e-12);
+        assert!((with_hits.mean(&rewards, Some(1.0)) - (composite + 1.0) / 2.0).abs() < 1e-12);
+        assert!((usual.of_query(0.3, None) - 0.3).abs() < 1e-12);
+        let alike = RewardWeights { hit: usual.coverage, ..usual };
+        assert!((alike.of_query(0.3, Some(1.0)) - 0.65).abs() < 1e-12);
+    }
+
+    #[test]
+    fn weights_below_zero_and_none_at_all_are_refused() {
+        let none = RewardWeights {
+            alignment: 0.0,
+            specificity: 0.0,
+            diversity: 0.0,
+            structure: 0.0,
+            ..RewardWeights::usual()
+        };
+        assert!(none.check().is_ok(), "coverage is left");
+        assert!(RewardWeights { coverage: 0.0, ..none }.check().is_err());
+        assert!(RewardWeights { coverage: -0.1, ..RewardWeights::usual() }.check().is_err());
+        assert!(RewardWeights { hit: f64::NAN, ..RewardWeights::usual() }.check().is_err());
+    }
+}
