@@ -4,7 +4,10 @@ use super::{
     examples::cuts,
     rewards::{Judge, view::View},
 };
-use crate::text::{prompt, tokens::Tokens};
+use crate::{
+    signals::UserSignals,
+    text::{prompt, tokens::Tokens},
+};
 
 /// A reader at a moment.
 #[derive(Clone, Debug)]
@@ -45,6 +48,11 @@ impl<'a> Asker<'a> {
     /// What a judge compares her lists with: by what the prompt shows, since a writer can know no more.
     pub fn view(&self, judge: &Judge<'_>) -> View {
         judge.view_of(self.shown.iter().copied(), self.at_unix_s)
+    }
+
+    /// What the prompt shows; none where that is nothing.
+    pub fn signals(&self) -> Option<UserSignals> {
+        events::signals(self.shown.iter().copied())
     }
 
     /// What this reader at this moment is called outside of the program; it tells nobody who she is.
