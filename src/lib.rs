@@ -21,6 +21,9 @@ pub mod cleaner;
 pub mod decode;
 
 #[cfg(feature = "house")]
+pub mod lexicon;
+
+#[cfg(feature = "house")]
 pub mod bundle;
 
 #[cfg(feature = "house")]

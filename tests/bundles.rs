@@ -64,7 +64,7 @@ fn files(vocab_size: usize) -> save::Files {
     let mut weights = Parameters::fresh(1, &Device::Cpu);
     Transformer::load(&config, &mut weights, Numerics::Train).unwrap();
     let mut head = Parameters::fresh(2, &Device::Cpu);
-    RewardHead::load(&mut head, config.hidden_size).unwrap();
+    RewardHead::load(&mut head, config.hidden_size, false).unwrap();
     let contents = [
         config.to_json().into_bytes(),
         weights.to_safetensors(DType::F16).unwrap(),

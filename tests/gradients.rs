@@ -177,7 +177,7 @@ fn a_network_for_serving_has_no_gradient_but_sees_new_values() {
 #[test]
 fn the_reward_head_has_the_gradient_of_finite_differences() {
     let mut parameters = Parameters::fresh(5, &Device::Cpu);
-    let head = RewardHead::load(&mut parameters, 3).unwrap();
+    let head = RewardHead::load(&mut parameters, 3, false).unwrap();
     let mut rng = StdRng::seed_from_u64(11);
     for (name, var) in parameters.vars().iter().filter(|(name, _)| !name.contains("input")) {
         let values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(-0.5..0.5)).collect();
@@ -192,6 +192,7 @@ fn the_reward_head_has_the_gradient_of_finite_differences() {
             query_logprob: (0..n_queries).map(|_| rng.random_range(-2.0..0.0)).collect(),
             mean_logprob: -0.7,
             consensus: None,
+            affinity: None,
         })
         .collect();
     // The list part takes the scores of queries as they are: through them no gradient flows.

@@ -32,6 +32,7 @@ mod gates;
 mod goldens;
 mod gradients;
 mod imports;
+mod lexicon;
 mod news;
 mod parity;
 mod pipeline;

@@ -2,7 +2,7 @@
 use candle_core::{Device, Tensor, Var};
 use newshound::{
     model::{
-        reward_head::{Consensus, ListFeatures, RewardHead},
+        reward_head::{Affinity, Consensus, ListFeatures, RewardHead},
         weights::Parameters,
     },
     train::head_fit::bradley_terry,
@@ -14,13 +14,14 @@ fn list_of(n_queries: usize, value: f32) -> ListFeatures {
         query_logprob: vec![-0.5; n_queries],
         mean_logprob: -0.4,
         consensus: Some(Consensus { queries: vec![0.25; n_queries], list: 0.5 }),
+        affinity: None,
     }
 }
 
 #[test]
 fn a_reward_head_scores_each_list_as_if_alone() {
     let mut parameters = Parameters::fresh(3, &Device::Cpu);
-    let head = RewardHead::load(&mut parameters, 3).unwrap();
+    let head = RewardHead::load(&mut parameters, 3, false).unwrap();
     let lists = [list_of(3, 0.1), list_of(0, 0.0), list_of(8, -1.0)];
     let together = head.score(&lists).unwrap();
     for (list, scores) in lists.iter().zip(&together) {
@@ -34,7 +35,7 @@ fn a_reward_head_scores_each_list_as_if_alone() {
 
 #[test]
 fn a_reward_head_refuses_features_that_do_not_fit() {
-    let head = RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), 3).unwrap();
+    let head = RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), 3, false).unwrap();
     let mut wide = list_of(2, 0.1);
     wide.query_hidden[1].push(0.0);
     let mut unscored = list_of(2, 0.1);
@@ -50,7 +51,7 @@ fn a_reward_head_refuses_features_that_do_not_fit() {
 
 #[test]
 fn a_reward_head_lays_out_its_inputs_as_described() {
-    let head = RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), 3).unwrap();
+    let head = RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), 3, false).unwrap();
     let mut list = list_of(2, 1.0);
     list.query_logprob = vec![-0.5, -0.75];
     let rows = |inputs: Tensor| inputs.to_vec2::<f32>().unwrap();
@@ -67,7 +68,7 @@ fn a_reward_head_lays_out_its_inputs_as_described() {
 #[test]
 fn a_consensus_that_is_not_there_stands_at_the_mean_of_the_fitted_ones() {
     let mut parameters = Parameters::fresh(3, &Device::Cpu);
-    let head = RewardHead::load(&mut parameters, 3).unwrap();
+    let head = RewardHead::load(&mut parameters, 3, false).unwrap();
     for (name, width, at) in [("query.input_mean", 5, 4), ("list.input_mean", 5, 3)] {
         let means: Vec<f32> = (0..width).map(|idx| if idx == at { 0.375 } else { 0.0 }).collect();
         parameters.vars()[name].set(&Tensor::new(means, &Device::Cpu).unwrap()).unwrap();
@@ -82,6 +83,29 @@ fn a_consensus_that_is_not_there_stands_at_the_mean_of_the_fitted_ones() {
         (rows(head.query_inputs(list).unwrap()), rows(of_lists))
     };
     assert_eq!(inputs(&alone), inputs(&mean));
+}
+
+#[test]
+fn affinity_is_read_by_heads_that_were_made_to_and_stands_at_the_mean_where_it_is_not_there() {
+    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    let head = RewardHead::load(&mut parameters, 3, true).unwrap();
+    let means = Tensor::new(&[0.0_f32, 0.0, 0.0, 0.0, 0.0, 0.5], &Device::Cpu).unwrap();
+    parameters.vars()["query.input_mean"].set(&means).unwrap();
+    parameters.vars()["list.input_mean"].set(&means).unwrap();
+    let with = |affinity| ListFeatures { affinity, ..list_of(2, 1.0) };
+    let last = |list: ListFeatures| {
+        let list = std::slice::from_ref(&list);
+        let of_queries = head.query_inputs(list).unwrap().to_vec2::<f32>().unwrap();
+        let of_list = head.list_inputs(list, &head.score_queries(list).unwrap()).unwrap();
+        (of_queries.iter().map(|row| row[5]).collect::<Vec<_>>(), of_list.to_vec2::<f32>().unwrap()[0][5])
+    };
+    let affinity = Affinity { queries: vec![0.25, 0.75], list: 0.9 };
+    assert_eq!(last(with(Some(affinity.clone()))), (vec![0.25, 0.75], 0.9));
+    assert_eq!(last(with(None)), (vec![0.5, 0.5], 0.5));
+    let blind = RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), 3, false).unwrap();
+    assert_eq!(blind.query_inputs(&[with(Some(affinity))]).unwrap().dims(), [2, 5]);
+    assert!(head.score(&[with(Some(Affinity { queries: vec![0.5], list: 0.5 }))]).is_err());
+    assert!(head.score(&[with(Some(Affinity { queries: vec![0.5; 2], list: f32::NAN }))]).is_err());
 }
 
 /// Candle takes the slopes of |x| and of a relu at 0 to be 1; the gradient of a tie was three times too large.

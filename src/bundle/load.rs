@@ -4,6 +4,7 @@ use super::manifest::{BundleId, FORMAT_VERSION, MANIFEST_FILE, Manifest, sha256_
 use super::save::is_plain_name;
 use crate::{
     cleaner::{Cleaner, CleanerError},
+    lexicon::{self, Lexicon},
     model::{
         config::DecoderConfig,
         precision::Precision,
@@ -17,7 +18,7 @@ use crate::{
     },
 };
 use candle_core::{DType, Device};
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, path::Path, sync::Arc};
 use thiserror::Error;
 
 /// The network's shape.
@@ -86,6 +87,8 @@ pub struct Bundle {
     pub model: Transformer,
     /// The reward head, where there is one.
     pub head: Option<RewardHead>,
+    /// What signals mean to the head, where it reads that.
+    pub lexicon: Option<Arc<Lexicon>>,
     /// The signal cleaner, where there is one.
     pub cleaner: Option<Cleaner>,
 }
@@ -118,17 +121,29 @@ pub fn load(source: BundleSource<'_>, precision: Precision, device: &Device) -> 
     let weights = vec![(WEIGHTS_FILE.to_owned(), take(&mut files, WEIGHTS_FILE)?)];
     let mut checkpoint = Checkpoint::from_files(weights, precision.dtype(), device)?;
     let model = precision.load(&config, &mut checkpoint, device)?;
-    let head = match files.remove(HEAD_FILE) {
-        // The head is tiny and its scores are compared closely: it stays in f32 on the CPU, wherever the network computes.
+    let (head, lexicon) = match files.remove(HEAD_FILE) {
         Some(bytes) => {
-            let mut source =
-                Checkpoint::from_files(vec![(HEAD_FILE.to_owned(), bytes)], DType::F32, &Device::Cpu)?;
-            Some(RewardHead::load(&mut source, config.hidden_size)?)
+            let (head, lexicon) = self::head(bytes, config.hidden_size)?;
+            (Some(head), lexicon)
         }
-        None => None,
+        None => (None, None),
     };
     let cleaner = cleaner(&mut files)?;
-    Ok(Bundle { id, manifest, tokens, model, head, cleaner })
+    Ok(Bundle { id, manifest, tokens, model, head, lexicon, cleaner })
+}
+
+/// A reward head, and the lexicon in the same file where it reads one.
+///
+/// The head is tiny and its scores are compared closely: it stays in f32 on the CPU, wherever the network computes.
+/// # Errors
+/// If the file is none.
+pub fn head(
+    bytes: Cow<'static, [u8]>,
+    hidden_size: usize,
+) -> Result<(RewardHead, Option<Arc<Lexicon>>), BundleError> {
+    let lexicon = lexicon::file::read(&bytes).map_err(|reason| file_error(HEAD_FILE, reason))?;
+    let mut source = Checkpoint::from_files(vec![(HEAD_FILE.to_owned(), bytes)], DType::F32, &Device::Cpu)?;
+    Ok((RewardHead::load(&mut source, hidden_size, lexicon.is_some())?, lexicon.map(Arc::new)))
 }
 
 fn cleaner(files: &mut Contents) -> Result<Option<Cleaner>, BundleError> {

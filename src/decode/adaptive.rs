@@ -38,7 +38,7 @@ impl Adaptive {
     pub fn disagree(&self, rows: &[FinishedRow]) -> bool {
         let rows: Vec<&FinishedRow> = rows.iter().filter(|row| row.finish != Finish::Pruned).collect();
         let lists: Vec<&FinishedRow> = rows.iter().copied().filter(|row| (self.is_list)(row)).collect();
-        let agreements = list_features(&lists).into_iter().filter_map(|read| read.consensus);
+        let agreements = list_features(&lists, None).into_iter().filter_map(|read| read.consensus);
         let agreement: f32 = agreements.map(|consensus| consensus.list).sum();
         #[allow(clippy::cast_precision_loss, reason = "a handful of lists")]
         let enough = AGREEMENT_MIN * rows.len() as f32;

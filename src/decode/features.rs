@@ -1,14 +1,20 @@
 //! What the reward head reads of finished rows: one definition for the server and for the trainer.
 use super::batch::FinishedRow;
-use crate::model::reward_head::{Consensus, ListFeatures};
-use std::collections::{BTreeSet, HashMap};
+use crate::model::reward_head::{Affinity, Consensus, ListFeatures};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// Says of a row how far it asks for what its reader's signals ask for.
+pub type Meets = Arc<dyn Fn(&FinishedRow) -> Affinity + Send + Sync>;
 
 /// Gathers the features of rows of one prompt, in their order.
 ///
 /// A query's log-probability is the mean over its own tokens in nats, without the boundary; the list's is the mean over
 /// every sampled token, boundaries and stop included, and 0 for a row without tokens. Consensus counts a query's own
 /// tokens.
-pub fn list_features(rows: &[&FinishedRow]) -> Vec<ListFeatures> {
+pub fn list_features(rows: &[&FinishedRow], meets: Option<&Meets>) -> Vec<ListFeatures> {
     let mut n_holders: HashMap<u32, usize> = HashMap::new();
     for row in rows {
         let ids: BTreeSet<u32> = queries(row).flat_map(|(_, ids, _)| ids).copied().collect();
@@ -17,7 +23,11 @@ pub fn list_features(rows: &[&FinishedRow]) -> Vec<ListFeatures> {
     // The row itself is among the holders of its tokens.
     let n_others = rows.len().saturating_sub(1);
     let share = |id: &u32| ratio(n_holders[id] - 1, n_others);
-    rows.iter().map(|row| features(row, (n_others > 0).then_some(&share))).collect()
+    let read = |row: &&FinishedRow| ListFeatures {
+        affinity: meets.map(|meets| meets(row)),
+        ..features(row, (n_others > 0).then_some(&share))
+    };
+    rows.iter().map(read).collect()
 }
 
 /// What a row had written when it had `n_ids` ids.
@@ -45,7 +55,8 @@ fn features(row: &FinishedRow, share: Option<&dyn Fn(&u32) -> f32>) -> ListFeatu
         }
     }
     let consensus = share.map(|_| Consensus { list: mean(&of_tokens), queries: of_queries });
-    ListFeatures { query_hidden, query_logprob, mean_logprob: row.mean_logprob(), consensus }
+    let mean_logprob = row.mean_logprob();
+    ListFeatures { query_hidden, query_logprob, mean_logprob, consensus, affinity: None }
 }
 
 /// Hidden state, ids and log-probabilities of every query.
@@ -86,7 +97,7 @@ mod tests {
     }
 
     fn alone(row: &FinishedRow) -> ListFeatures {
-        list_features(&[row]).remove(0)
+        list_features(&[row], None).remove(0)
     }
 
     #[test]
@@ -121,10 +132,10 @@ mod tests {
         let first = row(&[5, 6, END, 5, END], &zeros, &[(0, 2), (3, 4)]);
         let second = row(&[5, 8, END, 8, END], &zeros, &[(0, 2), (3, 4)]);
         let third = row(&[6, 5, END, 9, END], &zeros, &[(0, 2), (3, 4)]);
-        let of_first = list_features(&[&first, &second, &third]).remove(0).consensus.unwrap();
+        let of_first = list_features(&[&first, &second, &third], None).remove(0).consensus.unwrap();
         assert_eq!(of_first.queries, [0.75, 1.0]);
         assert!((of_first.list - 2.5 / 3.0).abs() < 1e-6);
-        let stranger = list_features(&[&row(&[1, END], &zeros[..2], &[(0, 1)]), &first]).remove(0);
+        let stranger = list_features(&[&row(&[1, END], &zeros[..2], &[(0, 1)]), &first], None).remove(0);
         assert_eq!(stranger.consensus, Some(Consensus { queries: vec![0.0], list: 0.0 }));
     }
 }

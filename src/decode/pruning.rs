@@ -4,7 +4,7 @@
 //! sure it is (`RewardHead::foresee`). A list stops when some other is better beyond doubt.
 use super::{
     batch::{Finish, FinishedRow},
-    features::{list_features, so_far},
+    features::{Meets, list_features, so_far},
 };
 use crate::model::{
     reward_head::{RewardHead, Score},
@@ -29,6 +29,8 @@ pub struct Pruning {
     pub confidence: f32,
     /// A row that ended malformed stops no other.
     pub is_list: IsList,
+    /// What the head reads of the reader's interests, where it does.
+    pub meets: Option<Meets>,
 }
 
 impl fmt::Debug for Pruning {
@@ -75,7 +77,7 @@ impl Pruning {
     /// # Errors
     /// If the head fails.
     pub(super) fn weak(&self, rows: &[&FinishedRow], n_ended: usize) -> Result<Vec<usize>, ModelError> {
-        let features = list_features(rows);
+        let features = list_features(rows, self.meets.as_ref());
         let has_ended: Vec<bool> = (0..rows.len()).map(|at| at < n_ended).collect();
         let foreseen = self.head.foresee(&features, &has_ended)?;
         Ok(hopeless(&foreseen, &has_ended, self.confidence))

@@ -13,7 +13,8 @@ const N_QUERIES_FULL: f32 = 8.0;
 const LOG_VARIANCE_LIMIT: f64 = 10.0;
 /// Extra inputs of the query head beside one hidden state: its mean log-probability, its consensus.
 const QUERY_EXTRA: usize = 2;
-/// Inputs of the list head: its queries' mean score, mean and lowest log-probability, consensus, number of queries.
+/// Inputs of the list head: its queries' mean score, mean and lowest log-probability, consensus, number of queries; where the head reads it,
+/// affinity comes last in both.
 ///
 /// Hidden states reach it through the scores of the queries alone. Given to it directly, they drowned the rest: rewards of
 /// lists are noisy, and a reader has few later clicks.
@@ -46,6 +47,17 @@ pub struct ListFeatures {
     pub mean_logprob: f32,
     /// How far other lists of the same prompt agree with it; none where there is no other.
     pub consensus: Option<Consensus>,
+    /// How far it asks for what the reader's signals ask for; none where nobody knows.
+    pub affinity: Option<Affinity>,
+}
+
+/// How far queries ask for what a reader is interested in, from 0 to 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Affinity {
+    /// Per query: how much of her interests it meets by itself.
+    pub queries: Vec<f32>,
+    /// How much of them all queries meet together.
+    pub list: f32,
 }
 
 /// Shares of the other lists, from 0 to 1, that hold what a list holds.
@@ -76,6 +88,7 @@ pub struct ListScores {
 #[derive(Clone, Debug)]
 pub struct RewardHead {
     hidden_size: usize,
+    reads_affinity: bool,
     query: Perceptron,
     list: Perceptron,
     foresight: Option<Foresight>,
@@ -89,18 +102,30 @@ pub const FORESIGHT_ROWS: usize = 9;
 type Foresight = [[f32; 3]; FORESIGHT_ROWS];
 
 impl RewardHead {
-    /// Reads `query.*` and `list.*` tensors for features of that hidden size, and `foresight` (9, 3) where there is one.
+    /// Reads `query.*` and `list.*` tensors for features of that hidden size, with affinity or without, and `foresight` (9, 3) where there is one.
     ///
     /// Per part: `input_mean`, `input_scale` (inputs), `hidden.weight`, `hidden.bias`, `output.weight`, `output.bias`.
     /// # Errors
     /// If a tensor is missing, misshapen or not finite.
-    pub fn load(source: &mut dyn TensorSource, hidden_size: usize) -> Result<Self, ModelError> {
+    pub fn load(
+        source: &mut dyn TensorSource,
+        hidden_size: usize,
+        reads_affinity: bool,
+    ) -> Result<Self, ModelError> {
+        let more = usize::from(reads_affinity);
         Ok(Self {
             hidden_size,
-            query: Perceptron::load(source, "query", hidden_size + QUERY_EXTRA)?,
-            list: Perceptron::load(source, "list", LIST_INPUTS)?,
+            reads_affinity,
+            query: Perceptron::load(source, "query", hidden_size + QUERY_EXTRA + more)?,
+            list: Perceptron::load(source, "list", LIST_INPUTS + more)?,
             foresight: foresight(source)?,
         })
+    }
+
+    /// Whether it reads how far lists ask for what signals ask for.
+    #[must_use]
+    pub fn reads_affinity(&self) -> bool {
+        self.reads_affinity
     }
 
     /// Whether it was taught to foresee.
@@ -181,28 +206,31 @@ impl RewardHead {
         self.list.forward(inputs)
     }
 
-    /// Lays out what the query head reads, one row per query of every list: hidden state, mean log-probability, consensus.
-    /// A consensus that is not there stands at the mean of those that the head was fitted on, and says nothing.
+    /// Lays out what the query head reads, one row per query of every list: hidden state, mean log-probability, consensus, affinity.
+    /// What is not there of the last two stands at the mean of what the head was fitted on, and says nothing.
     ///
     /// # Errors
     /// If a feature has another width or is not finite.
     pub fn query_inputs(&self, lists: &[ListFeatures]) -> Result<Tensor, ModelError> {
         let mut rows = Vec::new();
         let neutral = self.query.input_mean_at(self.hidden_size + QUERY_CONSENSUS)?;
+        let indifferent = self.indifferent(&self.query, self.hidden_size + QUERY_EXTRA)?;
         for list in lists {
             self.check(list)?;
             for (idx, (hidden, logprob)) in list.query_hidden.iter().zip(&list.query_logprob).enumerate() {
                 let consensus = list.consensus.as_ref().map_or(neutral, |consensus| consensus.queries[idx]);
                 rows.extend_from_slice(hidden);
                 rows.extend([*logprob, consensus]);
+                let affinity = list.affinity.as_ref().map(|affinity| affinity.queries[idx]);
+                rows.extend(indifferent.map(|indifferent| affinity.unwrap_or(indifferent)));
             }
         }
-        matrix(rows, self.hidden_size + QUERY_EXTRA, self.device())
+        matrix(rows, self.query.n_inputs(), self.device())
     }
 
     /// Lays out what the list head reads, one row per list: mean of `of_queries`, the scores of its queries (0 without
-    /// queries), mean and lowest log-probability, consensus, number of queries. A consensus that is not there stands at the
-    /// mean of those that the head was fitted on.
+    /// queries), mean and lowest log-probability, consensus, number of queries, affinity. What is not there of consensus and affinity stands at
+    /// the mean of what the head was fitted on.
     ///
     /// # Errors
     /// If the scores are not those of the lists' queries, or a list has a broken feature.
@@ -212,6 +240,7 @@ impl RewardHead {
         }
         let mut of_queries = of_queries.iter().map(|score| score.mean);
         let neutral = self.list.input_mean_at(LIST_CONSENSUS)?;
+        let indifferent = self.indifferent(&self.list, LIST_INPUTS)?;
         let mut rows = Vec::with_capacity(lists.len() * LIST_INPUTS);
         for list in lists {
             self.check(list)?;
@@ -221,8 +250,15 @@ impl RewardHead {
             let lowest = list.query_logprob.iter().copied().reduce(f32::min).unwrap_or(list.mean_logprob);
             let consensus = list.consensus.as_ref().map_or(neutral, |consensus| consensus.list);
             rows.extend([score, list.mean_logprob, lowest, consensus, n_queries / N_QUERIES_FULL]);
+            let affinity = list.affinity.as_ref().map(|affinity| affinity.list);
+            rows.extend(indifferent.map(|indifferent| affinity.unwrap_or(indifferent)));
         }
-        matrix(rows, LIST_INPUTS, self.device())
+        matrix(rows, self.list.n_inputs(), self.device())
+    }
+
+    /// What stands for an affinity that is not there, in the place of that input; none where the head reads none.
+    fn indifferent(&self, part: &Perceptron, place: usize) -> Result<Option<f32>, ModelError> {
+        self.reads_affinity.then(|| part.input_mean_at(place)).transpose()
     }
 
     fn device(&self) -> &Device {
@@ -236,9 +272,12 @@ impl RewardHead {
             "a query has no log-probability".to_owned()
         } else if list.consensus.as_ref().is_some_and(|c| c.queries.len() != list.query_hidden.len()) {
             "a query has no consensus".to_owned()
+        } else if list.affinity.as_ref().is_some_and(|a| a.queries.len() != list.query_hidden.len()) {
+            "a query has no affinity".to_owned()
         } else if !list.mean_logprob.is_finite()
             || !list.query_hidden.iter().flatten().chain(&list.query_logprob).all(|value| value.is_finite())
             || list.consensus.iter().any(|c| !c.queries.iter().chain([&c.list]).all(|v| v.is_finite()))
+            || list.affinity.iter().any(|a| !a.queries.iter().chain([&a.list]).all(|v| v.is_finite()))
         {
             "a feature is not finite".to_owned()
         } else {
@@ -280,6 +319,10 @@ impl Perceptron {
             hidden: Linear::load(source, &format!("{name}.hidden"), (n_inputs, N_UNITS), Bias::Added)?,
             output: Linear::load(source, &format!("{name}.output"), (N_UNITS, 2), Bias::Added)?,
         })
+    }
+
+    fn n_inputs(&self) -> usize {
+        self.input_mean.elem_count()
     }
 
     /// The mean that an input was standardised with.

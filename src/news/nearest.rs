@@ -2,8 +2,9 @@
 use super::{
     article::Article,
     graph::{Graph, LOOKED_AT},
-    vectors::{Near, VectorIndex, dot},
+    vectors::{Near, VectorIndex},
 };
+use crate::lexicon::unit::dot;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 

@@ -85,7 +85,7 @@ fn slack(width: usize) -> i32 {
 
 /// Whether the bound holds for a vector.
 fn is_short(vector: &[f32]) -> bool {
-    super::vectors::dot(vector, vector).sqrt() <= LENGTH_MAX
+    crate::lexicon::unit::dot(vector, vector).sqrt() <= LENGTH_MAX
 }
 
 #[allow(

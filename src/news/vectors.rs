@@ -1,25 +1,9 @@
 //! Exact search among unit vectors: nothing nearer is ever missed.
 use super::sketch::Sketch;
+use crate::lexicon::unit::dot;
 
-/// Sums that are added up side by side: what one vector register holds.
-const LANES: usize = 8;
 /// Where more than one in this many vectors is wanted, all are compared in full: narrowing down would not pay.
 const NARROWED_MIN: usize = 16;
-
-/// Scalar product of two vectors of one length.
-///
-/// The order of the sum is fixed: the same numbers on every machine.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a_lanes, b_lanes) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a_lanes.remainder().iter().zip(b_lanes.remainder()).map(|(a, b)| a * b).sum();
-    let mut sums = [0.0_f32; LANES];
-    for (a, b) in a_lanes.zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
 
 /// One article found.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,15 +1,17 @@
 //! One generation: prompt, engine, parser, reward head, and the choice of the best list.
+mod built;
 mod course;
 
 use crate::{
-    cleaner::{self, Cleaner, CleanerError, Verdict, with_category},
+    cleaner::{Cleaner, CleanerError, Verdict, with_category},
     decode::{
         adaptive::Adaptive,
         batch::{Finish, FinishedRow},
-        features::list_features,
+        features::{Meets, list_features},
         pruning::{IsList, Pruning},
     },
     experiment::policy::{Draw, EarlyStopping},
+    lexicon::Lexicon,
     model::reward_head::RewardHead,
     queries::{QUERIES_MAX, QueryList},
     serve::{
@@ -26,19 +28,13 @@ use crate::{
         tenants::Charge,
         topics::Topics,
     },
-    signals::UserSignals,
     telemetry::Chain,
-    text::{
-        prompt::{self, Prompt},
-        tokens::Tokens,
-    },
+    text::tokens::Tokens,
 };
+use built::Built;
 use course::Course;
 use sha2::{Digest, Sha256};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 use tracing::warn;
 
 /// What a generation needs of the bundle. The model lives as long as this does.
@@ -50,6 +46,8 @@ pub struct Writer {
     pub tokens: Tokens,
     /// The reward head, where there is one.
     pub head: Option<Arc<RewardHead>>,
+    /// What signals mean to the head, where it reads that.
+    pub lexicon: Option<Arc<Lexicon>>,
     /// The signal cleaner, where there is one.
     pub cleaner: Option<Cleaner>,
     /// The way to the model.
@@ -90,15 +88,16 @@ impl Writer {
         let (writer, of_task) = (Arc::clone(self), Arc::clone(question));
         // Cleaning and tokenising a full set of signals takes longer than an async thread may be held.
         let built = tokio::task::spawn_blocking(move || writer.prompt(&of_task.signals));
-        let (prompt, n_cleaned, clean) = built.await.map_err(|_| ServeError::Panicked)??;
+        let Built { prompt, n_cleaned, clean, meets } = built.await.map_err(|_| ServeError::Panicked)??;
         course.prepared(clean, prompt.ids.len(), n_cleaned);
+        course.meets.clone_from(&meets);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
         if prompt.n_truncated_signals == 0 {
             self.engine.prepared(question.n_bytes(), prompt.ids.len(), course.started.elapsed());
         }
         let mut events =
-            self.engine.submit(ticket, self.job(prompt.ids, question, (leave, deadline, charge)))?;
+            self.engine.submit(ticket, self.job((prompt.ids, meets), question, (leave, deadline, charge)))?;
         course.queued();
         loop {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
@@ -131,26 +130,6 @@ impl Writer {
         }
     }
 
-    /// The prompt of what the cleaner leaves, how many signals it took away, and how long it took.
-    fn prompt(&self, signals: &UserSignals) -> Result<(Prompt, usize, Duration), ServeError> {
-        let started = Instant::now();
-        // Before the cleaner, which keeps a signal that is noise where there is no other.
-        let told = self.topics.signals(signals.clone()).ok_or(ServeError::OnlySensitiveTopics)?;
-        let left = match &self.cleaner {
-            Some(cleaner) => {
-                let (left, verdicts) = cleaner.clean(&told).map_err(cleaner_failed)?;
-                verdicts.iter().for_each(|verdict| self.metrics.signal(verdict.word()));
-                left
-            }
-            // Whatever the bundle: what identifies a person is for no prompt.
-            None => cleaner::without_personal(&told),
-        };
-        let cleaned = left.ok_or(ServeError::OnlyPersonalData)?;
-        let n_cleaned = signals.as_slice().len() - cleaned.as_slice().len();
-        let took = started.elapsed();
-        Ok((prompt::build(&cleaned, &self.tokens, self.prompt_tokens_max), n_cleaned, took))
-    }
-
     /// What the cleaner says of each of these texts; nothing without a cleaner.
     ///
     /// # Errors
@@ -172,7 +151,7 @@ impl Writer {
 
     fn job(
         &self,
-        prompt: Vec<u32>,
+        (prompt, meets): (Vec<u32>, Option<Meets>),
         question: &Question,
         (leave, deadline, charge): (Leave, Arc<Deadline>, Charge),
     ) -> Job {
@@ -186,7 +165,7 @@ impl Writer {
             max_new_tokens: options.max_output_tokens,
             stop_ids: self.tokens.stop_ids(),
             boundary_ids: self.tokens.boundary_ids(),
-            pruning: self.pruning(options),
+            pruning: self.pruning(options, meets),
             adaptive: (options.draw == Draw::AsNeeded).then(|| Adaptive { is_list: self.is_list() }),
             deadline,
             bill: Bill::open(&self.metrics, &question.enrolment, charge),
@@ -194,11 +173,11 @@ impl Writer {
     }
 
     /// How weak lists are stopped: only by the head that chooses, and only if it foresees.
-    fn pruning(&self, options: &Options) -> Option<Pruning> {
+    fn pruning(&self, options: &Options, meets: Option<Meets>) -> Option<Pruning> {
         let confidence = confidence(options.early_stopping)?;
         let head = self.head.as_ref().filter(|head| head.foresees());
         let head = head.filter(|_| options.method == Method::RewardHead)?;
-        Some(Pruning { head: Arc::clone(head), confidence, is_list: self.is_list() })
+        Some(Pruning { head: Arc::clone(head), confidence, is_list: self.is_list(), meets })
     }
 
     /// Which rows could be chosen.
@@ -262,7 +241,7 @@ impl Writer {
             .zip(&course.rows)
             .filter(|(candidate, _)| candidate.list.is_ok())
             .unzip();
-        let features = list_features(&rows);
+        let features = list_features(&rows, course.meets.as_ref());
         for (candidate, read) in valid.iter_mut().zip(&features) {
             candidate.consensus = read.consensus.as_ref().map(|consensus| consensus.list);
             candidate.query_consensus =

@@ -42,6 +42,7 @@ use crate::{
         manifest::{BundleId, Manifest},
     },
     cleaner::Cleaner,
+    lexicon::Lexicon,
     model::reward_head::RewardHead,
     serve::{
         demo::DemoError,
@@ -201,6 +202,8 @@ pub struct Parts {
     pub tokens: Tokens,
     /// Its reward head.
     pub head: Option<RewardHead>,
+    /// What signals mean to the head, where it reads that.
+    pub lexicon: Option<Arc<Lexicon>>,
     /// Its signal cleaner.
     pub cleaner: Option<Cleaner>,
     /// Positions of its network.

@@ -6,3 +6,4 @@ pub mod stitch;
 pub mod chat;
 pub mod tokens;
 pub mod vocabulary;
+pub mod words;

@@ -8,7 +8,10 @@ use super::{
         view::View,
     },
 };
-use crate::text::{prompt, tokens::Tokens};
+use crate::{
+    signals::UserSignals,
+    text::{prompt, tokens::Tokens},
+};
 
 /// A reader at a moment.
 #[derive(Clone, Debug)]
@@ -55,6 +58,11 @@ impl<'a> Asker<'a> {
     /// What she clicked within a day; none where there is nothing to know.
     pub fn clicked(&self, hits: &Hits<'_>) -> Option<Clicked> {
         hits.clicked(self.reader, self.at_unix_s)
+    }
+
+    /// What the prompt shows; none where that is nothing.
+    pub fn signals(&self) -> Option<UserSignals> {
+        events::signals(self.shown.iter().copied())
     }
 
     /// What this reader at this moment is called outside of the program; it tells nobody who she is.

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     bundle::load::{self, BundleSource},
-    decode::sampler::SamplerSettings,
+    decode::{features::Meets, sampler::SamplerSettings},
+    lexicon::meets::meets,
     model::{precision::Precision, reward_head::RewardHead},
     signals::{Stream, UserSignals},
     text::prompt,
@@ -107,7 +108,10 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
         .map(|question| prompt::build(&question.signals, &student.tokens, prompt_tokens_max).ids)
         .collect();
     let head = bundle.head.map(Arc::new);
-    let drawn = drawn(&student, head.as_ref(), &prompts, settings)?;
+    let read =
+        |question: &Question<'_>| Some(meets(bundle.lexicon.as_ref()?, &question.signals, &student.tokens));
+    let meets: Vec<Option<Meets>> = questions.iter().map(read).collect();
+    let drawn = drawn(&student, head.as_ref(), (&prompts, &meets), settings)?;
     let platform = Platform::of(&world, popular(&world), head.as_deref(), inputs.embedder)?;
     let of_seed = |drawn: &Drawn| -> Result<Vec<Outcome>, TrainError> {
         let asked = questions.par_iter().zip(&drawn.samples).enumerate();
@@ -159,7 +163,7 @@ impl Drawn {
 fn drawn(
     student: &Sampled,
     head: Option<&Arc<RewardHead>>,
-    prompts: &[Vec<u32>],
+    (prompts, meets): (&[Vec<u32>], &[Option<Meets>]),
     settings: EvaluateSettings,
 ) -> Result<Vec<Drawn>, TrainError> {
     let n_seeds = settings.n_seeds.max(1);
@@ -167,8 +171,9 @@ fn drawn(
     let of_seed = |seed: u64| {
         let how = (seed, SamplerSettings::SERVING);
         let rows = student.rows(prompts, settings.n_lists, how, &|| bar.inc(1))?;
-        let samples = rows.iter().map(|rows| student.samples(rows)).collect();
-        Ok(Drawn { samples, cuts: stopping::cut(student, head, &rows)? })
+        let read = rows.iter().zip(meets);
+        let samples = read.map(|(rows, meets)| student.samples(rows, meets.as_ref())).collect();
+        Ok(Drawn { samples, cuts: stopping::cut(student, head, &rows, meets)? })
     };
     let seeds = (settings.seed..).take(usize::try_from(n_seeds).unwrap_or(usize::MAX));
     let drawn = seeds.map(of_seed).collect();

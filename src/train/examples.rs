@@ -10,8 +10,7 @@ use super::{
     expansion::Expansions,
     packing::Example,
     rewards::{
-        interests::Interests,
-        meaning::{Meaning, Said, Unit},
+        meaning::Meaning,
         subjects::Subjects,
         wishes::{QUERIES_PER_INTEREST, QUERY_WORDS, queries_each, wishes},
     },
@@ -20,6 +19,10 @@ use super::{
 use crate::{
     bundle::manifest::sha256_hex,
     cleaner::Verdict,
+    lexicon::{
+        interests::{Interests, Said},
+        unit::Unit,
+    },
     queries::{QUERIES_MAX, QueryList},
     signals::Stream,
     text::{parse, prompt, tokens::Tokens},

@@ -3,12 +3,11 @@
 //! Pseudo-relevance feedback: the title's rare words are searched for, and the words of what is found are weighed. Source:
 //! Lavrenko, Croft, "Relevance-Based Language Models", SIGIR 2001. Departs from it in the weight of a word, which is the
 //! sum of the scores of the articles it stands in times its squared rarity: a query of few words needs telling ones.
-use super::{
-    error::TrainError,
-    events::World,
-    salient::{Salience, fold, words},
+use super::{error::TrainError, events::World, salient::Salience};
+use crate::{
+    news::{article::Article, index::NewsIndex},
+    text::words::{fold, words},
 };
-use crate::news::{article::Article, index::NewsIndex};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 

@@ -3,7 +3,7 @@ use super::error::TrainError;
 use crate::{
     decode::{
         batch::FinishedRow,
-        features::{list_features, so_far},
+        features::{Meets, list_features, so_far},
     },
     model::reward_head::{FORESIGHT_ROWS, RewardHead},
 };
@@ -51,17 +51,21 @@ impl Line {
 }
 
 /// Draws, for lists that have ended and for those with 1, 2, .. queries, the line from the head's score of the beginning to its score
-/// of the whole among all lists of the prompt. `groups`: valid rows of one prompt each.
+/// of the whole among all lists of the prompt. `groups`: valid rows of one prompt each, with what they meet of its reader's interests.
 /// # Errors
 /// If the head fails.
-pub fn fit(head: &RewardHead, groups: &[Vec<&FinishedRow>]) -> Result<Vec<[f32; 3]>, TrainError> {
+pub fn fit(
+    head: &RewardHead,
+    groups: &[(Vec<&FinishedRow>, Option<Meets>)],
+) -> Result<Vec<[f32; 3]>, TrainError> {
     let mut lines = [Line::default(); FORESIGHT_ROWS];
-    for rows in groups {
-        let whole = head.score(&list_features(rows))?;
+    for (rows, meets) in groups {
+        let whole = head.score(&list_features(rows, meets.as_ref()))?;
         let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         for n_ids in (TOKENS_APART + 1..longest).step_by(TOKENS_APART) {
             let beginnings: Vec<FinishedRow> = rows.iter().map(|row| so_far(row, n_ids)).collect();
-            let scored = head.score(&list_features(&beginnings.iter().collect::<Vec<_>>()))?;
+            let scored =
+                head.score(&list_features(&beginnings.iter().collect::<Vec<_>>(), meets.as_ref()))?;
             for (((row, beginning), now), whole) in rows.iter().zip(&beginnings).zip(scored).zip(&whole) {
                 let has_ended = row.ids.len() <= n_ids;
                 if let Some(place) = RewardHead::foresight_place(beginning.query_ends.len(), has_ended) {

@@ -27,12 +27,13 @@ use super::{
     events::{Event, Reader, Scope, Split, World},
     examples,
     order::Order,
-    probe::{Bag, Features, Probe},
+    probe::{Bag, Probe},
     ranking,
     retrieval::{RECALL_K, Retrieval},
     rewards::{Judge, view::View, wishes::wishes},
 };
 use crate::{
+    lexicon::translation::Features,
     signals::Stream,
     world::known::{Known, Tag},
 };

@@ -17,11 +17,15 @@ use super::{
     tokenizer,
 };
 use crate::{
-    bundle::{load::HEAD_FILE, manifest::sha256_hex},
-    decode::{batch::FinishedRow, sampler::SamplerSettings},
+    bundle::{
+        load::{self, HEAD_FILE},
+        manifest::sha256_hex,
+    },
+    decode::{batch::FinishedRow, features::Meets, sampler::SamplerSettings},
+    lexicon::{self, Lexicon, meets::meets},
     model::{
         reward_head::{FORESIGHT, FORESIGHT_ROWS, ListFeatures, RewardHead, Score},
-        weights::{Checkpoint, Parameters},
+        weights::Parameters,
     },
 };
 use candle_core::{DType, Device, Tensor};
@@ -91,22 +95,29 @@ pub fn run(
     let drawn = (settings.seed, SamplerSettings::SERVING);
     let rows = student.rows(&prompts, settings.lists_per_prompt, drawn, &|| bar.inc(1))?;
     bar.finish();
-    let samples: Vec<Vec<Sample>> = rows.iter().map(|rows| student.samples(rows)).collect();
+    // It compares with what is alive at the world's cutoff, and has learned from fine-tuning's readers alone.
+    let others = world.training_readers().filter(|reader| !belongs_to_head(&reader.key));
+    let judge = Judge::of(world, others, world.cutoff_unix_s)?;
+    let lexicon = carried(judge.meaning.lexicon())?;
+    let meets: Vec<Option<Meets>> =
+        askers.iter().map(|asker| Some(meets(&lexicon, &asker.signals()?, &student.tokens))).collect();
+    let samples: Vec<Vec<Sample>> =
+        rows.iter().zip(&meets).map(|(rows, meets)| student.samples(rows, meets.as_ref())).collect();
     let n_lists = samples.iter().map(Vec::len).sum::<usize>();
-    let valid: Vec<Vec<&FinishedRow>> =
-        rows.iter().zip(&samples).map(|(rows, samples)| only_valid(rows, samples)).collect();
-    let (held_out, train) = groups(world, samples, &askers)?;
+    let valid = rows.iter().zip(&samples).map(|(rows, samples)| only_valid(rows, samples));
+    let valid: Vec<(Vec<&FinishedRow>, Option<Meets>)> = valid.zip(meets).collect();
+    let (held_out, train) = groups(&judge, samples, &askers)?;
     let mut parameters = Parameters::fresh(settings.seed, &DEVICE);
     let shape = Shape { seed: settings.seed, hidden_size: student.model.config().hidden_size };
-    let head = RewardHead::load(&mut parameters, shape.hidden_size)?;
+    let head = RewardHead::load(&mut parameters, shape.hidden_size, true)?;
     let mut report = fit(&head, &parameters, (&train, &held_out), shape)?;
     report.foresight = foresight::fit(&head, &valid)?;
     let lines = Tensor::from_vec(report.foresight.concat(), (FORESIGHT_ROWS, 3), &DEVICE)?;
     parameters.vars()[FORESIGHT].set(&lines)?;
     #[allow(clippy::cast_precision_loss, reason = "thousands of lists")]
-    let share = valid.iter().map(Vec::len).sum::<usize>() as f64 / n_lists.max(1) as f64;
+    let share = valid.iter().map(|(rows, _)| rows.len()).sum::<usize>() as f64 / n_lists.max(1) as f64;
     (report.n_lists, report.valid, report.settings_sha256) = (n_lists, share, digest);
-    write(out, &parameters, &report)?;
+    write(out, &parameters, &lexicon, &report)?;
     Ok(report)
 }
 
@@ -114,20 +125,25 @@ fn only_valid<'a>(rows: &'a [FinishedRow], samples: &[Sample]) -> Vec<&'a Finish
     rows.iter().zip(samples).filter(|(_, sample)| sample.is_ok()).map(|(row, _)| row).collect()
 }
 
+/// The lexicon as it will be read from the head's file, so that the head is fitted to what it will be told.
+fn carried(lexicon: &Lexicon) -> Result<Arc<Lexicon>, TrainError> {
+    let lost = |reason| TrainError::File { file: HEAD_FILE.to_owned(), reason };
+    let empty = Parameters::fresh(0, &DEVICE).to_safetensors(DType::F32)?;
+    let read =
+        lexicon::file::add(lexicon, &empty).and_then(|bytes| lexicon::file::read(&bytes)).map_err(lost)?;
+    read.map(Arc::new).ok_or_else(|| lost("has no lexicon".to_owned()))
+}
+
 /// Rewarded lists of the readers that tell when to stop, and of those that the head is fitted on.
-///
-/// The judge compares with what is alive at the world's cutoff, and has learned from fine-tuning's readers alone.
 fn groups(
-    world: &World,
+    judge: &Judge<'_>,
     samples: Vec<Vec<Sample>>,
     askers: &[Asker<'_>],
 ) -> Result<(Vec<Group>, Vec<Group>), TrainError> {
-    let others = world.training_readers().filter(|reader| !belongs_to_head(&reader.key));
-    let judge = Judge::of(world, others, world.cutoff_unix_s)?;
     let groups: Vec<Group> = samples
         .into_par_iter()
         .zip(askers)
-        .map(|(samples, asker)| rewarded(samples, &asker.view(&judge), &judge))
+        .map(|(samples, asker)| rewarded(samples, &asker.view(judge), judge))
         .collect::<Result<_, _>>()?;
     let (held_out, train): (Vec<_>, Vec<_>) = groups
         .into_iter()
@@ -201,7 +217,7 @@ fn out_of_fold(groups: &[Group], held_out: &Table, shape: Shape) -> Result<Vec<S
     let mut scores = Vec::new();
     for (fold, others) in [(first, second), (second, first)] {
         let mut parameters = Parameters::fresh(shape.seed, &DEVICE);
-        let head = RewardHead::load(&mut parameters, shape.hidden_size)?;
+        let head = RewardHead::load(&mut parameters, shape.hidden_size, true)?;
         let of_queries = |x: &_| head.forward_queries(x);
         head_fit::fit(
             &parameters,
@@ -255,15 +271,19 @@ fn consecutive(sizes: impl Iterator<Item = usize>) -> Vec<Vec<usize>> {
 fn finished(out: &Path, settings_sha256: &str, hidden_size: usize) -> Option<HeadReport> {
     let json = std::fs::read(out.with_extension("json")).ok()?;
     let report: HeadReport = serde_json::from_slice(&json).ok()?;
-    let files = vec![(HEAD_FILE.to_owned(), Cow::Owned(std::fs::read(out).ok()?))];
-    let mut tensors = Checkpoint::from_files(files, DType::F32, &DEVICE).ok()?;
-    let loads = RewardHead::load(&mut tensors, hidden_size).is_ok();
+    let loads = load::head(Cow::Owned(std::fs::read(out).ok()?), hidden_size).is_ok();
     (loads && report.settings_sha256 == settings_sha256).then_some(report)
 }
 
 /// The report last: it says that the head is whole.
-fn write(out: &Path, parameters: &Parameters, report: &HeadReport) -> Result<(), TrainError> {
-    checkpoint::write_file(out, &parameters.to_safetensors(DType::F32)?)?;
+fn write(
+    out: &Path,
+    parameters: &Parameters,
+    lexicon: &Lexicon,
+    report: &HeadReport,
+) -> Result<(), TrainError> {
+    let head = lexicon::file::add(lexicon, &parameters.to_safetensors(DType::F32)?);
+    checkpoint::write_file(out, &head.map_err(|reason| TrainError::file(out, reason))?)?;
     let path = out.with_extension("json");
     let json = serde_json::to_vec_pretty(report).map_err(|error| TrainError::file(&path, error))?;
     checkpoint::write_file(&path, &json)

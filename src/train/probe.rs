@@ -5,51 +5,34 @@
 //! If this finds what a reader's true interests find, a world needs no language model, and no figure made in it says that one helps.
 //!
 //! With [`Features::Neighbours`] it counts pairs of neighbouring words too: what is to be found by whoever reads words in company.
-use super::{
-    events::{Reader, World},
-    salient::{fold, words},
+use super::events::{Reader, World};
+use crate::{
+    lexicon::{
+        fingerprint,
+        interests::HALF_LIFE_S,
+        translation::{Features, Translation, Weights},
+    },
+    signals::Stream,
+    text::words::{fold, words},
 };
-use crate::signals::Stream;
 use rayon::prelude::*;
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// Readers who typed the one word and clicked the other; fewer are chance.
 const READERS_MIN: u32 = 5;
-/// A signal counts half after this long. Of 3, 7 and 30 days the last found most.
-pub const HALF_LIFE_S: f64 = 30.0 * 86_400.0;
-
-/// What of a signal is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Features {
-    /// Each word by itself.
-    Words,
-    /// Words, and pairs of neighbouring words.
-    Neighbours,
-}
-
-impl Features {
-    fn of(self, text: &str) -> Vec<String> {
-        let words: Vec<String> = words(text).map(fold).collect();
-        let pairs: Vec<String> = match self {
-            Self::Words => Vec::new(),
-            Self::Neighbours => words.windows(2).map(|pair| pair.join(" ")).collect(),
-        };
-        [words, pairs].concat()
-    }
-}
-
 /// What was counted.
 #[derive(Debug)]
 pub struct Probe {
-    features: Features,
     ids: HashMap<String, u32>,
     names: Vec<String>,
     /// Distinct words of every article of the world.
     articles: Vec<BTreeSet<u32>>,
-    /// Per word of signals: words of the news with their mutual information, nats.
-    translations: Vec<Vec<(u32, f32)>>,
-    /// Inverse frequency of a word among readers and among articles, nats.
-    rarity_in_signals: Vec<f32>,
+    /// Per word or pair of signals: words of the news with their mutual information, nats, times its rarity among readers.
+    translation: Arc<Translation>,
+    /// Inverse frequency of a word among articles, nats.
     rarity_in_news: Vec<f32>,
     n_news_words: usize,
     /// Articles that have the word, of those published before the cutoff.
@@ -99,14 +82,21 @@ impl Probe {
         let rarity = |n: &[u32], of: usize| -> Vec<f32> {
             n.iter().map(|n| (of.max(1) as f32 / (*n).max(1) as f32).ln()).collect()
         };
+        let rarity_in_signals = rarity(&n_holders(n_words, typed.iter()), typed.len());
         let mut names = vec![String::new(); n_words];
         ids.iter().for_each(|(name, &id): (&String, &u32)| names[id as usize].clone_from(name));
+        let led = translations(n_words, &typed, &clicked).into_iter().zip(&names).zip(rarity_in_signals);
+        let by_feature =
+            led.filter(|((weights, _), _)| !weights.is_empty()).map(|((weights, name), rarity)| {
+                let weights =
+                    weights.into_iter().map(|(news, information)| (news, rarity * information)).collect();
+                (fingerprint(name), weights)
+            });
+        let translation = Arc::new(Translation::new(features, by_feature.collect()));
         Self {
-            features,
             names,
             n_news_words,
-            translations: translations(n_words, &typed, &clicked),
-            rarity_in_signals: rarity(&n_holders(n_words, typed.iter()), typed.len()),
+            translation,
             rarity_in_news: rarity(&n_articles_with, published.len()),
             n_published: published.len(),
             n_articles_with,
@@ -173,17 +163,9 @@ impl Probe {
         self.rarity_in_news[id as usize]
     }
 
-    /// Words of the news that readers clicked who typed what this text says, with weights; each once, by number.
-    pub fn translated(&self, text: &str) -> Vec<(u32, f32)> {
-        let features = self.features.of(text);
-        let mut weights = vec![0.0_f32; self.n_news_words];
-        for &id in features.iter().filter_map(|feature| self.ids.get(feature)).collect::<BTreeSet<_>>() {
-            let rarity = self.rarity_in_signals[id as usize];
-            for &(news, information) in &self.translations[id as usize] {
-                weights[news as usize] += rarity * information;
-            }
-        }
-        (0_u32..).zip(weights).filter(|(_, weight)| *weight > 0.0).collect()
+    /// From words and pairs of signals to words of the news.
+    pub fn translation(&self) -> &Arc<Translation> {
+        &self.translation
     }
 
     /// How much each word of the news is wanted.
@@ -202,7 +184,7 @@ impl Probe {
                 }
                 continue;
             }
-            for (news, translated) in self.translated(&event.text) {
+            for (news, translated) in self.translation.of(&event.text, self.n_news_words) {
                 wanted[news as usize] += weight * translated;
             }
         }
@@ -219,7 +201,7 @@ fn n_holders<'a>(n_words: usize, sets: impl Iterator<Item = &'a BTreeSet<u32>>) 
 
 /// Positive mutual information of words that readers typed with words that they clicked.
 #[allow(clippy::cast_precision_loss, reason = "counts of readers")]
-fn translations(n_words: usize, typed: &[BTreeSet<u32>], clicked: &[BTreeSet<u32>]) -> Vec<Vec<(u32, f32)>> {
+fn translations(n_words: usize, typed: &[BTreeSet<u32>], clicked: &[BTreeSet<u32>]) -> Vec<Weights> {
     let mut typed_by: Vec<Vec<usize>> = vec![Vec::new(); n_words];
     for (reader_idx, set) in typed.iter().enumerate() {
         set.iter().for_each(|&id| typed_by[id as usize].push(reader_idx));

@@ -3,7 +3,7 @@ use super::{error::TrainError, packing::Example};
 use crate::{
     decode::{
         batch::{Batch, DecodeError, Finish, FinishedRow, GroupId, GroupRequest},
-        features::list_features,
+        features::{Meets, list_features},
         run::run_to_end,
         sampler::SamplerSettings,
     },
@@ -46,7 +46,7 @@ impl Sampled {
         on_row: &(dyn Fn() + Sync),
     ) -> Result<Vec<Vec<Sample>>, TrainError> {
         let rows = self.rows(prompts, n, (seed, SamplerSettings::SERVING), on_row)?;
-        Ok(rows.iter().map(|rows| self.samples(rows)).collect())
+        Ok(rows.iter().map(|rows| self.samples(rows, None)).collect())
     }
 
     /// As [`Sampled::lists`], by any sampler: the rows themselves, with ids and log-probabilities.
@@ -116,12 +116,12 @@ impl Sampled {
         Ok((0..prompts.len()).map(|_| rows.by_ref().take(n).collect()).collect())
     }
 
-    /// Samples of one prompt, from its rows.
-    pub fn samples(&self, rows: &[FinishedRow]) -> Vec<Sample> {
+    /// Samples of one prompt, from its rows. `meets`: what a head reads of the reader's interests, where it does.
+    pub fn samples(&self, rows: &[FinishedRow], meets: Option<&Meets>) -> Vec<Sample> {
         let lists: Vec<_> = rows.iter().map(|row| self.list(row)).collect();
         let valid: Vec<_> =
             rows.iter().zip(&lists).filter(|(_, list)| list.is_ok()).map(|(row, _)| row).collect();
-        let mut features = list_features(&valid).into_iter();
+        let mut features = list_features(&valid, meets).into_iter();
         let mut with_features = |list| (list, features.next().expect("every valid list has features"));
         lists.into_iter().map(|list| list.map(&mut with_features)).collect()
     }

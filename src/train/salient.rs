@@ -1,5 +1,8 @@
 //! The words that tell one article from others.
-use crate::news::article::Article;
+use crate::{
+    news::article::Article,
+    text::words::{fold, words},
+};
 use std::collections::{HashMap, HashSet};
 
 /// A word that stands in this share of all articles or more tells nothing: it is a word of an event or a topic.
@@ -41,14 +44,4 @@ impl Salience {
     fn n_with(&self, word: &str) -> f64 {
         f64::from(self.n_with.get(&fold(word)).copied().unwrap_or(0))
     }
-}
-
-/// Runs of letters and digits.
-pub fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
-}
-
-/// A word in the form in which it is compared.
-pub fn fold(word: &str) -> String {
-    word.to_lowercase()
 }

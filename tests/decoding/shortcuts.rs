@@ -13,10 +13,10 @@ use std::{collections::BTreeMap, sync::Arc};
 /// A head that takes what a list scores now for what it will score, sure to a millionth.
 fn sure_head() -> Arc<RewardHead> {
     let mut parameters = Parameters::fresh(3, &Device::Cpu);
-    RewardHead::load(&mut parameters, 32).unwrap();
+    RewardHead::load(&mut parameters, 32, false).unwrap();
     let lines = Tensor::new(&[[0.0_f32, 1.0, 1e-6]; 9], &Device::Cpu).unwrap();
     parameters.vars()["foresight"].set(&lines).unwrap();
-    Arc::new(RewardHead::load(&mut parameters, 32).unwrap())
+    Arc::new(RewardHead::load(&mut parameters, 32, false).unwrap())
 }
 
 #[test]
@@ -35,7 +35,9 @@ fn weak_rows_stop_early_and_change_no_other() {
     let whole = run(None);
     // Some rows end by themselves, and of those not all are lists.
     let is_list: IsList = Arc::new(|row| row.finish == Finish::Stop && row.row_idx % 2 == 0);
-    let pruning = |confidence| Some(Pruning { head: sure_head(), confidence, is_list: Arc::clone(&is_list) });
+    let pruning = |confidence| {
+        Some(Pruning { head: sure_head(), confidence, is_list: Arc::clone(&is_list), meets: None })
+    };
     let pruned = run(pruning(1.0));
     let n_stopped = pruned.values().filter(|row| row.finish == Finish::Pruned).count();
     assert!((1..=6).contains(&n_stopped), "{n_stopped} rows stopped; two are always left");

@@ -1,10 +1,11 @@
 //! Goldens of measures: rankings per reader and on average.
 use crate::support::goldens::{json, root};
 use newshound::{
+    lexicon::unit::Unit,
     news::vectors::VectorIndex,
     train::{
         ranking::{Gain, Grades, average_precision, hit_rate, ndcg, precision, recall, reciprocal_rank},
-        rewards::{alignment::nearest_mean, diversity::mean_distance, meaning::Unit},
+        rewards::{alignment::nearest_mean, diversity::mean_distance},
     },
 };
 use serde_json::Value;

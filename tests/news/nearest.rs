@@ -1,9 +1,12 @@
 //! Search among vectors: what is exact, what the graph may miss, and who is alive.
 use super::article;
-use newshound::news::{
-    article::Article,
-    nearest::{ArticleVectors, Method, VectorsError, recall},
-    vectors::{Near, VectorIndex, dot},
+use newshound::{
+    lexicon::unit::dot,
+    news::{
+        article::Article,
+        nearest::{ArticleVectors, Method, VectorsError, recall},
+        vectors::{Near, VectorIndex},
+    },
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -1,6 +1,7 @@
 //! Which list is chosen, and what is shown of it.
 use super::script::LIST;
 use super::server::{Plan, ask, cache_status, options, request, texts};
+use crate::support::lexicon::lexicon;
 use newshound::serve::rpc::proto::{self, RerankMethod};
 
 fn asking(method: RerankMethod) -> proto::GenerateQueriesRequest {
@@ -36,6 +37,28 @@ async fn auto_means_consensus_where_there_is_no_head() {
     assert_eq!(consensus[1..], [consensus[1]; 3]);
     let likeliest = ask(&mut client, asking(RerankMethod::Logprob)).await;
     assert_eq!((likeliest.rerank(), likeliest.best.unwrap().index), (RerankMethod::Logprob, 0));
+}
+
+#[tokio::test]
+async fn a_head_that_reads_affinity_chooses_what_the_signals_ask_for() {
+    let news = ["solar", "harbour", "council"];
+    let lexicon = || lexicon(&news, &[("running shoes", &[(1, 1.0)]), ("night sky", &[(0, 1.0)])]);
+    let about = |word: &str| format!("{word} talks go on\nzzz 1111\nyyy 2222");
+    let text = move |row_idx: usize, _| about(news[row_idx % 3]);
+    let server = Plan::new().writing(text).with_lexicon(lexicon()).start().await;
+    let mut client = server.client().await;
+    for (typed, expected) in [("running shoes for winter", 1), ("the night sky", 0)] {
+        let mut request = asking(RerankMethod::Auto);
+        options(&mut request).candidate_count = Some(3);
+        request.signals[0].text = typed.to_owned();
+        let response = ask(&mut client, request).await;
+        assert_eq!(response.best.unwrap().index, expected, "{typed}");
+        let scores: Vec<f32> = response.candidates.iter().map(|list| list.list_score.unwrap()).collect();
+        assert!(
+            scores.iter().enumerate().all(|(at, score)| at == expected as usize || *score < 0.01),
+            "{scores:?}"
+        );
+    }
 }
 
 /// Two rows know of one story, two of another, all of a third; the last one is no list.

@@ -1,10 +1,11 @@
 //! A server in this process, on ports of its own, and requests to it.
 use super::script::{Gate, HIDDEN, LIST, Log, Mishap, Script, Text, tokens};
 use crate::support::goldens;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use newshound::{
     bundle::manifest::{BundleId, Manifest},
     cleaner::Cleaner,
+    lexicon::Lexicon,
     model::{reward_head::RewardHead, weights::Parameters},
     serve::{
         self, Listeners, Parts, RunError,
@@ -42,6 +43,8 @@ pub struct Plan {
     pub text: Text,
     pub mishap: Mishap,
     pub head: bool,
+    /// What a head reads, which judges by that alone.
+    pub lexicon: Option<Lexicon>,
     /// Whether signals are cleaned, by the rules and by the golden classifier.
     pub cleaner: bool,
     /// Whether steps pass without the test allowing them.
@@ -58,6 +61,7 @@ impl Plan {
             text: Arc::new(|_, _| LIST.to_owned()),
             mishap: Mishap::None,
             head: false,
+            lexicon: None,
             cleaner: false,
             gate_open: true,
         }
@@ -69,6 +73,10 @@ impl Plan {
 
     pub fn with_head(self) -> Self {
         Self { head: true, ..self }
+    }
+
+    pub fn with_lexicon(self, lexicon: Lexicon) -> Self {
+        Self { lexicon: Some(lexicon), ..self }
     }
 
     pub fn with_cleaner(self) -> Self {
@@ -85,7 +93,7 @@ impl Plan {
     }
 
     pub async fn start(self) -> Server {
-        let Self { settings, text, mishap, head, cleaner, gate_open } = self;
+        let Self { settings, text, mishap, head, lexicon, cleaner, gate_open } = self;
         let (gate, log) = (Arc::new(Gate::default()), Arc::new(Log::default()));
         if gate_open {
             gate.open();
@@ -97,10 +105,28 @@ impl Plan {
         let mut parts = Parts { cleaner, ..parts(head) };
         if mishap == Mishap::Head {
             let mut parameters = Parameters::fresh(3, &Device::Cpu);
-            parts.head = Some(RewardHead::load(&mut parameters, HIDDEN + 1).unwrap());
+            parts.head = Some(RewardHead::load(&mut parameters, HIDDEN + 1, false).unwrap());
+        }
+        if let Some(lexicon) = lexicon {
+            (parts.head, parts.lexicon) = (Some(by_affinity()), Some(Arc::new(lexicon)));
         }
         Server::start(settings, parts, make, gate, log).await
     }
+}
+
+/// A head whose score of a list grows with how far it asks for what the signals ask for, and with nothing else.
+fn by_affinity() -> RewardHead {
+    let mut parameters = Parameters::fresh(3, &Device::Cpu);
+    RewardHead::load(&mut parameters, HIDDEN, true).unwrap();
+    let set = |name: &str, at: usize| {
+        let var = &parameters.vars()[name];
+        let mut values = vec![0.0_f32; var.elem_count()];
+        values[at] = 1.0;
+        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+    };
+    set("list.hidden.weight", 5);
+    set("list.output.weight", 0);
+    RewardHead::load(&mut parameters, HIDDEN, true).unwrap()
 }
 
 pub fn parts(head: bool) -> Parts {
@@ -115,12 +141,14 @@ pub fn parts(head: bool) -> Parts {
         seeds: Default::default(),
         training: Default::default(),
     };
-    let head = head.then(|| RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), HIDDEN).unwrap());
+    let head =
+        head.then(|| RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), HIDDEN, false).unwrap());
     Parts {
         id: BundleId("0123456789abcdef".to_owned()),
         manifest,
         tokens: tokens(),
         head,
+        lexicon: None,
         cleaner: None,
         max_positions: 4096,
     }

@@ -1,6 +1,6 @@
 //! What a generation knows so far, and tells of itself while it goes on.
 use crate::{
-    decode::batch::FinishedRow,
+    decode::{batch::FinishedRow, features::Meets},
     serve::{
         candidate::{Candidate, Phases},
         question::Question,
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub(super) struct Course {
     pub(super) started: Instant,
     pub(super) method: Method,
+    /// What rows meet of what the signals ask for, where the head reads it.
+    pub(super) meets: Option<Meets>,
     /// Whether the reward head failed, and is asked no more.
     pub(super) is_headless: bool,
     /// Whether rows were left out that were needed.
@@ -39,6 +41,7 @@ impl Course {
         Self {
             started: Instant::now(),
             method: question.options.method,
+            meets: None,
             is_headless: false,
             is_cut: false,
             candidates: Vec::new(),

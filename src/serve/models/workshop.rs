@@ -128,9 +128,10 @@ impl Loaded {
     /// # Errors
     /// If its network cannot write.
     pub fn of(bundle: Bundle, origin: Origin) -> Result<Self, LoadError> {
-        let Bundle { id, manifest, tokens, model, head, cleaner } = bundle;
+        let Bundle { id, manifest, tokens, model, head, lexicon, cleaner } = bundle;
         let max_positions = model.config().max_positions;
-        Self::warm(Parts { id, manifest, tokens, head, cleaner, max_positions }, origin, model)
+        let parts = Parts { id, manifest, tokens, head, lexicon, cleaner, max_positions };
+        Self::warm(parts, origin, model)
     }
 
     /// A model of which the network writes a little, so that no reader waits for cold memory, and one that cannot write is found before it
@@ -316,6 +317,7 @@ impl Workshop {
             facts: Arc::new(facts),
             tokens: parts.tokens,
             head: parts.head.map(Arc::new),
+            lexicon: parts.lexicon,
             cleaner: parts.cleaner,
             engine,
             prompt_tokens_max: settings.prompt_tokens_max,

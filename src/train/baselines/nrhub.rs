@@ -7,6 +7,7 @@ use crate::{
     cleaner::Verdict,
     model::weights::{ModelError, Parameters, TensorSource},
     signals::Stream,
+    text::words::{fold, words},
     train::{
         descent,
         error::TrainError,
@@ -15,7 +16,6 @@ use crate::{
         optimizer::{AdamW, AdamWSettings},
         order::Order,
         retrieval::RANKING_LENGTH,
-        salient::{fold, words},
     },
 };
 use candle_core::{D, Tensor};

@@ -2,13 +2,9 @@
 //!
 //! An embedder of its own, trained with another seed on other data, says whether what lists find is only near in the eyes of the rewards
 //! that they were trained on.
-use super::super::{
-    error::TrainError,
-    events::World,
-    retrieval::RANKING_LENGTH,
-    rewards::meaning::{Meaning, Unit, WIDTH},
-};
+use super::super::{error::TrainError, events::World, retrieval::RANKING_LENGTH, rewards::meaning::Meaning};
 use crate::{
+    lexicon::unit::{Unit, WIDTH},
     model::encoder::embedder::Embedder,
     news::{article::Article, embed, vectors::VectorIndex},
     text::tokens::encoder::EncoderTokens,

@@ -4,7 +4,7 @@ use crate::{
     decode::{
         adaptive::Adaptive,
         batch::{Finish, FinishedRow},
-        features::list_features,
+        features::{Meets, list_features},
         pruning::{IsList, Pruning},
     },
     model::reward_head::RewardHead,
@@ -48,17 +48,29 @@ pub(super) fn cut(
     student: &Sampled,
     head: Option<&Arc<RewardHead>>,
     rows: &[Vec<FinishedRow>],
+    meets: &[Option<Meets>],
 ) -> Result<Vec<(Way, Vec<Cut>)>, TrainError> {
     let Some(head) = head else { return Ok(Vec::new()) };
     let tokens = student.tokens.clone();
     let is_list: IsList = Arc::new(move |row: &FinishedRow| list(row, &tokens).is_ok());
     let of_mode = |(way, confidence): (Way, f32)| {
-        let pruning = Pruning { head: Arc::clone(head), confidence, is_list: Arc::clone(&is_list) };
-        let cuts = rows.par_iter().map(|rows| cut_rows(student, head, rows, pruning.replay(rows)?));
+        let pruning = |meets: &Option<Meets>| Pruning {
+            head: Arc::clone(head),
+            confidence,
+            is_list: Arc::clone(&is_list),
+            meets: meets.clone(),
+        };
+        let asked = rows.par_iter().zip(meets);
+        let cuts = asked.map(|(rows, meets)| {
+            cut_rows((student, head, meets.as_ref()), rows, pruning(meets).replay(rows)?)
+        });
         Ok((way, cuts.collect::<Result<_, TrainError>>()?))
     };
     let adaptive = Adaptive { is_list: Arc::clone(&is_list) };
-    let drawn = rows.par_iter().map(|rows| cut_rows(student, head, rows, adaptive.replay(rows).to_vec()));
+    let drawn = rows
+        .par_iter()
+        .zip(meets)
+        .map(|(rows, meets)| cut_rows((student, head, meets.as_ref()), rows, adaptive.replay(rows).to_vec()));
     let drawn = (Way::HeadAdaptive, drawn.collect::<Result<_, TrainError>>()?);
     let modes = MODES.into_iter().filter(|_| head.foresees()).map(of_mode);
     modes.chain([Ok(drawn)]).collect()
@@ -80,16 +92,15 @@ pub(super) fn table(cuts: &[(Way, Vec<Cut>)], (n_lists, seed): (usize, u64)) -> 
 
 #[allow(clippy::cast_precision_loss, reason = "a handful of lists of some hundred tokens")]
 fn cut_rows(
-    student: &Sampled,
-    head: &RewardHead,
+    (student, head, meets): (&Sampled, &RewardHead, Option<&Meets>),
     rows: &[FinishedRow],
     left: Vec<FinishedRow>,
 ) -> Result<Cut, TrainError> {
     let n_tokens = |rows: &[FinishedRow]| rows.iter().map(|row| row.ids.len()).sum::<usize>() as f64;
     let n_whole = left.iter().filter(|row| row.finish != Finish::Pruned).count();
-    let samples = student.samples(&left);
-    let (all, among_all) = scored(student, head, rows)?;
-    let (kept, among_kept) = scored(student, head, &left)?;
+    let samples = student.samples(&left, meets);
+    let (all, among_all) = scored((student, head, meets), rows)?;
+    let (kept, among_kept) = scored((student, head, meets), &left)?;
     let best = |scores: &[f32]| (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
     let of_place = |place: usize| all.iter().position(|&other| other == place).map(|at| among_all[at]);
     let score = match (best(&among_all), best(&among_kept)) {
@@ -109,13 +120,12 @@ fn cut_rows(
 
 /// Places of the valid lists among rows, and what the head says of each.
 fn scored(
-    student: &Sampled,
-    head: &RewardHead,
+    (student, head, meets): (&Sampled, &RewardHead, Option<&Meets>),
     rows: &[FinishedRow],
 ) -> Result<(Vec<usize>, Vec<f32>), TrainError> {
-    let samples = student.samples(rows);
+    let samples = student.samples(rows, meets);
     let places: Vec<usize> = (0..rows.len()).filter(|&place| samples[place].is_ok()).collect();
     let valid: Vec<&FinishedRow> = places.iter().map(|&place| &rows[place]).collect();
-    let scores = head.score(&list_features(&valid))?;
+    let scores = head.score(&list_features(&valid, meets))?;
     Ok((places, scores.iter().map(|scores| scores.list.mean).collect()))
 }

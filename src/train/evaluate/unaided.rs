@@ -2,10 +2,11 @@
 use super::ways::{Platform, Way};
 use crate::{
     cleaner::Verdict,
+    lexicon::interests::Interests,
     train::{
         error::TrainError,
         events::{Event, Reader},
-        rewards::{interests::Interests, wishes::wishes},
+        rewards::wishes::wishes,
     },
 };
 

@@ -3,11 +3,14 @@ use super::{
     super::{
         events::{Event, World},
         rewards::wishes::QUERY_WORDS,
-        salient::{Salience, words},
+        salient::Salience,
     },
     N_QUERIES,
 };
-use crate::{queries::QueryList, text::parse::parse};
+use crate::{
+    queries::QueryList,
+    text::{parse::parse, words::words},
+};
 use rand::{Rng, SeedableRng, seq::IndexedRandom, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 

@@ -7,8 +7,11 @@
 //! The paper's reward is the mean cosine to the ten nearest ([`nearest_mean`]). It is highest for words of the day's titles, whoever
 //! reads, and goes on rising where supply is enough: within a reader it ranks lists against what they find (`train/LOG.md`).
 //! So it is capped where a query has found its subject.
-use super::{calibration::Calibration, mean, meaning::Unit};
-use crate::news::vectors::{VectorIndex, dot};
+use super::{calibration::Calibration, mean};
+use crate::{
+    lexicon::unit::{Unit, dot},
+    news::vectors::VectorIndex,
+};
 
 /// Articles that a query should be near to; the paper's ten.
 pub(super) const NEAREST: usize = 10;

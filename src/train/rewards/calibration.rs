@@ -1,14 +1,13 @@
 //! Where the scales of rewards begin and end, read off the news and training readers' clicks.
 use super::{
-    super::{
-        error::TrainError,
-        events::World,
-        order::Order,
-        salient::{Salience, words},
-    },
-    meaning::{Meaning, Unit, WIDTH},
+    super::{error::TrainError, events::World, order::Order, salient::Salience},
+    meaning::Meaning,
     specificity::mean_of_rarities,
     wishes::QUERY_WORDS,
+};
+use crate::{
+    lexicon::unit::{Unit, WIDTH},
+    text::words::words,
 };
 
 /// Articles whose mean says what every query is near to.

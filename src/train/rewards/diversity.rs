@@ -3,8 +3,8 @@
 //! R = half the mean over pairs of min(1 - cosine, 0.6) / 0.6, half the mean over pairs of 1 - Jaccard similarity of the
 //! stories among their first 20 articles. Distance beyond 0.6 earns nothing: unrelated queries are no better than
 //! different ones. A list of one query has no pair and gets 0.
-use super::{super::statistics::jaccard, Asked, mean, meaning::Unit};
-use crate::news::article::Article;
+use super::{super::statistics::jaccard, Asked, mean};
+use crate::{lexicon::unit::Unit, news::article::Article};
 use std::collections::BTreeSet;
 
 /// Distance that is enough.

@@ -6,63 +6,31 @@
 //! led others to read; nothing is known of the reader's own later clicks.
 use super::super::{
     events::{Event, Reader, World},
-    probe::{Features, Probe},
+    probe::Probe,
     salient::COMMON_SHARE,
     word_vectors::word_vectors,
 };
-use crate::{cleaner::Verdict, news::vectors::dot};
-use std::collections::HashSet;
+use crate::{
+    cleaner::Verdict,
+    lexicon::{
+        CLICK_WEIGHT, Lexicon, NewsWord, fingerprint,
+        interests::Said,
+        translation::Features,
+        unit::{Unit, WIDTH, dot},
+    },
+};
+use std::{collections::HashSet, sync::Arc};
 
-/// What a click counts next to a search or page, which count 1: the platform chose what could be clicked, and it shows what it
-/// has found out already.
-const CLICK_WEIGHT: f64 = 0.25;
-/// Numbers of a vector. 128: more directions than a catalogue has topics, few enough to be searched exactly.
-pub const WIDTH: usize = 128;
 /// Seed of the word vectors.
 const SEED: u64 = 11;
-/// News words that a signal is translated into: as many as name one subject. Of 4, 8, 20 and 60 eight ranks lists best.
-const TRANSLATED_WORDS: usize = 8;
 /// A word in fewer articles than this may be of one story alone.
 const TELLING_ARTICLES_MIN: u32 = 8;
-
-/// A vector of length 1, [`WIDTH`] numbers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Unit(pub Vec<f32>);
-
-impl Unit {
-    /// Scales a vector to length 1; none if it has none.
-    pub fn of(mut vector: Vec<f32>) -> Option<Self> {
-        let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-        if length <= f32::EPSILON {
-            return None;
-        }
-        vector.iter_mut().for_each(|value| *value /= length);
-        Some(Self(vector))
-    }
-
-    /// Cosine of the angle to another.
-    pub fn cosine(&self, other: &Self) -> f64 {
-        f64::from(dot(&self.0, &other.0))
-    }
-}
-
-/// What one signal of a reader says.
-#[derive(Clone, Debug)]
-pub struct Said {
-    /// When.
-    pub time_unix_s: i64,
-    /// How much it says of what she wants.
-    pub weight: f64,
-    /// What it is about.
-    pub unit: Unit,
-}
 
 /// Vectors of words, and the translation of signals.
 #[derive(Debug)]
 pub struct Meaning {
     probe: Probe,
-    /// Row after row (words of the news x [`WIDTH`]).
-    vectors: Vec<f32>,
+    lexicon: Lexicon,
     /// Words that tell one subject from others: in few articles, and not by chance in one story alone.
     telling: Vec<u32>,
 }
@@ -84,7 +52,12 @@ impl Meaning {
                 n_with >= TELLING_ARTICLES_MIN && f64::from(n_with) < common
             })
             .collect();
-        Self { probe, vectors, telling }
+        let news = (0..u32::try_from(probe.n_news_words()).unwrap_or(u32::MAX)).map(|id| NewsWord {
+            fingerprint: fingerprint(probe.word(id)),
+            rarity: probe.rarity_in_news(id),
+        });
+        let lexicon = Lexicon::new(news.collect(), vectors, Arc::clone(probe.translation()));
+        Self { probe, lexicon, telling }
     }
 
     /// What was counted.
@@ -92,9 +65,14 @@ impl Meaning {
         &self.probe
     }
 
+    /// What can be carried elsewhere: words, vectors and the translation.
+    pub fn lexicon(&self) -> &Lexicon {
+        &self.lexicon
+    }
+
     /// The meaning of a query or a title; none if no word of it is a word of the news.
     pub fn text(&self, text: &str) -> Option<Unit> {
-        self.sum(self.probe.news_words(text).into_iter().map(|id| (id, 1.0)))
+        self.lexicon.text(text)
     }
 
     /// The mean of the meanings of texts; none if none of them has one.
@@ -108,7 +86,7 @@ impl Meaning {
 
     /// The meaning of an article of the world, by its index.
     pub fn article(&self, article_idx: usize) -> Option<Unit> {
-        self.sum(self.probe.words_of(article_idx).iter().map(|&id| (id, 1.0)))
+        self.lexicon.sum(self.probe.words_of(article_idx).iter().map(|&id| (id, 1.0)))
     }
 
     /// What a reader's traces say; noise and those that say nothing are left out.
@@ -121,26 +99,14 @@ impl Meaning {
     pub fn signal(&self, event: &Event) -> Option<Said> {
         let (weight, unit) = match event.article_idx {
             Some(article_idx) => (CLICK_WEIGHT, self.article(article_idx)?),
-            None => (1.0, self.typed(&event.text)?),
+            None => (1.0, self.lexicon.typed(&event.text)?),
         };
         Some(Said { time_unix_s: event.time_unix_s, weight, unit })
     }
 
-    /// The meaning of a search or page, by what its readers clicked.
-    fn typed(&self, text: &str) -> Option<Unit> {
-        let mut translated = self.probe.translated(text);
-        let heaviest_first = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if TRANSLATED_WORDS < translated.len() {
-            translated.select_nth_unstable_by(TRANSLATED_WORDS, heaviest_first);
-            translated.truncate(TRANSLATED_WORDS);
-        }
-        translated.sort_unstable_by(heaviest_first);
-        self.sum(translated.into_iter())
-    }
-
     /// The `n` telling words nearest to a meaning, the nearest first; words in `used` are passed over.
     pub fn nearest_words(&self, to: &Unit, n: usize, used: &HashSet<u32>) -> Vec<u32> {
-        let cosine = |id: u32| dot(&self.vectors[id as usize * WIDTH..][..WIDTH], &to.0);
+        let cosine = |id: u32| dot(self.lexicon.vector(id), &to.0);
         let mut near: Vec<(f32, u32)> =
             self.telling.iter().filter(|id| !used.contains(id)).map(|&id| (cosine(id), id)).collect();
         let nearest_first = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
@@ -160,15 +126,5 @@ impl Meaning {
     /// Inverse frequency of a word among articles, nats; none of a word that the news does not have.
     pub fn rarity(&self, word: &str) -> Option<f64> {
         self.probe.news_words(word).first().map(|&id| f64::from(self.probe.rarity_in_news(id)))
-    }
-
-    fn sum(&self, weighted: impl Iterator<Item = (u32, f32)>) -> Option<Unit> {
-        let mut sum = vec![0.0_f32; WIDTH];
-        for (id, weight) in weighted {
-            let weight = weight * self.probe.rarity_in_news(id);
-            let vector = &self.vectors[id as usize * WIDTH..][..WIDTH];
-            sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += weight * value);
-        }
-        Unit::of(sum)
     }
 }

@@ -19,7 +19,6 @@ pub mod composite;
 mod coverage;
 pub mod diversity;
 pub mod hit;
-pub mod interests;
 pub mod meaning;
 mod specificity;
 mod structure;
@@ -31,17 +30,20 @@ use super::{
     error::TrainError,
     events::{Event, Reader, World},
     retrieval::Retrieval,
-    salient::{fold, words},
 };
 use crate::{
+    lexicon::{
+        interests::Interests,
+        unit::{Unit, WIDTH},
+    },
     news::{article::Article, vectors::VectorIndex},
     queries::QueryList,
+    text::words::{fold, words},
 };
 use alignment::nearest_mean;
 use calibration::Calibration;
 use diversity::mean_distance;
-use interests::Interests;
-use meaning::{Meaning, Unit};
+use meaning::Meaning;
 use std::time::Instant;
 use view::View;
 
@@ -162,7 +164,7 @@ impl<'a> Judge<'a> {
             .filter_map(|idx| Some((idx, meaning.article(idx)?)))
             .collect();
         let calibration = Calibration::fit(world, &meaning)?;
-        let living = VectorIndex::build(meaning::WIDTH, units.iter().map(|(idx, unit)| (*idx, &unit.0[..])));
+        let living = VectorIndex::build(WIDTH, units.iter().map(|(idx, unit)| (*idx, &unit.0[..])));
         Ok(Self { meaning, articles: &world.articles, at_unix_s, units, living, retrieval, calibration })
     }
 

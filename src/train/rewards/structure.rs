@@ -2,8 +2,10 @@
 //!
 //! The parser has refused texts that are no list at all. R = share of queries of 2 to 8 words, one of them with a letter, whose first
 //! letters are not those of an earlier query.
-use super::super::salient::{fold, words};
-use crate::queries::QueryList;
+use crate::{
+    queries::QueryList,
+    text::words::{fold, words},
+};
 use std::collections::{BTreeSet, HashSet};
 
 /// Words of a query; the parser takes more.

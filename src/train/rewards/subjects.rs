@@ -4,7 +4,7 @@
 //! for signals about one thing hold the same words in ever other orders, of which nothing can be learned. By their subject they
 //! get the same list. A thousand subjects stand for signals as well as their own meanings do (`train/LOG.md`).
 //! Sources: spherical k-means, Dhillon, Modha, Machine Learning 42, 2001; its start, k-means++, Arthur, Vassilvitskii, SODA 2007.
-use super::meaning::Unit;
+use crate::lexicon::unit::Unit;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;

@@ -1,5 +1,6 @@
 //! One reader as the rewards see her: interests, and how much each living article is wanted.
-use super::{interests::Interests, logistic, meaning::Unit};
+use super::logistic;
+use crate::lexicon::{interests::Interests, unit::Unit};
 use std::collections::HashMap;
 
 /// Half of an interest is served by an article at this cosine.

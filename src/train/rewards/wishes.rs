@@ -1,6 +1,7 @@
 //! The list that the judge itself would write: the words of the news nearest to each of a reader's heaviest interests.
-use super::{interests::Interests, meaning::Meaning};
+use super::meaning::Meaning;
 use crate::{
+    lexicon::interests::Interests,
     queries::{QUERIES_MAX, QUERIES_MIN, QueryList},
     text::parse,
 };

@@ -61,7 +61,9 @@ impl Subject {
         let Some(confidence) = confidence(mode) else { return Ok(None) };
         let head_of = |judge: &Judge| {
             let head = judge.head.as_ref().filter(|head| head.foresees())?;
-            Some(Pruning { head: Arc::clone(head), confidence, is_list: Arc::clone(&judge.is_list) })
+            // Its prompts are of no reader: the head reads of their interests what it reads where nothing is known.
+            let is_list = Arc::clone(&judge.is_list);
+            Some(Pruning { head: Arc::clone(head), confidence, is_list, meets: None })
         };
         let pruning = self.judge.as_ref().and_then(head_of);
         pruning.map(Some).ok_or_else(|| {

@@ -1,8 +1,9 @@
 //! The second person on an account: what becomes of their signals, and what the account's other signals say of them.
 use crate::{
     cleaner::Verdict,
+    lexicon::unit::Unit,
     signals::Stream,
-    train::{evaluate::ways::Platform, events::Reader, rewards::meaning::Unit},
+    train::{evaluate::ways::Platform, events::Reader},
     world::known::{Known, Tag},
 };
 use rayon::prelude::*;

@@ -1,8 +1,8 @@
 //! What a reader's signals are about: clusters of their meanings, with weights.
-use super::{
-    super::probe::HALF_LIFE_S,
-    meaning::{Said, Unit},
-};
+use super::unit::Unit;
+
+/// A signal counts half after this long. Of 3, 7 and 30 days the last found most.
+pub const HALF_LIFE_S: f64 = 30.0 * 86_400.0;
 
 /// Signals as near as this to the middle of a cluster join it.
 const JOINS: f64 = 0.5;
@@ -10,6 +10,17 @@ const JOINS: f64 = 0.5;
 const NOISE_SHARE: f64 = 0.03;
 /// Interests beyond this many are more than a list can meet.
 const INTERESTS_MAX: usize = 8;
+
+/// What one signal of a reader says.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// When.
+    pub time_unix_s: i64,
+    /// How much it says of what she wants.
+    pub weight: f64,
+    /// What it is about.
+    pub unit: Unit,
+}
 
 /// What a reader is interested in; the heaviest first.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,0 +1,92 @@
+//! How far queries ask for what a reader is interested in.
+//!
+//! Queries and interests are matched one to one, the best pair first. Sum over interests c of
+//! w_c x logistic((cos(c, q of c) - 0.6) / 0.08) - 0.3 x share of queries that are near to no interest, at least 0. Without
+//! one-to-one matching a query in the middle of everything would meet all interests at once.
+use super::{interests::Interests, logistic, unit::Unit};
+
+/// Half of an interest is met at this cosine: where words of the same subject stand among each other.
+const MET: f64 = 0.6;
+/// How soon more nearness is worth more.
+const SOFTNESS: f64 = 0.08;
+/// A query further than this from every interest is about nothing the reader did.
+const STRAYS: f64 = 0.45;
+/// What a list of strays only loses.
+const STRAY_COST: f64 = 0.3;
+
+/// How much of a reader's interests queries ask for, from 0 to 1; a query that means nothing strays. 0 for a reader without any.
+#[allow(clippy::cast_precision_loss, reason = "a handful of queries")]
+pub fn asked(queries: &[Option<&Unit>], reader: &Interests) -> f64 {
+    if reader.clusters.is_empty() || queries.is_empty() {
+        return 0.0;
+    }
+    let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
+    let mut n_strays = 0;
+    for (query_idx, unit) in queries.iter().enumerate() {
+        let cosines: Vec<f64> = match unit {
+            Some(unit) => reader.clusters.iter().map(|(centre, _)| centre.cosine(unit)).collect(),
+            None => Vec::new(),
+        };
+        n_strays += usize::from(cosines.iter().all(|cosine| *cosine < STRAYS));
+        pairs.extend(cosines.into_iter().enumerate().map(|(idx, cosine)| (cosine, idx, query_idx)));
+    }
+    pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let (mut met, mut used) = (vec![false; reader.clusters.len()], vec![false; queries.len()]);
+    let mut covered = 0.0;
+    for (cosine, interest_idx, query_idx) in pairs {
+        if !met[interest_idx] && !used[query_idx] {
+            (met[interest_idx], used[query_idx]) = (true, true);
+            covered += reader.clusters[interest_idx].1 * logistic((cosine - MET) / SOFTNESS);
+        }
+    }
+    (covered - STRAY_COST * n_strays as f64 / queries.len() as f64).max(0.0)
+}
+
+/// How much of a reader's interests one query meets by itself, from 0 to 1.
+pub fn met(query: &Unit, reader: &Interests) -> f64 {
+    let meets = |(centre, weight): &(Unit, f64)| weight * logistic((centre.cosine(query) - MET) / SOFTNESS);
+    reader.clusters.iter().map(meets).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(x: f32, y: f32, z: f32) -> Unit {
+        Unit::of(vec![x, y, z]).unwrap()
+    }
+
+    fn reader() -> Interests {
+        Interests { clusters: vec![(unit(1.0, 0.0, 0.0), 0.7), (unit(0.0, 1.0, 0.0), 0.3)] }
+    }
+
+    #[test]
+    fn every_interest_met_is_nearly_one_and_the_heavier_one_alone_its_weight() {
+        let (x, y) = (unit(1.0, 0.0, 0.0), unit(0.0, 1.0, 0.0));
+        assert!(asked(&[Some(&x), Some(&y)], &reader()) > 0.98);
+        let alone = asked(&[Some(&x)], &reader());
+        assert!((0.68..0.71).contains(&alone), "{alone}");
+    }
+
+    #[test]
+    fn one_query_between_two_interests_meets_one_of_them() {
+        let between = unit(1.0, 1.0, 0.0);
+        let both = asked(&[Some(&between)], &reader());
+        let apart = asked(&[Some(&unit(1.0, 0.0, 0.0)), Some(&unit(0.0, 1.0, 0.0))], &reader());
+        assert!(both < 0.6 && both < apart - 0.3, "{both} {apart}");
+    }
+
+    #[test]
+    fn strays_cost_and_never_below_zero() {
+        let (x, stray) = (unit(1.0, 0.0, 0.0), unit(0.0, 0.0, 1.0));
+        let without = asked(&[Some(&x)], &reader());
+        let with = asked(&[Some(&x), Some(&stray)], &reader());
+        assert!((without - with - 0.15).abs() < 1e-3, "{without} {with}");
+        assert_eq!(asked(&[Some(&stray), None], &reader()), 0.0);
+    }
+
+    #[test]
+    fn readers_without_interests_have_nothing_to_cover() {
+        assert_eq!(asked(&[Some(&unit(1.0, 0.0, 0.0))], &Interests::default()), 0.0);
+    }
+}

@@ -1,0 +1,34 @@
+//! What rows of a prompt meet of what its reader's signals ask for.
+use super::{
+    Lexicon, asked,
+    interests::{Interests, Said},
+    unit::Unit,
+};
+use crate::{
+    decode::{batch::FinishedRow, features::Meets},
+    model::reward_head::Affinity,
+    signals::UserSignals,
+    text::tokens::Tokens,
+};
+use std::sync::Arc;
+
+/// Reads rows of the prompt that was built of these signals.
+pub fn meets(lexicon: &Arc<Lexicon>, signals: &UserSignals, tokens: &Tokens) -> Meets {
+    let said: Vec<Said> = signals.as_slice().iter().filter_map(|signal| lexicon.signal(signal)).collect();
+    // Signals are compared by age with each other alone, so the moment of the newest is as good as any later one.
+    let at_unix_s = said.iter().map(|said| said.time_unix_s).max().unwrap_or(0);
+    let interests = Interests::of(&said, at_unix_s);
+    let (lexicon, tokens) = (Arc::clone(lexicon), tokens.clone());
+    Arc::new(move |row| affinity(row, &lexicon, &interests, &tokens))
+}
+
+fn affinity(row: &FinishedRow, lexicon: &Lexicon, interests: &Interests, tokens: &Tokens) -> Affinity {
+    let text = |end: &crate::decode::batch::QueryEnd| tokens.decode(&row.ids[end.start..end.n_ids]);
+    let units: Vec<Option<Unit>> = row.query_ends.iter().map(|end| lexicon.text(&text(end))).collect();
+    let met = |unit: &Option<Unit>| unit.as_ref().map_or(0.0, |unit| asked::met(unit, interests));
+    let of_list = asked::asked(&units.iter().map(Option::as_ref).collect::<Vec<_>>(), interests);
+    #[allow(clippy::cast_possible_truncation, reason = "numbers from 0 to 1")]
+    let affinity =
+        Affinity { queries: units.iter().map(|unit| met(unit) as f32).collect(), list: of_list as f32 };
+    affinity
+}
