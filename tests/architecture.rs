@@ -1,8 +1,6 @@
 //! The plan of the house as a test: which room may know which, how long things may be, and what must be absent.
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// Longest file and function, in lines. A file counts up to its `mod tests`.
 const FILE_LINES_MAX: usize = 400;
