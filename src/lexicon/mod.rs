@@ -28,7 +28,7 @@ pub const CLICK_WEIGHT: f64 = 0.25;
 /// News words that a signal is translated into: as many as name one subject. Of 4, 8, 20 and 60 eight ranks lists best.
 const TRANSLATED_WORDS: usize = 8;
 
-/// A word by which it is looked up: a file of these tells nobody what anybody typed.
+/// A word by which it is looked up. It hides no word: whoever has a list of words finds it again. Only what at least five readers typed is counted.
 pub type Fingerprint = u64;
 
 /// The fingerprint of a folded word, or of two with a space between.

@@ -1,4 +1,4 @@
-//! The reward head: what a list will be worth, read off the student's own hidden states.
+//! The reward head: what a list will be worth, by the student's hidden states and log-probabilities, what other lists say, and what the lexicon says of signals.
 use super::{
     askers::{Asker, Asking, askers},
     checkpoint,

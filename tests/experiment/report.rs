@@ -139,7 +139,7 @@ fn a_file_can_be_checked_before_a_server_reads_it() {
         check(stops.clone())
     };
     assert!(named("next").unwrap().contains("sets bundle"));
-    assert!(named("absent").unwrap_err().contains("resident: next"));
+    assert!(named("absent").unwrap_err().contains("residents: next"));
 }
 
 /// Clicks of an arm of this many readers.

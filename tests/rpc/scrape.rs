@@ -34,7 +34,7 @@ async fn counters_reconcile_with_what_was_asked() {
     check("newshound_queue_depth", 0.0).await;
     check("newshound_ready", 1.0).await;
     check("newshound_draining", 0.0).await;
-    check("newshound_capacity_rows", 128.0).await;
+    check("newshound_capacity_rows", 32.0).await;
     check("newshound_connections_open", 1.0).await;
 }
 

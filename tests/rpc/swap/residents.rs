@@ -223,7 +223,7 @@ async fn a_resident_may_come_after_the_file_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_file_that_names_what_the_settings_do_not_is_refused_unless_the_experiment_is_off() {
+async fn a_file_that_names_what_the_settings_do_not_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (_shelf, server) = serving(&dir, Shelf::of(&["alpha", "beta"]), &json!({})).await;
     replace(dir.path(), &text(&flags("student")));
@@ -232,10 +232,6 @@ async fn a_file_that_names_what_the_settings_do_not_is_refused_unless_the_experi
         ask(&mut server.client().await, request("reader")).await.arms.is_empty(),
         "the old file stays in force"
     );
-    let mut off = flags("student");
-    off["newshound.x"]["state"] = json!("DISABLED");
-    replace(dir.path(), &text(&off));
-    server.until("newshound_experiments_file_refused", 0.0).await;
 }
 
 #[tokio::test]
