@@ -6,7 +6,7 @@ use super::{
 use crate::rpc::{
     experiments::{file, text},
     feedback::{exposures, plan, records},
-    reload::{refused, replace},
+    reload::refused,
     server::{Client, Plan, Server, ask, cache_status, refusal, request, texts, within},
 };
 use newshound::{
@@ -220,18 +220,6 @@ async fn a_resident_may_come_after_the_file_that_names_it() {
     admin::swap(&mut admin, 2).await.unwrap();
     let response = ask(&mut client, of("next")).await;
     assert_eq!((told(&response).0, response.arms[0].absent_bundle.is_none()), ("beta", true));
-}
-
-#[tokio::test]
-async fn a_file_that_names_what_the_settings_do_not_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let (_shelf, server) = serving(&dir, Shelf::of(&["alpha", "beta"]), &json!({})).await;
-    replace(dir.path(), &text(&flags("student")));
-    server.until("newshound_experiments_file_refused", 1.0).await;
-    assert!(
-        ask(&mut server.client().await, request("reader")).await.arms.is_empty(),
-        "the old file stays in force"
-    );
 }
 
 #[tokio::test]
