@@ -63,6 +63,9 @@ fn a_broken_lexicon_is_refused_in_a_sentence() {
     let endless = file_of(&lexicon(&NEWS, &[("a b", &[(0, f32::INFINITY)])]));
     assert!(file::read(&endless).unwrap_err().contains("typed_weight is not finite"));
     assert!(file::read(b"no tensors").is_err());
+    // Written twice it is there once.
+    let again = file::add(&small(), &file_of(&small())).unwrap();
+    assert_eq!(again, file_of(&small()));
 }
 
 #[test]
@@ -79,7 +82,7 @@ fn rows_meet_what_their_readers_signals_ask_for() {
         weight: None,
     };
     let drafts = vec![draft("night sky", Stream::Search, 1), draft("council", Stream::Click, 2)];
-    let meets = meets(&Arc::new(small()), &UserSignals::new(drafts).unwrap(), &tokens);
+    let meets = meets(&Arc::new(small()), UserSignals::new(drafts).unwrap().as_slice(), &tokens);
     let row = |queries: &[&str]| {
         let (mut ids, mut query_ends) = (Vec::new(), Vec::new());
         for query in queries {

@@ -236,6 +236,7 @@ mod prompts {
         assert_eq!((exact.ids, exact.n_truncated_signals), (full.ids, 0));
         let tight = prompt::build(&all, &tokens, n - 1);
         assert_eq!(tight.n_truncated_signals, 1);
+        assert_eq!(tight.shown(&all), &all.as_slice()[1..]);
         assert_eq!(
             tight.ids,
             prompt::build(&searches(&["bus fares", "heat pump subsidies"]), &tokens, 4096).ids

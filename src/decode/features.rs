@@ -13,7 +13,7 @@ pub type Meets = Arc<dyn Fn(&FinishedRow) -> Affinity + Send + Sync>;
 ///
 /// A query's log-probability is the mean over its own tokens in nats, without the boundary; the list's is the mean over
 /// every sampled token, boundaries and stop included, and 0 for a row without tokens. Consensus counts a query's own
-/// tokens.
+/// tokens. `meets`: what the head reads of the reader's interests, where it does; else affinity is absent.
 pub fn list_features(rows: &[&FinishedRow], meets: Option<&Meets>) -> Vec<ListFeatures> {
     let mut n_holders: HashMap<u32, usize> = HashMap::new();
     for row in rows {

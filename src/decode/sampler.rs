@@ -58,7 +58,7 @@ impl SamplerSettings {
 /// A drawn token, by the place of its logit, and its log-probability (nats) under the plain model: temperature 1, nothing cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampled {
-    /// The token.
+    /// The place of its logit.
     pub id: u32,
     /// Its log-probability.
     pub logprob: f32,

@@ -1,7 +1,7 @@
 //! A lexicon in the file of the reward head that reads it: what matters of it, in few bytes.
 //!
 //! Tensors `lexicon.*`: `news_word` (n, u64), `news_rarity` (n, f16), `news_vector` (n, 128, f16); `typed_word` (m, u64, ascending), `typed_end` (m, u32: where the
-//! words of each end), `typed_news` (k, u32), `typed_weight` (k, f16).
+//! words of each end, the last with the last of them), `typed_news` (k, u32), `typed_weight` (k, f16).
 use super::{
     Lexicon, NewsWord,
     translation::{Features, Translation, Weights},
@@ -14,7 +14,7 @@ use std::{collections::HashMap, sync::Arc};
 /// News words that are kept of each word or pair that is typed, the heaviest: twice as many as a signal is translated into.
 const KEPT: usize = 16;
 
-/// Adds a lexicon to the tensors of a safetensors file; of every translation the heaviest words.
+/// A safetensors file with a lexicon beside the tensors that it has, in place of one that it had; of every translation the heaviest words.
 ///
 /// # Errors
 /// If the file is none.
@@ -71,6 +71,7 @@ pub fn add(lexicon: &Lexicon, file: &[u8]) -> Result<Vec<u8>, String> {
     let text = |error: safetensors::SafeTensorError| error.to_string();
     let before = SafeTensors::deserialize(file).map_err(text)?;
     let mut views = before.tensors();
+    views.retain(|(name, _)| !name.starts_with("lexicon."));
     for (name, dtype, shape, bytes) in &tensors {
         views.push(((*name).to_owned(), TensorView::new(*dtype, shape.clone(), bytes).map_err(text)?));
     }
@@ -105,6 +106,10 @@ pub fn read(bytes: &[u8]) -> Result<Option<Lexicon>, String> {
     let weights = tensors.halves("typed_weight", &[ids.len()])?;
     if ids.iter().any(|id| *id as usize >= n_news) {
         return Err(format!("lexicon.typed_news names words beyond the {n_news} there are"));
+    }
+    let n_told = ends.last().map_or(0, |end| *end as usize);
+    if n_told != ids.len() || !features.is_sorted_by(|one, next| one < next) {
+        return Err("lexicon.typed_word does not ascend, or lexicon.typed_end does not fit".to_owned());
     }
     let starts = std::iter::once(0).chain(ends.iter().copied());
     let mut by_feature = HashMap::with_capacity(features.len());

@@ -76,7 +76,7 @@ impl Lexicon {
 
     /// The meaning of a search or page, by what its readers clicked.
     pub fn typed(&self, text: &str) -> Option<Unit> {
-        let mut translated = self.translation.of(text, self.news.len());
+        let mut translated = self.translation.of(text);
         let heaviest_first = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if TRANSLATED_WORDS < translated.len() {
             translated.select_nth_unstable_by(TRANSLATED_WORDS, heaviest_first);

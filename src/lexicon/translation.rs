@@ -1,7 +1,7 @@
 //! From words that readers type to words of the news that they click.
 use super::{Fingerprint, fingerprint};
 use crate::text::words::{fold, words};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What of a signal is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +45,14 @@ impl Translation {
         self.by_feature.iter().map(|(feature, weights)| (*feature, weights))
     }
 
-    /// What a text says, of so many words of the news; each once, by number.
-    pub fn of(&self, text: &str, n_news_words: usize) -> Weights {
+    /// What a text says in words of the news; each once, by number.
+    pub fn of(&self, text: &str) -> Weights {
         let features: BTreeSet<Fingerprint> =
             self.features.of(text).iter().map(|feature| fingerprint(feature)).collect();
-        let mut weights = vec![0.0_f32; n_news_words];
+        let mut weights: BTreeMap<u32, f32> = BTreeMap::new();
         for (news, weight) in features.iter().filter_map(|feature| self.by_feature.get(feature)).flatten() {
-            weights[*news as usize] += weight;
+            *weights.entry(*news).or_default() += weight;
         }
-        (0_u32..).zip(weights).filter(|(_, weight)| *weight > 0.0).collect()
+        weights.into_iter().filter(|(_, weight)| *weight > 0.0).collect()
     }
 }

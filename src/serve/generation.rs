@@ -241,7 +241,8 @@ impl Writer {
             .zip(&course.rows)
             .filter(|(candidate, _)| candidate.list.is_ok())
             .unzip();
-        let features = list_features(&rows, course.meets.as_ref());
+        let meets = course.meets.as_ref().filter(|_| self.head.is_some() && !course.is_headless);
+        let features = list_features(&rows, meets);
         for (candidate, read) in valid.iter_mut().zip(&features) {
             candidate.consensus = read.consensus.as_ref().map(|consensus| consensus.list);
             candidate.query_consensus =

@@ -166,7 +166,7 @@ impl ServeSettings {
             http_addr: SocketAddr::from(([127, 0, 0, 1], 9464)),
             device: DeviceChoice::Auto,
             precision: Precision::F32,
-            engine: EngineSettings::default(),
+            engine: EngineSettings::demo(),
             generation: GenerationSettings { prompt_tokens_max: 768, output_tokens_max: 96 },
             cache: CacheSettings {
                 bytes_max: 64 << 20,

@@ -25,6 +25,14 @@ pub struct Prompt {
     pub signal_ends: Vec<usize>,
 }
 
+impl Prompt {
+    /// Of the signals that it was built of, those that it shows.
+    pub fn shown<'a>(&self, signals: &'a UserSignals) -> &'a [Signal] {
+        let signals = signals.as_slice();
+        &signals[signals.len().saturating_sub(self.signal_ends.len())..]
+    }
+}
+
 /// Builds the prompt within a budget of tokens (control tokens and instructions included).
 ///
 /// Each signal is a line, `search: text | category`, and is tokenised by itself: ids are joined, never strings. As long as

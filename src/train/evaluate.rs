@@ -103,14 +103,14 @@ pub fn run(inputs: Inputs<'_>, settings: EvaluateSettings) -> Result<Evaluation,
             reason: "no reader of the split has signals and held-out clicks".to_owned(),
         });
     }
-    let prompts: Vec<Vec<u32>> = questions
-        .iter()
-        .map(|question| prompt::build(&question.signals, &student.tokens, prompt_tokens_max).ids)
-        .collect();
+    let read = |question: &Question<'_>| {
+        let prompt = prompt::build(&question.signals, &student.tokens, prompt_tokens_max);
+        let lexicon = bundle.lexicon.as_ref();
+        let meets = lexicon.map(|lexicon| meets(lexicon, prompt.shown(&question.signals), &student.tokens));
+        (prompt.ids, meets)
+    };
+    let (prompts, meets): (Vec<Vec<u32>>, Vec<Option<Meets>>) = questions.iter().map(read).unzip();
     let head = bundle.head.map(Arc::new);
-    let read =
-        |question: &Question<'_>| Some(meets(bundle.lexicon.as_ref()?, &question.signals, &student.tokens));
-    let meets: Vec<Option<Meets>> = questions.iter().map(read).collect();
     let drawn = drawn(&student, head.as_ref(), (&prompts, &meets), settings)?;
     let platform = Platform::of(&world, popular(&world), head.as_deref(), inputs.embedder)?;
     let of_seed = |drawn: &Drawn| -> Result<Vec<Outcome>, TrainError> {

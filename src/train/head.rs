@@ -99,8 +99,10 @@ pub fn run(
     let others = world.training_readers().filter(|reader| !belongs_to_head(&reader.key));
     let judge = Judge::of(world, others, world.cutoff_unix_s)?;
     let lexicon = carried(judge.meaning.lexicon())?;
-    let meets: Vec<Option<Meets>> =
-        askers.iter().map(|asker| Some(meets(&lexicon, &asker.signals()?, &student.tokens))).collect();
+    let meets: Vec<Option<Meets>> = askers
+        .iter()
+        .map(|asker| Some(meets(&lexicon, asker.signals()?.as_slice(), &student.tokens)))
+        .collect();
     let samples: Vec<Vec<Sample>> =
         rows.iter().zip(&meets).map(|(rows, meets)| student.samples(rows, meets.as_ref())).collect();
     let n_lists = samples.iter().map(Vec::len).sum::<usize>();

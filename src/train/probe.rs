@@ -7,6 +7,7 @@
 //! With [`Features::Neighbours`] it counts pairs of neighbouring words too: what is to be found by whoever reads words in company.
 use super::events::{Reader, World};
 use crate::{
+    cleaner::Verdict,
     lexicon::{
         fingerprint,
         interests::HALF_LIFE_S,
@@ -69,7 +70,9 @@ impl Probe {
         for reader in readers {
             let of_stream =
                 |is_click| reader.events.iter().filter(move |e| (e.stream == Stream::Click) == is_click);
-            typed.push(of_stream(false).flat_map(|event| features.of(&event.text)).map(&mut id_of).collect());
+            // What is counted may be carried in a bundle.
+            let shown = of_stream(false).filter(|event| event.verdict != Verdict::Personal);
+            typed.push(shown.flat_map(|event| features.of(&event.text)).map(&mut id_of).collect());
             let idxs = of_stream(true).filter_map(|event| event.article_idx);
             clicked.push(idxs.flat_map(|idx| &articles[idx]).copied().collect::<BTreeSet<u32>>());
         }
@@ -184,7 +187,7 @@ impl Probe {
                 }
                 continue;
             }
-            for (news, translated) in self.translation.of(&event.text, self.n_news_words) {
+            for (news, translated) in self.translation.of(&event.text) {
                 wanted[news as usize] += weight * translated;
             }
         }

@@ -39,7 +39,7 @@ impl Writer {
         let n_cleaned = signals.as_slice().len() - cleaned.as_slice().len();
         let clean = started.elapsed();
         let prompt = prompt::build(&cleaned, &self.tokens, self.prompt_tokens_max);
-        let meets = self.lexicon.as_ref().map(|lexicon| meets(lexicon, &cleaned, &self.tokens));
+        let meets = self.lexicon.as_ref().map(|lexicon| meets(lexicon, prompt.shown(&cleaned), &self.tokens));
         Ok(Built { prompt, n_cleaned, clean, meets })
     }
 }

@@ -4,13 +4,18 @@ use crate::settings::Reader;
 use candle_core::Device;
 use std::time::Duration;
 
+/// Rows that a CPU decodes together: four readers of eight candidates. With 64 or 128 it answers no more readers per second, and each later.
+const ROWS_ON_CPU: usize = 32;
+/// The same on a GPU, which reads its weights once for all of them.
+const ROWS_ON_GPU: usize = 128;
+
 /// `[engine]`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EngineSettings {
     /// `rows_max`: rows decoded together. Default 0: 32 on a CPU and 128 on a GPU ([`EngineSettings::on`]).
     pub rows_max: usize,
     /// `tokens_max`: prompt tokens plus the most that the rows can write, over all running requests; bounds the memory of keys and
-    /// values. Default 65,536: 128 rows of 96 new tokens and a prompt of 400 for each, where every request has one row.
+    /// values. Default 65,536: 128 rows, as a GPU has, of 96 new tokens and a prompt of 400 for each, where every request has one row.
     pub tokens_max: usize,
     /// `queue_requests_max`: requests that may wait. Default 256: more than one CPU answers within the longest wait, so that age
     /// refuses before length does; who comes later is told when to retry.
@@ -41,8 +46,9 @@ pub struct EngineSettings {
     pub prefix_age_max: Duration,
 }
 
-impl Default for EngineSettings {
-    fn default() -> Self {
+impl EngineSettings {
+    /// The defaults.
+    pub(super) fn demo() -> Self {
         Self {
             rows_max: 0,
             tokens_max: 65_536,
@@ -57,14 +63,7 @@ impl Default for EngineSettings {
             prefix_age_max: Duration::from_secs(600),
         }
     }
-}
 
-/// Rows that a CPU decodes together: four readers of eight candidates. With 64 or 128 it answers no more readers per second, and each later.
-const ROWS_ON_CPU: usize = 32;
-/// The same on a GPU, which reads its weights once for all of them.
-const ROWS_ON_GPU: usize = 128;
-
-impl EngineSettings {
     /// With as many rows as suit where the network computes, unless it is said how many.
     #[must_use]
     pub fn on(self, device: &Device) -> Self {

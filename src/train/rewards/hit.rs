@@ -4,7 +4,7 @@
 //! hours after, else 0. R = the largest z of the list's queries. A reader who clicked nothing then that was alive has no such reward:
 //! it is missing, and not 0.
 //!
-//! Clicks are those of training readers before the cutoff, never held-out ones. A platform's policy chose what they were shown, so what is
+//! Clicks are those of training readers before the cutoff, never held-out ones: of a list asked for within a day of it, those of a shorter time. A platform's policy chose what they were shown, so what is
 //! popular pays: a list for everybody does well.
 use super::super::{
     error::TrainError,
@@ -24,7 +24,7 @@ const WITHIN_S: i64 = 24 * 3600;
 #[derive(Debug)]
 pub struct Hits<'a> {
     articles: &'a [Article],
-    /// Of all that was published before the cutoff; what was not alive at a moment is left out of its searches.
+    /// Of all that was published by the cutoff; what was not alive at a moment is left out of its searches.
     retrieval: Retrieval,
 }
 
@@ -36,7 +36,7 @@ pub struct Clicked {
 }
 
 impl<'a> Hits<'a> {
-    /// Indexes what was published before the cutoff.
+    /// Indexes what was published by the cutoff.
     /// # Errors
     /// If it cannot be indexed.
     pub fn of(world: &'a World) -> Result<Self, TrainError> {

@@ -6,7 +6,7 @@ use super::{
 use crate::rpc::{
     experiments::{file, text},
     feedback::{exposures, plan, records},
-    reload::refused,
+    reload::{refused, replace},
     server::{Client, Plan, Server, ask, cache_status, refusal, request, texts, within},
 };
 use newshound::{
@@ -220,6 +220,21 @@ async fn a_resident_may_come_after_the_file_that_names_it() {
     admin::swap(&mut admin, 2).await.unwrap();
     let response = ask(&mut client, of("next")).await;
     assert_eq!((told(&response).0, response.arms[0].absent_bundle.is_none()), ("beta", true));
+}
+
+#[tokio::test]
+async fn a_file_that_names_what_the_settings_do_not_is_refused_unless_the_experiment_is_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_shelf, server) = serving(&dir, Shelf::of(&["alpha", "beta"]), &json!({})).await;
+    // Before the file changes the server has read it: with the next one it would not start.
+    let mut client = server.client().await;
+    replace(dir.path(), &text(&flags("student")));
+    server.until("newshound_experiments_file_refused", 1.0).await;
+    assert!(ask(&mut client, request("reader")).await.arms.is_empty(), "the old file stays in force");
+    let mut off = flags("student");
+    off["newshound.x"]["state"] = json!("DISABLED");
+    replace(dir.path(), &text(&off));
+    server.until("newshound_experiments_file_refused", 0.0).await;
 }
 
 #[tokio::test]
