@@ -86,28 +86,15 @@ async fn a_head_that_fails_leaves_the_choice_to_consensus_and_the_answer_says_so
 }
 
 #[tokio::test]
-async fn a_panic_of_the_model_thread_ends_the_server_with_an_error() {
-    let mut plan = Plan::new();
-    plan.mishap = Mishap::Panic;
-    let mut server = plan.start().await;
-    let mut client = server.client().await;
-    let status = within(client.generate_queries(request("reader"))).await.unwrap_err();
-    refusal(&status, Code::Unavailable, "ENGINE_GONE");
-    drop(client);
-    assert!(matches!(server.ended().await, Err(RunError::EnginePanicked)));
-}
-
-/// Such memory would grow until the system ends the process.
-#[tokio::test]
-async fn a_row_that_is_held_for_nobody_ends_the_server_with_an_error() {
-    let mut plan = Plan::new();
-    plan.mishap = Mishap::Leak;
-    let mut server = plan.start().await;
-    let mut client = server.client().await;
-    let status = within(client.generate_queries(request("reader"))).await.unwrap_err();
-    refusal(&status, Code::Unavailable, "ENGINE_GONE");
-    drop(client);
-    assert!(matches!(server.ended().await, Err(RunError::EnginePanicked)));
+async fn a_model_thread_that_panics_or_holds_a_row_for_nobody_ends_the_server_with_an_error() {
+    for mishap in [Mishap::Panic, Mishap::Leak] {
+        let mut server = Plan { mishap, ..Plan::new() }.start().await;
+        let mut client = server.client().await;
+        let status = within(client.generate_queries(request("reader"))).await.unwrap_err();
+        refusal(&status, Code::Unavailable, "ENGINE_GONE");
+        drop(client);
+        assert!(matches!(server.ended().await, Err(RunError::EnginePanicked)));
+    }
 }
 
 #[tokio::test]
