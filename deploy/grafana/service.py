@@ -186,6 +186,10 @@ COST = Row("Cost", (
           "that run, whatever they do.", "short", (Query(per_hour(SPENT, by="kind"), "{{kind}}"),), "stack"),
     Panel("Cost of 1,000 answers", "Units of the currency, by job: everything that is spent, idle time too, over all answers, those from the cache too.",
           "short", (Query(f"job:newshound_cost_per_1k_answers:rate5m{{{OF_THE_JOB}}}", JOB),)),
+    Panel("Cost of 1,000 readers", "Units of the currency, by job, idle time too. Of the last hour, in which a reader counts once at each server that answers her.",
+          "short", (Query(f"job:newshound_cost_per_1k_readers:rate1h{{{OF_THE_JOB}}}", JOB),)),
+    Panel("Cost of 1,000 readers by arm", "Of the last hour, in which a reader counts once, without idle time.", "short",
+          (Query(f"job_experiment_arm:newshound_cost_per_1k_readers:rate1h{{{OF_THE_JOB}, {CHOSEN_ARMS}}}", OF_ARM),)),
     Panel("Cost of 1,000 answers by arm", "Of the last hour, without idle time. Arms share no answers, so what the cache saves an arm is in it.", "short",
           (Query(f"job_experiment_arm:newshound_cost_per_1k_answers:rate1h{{{OF_THE_JOB}, {CHOSEN_ARMS}}}", OF_ARM),)),
     Panel("Spent in vain", "Units of the currency per hour for generations that gave nobody an answer: clients left, deadlines passed, the model "

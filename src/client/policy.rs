@@ -13,6 +13,8 @@ pub const BACKOFF_FACTOR: u32 = 2;
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Where a server says when to come again.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// What the transport says, as INTERNAL, where an answer ends within its message.
+const CUT: &str = "Unexpected EOF decoding stream.";
 
 /// Deadline, repetitions and copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,16 +54,16 @@ pub(super) fn is_lost(status: &Status) -> bool {
     matches!(code(status), Code::Unavailable | Code::Cancelled)
 }
 
-/// The code of a status. The transport keeps the deadline too and calls it CANCELLED, and has no code for a connection that broke.
+/// The code of a status. The transport keeps the deadline too and calls it CANCELLED, and has no code for a connection that broke, nor for an
+/// answer that a proxy ended whose server it lost: servers never say UNKNOWN.
 pub(super) fn code(status: &Status) -> Code {
-    let mut causes = std::iter::successors(status.source(), |&cause| cause.source()).peekable();
-    let is_local = causes.peek().is_some();
+    let mut causes = std::iter::successors(status.source(), |&cause| cause.source());
     if causes.any(|cause| cause.is::<TimeoutExpired>()) {
-        Code::DeadlineExceeded
-    } else if is_local && status.code() == Code::Unknown {
-        Code::Unavailable
-    } else {
-        status.code()
+        return Code::DeadlineExceeded;
+    }
+    match (status.code(), status.message()) {
+        (Code::Unknown, _) | (Code::Internal, CUT) => Code::Unavailable,
+        (code, _) => code,
     }
 }
 
@@ -116,7 +118,7 @@ mod tests {
         check(&Status::cancelled(""), 1, Some(50));
         let refused =
             [Code::ResourceExhausted, Code::InvalidArgument, Code::DeadlineExceeded, Code::Internal];
-        for code in refused.into_iter().chain([Code::Unknown]) {
+        for code in refused {
             check(&Status::new(code, ""), 1, None);
         }
         let broken = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));

@@ -1,10 +1,13 @@
 //! Whether we accept work: for load balancers, for people, and for ourselves.
 use crate::serve::metrics::Metrics;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 /// The one place that knows whether new work is accepted and how much is under way.
@@ -55,10 +58,16 @@ impl Health {
         InFlight { health: Arc::clone(self) }
     }
 
-    /// Resolves when no request is under way.
-    pub async fn idle(&self) {
-        // The sender lives in self, so waiting cannot fail.
-        let _ = self.in_flight.subscribe().wait_for(|n| *n == 0).await;
+    /// Resolves when for so long no request was under way, nor came or ended.
+    pub async fn idle_for(&self, time: Duration) {
+        let mut in_flight = self.in_flight.subscribe();
+        loop {
+            // The sender lives in self, so waiting cannot fail.
+            let _ = in_flight.wait_for(|n| *n == 0).await;
+            if timeout(time, in_flight.changed()).await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn report(&self, status: ServingStatus) {

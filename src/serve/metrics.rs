@@ -14,6 +14,7 @@ mod money;
 pub mod outcome;
 #[cfg(target_os = "linux")]
 mod process;
+mod readers;
 mod shared;
 mod spans;
 mod table;
@@ -24,6 +25,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 use money::Books;
 use outcome::Outcome;
+use readers::Seen;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Mutex,
@@ -63,6 +65,7 @@ pub struct Metrics {
     topics: Mutex<BTreeSet<String>>,
     /// How pressed each model thread is, by the order in which they began.
     pressures: Mutex<BTreeMap<u64, f64>>,
+    seen: Seen,
     books: Books,
 }
 
@@ -79,8 +82,8 @@ impl Metrics {
             }
         }
         let (arms, topics, pressures) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (recorder, books) = (builder.build_recorder(), Books::new());
-        let metrics = Self { recorder, arms, topics, pressures, books };
+        let (recorder, seen, books) = (builder.build_recorder(), Seen::default(), Books::new());
+        let metrics = Self { recorder, arms, topics, pressures, seen, books };
         for &(name, kind, help) in METRICS {
             match kind {
                 C => metrics.recorder.describe_counter(name.into(), None, help.into()),
@@ -99,6 +102,7 @@ impl Metrics {
             "newshound_prefix_tokens_total",
             "newshound_engine_faults_total",
             "newshound_tenant_limited_total",
+            "newshound_readers_total",
             "newshound_head_failures_total",
             "newshound_connections_idled_total",
         ] {

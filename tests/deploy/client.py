@@ -3,8 +3,10 @@
     tests/deploy/client.py target/debug/newshound-server
 """
 import hashlib
+import socket
 import sys
 import tempfile
+import threading
 import time
 from concurrent import futures
 from pathlib import Path
@@ -50,6 +52,63 @@ def against(service, token=None, **arguments):
         server.stop(None)
 
 
+# HTTP/2 by hand. Source: RFC 9113, section 6; RFC 7541.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, SETTINGS = 0, 1, 4
+END_STREAM, END_HEADERS = 1, 4
+OK_AND_TYPE = b"\x88\x5f\x10application/grpc"
+STATUS_OK = b"\0\x0bgrpc-status\x010"
+
+
+def frame(kind, flags, stream, payload=b""):
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+class Cutting:
+    """Ends so many answers after their head and these bytes, as a proxy does that lost the server, and gives the others whole."""
+
+    def __init__(self, n_cut, began):
+        self.n_cut, self.began, self.n_calls = n_cut, began, 0
+
+    def answer(self, stream):
+        self.n_calls += 1
+        head = frame(HEADERS, END_HEADERS, stream, OK_AND_TYPE)
+        if self.n_calls <= self.n_cut:
+            return head + frame(DATA, END_STREAM, stream, self.began)
+        said = messages.GenerateQueriesResponse(response_id="answered").SerializeToString()
+        message = frame(DATA, 0, stream, b"\0" + len(said).to_bytes(4, "big") + said)
+        return head + message + frame(HEADERS, END_HEADERS | END_STREAM, stream, STATUS_OK)
+
+    def serve(self, door):
+        client, _ = door.accept()
+        with client, client.makefile("rb") as said:
+            expect(said.read(len(PREFACE)) == PREFACE, "the client does not speak HTTP/2")
+            client.sendall(frame(SETTINGS, 0, 0))
+            while head := said.read(9):
+                said.read(int.from_bytes(head[:3], "big"))
+                if head[3] == HEADERS:
+                    client.sendall(self.answer(int.from_bytes(head[5:], "big")))
+
+    def ask(self):
+        with socket.create_server(("127.0.0.1", 0)) as door:
+            threading.Thread(target=self.serve, args=[door], daemon=True).start()
+            with Client(f"127.0.0.1:{door.getsockname()[1]}") as client:
+                try:
+                    return client.generate("reader-1", SIGNALS).response_id
+                except grpc.RpcError as error:
+                    return error.code()
+
+
+def check_cut_answers():
+    """Four attempts, as with other calls that lost their server, however much of the answer has come."""
+    unknown = grpc.StatusCode.UNKNOWN
+    for n_cut, began, n_calls, expected in [(1, b"", 2, "answered"), (3, b"\0\0\0\0\x05\x0a", 4, "answered"), (4, b"", 4, unknown)]:
+        server = Cutting(n_cut, began)
+        got = server.ask()
+        expect((got, server.n_calls) == (expected, n_calls), f"{n_cut} answers were cut: {got} after {server.n_calls} calls")
+    step("repeats calls whose answer a proxy ended before it was whole")
+
+
 def main():
     code = grpc.StatusCode
     for codes, n_calls, expected in [
@@ -64,6 +123,7 @@ def main():
         got = against(service)
         expect((got, len(service.calls)) == (expected, n_calls), f"{codes}: {got} after {len(service.calls)} calls")
     step("retries what may be repeated, and nothing else")
+    check_cut_answers()
     check_deadline()
     check_what_is_sent()
     with tempfile.TemporaryDirectory() as work, Server(Path(sys.argv[1]).resolve(), Path(work)) as server:

@@ -3,7 +3,7 @@ mod stand_in;
 
 use super::{
     access::{Authority, tokens},
-    feedback,
+    feedback, frames,
     server::{Plan, few_or, options, request, texts, within},
 };
 use newshound::{
@@ -177,6 +177,28 @@ async fn a_connection_that_breaks_under_a_call_is_made_again() {
     let nobody = Client::lazy(&Reach::plain("127.0.0.1:1"), PATIENT).unwrap();
     let refusal = within(nobody.generate(request("reader-1"))).await.unwrap_err();
     assert_eq!(refusal.code, Code::Unavailable, "{refusal}");
+}
+
+#[tokio::test]
+async fn an_answer_that_a_proxy_ends_before_it_is_whole_is_asked_for_again() {
+    // A message of five bytes, of which two come.
+    for message in [&[][..], &[0, 0, 0, 0, 5, 10, 3]] {
+        let local = tokio::task::LocalSet::new();
+        let cut = local.run_until(async {
+            let mut server = StandIn::start([]).await;
+            let door = server.behind(async |mut first| {
+                frames::call(&mut first).await;
+                first.write_all(&frames::cut_answer(1, message)).await.unwrap();
+                // Until the client has read it.
+                let _ = first.read(&mut [0; 1]).await;
+            });
+            let door = door.await;
+            let client = Client::lazy(&door, PATIENT).unwrap();
+            within(client.generate(request("reader-1"))).await.unwrap();
+            assert_eq!(server.seen().len(), 1);
+        });
+        cut.await;
+    }
 }
 
 /// Takes the fifteen seconds after which a connection is given up.

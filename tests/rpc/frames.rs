@@ -8,11 +8,17 @@ use tokio::{
 /// What a client sends first, and settings that change nothing.
 pub const BEGIN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
+/// Of what a client sends first, before any frame.
+const PREFACE_BYTES: usize = 24;
+
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
-const END_STREAM_AND_HEADERS: u8 = 5;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 /// The reason by which a client is told that it asks for too much.
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 const CANCEL: u32 = 8;
@@ -60,7 +66,7 @@ pub fn head(stream: u32, more: &[u8]) -> Vec<u8> {
     .flat_map(|(name, value)| field(name, value))
     .collect();
     fields.extend_from_slice(more);
-    frame(HEADERS, END_STREAM_AND_HEADERS, stream, &fields)
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields)
 }
 
 /// A head of so many bytes and more, in frames of which none says that it is the last.
@@ -68,6 +74,17 @@ pub fn endless(stream: u32, n_bytes: usize) -> impl Iterator<Item = Vec<u8>> {
     let part = field("long", &"a".repeat(1 << 13));
     let kinds = std::iter::once(HEADERS).chain(std::iter::repeat(CONTINUATION));
     kinds.take(n_bytes / part.len() + 1).map(move |kind| frame(kind, 0, stream, &part))
+}
+
+/// What a server says first, and how a proxy ends an answer whose server it lost: its head, the first bytes of its message, and no status.
+pub fn cut_answer(stream: u32, message: &[u8]) -> Vec<u8> {
+    let head = [field(":status", "200"), field("content-type", "application/grpc")].concat();
+    [
+        frame(SETTINGS, 0, 0, &[]),
+        frame(HEADERS, END_HEADERS, stream, &head),
+        frame(DATA, END_STREAM, stream, message),
+    ]
+    .concat()
 }
 
 /// Takes a request back.
@@ -112,6 +129,15 @@ pub async fn next(wire: &mut (impl AsyncReadExt + Unpin)) -> Option<Frame> {
     let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap()];
     within(wire.read_exact(&mut payload)).await.ok()?;
     Some(Frame { kind, payload })
+}
+
+/// Reads what a client says until it has called.
+pub async fn call(wire: &mut (impl AsyncReadExt + Unpin)) {
+    let (preface, _) = BEGIN.split_at(PREFACE_BYTES);
+    let mut said = vec![0; preface.len()];
+    within(wire.read_exact(&mut said)).await.unwrap();
+    assert_eq!(said, preface);
+    while !next(wire).await.unwrap().is_head() {}
 }
 
 /// All that comes until the connection ends, and why the server says that it does.

@@ -16,6 +16,7 @@ pub(super) struct Counted<'a> {
     enrolment: Arc<Enrolment>,
     trace: Trace,
     class: Class,
+    reader: Vec<u8>,
     started: Instant,
     /// How it ended.
     pub(super) outcome: Outcome,
@@ -27,7 +28,8 @@ impl<'a> Counted<'a> {
     pub(super) fn new(metrics: &'a Metrics, question: &Question) -> Self {
         let (enrolment, trace) = (Arc::clone(&question.enrolment), question.trace.clone());
         let (started, outcome) = (Instant::now(), Outcome::Cancelled);
-        Self { metrics, enrolment, trace, class: question.class, started, outcome, answered: None }
+        let (class, reader) = (question.class, question.whose());
+        Self { metrics, enrolment, trace, class, reader, started, outcome, answered: None }
     }
 }
 
@@ -41,6 +43,7 @@ impl Drop for Counted<'_> {
         }
         if let Some(Answered { degradation, .. }) = &self.answered {
             self.metrics.answered(self.class, degradation.is_none(), took);
+            self.metrics.reader(&self.reader);
             if self.enrolment.is_bundle_absent {
                 self.metrics.bundle_absent(1);
             }
@@ -54,6 +57,7 @@ impl Drop for Counted<'_> {
             }
             let Some(Answered { answer, degradation, .. }) = &self.answered else { continue };
             self.metrics.arm_answered(arm, took, answer.score());
+            self.metrics.arm_reader(arm, &self.reader);
             if let Some(Degradation { rung, .. }) = degradation {
                 self.metrics.arm_degraded(arm, rung.word());
             }

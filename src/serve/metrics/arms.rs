@@ -93,7 +93,7 @@ impl Metrics {
         self.arm_counter("newshound_arm_events_total", arm, Some(("event", event)), 1);
     }
 
-    fn arm_counter(
+    pub(super) fn arm_counter(
         &self,
         name: &'static str,
         arm: (&str, &str),
@@ -111,14 +111,20 @@ impl Metrics {
         self.recorder.register_histogram(&key(name, labels), &super::METADATA).record(value);
     }
 
-    /// The labels of an arm, or those of all that came too late to have their own.
-    fn arm_labels(&self, (experiment, arm): (&str, &str)) -> Vec<Label> {
-        let pair = (experiment.to_owned(), arm.to_owned());
-        let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = arms.contains(&pair) || (arms.len() < ARM_LABELS_MAX && arms.insert(pair.clone()));
-        drop(arms);
-        let (experiment, arm) = if known { pair } else { (OTHER.to_owned(), OTHER.to_owned()) };
+    fn arm_labels(&self, arm: (&str, &str)) -> Vec<Label> {
+        let (experiment, arm) = self.arm_named(arm);
         vec![Label::new("experiment", experiment), Label::new("arm", arm)]
+    }
+
+    /// What the labels of an arm say: itself, or that it is one of those which came too late to have their own.
+    pub(super) fn arm_named(&self, (experiment, arm): (&str, &str)) -> (String, String) {
+        let pair = (experiment.to_owned(), arm.to_owned());
+        let other = || (OTHER.to_owned(), OTHER.to_owned());
+        let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = pair == other()
+            || arms.contains(&pair)
+            || (arms.len() < ARM_LABELS_MAX && arms.insert(pair.clone()));
+        if is_known { pair } else { other() }
     }
 }
 
@@ -133,6 +139,7 @@ pub(super) mod tests {
         metrics.arm_expected(arm, 0.5);
         metrics.arm_degraded(arm, "greedy");
         metrics.arm_answered(arm, Duration::from_secs(1), Some(0.5));
+        metrics.arm_reader(arm, b"reader");
         metrics.arm_output_tokens(arm, 10);
         metrics.arm_cost(arm, 10);
         metrics.arm_event(arm, "clicked");
@@ -156,6 +163,7 @@ pub(super) mod tests {
             for rung in ["fewer", "greedy", "stale", "cohort"] {
                 metrics.arm_degraded((experiment, arm), rung);
             }
+            metrics.arm_reader((experiment, arm), b"reader");
             metrics.arm_output_tokens((experiment, arm), 1);
             metrics.arm_cost((experiment, arm), 1);
         }

@@ -71,6 +71,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
         "Generation requests that could be read, by how they ended; each is counted once.",
     ),
     (
+        "newshound_readers_total",
+        C,
+        "Readers who got an answer, each counted once an hour (an estimate, within a few per cent).",
+    ),
+    (
         "newshound_answer_duration_seconds",
         H(LATENCY),
         "Time of answered requests, by class and extent: whole, or less than what was asked.",
@@ -210,6 +215,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
         "Requests that the weights give an arm of those that came by hash, in millionths, by experiment and arm.",
     ),
     ("newshound_arm_outcomes_total", C, "Generation requests by experiment, arm and how they ended."),
+    (
+        "newshound_arm_readers_total",
+        C,
+        "Readers who got an answer, each counted once an hour (an estimate, within a few per cent), by experiment and arm.",
+    ),
     (
         "newshound_arm_degraded_total",
         C,

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tonic::{Code, metadata::MetadataMap};
+use tonic::{Code, Response, metadata::MetadataMap};
 
 /// A call under way: counted when it ends, as cancelled if nothing else is known.
 #[derive(Debug)]
@@ -41,6 +41,15 @@ impl Call {
         let mut call = Self::new(&rooms.metrics, &rooms.health, method);
         call.trace = trace(rooms, method, metadata);
         call
+    }
+
+    /// An answer to it, which is under way until all of its bytes are handed over: what is made is not yet sent.
+    pub(super) fn reply<T>(&mut self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        if let Some(in_flight) = self.in_flight.take() {
+            response.extensions_mut().insert(Arc::new(in_flight));
+        }
+        response
     }
 
     /// Begins a call that the end of the server does not wait for.

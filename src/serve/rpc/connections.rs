@@ -1,7 +1,10 @@
 //! Our own accept loop: what the library does not offer. Connections are counted, all together and per peer; one that does not
 //! speak HTTP, or TLS where there is a certificate, soon after it opened is closed, and sooner where its place is wanted, as is one on which
 //! nobody calls for long; and all can be closed at once when the server must end.
-use super::streams::Streams;
+use super::{
+    closing::{Closing, LINGER},
+    streams::Streams,
+};
 use crate::serve::{door::certificates::Certificates, metrics::Metrics, settings::ConnectionSettings};
 use metrics::Gauge;
 use std::{
@@ -21,7 +24,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::Stream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::{
+    either::Either,
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
@@ -72,7 +78,7 @@ pub fn accept(
             match &certificates {
                 None => {
                     let timeout = peers.settings.handshake_timeout;
-                    let guarded = Guarded::new(Wire::Plain(stream), place, timeout);
+                    let guarded = Guarded::new(Wire::Left(stream), place, timeout);
                     if sender.send(guarded).await.is_err() {
                         return;
                     }
@@ -101,7 +107,7 @@ async fn shake_hands(
     match shaken {
         Ok(Ok(stream)) => {
             let left = timeout.saturating_sub(started.elapsed());
-            let guarded = Guarded::new(Wire::Tls(Box::new(stream)), place, left);
+            let guarded = Guarded::new(Wire::Right(Box::new(stream)), place, left);
             // The server may have ended meanwhile.
             let _ = sender.send(guarded).await;
         }
@@ -114,11 +120,7 @@ async fn shake_hands(
 }
 
 /// Bytes of a connection, as they are or under TLS.
-#[derive(Debug)]
-enum Wire {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 #[derive(Debug)]
 struct Peers {
@@ -208,6 +210,7 @@ pub struct Guarded {
     /// Its calls, and when to look whether there are any.
     streams: Streams,
     look: Pin<Box<Sleep>>,
+    closing: Closing,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     place: Place,
 }
@@ -240,7 +243,7 @@ impl Guarded {
         let handshake = Some(Handshake { preface: Some(0), timeout });
         let look = Box::pin(tokio::time::sleep(place.peers.settings.idle_timeout));
         let cut = Box::pin(place.cut.clone().cancelled_owned());
-        Self { wire, handshake, streams: Streams::new(), look, cut, place }
+        Self { wire, handshake, streams: Streams::new(), look, closing: Closing::default(), cut, place }
     }
 
     /// What ends this connection, and is cancelled when it has ended.
@@ -305,10 +308,7 @@ impl AsyncRead for Guarded {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        let read = match &mut self.wire {
-            Wire::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Wire::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        };
+        let read = Pin::new(&mut self.wire).poll_read(context, buffer);
         if read.is_pending() {
             self.overdue(context)?;
         }
@@ -327,24 +327,17 @@ impl AsyncWrite for Guarded {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.ended(context)?;
-        match &mut self.wire {
-            Wire::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Wire::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        Pin::new(&mut self.wire).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.ended(context)?;
-        match &mut self.wire {
-            Wire::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Wire::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
+        Pin::new(&mut self.wire).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.wire {
-            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Wire::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        self.ended(context)?;
+        let Self { wire, closing, .. } = &mut *self;
+        closing.poll(wire, LINGER, context)
     }
 }

@@ -54,7 +54,7 @@ impl FeedbackService for Feedback {
         let mut call = Call::new(&self.rooms.metrics, &self.rooms.health, "ReportOutcome");
         let reported = self.report(request.into_inner()).await;
         call.code = reported.as_ref().err().map_or(Code::Ok, Status::code);
-        reported.map(Response::new)
+        reported.map(|message| call.reply(message))
     }
 }
 

@@ -5,6 +5,7 @@ pub mod auth;
 mod batch;
 mod call;
 pub mod client;
+mod closing;
 pub mod codec;
 pub mod collector;
 pub mod connections;

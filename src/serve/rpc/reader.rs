@@ -40,7 +40,7 @@ impl ReaderService for Reader {
             .map_err(|error| status::status(&error))
             .inspect_err(|status| call.code = status.code())?;
         call.code = Code::Ok;
-        Ok(Response::new(proto::InvalidateUserResponse {}))
+        Ok(call.reply(proto::InvalidateUserResponse {}))
     }
 
     async fn forget_user(
@@ -54,7 +54,7 @@ impl ReaderService for Reader {
         let forgotten = self.rooms.answerer.forget(&whose, &self.rooms.models, until).await;
         forgotten.map_err(|error| status::status(&error)).inspect_err(|status| call.code = status.code())?;
         call.code = Code::Ok;
-        Ok(Response::new(proto::ForgetUserResponse {}))
+        Ok(call.reply(proto::ForgetUserResponse {}))
     }
 }
 

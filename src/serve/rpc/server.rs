@@ -129,7 +129,7 @@ impl Rpc {
         draining.cancel();
         tokio::select! {
             () = &mut serving => {}
-            () = idle(&self.health, self.shutdown.idle_grace) => info!("silent connections are cut"),
+            () = self.health.idle_for(self.shutdown.idle_grace) => info!("silent connections are cut"),
             () = tokio::time::sleep(self.shutdown.drain_deadline) => warn!("drain deadline passed, requests are cut"),
         }
         Ok(())
@@ -180,12 +180,6 @@ impl Services {
         }
         Ok(routes)
     }
-}
-
-/// Resolves when nothing is under way and clients have had a while to close.
-async fn idle(health: &Health, grace: Duration) {
-    health.idle().await;
-    tokio::time::sleep(grace).await;
 }
 
 /// A server with our limits.

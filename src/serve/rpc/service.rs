@@ -257,7 +257,7 @@ impl QueryGenerationService for Service {
             Err(status) => Err(status),
         };
         call.code = answered.as_ref().err().map_or(Code::Ok, Status::code);
-        answered.map(Response::new)
+        answered.map(|message| call.reply(message))
     }
 
     type StreamGenerateQueriesStream = Replies<proto::GenerateQueriesEvent>;
@@ -322,7 +322,7 @@ impl QueryGenerationService for Service {
         let mut call = self.shared.call("ExplainAssignment");
         let explained = self.shared.explained(request);
         call.code = explained.as_ref().err().map_or(Code::Ok, Status::code);
-        explained.map(Response::new)
+        explained.map(|message| call.reply(message))
     }
 
     async fn get_server_info(
@@ -333,7 +333,7 @@ impl QueryGenerationService for Service {
         call.code = Code::Ok;
         let writer = self.shared.rooms.models.serving();
         let prompt_tokens_max = encode::count(writer.prompt_tokens_max);
-        Ok(Response::new(proto::GetServerInfoResponse {
+        Ok(call.reply(proto::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             model: Some(encode::model(&writer.facts)),
             limits: Some(proto::Limits { prompt_tokens_max, ..self.shared.limits }),

@@ -1,4 +1,5 @@
 //! Which connections have a call open: counted by a layer above all services, and read where connections are accepted.
+use crate::serve::health::InFlight;
 use std::{
     future::Future,
     pin::Pin,
@@ -97,17 +98,20 @@ where
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let open = request.extensions().get::<Streams>().map(Streams::open);
         let answering = self.0.call(request);
-        Box::pin(
-            async move { answering.await.map(|response| response.map(|body| Held { body, _open: open })) },
-        )
+        Box::pin(async move {
+            let mut response = answering.await?;
+            let in_flight = response.extensions_mut().remove();
+            Ok(response.map(|body| Held { body, _open: open, _in_flight: in_flight }))
+        })
     }
 }
 
-/// A body that keeps its call open to its end.
+/// A body that keeps its call open, and under way, to its end.
 #[derive(Debug)]
 pub struct Held<B> {
     body: B,
     _open: Option<Open>,
+    _in_flight: Option<Arc<InFlight>>,
 }
 
 impl<B: Body + Unpin> Body for Held<B> {
@@ -127,5 +131,31 @@ impl<B: Body + Unpin> Body for Held<B> {
 
     fn size_hint(&self) -> http_body::SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::{health::Health, metrics::Metrics};
+    use std::time::Duration;
+    use tower::{ServiceExt, service_fn};
+
+    #[tokio::test]
+    async fn a_call_is_under_way_until_its_answer_is_handed_over() {
+        let (reporter, _) = tonic_health::server::health_reporter();
+        let health = Health::new(reporter, Vec::new(), Arc::new(Metrics::new().unwrap())).await;
+        let of_call = Arc::clone(&health);
+        let answering = service_fn(move |_: Request<()>| {
+            let mut response = Response::new(String::from("answer"));
+            response.extensions_mut().insert(Arc::new(of_call.enter()));
+            async { Ok::<_, std::convert::Infallible>(response) }
+        });
+        let response = CountStreams.layer(answering).oneshot(Request::new(())).await.unwrap();
+        let idle =
+            async || tokio::time::timeout(Duration::from_millis(20), health.idle_for(Duration::ZERO)).await;
+        assert!(idle().await.is_err());
+        drop(response);
+        assert!(idle().await.is_ok());
     }
 }

@@ -5,10 +5,11 @@
         for query in response.best.queries:
             print(query.text)
 
-Calls for queries change nothing, so those that reached no server, or lost it, are repeated up to three times (retry.json) within their
-deadline. Where the package opentelemetry-api is installed, calls carry the trace of the caller.
+Calls for queries change nothing, so those that reached no server, or lost it, are repeated up to three times within their deadline: by the
+library as retry.json says, and here where an answer had begun, after which the library repeats nothing. Where the package opentelemetry-api is installed, calls carry the trace of the caller.
 """
 import hashlib
+import time
 from dataclasses import dataclass
 from importlib import resources
 
@@ -26,6 +27,8 @@ __all__ = ["Client", "Signal"]
 
 # Longer than nearly every answer takes; a reader who waits longer has gone.
 TIMEOUT_S = 5.0
+# How often a call is sent that loses its server, as in retry.json.
+ATTEMPTS_MAX = 4
 # Where proxies look for the reader, to keep her with the server that has her answers in its cache.
 USER_KEY = "x-user-key"
 
@@ -55,7 +58,16 @@ class Client:
 
     def generate(self, user_key, signals, *, timeout_s=None, **options):
         """Waits for the best list. `options`: fields of GenerationOptions. Errors are those of gRPC (grpc.RpcError)."""
-        return self.stub.GenerateQueries(request(user_key, signals, options), **self.call(user_key, timeout_s))
+        asked, call = request(user_key, signals, options), self.call(user_key, timeout_s)
+        deadline_s = time.monotonic() + call["timeout"]
+        for n_left in reversed(range(ATTEMPTS_MAX)):
+            try:
+                return self.stub.GenerateQueries(asked, **call)
+            except grpc.RpcError as error:
+                call["timeout"] = deadline_s - time.monotonic()
+                # What the library says where a proxy ends an answer whose server it lost; servers never say it.
+                if error.code() is not grpc.StatusCode.UNKNOWN or not n_left or call["timeout"] <= 0:
+                    raise
 
     def stream(self, user_key, signals, *, timeout_s=None, **options):
         """Iterates over candidates as they end; the last event is `done`. A stream that has begun is not repeated."""
