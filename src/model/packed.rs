@@ -4,7 +4,7 @@
 //! Sums have one order (`panels`), so a row's result does not depend on the rows beside it.
 use super::{
     linear::Weight,
-    panels::{Machine, Matrix as Panel, Narrow, PANEL, Plain, Sums, TILE_ROWS, Wide},
+    panels::{self, Kernel, Matrix as Panel, PANEL, Sums, TILE_ROWS},
     products::{Inputs, Panelled, Product, tiles},
     weights::ModelError,
 };
@@ -132,25 +132,36 @@ impl Panelled for Matrix {
                 return unsafe { multiply_avx2(rows, product, output) };
             }
         }
-        multiply_with::<Plain>(rows, product, output);
+        multiply_with(&panels::plain, rows, product, output);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn multiply_avx512(rows: &Rows<'_>, product: Product<Panels<'_>>, output: &mut [&mut [f32]]) {
-    multiply_with::<Wide>(rows, product, output);
+    // A closure may use the instructions of the function that it stands in.
+    let kernel =
+        |rows: &[&[f32]], matrix: Panel<'_>, sums: &mut Sums<'_>| panels::x86::wide(rows, matrix, sums);
+    multiply_with(&kernel, rows, product, output);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn multiply_avx2(rows: &Rows<'_>, product: Product<Panels<'_>>, output: &mut [&mut [f32]]) {
-    multiply_with::<Narrow>(rows, product, output);
+    // A closure may use the instructions of the function that it stands in.
+    let kernel =
+        |rows: &[&[f32]], matrix: Panel<'_>, sums: &mut Sums<'_>| panels::x86::narrow(rows, matrix, sums);
+    multiply_with(&kernel, rows, product, output);
 }
 
 /// Up to `TILE_ROWS` rows at a time, panel by panel: sums, then what becomes of them.
 #[inline(always)]
-fn multiply_with<M: Machine>(rows: &Rows<'_>, product: Product<Panels<'_>>, output: &mut [&mut [f32]]) {
+fn multiply_with(
+    kernel: &impl Kernel,
+    rows: &Rows<'_>,
+    product: Product<Panels<'_>>,
+    output: &mut [&mut [f32]],
+) {
     let (mut sums, mut gates) = ([0.0; TILE_ROWS * PANEL], [0.0; TILE_ROWS * PANEL]);
     let last = product.last();
     for panel_idx in 0..last.values.len() / (rows.n_in * PANEL) {
@@ -160,9 +171,9 @@ fn multiply_with<M: Machine>(rows: &Rows<'_>, product: Product<Panels<'_>>, outp
             inputs.iter_mut().zip(tile.clone()).for_each(|(inputs, row_idx)| *inputs = row(row_idx));
             let inputs = &inputs[..tile.len()];
             if let Product::Gated { gate, .. } = product {
-                gate.values::<M>(panel_idx, inputs, &mut gates);
+                gate.values(kernel, panel_idx, inputs, &mut gates);
             }
-            last.values::<M>(panel_idx, inputs, &mut sums);
+            last.values(kernel, panel_idx, inputs, &mut sums);
             let values = sums.chunks_exact(PANEL).zip(gates.chunks_exact(PANEL));
             for ((values, gates), row_idx) in values.zip(tile) {
                 product.write(values, gates, &mut output[row_idx][panel_idx * PANEL..]);
@@ -174,11 +185,17 @@ fn multiply_with<M: Machine>(rows: &Rows<'_>, product: Product<Panels<'_>>, outp
 impl Panels<'_> {
     /// The outputs of one panel for a tile of rows.
     #[inline(always)]
-    fn values<M: Machine>(self, panel_idx: usize, inputs: &[&[f32]], sums: &mut [f32; TILE_ROWS * PANEL]) {
+    fn values(
+        self,
+        kernel: &impl Kernel,
+        panel_idx: usize,
+        inputs: &[&[f32]],
+        sums: &mut [f32; TILE_ROWS * PANEL],
+    ) {
         let panel_len = inputs.first().map_or(0, |row| row.len()) * PANEL;
         let values = &self.values[panel_idx * panel_len..][..panel_len];
         let panel = Panel { values, panel_len, n_columns: PANEL };
-        M::product(inputs, panel, &mut Sums { values: sums, stride: PANEL, adds: false });
+        kernel(inputs, panel, &mut Sums { values: sums, stride: PANEL, adds: false });
         if let Some(bias) = self.bias {
             let bias = &bias[panel_idx * PANEL..];
             for sums in sums.chunks_exact_mut(PANEL).take(inputs.len()) {
@@ -238,7 +255,7 @@ mod tests {
                 let mut plain = vec![f32::NAN; got.len()];
                 let panels = packed.panels(bias, &(0..n_out.div_ceil(PANEL)));
                 let mut rows: Vec<&mut [f32]> = plain.chunks_mut(n_out).collect();
-                multiply_with::<Plain>(&Rows::new(&input, n_in), Product::Set(panels), &mut rows);
+                multiply_with(&panels::plain, &Rows::new(&input, n_in), Product::Set(panels), &mut rows);
                 assert_narrow_agrees(&packed, (&input, bias), &got);
                 for (at, (got, plain)) in got.iter().zip(&plain).enumerate() {
                     let (row, output) = (at / n_out, at % n_out);

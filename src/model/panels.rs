@@ -2,6 +2,8 @@
 //!
 //! Every number is a sum in the order of its terms, whatever the tile that it is computed in. So a row's result does not depend on
 //! the rows beside it.
+#[cfg(target_arch = "x86_64")]
+pub(in crate::model) mod x86;
 
 /// Columns of a panel. Matrices lie in panels, one behind the other, so that a product reads memory in the order in which it lies: row
 /// after row of a panel.
@@ -12,11 +14,10 @@ pub(in crate::model) fn padded(n: usize) -> usize {
     n.next_multiple_of(PANEL)
 }
 
-/// How a machine multiplies.
-pub(in crate::model) trait Machine {
-    /// The product of up to eight rows with a matrix.
-    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>);
-}
+/// How a machine multiplies up to eight rows with a matrix.
+pub(in crate::model) trait Kernel: Fn(&[&[f32]], Matrix<'_>, &mut Sums<'_>) {}
+
+impl<F: Fn(&[&[f32]], Matrix<'_>, &mut Sums<'_>)> Kernel for F {}
 
 /// A matrix of which whole panels are read.
 #[derive(Clone, Copy)]
@@ -27,6 +28,15 @@ pub(in crate::model) struct Matrix<'a> {
     pub(in crate::model) n_columns: usize,
 }
 
+impl<'a> Matrix<'a> {
+    /// Each panel that holds columns, term by term.
+    #[inline(always)]
+    fn panels(self) -> impl Iterator<Item = &'a [[f32; PANEL]]> {
+        let n_panels = self.n_columns.div_ceil(PANEL);
+        self.values.chunks(self.panel_len).take(n_panels).map(|panel| panel.as_chunks().0)
+    }
+}
+
 /// Where the sums of a product go: row `i` begins at `i · stride`.
 pub(in crate::model) struct Sums<'a> {
     pub(in crate::model) values: &'a mut [f32],
@@ -35,95 +45,59 @@ pub(in crate::model) struct Sums<'a> {
     pub(in crate::model) adds: bool,
 }
 
+impl Sums<'_> {
+    /// Some columns of a row.
+    #[inline(always)]
+    fn at<const W: usize>(&mut self, row_idx: usize, first: usize) -> &mut [f32; W] {
+        self.values[row_idx * self.stride + first..].first_chunk_mut().expect("sums have whole panels")
+    }
+}
+
 /// Rows of a product at a time, at most.
 pub(in crate::model) const TILE_ROWS: usize = 8;
 
-/// AVX-512.
-pub(in crate::model) struct Wide;
-/// AVX2 with fused multiplication.
-pub(in crate::model) struct Narrow;
-/// Whatever there is.
-pub(in crate::model) struct Plain;
-
-impl Machine for Wide {
-    #[inline(always)]
-    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
-        // 8 rows of two registers of 16 are 16 of 32 registers.
-        match *rows {
-            [a] => product::<1, 32, true>([a], matrix, sums),
-            [a, b] => product::<2, 32, true>([a, b], matrix, sums),
-            [a, b, c] => product::<3, 32, true>([a, b, c], matrix, sums),
-            [a, b, c, d] => product::<4, 32, true>([a, b, c, d], matrix, sums),
-            [a, b, c, d, e] => product::<5, 32, true>([a, b, c, d, e], matrix, sums),
-            [a, b, c, d, e, f] => product::<6, 32, true>([a, b, c, d, e, f], matrix, sums),
-            [a, b, c, d, e, f, g] => product::<7, 32, true>([a, b, c, d, e, f, g], matrix, sums),
-            [a, b, c, d, e, f, g, h, ..] => product::<8, 32, true>([a, b, c, d, e, f, g, h], matrix, sums),
-            [] => {}
-        }
-    }
-}
-
-impl Machine for Narrow {
-    #[inline(always)]
-    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
-        four_at_a_time::<true>(rows, matrix, sums);
-    }
-}
-
-impl Machine for Plain {
-    #[inline(always)]
-    fn product(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
-        // Without an instruction for it, a fused multiplication would be a call.
-        four_at_a_time::<false>(rows, matrix, sums);
-    }
-}
-
-/// Four rows of two registers of eight are half of 16 registers.
+/// What any machine can do, four rows at a time.
 #[inline(always)]
-fn four_at_a_time<const FUSED: bool>(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
+pub(in crate::model) fn plain(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
     for (at, rows) in rows.chunks(4).enumerate() {
         let (stride, adds) = (sums.stride, sums.adds);
         let mut sums = Sums { values: &mut sums.values[at * 4 * stride..], stride, adds };
         match *rows {
-            [a] => product::<1, 16, FUSED>([a], matrix, &mut sums),
-            [a, b] => product::<2, 16, FUSED>([a, b], matrix, &mut sums),
-            [a, b, c] => product::<3, 16, FUSED>([a, b, c], matrix, &mut sums),
-            [a, b, c, d, ..] => product::<4, 16, FUSED>([a, b, c, d], matrix, &mut sums),
+            [a] => tile([a], matrix, &mut sums),
+            [a, b] => tile([a, b], matrix, &mut sums),
+            [a, b, c] => tile([a, b, c], matrix, &mut sums),
+            [a, b, c, d, ..] => tile([a, b, c, d], matrix, &mut sums),
             [] => {}
         }
     }
 }
 
-/// Sums of `R` rows (K) times (K, columns), `W` columns at a time; a panel is a multiple of them.
+/// Columns that are computed at a time: small registers hold them for four rows.
+const WIDTH: usize = 16;
+
+/// Sums of `R` rows (K) times (K, columns). Without an instruction for it, a fused multiplication would be a call.
 #[inline(always)]
-fn product<const R: usize, const W: usize, const FUSED: bool>(
-    rows: [&[f32]; R],
-    matrix: Matrix<'_>,
-    sums: &mut Sums<'_>,
-) {
+fn tile<const R: usize>(rows: [&[f32]; R], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
     let n_terms = rows.iter().map(|row| row.len()).min().unwrap_or(0);
     let rows = rows.map(|row| &row[..n_terms]);
-    let panels = matrix.values.chunks(matrix.panel_len).take(matrix.n_columns.div_ceil(PANEL));
-    for (panel_idx, panel) in panels.enumerate() {
-        for within in (0..PANEL).step_by(W) {
+    for (panel_idx, panel) in matrix.panels().enumerate() {
+        for within in (0..PANEL).step_by(WIDTH) {
             let first = panel_idx * PANEL + within;
-            let mut registers = [[0.0_f32; W]; R];
+            let mut registers = [[0.0_f32; WIDTH]; R];
             if sums.adds {
                 for (row_idx, register) in registers.iter_mut().enumerate() {
-                    register.copy_from_slice(&sums.values[row_idx * sums.stride + first..][..W]);
+                    *register = *sums.at(row_idx, first);
                 }
             }
-            for (at, terms) in panel.as_chunks::<PANEL>().0[..n_terms].iter().enumerate() {
-                let terms: &[f32; W] = terms[within..].first_chunk().expect("a panel is a multiple of them");
+            for (at, terms) in panel[..n_terms].iter().enumerate() {
+                let terms: &[f32; WIDTH] =
+                    terms[within..].first_chunk().expect("a panel is a multiple of it");
                 for (register, row) in registers.iter_mut().zip(rows) {
-                    let factor = row[at];
-                    for (sum, term) in register.iter_mut().zip(terms) {
-                        *sum = if FUSED { factor.mul_add(*term, *sum) } else { factor * term + *sum };
-                    }
+                    register.iter_mut().zip(terms).for_each(|(sum, term)| *sum += row[at] * term);
                 }
             }
-            for (row_idx, register) in registers.iter().enumerate() {
-                sums.values[row_idx * sums.stride + first..][..W].copy_from_slice(register);
+            for (row_idx, register) in registers.into_iter().enumerate() {
+                *sums.at(row_idx, first) = register;
             }
         }
     }

@@ -5,7 +5,7 @@
 #![allow(clippy::cast_precision_loss, reason = "head widths are small")]
 use crate::model::{
     fused::exponentiate,
-    panels::{Machine, Matrix, Narrow, PANEL, Plain, Sums, TILE_ROWS, Wide, padded},
+    panels::{self, Kernel, Matrix, PANEL, Sums, TILE_ROWS, padded},
 };
 use std::ops::Range;
 
@@ -52,27 +52,33 @@ pub(in crate::model) fn attend(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
             return unsafe { attend_avx2(unit, output) };
         }
     }
-    attend_with::<Plain>(unit, output);
+    attend_with(&panels::plain, unit, output);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn attend_avx512(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
-    attend_with::<Wide>(unit, output);
+    // A closure may use the instructions of the function that it stands in.
+    let kernel =
+        |rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>| panels::x86::wide(rows, matrix, sums);
+    attend_with(&kernel, unit, output);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn attend_avx2(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
-    attend_with::<Narrow>(unit, output);
+    // A closure may use the instructions of the function that it stands in.
+    let kernel =
+        |rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>| panels::x86::narrow(rows, matrix, sums);
+    attend_with(&kernel, unit, output);
 }
 
 #[inline(always)]
-fn attend_with<M: Machine>(unit: &Unit<'_>, output: &mut [&mut [f32]]) {
+fn attend_with(kernel: &impl Kernel, unit: &Unit<'_>, output: &mut [&mut [f32]]) {
     let mut work = Work::new(unit);
-    work.score::<M>();
+    work.score(kernel);
     let totals = work.share();
-    let mixed = work.mix::<M>();
+    let mixed = work.mix(kernel);
     let heads = output.iter_mut().flat_map(|row| row.chunks_exact_mut(unit.head_dim));
     for ((out, mixed), total) in heads.zip(mixed.chunks_exact(padded(unit.head_dim))).zip(totals) {
         for (out, mixed) in out.iter_mut().zip(mixed) {
@@ -128,18 +134,18 @@ impl<'a> Work<'a> {
     }
 
     #[inline(always)]
-    fn score<M: Machine>(&mut self) {
+    fn score(&mut self, kernel: &impl Kernel) {
         let queries: Vec<&[f32]> = self.queries.chunks_exact(self.unit.head_dim).collect();
         for (tile, n_columns) in self.tiles() {
             let keys = self.unit.prefix.keys(self.unit.head_dim, n_columns);
             let values = &mut self.scores[tile.start * self.stride..];
-            M::product(&queries[tile], keys, &mut Sums { values, stride: self.stride, adds: false });
+            kernel(&queries[tile], keys, &mut Sums { values, stride: self.stride, adds: false });
         }
         for (tile, tail) in self.tail_tiles() {
             let values = &mut self.scores[tile.start * self.stride + self.tail_at..];
             let mut sums = Sums { values, stride: self.stride, adds: false };
             let keys = tail.keys(self.unit.head_dim, self.unit.n_tail);
-            M::product(&queries[tile], keys, &mut sums);
+            kernel(&queries[tile], keys, &mut sums);
         }
     }
 
@@ -162,7 +168,7 @@ impl<'a> Work<'a> {
 
     /// Sums values by shares: (n, width).
     #[inline(always)]
-    fn mix<M: Machine>(&self) -> Vec<f32> {
+    fn mix(&self, kernel: &impl Kernel) -> Vec<f32> {
         let width = padded(self.unit.head_dim);
         let mut mixed = vec![0.0; self.n_queries() * width];
         let rows = |tile: Range<usize>, at: usize, length: usize| -> Vec<&[f32]> {
@@ -171,11 +177,11 @@ impl<'a> Work<'a> {
         for (tile, n_visible) in self.tiles() {
             let values = self.unit.prefix.values(width);
             let mut sums = Sums { values: &mut mixed[tile.start * width..], stride: width, adds: false };
-            M::product(&rows(tile, 0, n_visible), values, &mut sums);
+            kernel(&rows(tile, 0, n_visible), values, &mut sums);
         }
         for (tile, tail) in self.tail_tiles() {
             let mut sums = Sums { values: &mut mixed[tile.start * width..], stride: width, adds: true };
-            M::product(&rows(tile, self.tail_at, self.unit.n_tail), tail.values(width), &mut sums);
+            kernel(&rows(tile, self.tail_at, self.unit.n_tail), tail.values(width), &mut sums);
         }
         mixed
     }
@@ -252,7 +258,7 @@ mod tests {
     /// Every kernel that this machine can run, also where it would choose a better one.
     fn kernels() -> Vec<Kernel> {
         #[allow(unused_mut, reason = "some machines have one only")]
-        let mut kernels: Vec<Kernel> = vec![attend, attend_with::<Plain>];
+        let mut kernels: Vec<Kernel> = vec![attend, |unit, output| attend_with(&panels::plain, unit, output)];
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             #[allow(unsafe_code, reason = "the compiler cannot know what the processor has")]

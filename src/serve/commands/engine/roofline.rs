@@ -1,7 +1,7 @@
 //! What the machine could do at best with the work of a reader: the floor that a measured engine is compared with.
 //!
-//! Three limits are measured on the spot, products by the engine's own kernels: of matrices in cache, in f32 (attention), and reads of memory. Prompts are
-//! bound by products; a step of all rows by products or by reading every weight and all keys and values once, whichever takes longer.
+//! Three limits are measured on the spot, products by the engine's own kernels: of matrices in cache, in f32 (attention), and reads of memory. In f32 the
+//! library's product is measured too, and the faster one counts: a kernel alone would hide that it is slow. Prompts are bound by products; a step of all rows by products or by reading every weight and all keys and values once, whichever takes longer.
 #![allow(clippy::cast_precision_loss, reason = "counts of a measurement")]
 use super::EngineArgs;
 use crate::model::{
@@ -19,6 +19,8 @@ use std::{hint::black_box, time::Instant};
 const WIDTH: usize = 512;
 /// Rows that they are multiplied with: enough that nothing else counts.
 const ROWS: usize = 384;
+/// Multiplications and additions of such a product.
+const OPERATIONS: f64 = (2 * ROWS * WIDTH * WIDTH) as f64;
 /// Bytes that are read: far more than caches hold.
 const READ_BYTES: usize = 256 << 20;
 /// Each limit is measured so often; the best counts, since a machine is never faster than it is.
@@ -50,9 +52,10 @@ impl Limits {
     pub(super) fn measure(precision: Precision) -> Result<Option<Self>> {
         let weight = Tensor::randn(0.0_f32, 1.0, (WIDTH, WIDTH), &Device::Cpu)?;
         let rows = Tensor::randn(0.0_f32, 1.0, (ROWS, WIDTH), &Device::Cpu)?;
+        let stock = OPERATIONS / best(|| black_box(&rows).matmul(&weight))?;
         let rows = rows.flatten_all()?.to_vec1::<f32>()?;
         let packed = packed::Matrix::pack(&weight).map_err(candle_core::Error::wrap)?;
-        let f32_products = products(&packed, &packed::Rows::new(&rows, WIDTH))?;
+        let f32_products = products(&packed, &packed::Rows::new(&rows, WIDTH))?.max(stock);
         let (products, weight_bytes) = match precision {
             Precision::F32 => (f32_products, 4.0),
             Precision::Int8 => {
@@ -97,7 +100,7 @@ fn products<M: Panelled>(matrix: &M, rows: &M::Rows<'_>) -> Result<f64> {
     let layer = Layer { matrix, bias: None };
     let mut output = vec![0.0; ROWS * WIDTH];
     let seconds = best(|| compute(rows, vec![(Job::Set(layer), black_box(&mut output))]))?;
-    Ok((2 * ROWS * WIDTH * WIDTH) as f64 / seconds)
+    Ok(OPERATIONS / seconds)
 }
 
 /// What one token costs.
