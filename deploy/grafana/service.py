@@ -68,8 +68,9 @@ LATENCY = Row("Latency", (
     Panel("Distribution of latency", "Generation calls by how long they took.", "s",
           (Query(f"sum by (le) (increase({metric('newshound_rpc_duration_seconds_bucket', CALLS)}[$__rate_interval]))", "{{le}}"),),
           "heatmap"),
-    Panel("Phases, p95", "95th percentile of each phase of a generation: clean, tokenize, queue, prefill, decode, rerank.", "s",
-          (Query(quantile(0.95, "newshound_phase_duration_seconds", by="phase"), "{{phase}}"),)),
+    *(Panel(f"Phases, {name}", f"{words} of each phase of a generation: clean, tokenize, queue, prefill, decode, rerank.", "s",
+            (Query(quantile(q, "newshound_phase_duration_seconds", by="phase"), "{{phase}}"),))
+      for q, name, words in ((0.5, "p50", "Median"), (0.95, "p95", "95th percentile"), (0.99, "p99", "99th percentile"))),
     Panel("Clean, tokenize, rerank", "Median and 99th percentile of what surrounds the model. Milliseconds, unless the machine has no processor left.", "s",
           tuple(Query(quantile(q, "newshound_phase_duration_seconds", 'phase=~"clean|tokenize|rerank"', "phase"), f"{{{{phase}}}} p{round(q * 100)}")
                 for q in (0.5, 0.99))),

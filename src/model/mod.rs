@@ -23,3 +23,4 @@ pub mod scorer;
 mod stored;
 pub mod transformer;
 pub mod weights;
+pub mod workers;

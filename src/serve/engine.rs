@@ -9,6 +9,7 @@ use crate::{
         pruning::Pruning,
         sampler::SamplerSettings,
     },
+    model::workers::workers,
     serve::{
         batcher::{Batcher, Class, Picked, Room, Sharing, Standing},
         bill::Bill,
@@ -58,6 +59,8 @@ pub use rates::{Warmth, Work};
 pub struct Limits {
     /// Room of the batch.
     pub room: Room,
+    /// While so many rows run, no other job joins them.
+    pub rows_enough: usize,
     /// Jobs that may wait.
     pub queue_max: usize,
     /// Tokens that they may have together: their prompts, and the most that their rows can write.
@@ -287,16 +290,17 @@ impl Engine {
         let shared = Arc::new(Shared { limits, stopping, load, metrics });
         let ((warmed, warm), (ending, ended)) = (oneshot::channel(), oneshot::channel());
         let of_thread = Arc::clone(&shared);
-        let handle = std::thread::Builder::new().name("model".to_owned()).spawn(move || {
-            let run = AssertUnwindSafe(|| {
+        let workers = workers("model").map_err(std::io::Error::other)?;
+        let handle = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            let run = || {
                 let (generator, warmth) = make();
                 let now = Instant::now();
                 warmth.iter().for_each(|warmth| of_thread.load.lock().rates.warmed(warmth, now));
                 // Whoever waited for it may have gone.
                 let _ = warmed.send(());
                 thread::run(generator, opening, inbox, &of_thread);
-            });
-            let how = match catch_unwind(run) {
+            };
+            let how = match catch_unwind(AssertUnwindSafe(|| workers.install(run))) {
                 Ok(()) => Ending::Stopped,
                 Err(_) => {
                     error!("model thread panicked");

@@ -95,6 +95,7 @@ async fn resident(workshop: &Workshop, named: (u64, &str), origin: Origin) -> Re
 fn limits(settings: EngineSettings) -> Limits {
     Limits {
         room: Room { rows: settings.rows_max, tokens: settings.tokens_max },
+        rows_enough: settings.rows_enough,
         queue_max: settings.queue_requests_max,
         queue_tokens_max: settings.queue_tokens_max,
         queue_wait_max: settings.queue_wait_max,

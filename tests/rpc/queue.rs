@@ -72,6 +72,29 @@ async fn pressure_is_what_the_batch_has_and_nothing_once_all_are_answered() {
 }
 
 #[tokio::test]
+async fn while_enough_rows_run_others_wait_though_they_would_fit() {
+    let enough =
+        |settings: &mut ServeSettings| (settings.engine.rows_max, settings.engine.rows_enough) = (32, 8);
+    let server = Plan::new().gated().with(enough).start().await;
+    let mut calls = Vec::new();
+    for number in 0..4 {
+        let mut client = server.client().await;
+        calls.push(tokio::spawn(async move { client.generate_queries(request(&number.to_string())).await }));
+        server.until("newshound_prompt_tokens_count", f64::from(number) + 1.0).await;
+    }
+    // Steps after which those who came during the first are seen.
+    server.gate.allow(3);
+    server.until("newshound_running_rows", 8.0).await;
+    server.until("newshound_queue_depth", 2.0).await;
+    // A quarter of the batch runs, and as much waits.
+    server.until("newshound_pressure", 0.5).await;
+    server.gate.open();
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn queue_with_one_place_accepts() {
     let server = Plan::new().gated().with(one_at_a_time).start().await;
     let calls = filled(&server).await;

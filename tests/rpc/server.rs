@@ -55,7 +55,9 @@ impl Plan {
     /// Every row writes the same valid list, without a head.
     pub fn new() -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let settings = ServeSettings { grpc_addr: any, http_addr: any, ..ServeSettings::demo() };
+        let mut settings = ServeSettings { grpc_addr: any, http_addr: any, ..ServeSettings::demo() };
+        // All that fit: most tests want to see several requests side by side.
+        settings.engine.rows_enough = usize::MAX;
         Self {
             settings,
             text: Arc::new(|_, _| LIST.to_owned()),

@@ -18,6 +18,7 @@ use crate::{
         precision::Precision,
         transformer::Transformer,
         weights::ModelError,
+        workers::workers,
     },
 };
 use clap::Args;
@@ -151,7 +152,8 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     let subject = Subject::of(args)?;
     let model = &subject.model;
     let requests = requests(args, &subject)?;
-    let (load, took) = answer(args, &subject, &requests)?;
+    let workers = workers("model").map_err(std::io::Error::other)?;
+    let (load, took) = workers.install(|| answer(args, &subject, &requests))?;
     let report = report(load, args, device::name(model.device()), took);
     let returning = (args.returning_tokens > 0)
         .then(|| returning::measure(model, &requests, args.returning_tokens))

@@ -71,10 +71,11 @@ impl Now {
     }
 
     /// How long a job of a class that comes now is going to wait, where those who leave do so at a pace: not at all where it has room
-    /// beside all that go before it, or nobody ever waited.
-    fn wait(&self, need: Room, (class, left): (Class, usize), pace: &Pace) -> Duration {
+    /// beside all that go before it, and they are not enough without it, or nobody ever waited.
+    fn wait(&self, need: Room, (class, left): (Class, usize), rows_enough: usize, pace: &Pace) -> Duration {
         let ahead = self.ahead(class);
-        if ahead.need.and(need).fits(self.free.less(Room { rows: left, tokens: 0 })) {
+        let has_room = ahead.need.and(need).fits(self.free.less(Room { rows: left, tokens: 0 }));
+        if has_room && self.n_rows + ahead.need.rows < rows_enough {
             return Duration::ZERO;
         }
         pace.until_left(ahead.jobs + 1).unwrap_or_default()
@@ -136,13 +137,15 @@ impl Shared {
     /// How long a job of a class that comes now and needs so much room is going to wait.
     pub(super) fn wait(&self, need: Room, class: Class) -> Duration {
         let left = self.limits.sharing.left_by(class, self.limits.room.rows);
-        self.load.lock().wait(need, (class, left), &self.load.pace)
+        self.load.lock().wait(need, (class, left), self.limits.rows_enough, &self.load.pace)
     }
 
     /// How near the thread is to where it refuses, with jobs that wait and rows that run, if one more comes of which nobody said how it
     /// is to be served.
     pub(super) fn pressure(&self, queued: usize, rows: usize, need: Room) -> f64 {
         let wait = (self.wait(need, Class::Default), self.limits.expected_wait_max());
+        // Those who wait only because enough run without them are as much work as if they ran.
+        let rows = rows + sum(&self.load.lock().queued).need.rows;
         pressure((queued, self.limits.queue_max), (rows, self.limits.room.rows), wait)
     }
 }
@@ -295,7 +298,7 @@ mod tests {
             let now = Now { rates: Rates::default(), free, n_rows: 8, queued, aged };
             let pace = Pace::default();
             pace.note(LEAVES_EVERY);
-            now.wait(NEED, (class, sharing.left_by(class, ROOM.rows)), &pace)
+            now.wait(NEED, (class, sharing.left_by(class, ROOM.rows)), usize::MAX, &pace)
         }
 
         /// One leaves, and who fits joins; says whether that was the probe.
@@ -361,6 +364,7 @@ mod tests {
         let room = Room { rows: 128, tokens: 1000 };
         let limits = Limits {
             room,
+            rows_enough: 128,
             queue_max: 8,
             queue_tokens_max: 10_000,
             queue_wait_max: Duration::from_secs(2),
@@ -399,6 +403,7 @@ mod tests {
         let _bulk = [ticket(Class::Bulk), ticket(Class::Bulk)];
         check(1, 8, 0.75);
         shared.load.lock().runs(0, shared.limits.room, Default::default());
-        check(0, 0, 0.0);
+        // Nobody would wait; the two are going to run.
+        check(0, 0, 0.125);
     }
 }

@@ -4,8 +4,10 @@ use crate::settings::Reader;
 use candle_core::Device;
 use std::time::Duration;
 
-/// Rows that a CPU decodes together: four readers of eight candidates. With 64 or 128 it answers no more readers per second, and each later.
+/// Rows that a CPU decodes together at most: the candidates of the largest request.
 const ROWS_ON_CPU: usize = 32;
+/// Rows that occupy a CPU: a reader of eight candidates. With more of them it answers no more readers per second, and each later.
+const ENOUGH_ON_CPU: usize = 8;
 /// The same on a GPU, which reads its weights once for all of them.
 const ROWS_ON_GPU: usize = 128;
 
@@ -14,6 +16,8 @@ const ROWS_ON_GPU: usize = 128;
 pub struct EngineSettings {
     /// `rows_max`: rows decoded together. Default 0: 32 on a CPU and 128 on a GPU ([`EngineSettings::on`]).
     pub rows_max: usize,
+    /// `rows_enough`: while so many rows run, no other request joins them. Default 0: 8 on a CPU, and `rows_max` on a GPU ([`EngineSettings::on`]).
+    pub rows_enough: usize,
     /// `tokens_max`: prompt tokens plus the most that the rows can write, over all running requests; bounds the memory of keys and
     /// values. Default 65,536: 128 rows, as a GPU has, of 96 new tokens and a prompt of 400 for each, where every request has one row.
     pub tokens_max: usize,
@@ -51,6 +55,7 @@ impl EngineSettings {
     pub(super) fn demo() -> Self {
         Self {
             rows_max: 0,
+            rows_enough: 0,
             tokens_max: 65_536,
             queue_requests_max: 256,
             queue_tokens_max: 393_216,
@@ -67,14 +72,17 @@ impl EngineSettings {
     /// With as many rows as suit where the network computes, unless it is said how many.
     #[must_use]
     pub fn on(self, device: &Device) -> Self {
-        let rows = if device.is_cuda() { ROWS_ON_GPU } else { ROWS_ON_CPU };
-        Self { rows_max: if self.rows_max == 0 { rows } else { self.rows_max }, ..self }
+        let said_or = |said, otherwise| if said == 0 { otherwise } else { said };
+        let rows_max = said_or(self.rows_max, if device.is_cuda() { ROWS_ON_GPU } else { ROWS_ON_CPU });
+        let rows_enough = said_or(self.rows_enough, if device.is_cuda() { rows_max } else { ENOUGH_ON_CPU });
+        Self { rows_max, rows_enough, ..self }
     }
 }
 
 pub(super) fn read(reader: &mut Reader, default: EngineSettings) -> EngineSettings {
     EngineSettings {
         rows_max: reader.count("engine.rows_max", 0..=4096, default.rows_max),
+        rows_enough: reader.count("engine.rows_enough", 0..=4096, default.rows_enough),
         tokens_max: reader.count("engine.tokens_max", 1024..=16_777_216, default.tokens_max),
         queue_requests_max: reader.count("engine.queue_requests_max", 1..=65_536, default.queue_requests_max),
         queue_tokens_max: reader.count("engine.queue_tokens_max", 1024..=1 << 30, default.queue_tokens_max),
@@ -101,5 +109,9 @@ mod tests {
                 .map_err(|error| error.mistakes.len())
         };
         assert_eq!([rows("0"), rows("32"), rows("64"), rows("31")], [Ok(32), Ok(32), Ok(64), Err(1)]);
+        let enough = |rows_enough| {
+            EngineSettings { rows_enough, ..EngineSettings::demo() }.on(&Device::Cpu).rows_enough
+        };
+        assert_eq!([enough(0), enough(20)], [8, 20]);
     }
 }

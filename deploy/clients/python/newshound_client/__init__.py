@@ -5,10 +5,11 @@
         for query in response.best.queries:
             print(query.text)
 
-Calls for queries change nothing, so those that reached no server, or lost it, are repeated up to three times within their deadline: by the
-library as retry.json says, and here where an answer had begun, after which the library repeats nothing. Where the package opentelemetry-api is installed, calls carry the trace of the caller.
+Calls for queries change nothing, so those that reached no server, or lost it, are repeated within their deadline: by the library up to three
+times, as retry.json says, and by `generate` up to three times where the answer had begun, after which the library repeats nothing. Where the package opentelemetry-api is installed, calls carry the trace of the caller.
 """
 import hashlib
+import random
 import time
 from dataclasses import dataclass
 from importlib import resources
@@ -27,8 +28,9 @@ __all__ = ["Client", "Signal"]
 
 # Longer than nearly every answer takes; a reader who waits longer has gone.
 TIMEOUT_S = 5.0
-# How often a call is sent that loses its server, as in retry.json.
+# How often a call is sent that loses its server, and how long it waits before it is sent again, as in retry.json.
 ATTEMPTS_MAX = 4
+BACKOFF_FIRST_S, BACKOFF_FACTOR = 0.05, 2
 # Where proxies look for the reader, to keep her with the server that has her answers in its cache.
 USER_KEY = "x-user-key"
 
@@ -60,14 +62,16 @@ class Client:
         """Waits for the best list. `options`: fields of GenerationOptions. Errors are those of gRPC (grpc.RpcError)."""
         asked, call = request(user_key, signals, options), self.call(user_key, timeout_s)
         deadline_s = time.monotonic() + call["timeout"]
-        for n_left in reversed(range(ATTEMPTS_MAX)):
+        for n_sent in range(1, ATTEMPTS_MAX + 1):
             try:
                 return self.stub.GenerateQueries(asked, **call)
             except grpc.RpcError as error:
-                call["timeout"] = deadline_s - time.monotonic()
+                pause_s = BACKOFF_FIRST_S * BACKOFF_FACTOR ** (n_sent - 1) * random.uniform(0.8, 1.2)
+                call["timeout"] = deadline_s - time.monotonic() - pause_s
                 # What the library says where a proxy ends an answer whose server it lost; servers never say it.
-                if error.code() is not grpc.StatusCode.UNKNOWN or not n_left or call["timeout"] <= 0:
+                if error.code() is not grpc.StatusCode.UNKNOWN or n_sent == ATTEMPTS_MAX or call["timeout"] <= 0:
                     raise
+                time.sleep(pause_s)
 
     def stream(self, user_key, signals, *, timeout_s=None, **options):
         """Iterates over candidates as they end; the last event is `done`. A stream that has begun is not repeated."""

@@ -85,8 +85,11 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
-    /// Takes the next job that fits out of the queue.
+    /// Takes the next job that fits out of the queue, unless enough rows run without it.
     fn begin(&mut self) -> Option<Arriving> {
+        if self.generator.n_rows() >= self.shared.limits.rows_enough {
+            return None;
+        }
         loop {
             let Picked { job: queued, need, waited } = self.waiting.pick(Instant::now(), &self.standing())?;
             let Queued { job, reply, mut ticket, .. } = *queued;
