@@ -6,7 +6,8 @@
             print(query.text)
 
 Calls for queries change nothing, so those that reached no server, or lost it, are repeated within their deadline: by the library up to three
-times, as retry.json says, and by `generate` up to three times where the answer had begun, after which the library repeats nothing. Where the package opentelemetry-api is installed, calls carry the trace of the caller.
+times, as retry.json says, and by `generate` up to three times where the answer had begun, after which the library repeats nothing. Where
+the package opentelemetry-api is installed, calls carry the trace of the caller.
 """
 import hashlib
 import random
