@@ -1,16 +1,19 @@
 //! The server: arguments, settings, telemetry, one library call.
 use clap::{Parser, Subcommand};
 use newshound::{
-    serve::commands::{
-        CommandError, ENVIRONMENT_HELP, ENVIRONMENT_PREFIX,
-        ask::{self, AskArgs},
-        bench::{self, BenchArgs, Measure},
-        experiment::{self, ExperimentCommand},
-        model::{self, ModelChange, Whom},
-        probe::{self, ProbeArgs},
-        serve::{self, Addresses, ServeArgs},
-        token::{self, TokenArgs},
-        tour,
+    serve::{
+        commands::{
+            CommandError, ENVIRONMENT_HELP, ENVIRONMENT_PREFIX,
+            ask::{self, AskArgs},
+            bench::{self, BenchArgs, Measure},
+            experiment::{self, ExperimentCommand},
+            model::{self, ModelChange, Whom},
+            probe::{self, ProbeArgs},
+            serve::{self, Addresses, ServeArgs},
+            token::{self, TokenArgs},
+            tour,
+        },
+        runtime::runtime,
     },
     settings::overrides,
     start,
@@ -91,7 +94,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let environment = || overrides(std::env::vars_os(), ENVIRONMENT_PREFIX);
     let program = std::env::args_os().next().unwrap_or_else(|| "newshound-server".into());
     let program = program.to_string_lossy();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime()?;
     let done: Result<(), CommandError> = runtime.block_on(async {
         let mut out = std::io::stdout();
         if arguments.command.is_some() && arguments.addresses.are_given() {

@@ -7,5 +7,48 @@ use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 /// # Errors
 /// If the system has no more threads.
 pub fn workers(name: &'static str) -> Result<ThreadPool, ThreadPoolBuildError> {
-    ThreadPoolBuilder::new().thread_name(move |_| name.to_owned()).build()
+    ThreadPoolBuilder::new().thread_name(move |_| name.to_owned()).start_handler(|_| interrupt(true)).build()
+}
+
+/// Whether the current thread, and those that it starts, interrupt others that compute when there is something for them; as they do unless they
+/// are told not to. One that does not begins when a core is free, or after the slice of a few milliseconds that the system gives each thread.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "a call of the system, of which there is no other binding")]
+pub fn interrupt(does: bool) {
+    let policy = if does { libc::SCHED_OTHER } else { libc::SCHED_BATCH };
+    let priority = libc::sched_param { sched_priority: 0 };
+    // SAFETY: zero is the current thread, and the system only reads the structure, during the call. If it refuses, nothing has changed.
+    let _ = unsafe { libc::sched_setscheduler(0, policy, &raw const priority) };
+}
+
+/// Elsewhere the system has no such policy.
+#[cfg(not(target_os = "linux"))]
+pub fn interrupt(_: bool) {}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// The 41st field of proc_pid_stat(5); the second is in parentheses.
+    fn policy() -> i32 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(38).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn workers_interrupt_others_whoever_starts_them() {
+        let of = |does| {
+            let thread = std::thread::spawn(move || {
+                interrupt(does);
+                (
+                    policy(),
+                    std::thread::spawn(policy).join().unwrap(),
+                    workers("test").unwrap().install(policy),
+                )
+            });
+            thread.join().unwrap()
+        };
+        assert_eq!(of(true), (libc::SCHED_OTHER, libc::SCHED_OTHER, libc::SCHED_OTHER));
+        assert_eq!(of(false), (libc::SCHED_BATCH, libc::SCHED_BATCH, libc::SCHED_OTHER));
+    }
 }

@@ -43,6 +43,7 @@ mod admission;
 mod deadline;
 mod generator;
 mod pace;
+mod patience;
 mod precedence;
 pub mod prefixes;
 mod rates;

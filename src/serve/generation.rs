@@ -25,6 +25,7 @@ use crate::{
         owner::Leave,
         question::{Judged, Options, Question},
         rerank::Method,
+        solo::Solo,
         tenants::Charge,
         topics::Topics,
     },
@@ -58,6 +59,8 @@ pub struct Writer {
     pub topics: Arc<Topics>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
+    /// Where prompts are made and lists are scored.
+    pub solo: Arc<Solo>,
 }
 
 /// What a generation begins with, beside its question.
@@ -87,8 +90,8 @@ impl Writer {
         let mut course = Course::new(question);
         let (writer, of_task) = (Arc::clone(self), Arc::clone(question));
         // Cleaning and tokenising a full set of signals takes longer than an async thread may be held.
-        let built = tokio::task::spawn_blocking(move || writer.prompt(&of_task.signals));
-        let Built { prompt, n_cleaned, clean, meets } = built.await.map_err(|_| ServeError::Panicked)??;
+        let built = self.solo.run(move || writer.prompt(&of_task.signals)).await;
+        let Built { prompt, n_cleaned, clean, meets } = built??;
         course.prepared(clean, prompt.ids.len(), n_cleaned);
         course.meets.clone_from(&meets);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
@@ -136,7 +139,7 @@ impl Writer {
     /// If the cleaner fails.
     pub async fn verdicts(self: &Arc<Self>, texts: Vec<Judged>) -> Result<Vec<Verdict>, ServeError> {
         let writer = Arc::clone(self);
-        let judged = tokio::task::spawn_blocking(move || match &writer.cleaner {
+        let judged = self.solo.run(move || match &writer.cleaner {
             Some(cleaner) => {
                 let judged = texts.iter().map(|judged| (judged.stream, judged.text.as_str()));
                 let verdicts = cleaner.verdicts(judged).map_err(cleaner_failed)?.into_iter().zip(&texts);
@@ -146,7 +149,7 @@ impl Writer {
             }
             None => Ok(Vec::new()),
         });
-        judged.await.map_err(|_| ServeError::Panicked)?
+        judged.await?
     }
 
     fn job(
@@ -195,7 +198,7 @@ impl Writer {
         rows: Vec<FinishedRow>,
     ) -> Result<Course, ServeError> {
         let writer = Arc::clone(self);
-        let taken = tokio::task::spawn_blocking(move || {
+        let taken = self.solo.run(move || {
             let started = Instant::now();
             let _rerank = course.reranking(rows.len());
             let n_before = course.candidates.len();
@@ -209,7 +212,7 @@ impl Writer {
             course.phases.rerank += started.elapsed();
             course
         });
-        taken.await.map_err(|_| ServeError::Panicked)
+        Ok(taken.await?)
     }
 
     /// Parses a row.

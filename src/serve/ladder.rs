@@ -18,6 +18,13 @@ pub struct Waits {
 }
 
 impl Waits {
+    /// The same shares of a wait that is this much shorter.
+    #[must_use]
+    pub fn shortened(self, ratio: f64) -> Self {
+        let [fewer, greedy, stale] = [self.fewer, self.greedy, self.stale].map(|wait| wait.mul_f64(ratio));
+        Self { fewer, greedy, stale }
+    }
+
     /// The rung that a wait asks for.
     fn rung(&self, wait: Duration) -> Rung {
         if wait >= self.stale {
@@ -209,6 +216,16 @@ mod tests {
     fn step(decision: Decision) -> (Rung, Option<Why>) {
         let step = decision.otherwise.unwrap();
         (step.rung, step.why)
+    }
+
+    #[test]
+    fn a_shorter_wait_asks_for_as_much_less() {
+        let shortened = WAITS.shortened(0.01);
+        for (wait, expected) in
+            [(4, Rung::Full), (5, Rung::Fewer), (15, Rung::Greedy), (39, Rung::Greedy), (40, Rung::Stale)]
+        {
+            assert_eq!(shortened.rung(ms(wait)), expected, "{wait} ms");
+        }
     }
 
     #[test]

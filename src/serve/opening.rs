@@ -66,7 +66,8 @@ pub(super) async fn models(
     let gate = (Arc::clone(topics), Arc::clone(metrics));
     let residents = &settings.models.residents;
     let n_max = models_max(residents.len());
-    let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, gate, n_max);
+    let workshop = Workshop::new(loader, limits(settings.engine), settings.generation, gate, n_max)
+        .map_err(LoadError::Thread)?;
     let place = workshop.place(Duration::ZERO).await.ok_or(LoadError::Panicked)?;
     let first = workshop.start(first, (1, ""), place).await?;
     let mut answering = Answering::new(first, residents.keys().cloned());

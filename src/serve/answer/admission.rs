@@ -44,14 +44,20 @@ pub(super) fn decide(settings: &DegradationSettings, question: &Question, metric
     let less = |rung| Some(offer(rung, &question.options.at(rung)?));
     let offers = [Some(offer(Rung::Full, &question.options)), less(Rung::Fewer), less(Rung::Greedy)];
     let offers: Vec<Offer> = offers.into_iter().flatten().collect();
+    let wait_max = engine.wait_max(question.class);
     let situation = Situation {
         offers: &offers,
         wait: engine.wait(&work(question, &question.options), question.class),
-        wait_max: engine.wait_max().0,
+        wait_max,
         left: question.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
         lowest: question.lowest_rung,
     };
-    let decision = ladder::decide(&settings.waits, &situation);
+    // In a short queue every wait counts for as much more.
+    let waits = settings.waits.shortened(wait_max.div_duration_f64(engine.usual_wait_max()));
+    let decision = ladder::decide(&waits, &situation);
+    if decision.otherwise == Err(Refusal::Wait) {
+        engine.overflowed(question.class);
+    }
     if let Ok(step) = decision.otherwise {
         metrics.expected(step.takes);
     }
@@ -96,7 +102,8 @@ pub(super) fn patience(question: &Question, deadline: &Deadline, most: Duration)
 
 /// What a question is told that nothing is generated for.
 pub(super) fn refused(refusal: Refusal, question: &Question, metrics: &Metrics) -> ServeError {
-    let (wait_max, retry_after) = question.writer.engine.wait_max();
+    let engine = &question.writer.engine;
+    let (wait_max, retry_after) = (engine.wait_max(question.class), engine.retry_after());
     match refusal {
         Refusal::Wait => {
             metrics.refused("wait", retry_after);

@@ -2,7 +2,7 @@
 use crate::{
     cleaner::CleanerError,
     experiment::assign::ForceError,
-    serve::{engine::EngineError, metrics::outcome::Outcome},
+    serve::{engine::EngineError, metrics::outcome::Outcome, solo},
 };
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
@@ -185,6 +185,12 @@ impl ServeError {
             | Self::SharedCacheSilent
             | Self::Panicked => Outcome::Failed,
         }
+    }
+}
+
+impl From<solo::Panicked> for ServeError {
+    fn from(_: solo::Panicked) -> Self {
+        Self::Panicked
     }
 }
 

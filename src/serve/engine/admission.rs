@@ -2,6 +2,7 @@
 use super::{
     Arc, Class, Duration, Engine, EngineError, Instant, Limits, Ordering, Precedence, Room, Shared,
     pace::Pace,
+    patience::Patience,
     pressure,
     rates::{Rates, Work},
 };
@@ -23,9 +24,10 @@ pub(super) struct Load {
 #[derive(Debug)]
 pub(super) struct Now {
     pub(super) rates: Rates,
+    pub(super) patience: Patience,
     /// Room that no running job has.
     free: Room,
-    /// Rows that are being written.
+    /// Rows that are being written, or are about to be.
     n_rows: usize,
     /// Who has a ticket and does not run, by class.
     queued: [Queued; Class::ALL.len()],
@@ -51,9 +53,18 @@ impl Queued {
 }
 
 impl Now {
-    /// Notes what runs, and who of those who wait is aged.
-    pub(super) fn runs(&mut self, n_rows: usize, free: Room, aged: [Aged; Class::ALL.len()]) {
+    /// Notes what runs, and who of those who wait is aged. `rows_enough`: rows without which others may join.
+    pub(super) fn runs(
+        &mut self,
+        (n_rows, rows_enough): (usize, usize),
+        free: Room,
+        aged: [Aged; Class::ALL.len()],
+    ) {
         (self.n_rows, self.free, self.aged) = (n_rows, free, aged);
+        let above_bulk = sum(&self.queued[..Class::Bulk as usize]);
+        if n_rows < rows_enough && above_bulk.jobs == 0 {
+            self.patience.ran_dry();
+        }
     }
 
     /// Those who go before a job of a class that comes now: of its class and those before it all, of the others who have their turn.
@@ -70,15 +81,21 @@ impl Now {
         Queued { jobs: own.jobs + behind.jobs.min(turns), need }
     }
 
-    /// How long a job of a class that comes now is going to wait, where those who leave do so at a pace: not at all where it has room
-    /// beside all that go before it, and they are not enough without it, or nobody ever waited.
-    fn wait(&self, need: Room, (class, left): (Class, usize), rows_enough: usize, pace: &Pace) -> Duration {
+    /// How long a job of a class that comes now is going to wait, where it takes so long until so many have left: not at all where it has room
+    /// beside all that go before it, and they are not enough without it, or nobody knows.
+    fn wait(
+        &self,
+        need: Room,
+        (class, left): (Class, usize),
+        rows_enough: usize,
+        until_left: impl FnOnce(usize) -> Option<Duration>,
+    ) -> Duration {
         let ahead = self.ahead(class);
         let has_room = ahead.need.and(need).fits(self.free.less(Room { rows: left, tokens: 0 }));
         if has_room && self.n_rows + ahead.need.rows < rows_enough {
             return Duration::ZERO;
         }
-        pace.until_left(ahead.jobs + 1).unwrap_or_default()
+        until_left(ahead.jobs + 1).unwrap_or_default()
     }
 }
 
@@ -92,7 +109,8 @@ fn sum(queued: &[Queued]) -> Queued {
 impl Load {
     pub(super) fn new(room: Room) -> Self {
         let (queued, aged) = Default::default();
-        let now = Now { rates: Rates::default(), free: room, n_rows: 0, queued, aged };
+        let (rates, patience) = Default::default();
+        let now = Now { rates, patience, free: room, n_rows: 0, queued, aged };
         Self { pace: Pace::default(), now: Mutex::new(now) }
     }
 
@@ -134,16 +152,32 @@ impl Drop for Ticket {
 }
 
 impl Shared {
-    /// How long a job of a class that comes now and needs so much room is going to wait.
-    pub(super) fn wait(&self, need: Room, class: Class) -> Duration {
-        let left = self.limits.sharing.left_by(class, self.limits.room.rows);
-        self.load.lock().wait(need, (class, left), self.limits.rows_enough, &self.load.pace)
+    /// How long a job of a class that comes now and needs so much room is going to wait. `takes`: how long such a job takes alone, which says
+    /// something where nobody has waited yet.
+    fn wait(&self, need: Room, class: Class, takes: Option<Duration>) -> Duration {
+        let Limits { sharing, room, rows_enough, .. } = &self.limits;
+        let left = sharing.left_by(class, room.rows);
+        let until_left = |n_jobs: usize| {
+            // So many have room beside each other.
+            let n_rounds = n_jobs.div_ceil((rows_enough / need.rows.max(1)).max(1));
+            let of_all = |takes: Duration| takes.saturating_mul(u32::try_from(n_rounds).unwrap_or(u32::MAX));
+            self.load.pace.until_left(n_jobs).or(takes.map(of_all))
+        };
+        self.load.lock().wait(need, (class, left), *rows_enough, until_left)
+    }
+
+    /// The longest that a job of a class may be expected to wait now.
+    fn wait_max(&self, class: Class) -> Duration {
+        let leaves = self.load.pace.until_left(1).unwrap_or_default();
+        let now = self.load.lock();
+        let usual = self.limits.expected_wait_max();
+        now.patience.wait_max(class, usual, (leaves, now.rates.preparation()))
     }
 
     /// How near the thread is to where it refuses, with jobs that wait and rows that run, if one more comes of which nobody said how it
     /// is to be served.
     pub(super) fn pressure(&self, queued: usize, rows: usize, need: Room) -> f64 {
-        let wait = (self.wait(need, Class::Default), self.limits.expected_wait_max());
+        let wait = (self.wait(need, Class::Default, None), self.wait_max(Class::Default));
         // Those who wait only because enough run without them are as much work as if they ran.
         let rows = rows + sum(&self.load.lock().queued).need.rows;
         pressure((queued, self.limits.queue_max), (rows, self.limits.room.rows), wait)
@@ -174,8 +208,8 @@ impl Engine {
         if self.shared.stopping.load(Ordering::Relaxed) {
             return Err(EngineError::Gone);
         }
-        let (limits, need, class) = (&self.shared.limits, work.room(), precedence.class());
-        let retry_after = self.shared.load.pace.until_free(limits.queue_max);
+        let (need, class) = (work.room(), precedence.class());
+        let retry_after = self.retry_after();
         let (jobs_max, tokens_max) = self.places(class);
         let mut now = self.shared.load.lock();
         let Queued { jobs, need: taken } = sum(&now.queued);
@@ -216,7 +250,7 @@ impl Engine {
 
     /// How long a job of a class that comes now is going to wait.
     pub fn wait(&self, work: &Work, class: Class) -> Duration {
-        self.shared.wait(work.room(), class)
+        self.shared.wait(work.room(), class, self.takes(work))
     }
 
     /// Whether the queue has a place for a job of a class, and room for its tokens.
@@ -231,10 +265,26 @@ impl Engine {
         2 * self.n_queued() > self.shared.limits.queue_max
     }
 
-    /// The longest that a job may be expected to wait, and when to come back if it would be longer.
-    pub fn wait_max(&self) -> (Duration, Duration) {
-        let limits = &self.shared.limits;
-        (limits.expected_wait_max(), self.shared.load.pace.until_free(limits.queue_max))
+    /// The longest that a job of a class may be expected to wait now.
+    pub fn wait_max(&self, class: Class) -> Duration {
+        self.shared.wait_max(class)
+    }
+
+    /// The same where the queue was never full.
+    pub fn usual_wait_max(&self) -> Duration {
+        self.shared.limits.expected_wait_max()
+    }
+
+    /// Somebody of a class came who would have waited longer; nobody waits for bulk, whose queue says nothing of others'.
+    pub fn overflowed(&self, class: Class) {
+        if class < Class::Bulk {
+            self.shared.load.lock().patience.overflowed();
+        }
+    }
+
+    /// When a place is likely.
+    pub fn retry_after(&self) -> Duration {
+        self.shared.load.pace.until_free(self.shared.limits.queue_max)
     }
 
     fn n_queued(&self) -> usize {
@@ -295,10 +345,12 @@ mod tests {
 
         fn expected(&self, class: Class, sharing: &Sharing) -> Duration {
             let (queued, aged, free) = (self.queued, self.batcher.aged(self.now), self.standing().free);
-            let now = Now { rates: Rates::default(), free, n_rows: 8, queued, aged };
+            let (rates, patience) = Default::default();
+            let now = Now { rates, patience, free, n_rows: 8, queued, aged };
             let pace = Pace::default();
             pace.note(LEAVES_EVERY);
-            now.wait(NEED, (class, sharing.left_by(class, ROOM.rows)), usize::MAX, &pace)
+            let left = sharing.left_by(class, ROOM.rows);
+            now.wait(NEED, (class, left), usize::MAX, |n_jobs| pace.until_left(n_jobs))
         }
 
         /// One leaves, and who fits joins; says whether that was the probe.
@@ -376,10 +428,53 @@ mod tests {
         Arc::new(Shared { limits, stopping: AtomicBool::new(false), load: Load::new(room), metrics })
     }
 
+    const ONE: Room = Room { rows: 8, tokens: 100 };
+
+    fn ticket(shared: &Arc<Shared>, class: Class) -> Ticket {
+        shared.load.lock().queued[class as usize].add(ONE);
+        let precedence = Arc::new(Precedence::new(class));
+        Ticket { precedence, class, need: ONE, shared: Arc::clone(shared) }
+    }
+
+    #[test]
+    fn where_nobody_has_waited_yet_a_wait_is_of_those_that_have_room_beside_each_other() {
+        let (shared, takes) = (thread(), Duration::from_millis(300));
+        shared.load.lock().runs((128, 128), Room::default(), Default::default());
+        let check = |expected| {
+            assert_eq!(shared.wait(ONE, Class::Default, Some(takes)), expected);
+        };
+        check(takes);
+        let _waiting: Vec<Ticket> = (0..16).map(|_| ticket(&shared, Class::Default)).collect();
+        check(2 * takes);
+        assert_eq!(shared.wait(ONE, Class::Default, None), Duration::ZERO, "nobody knows");
+        shared.load.pace.note(Duration::from_millis(10));
+        check(17 * Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_queue_that_was_full_is_short_while_somebody_waits_or_enough_run() {
+        let (shared, usual, leaves) = (thread(), Duration::from_secs(1), Duration::from_millis(50));
+        shared.load.pace.note(leaves);
+        let is_short = || shared.wait_max(Class::Default) < 2 * leaves;
+        assert_eq!(shared.wait_max(Class::Default), usual);
+        let runs = |n_rows| shared.load.lock().runs((n_rows, 128), shared.limits.room, Default::default());
+        shared.load.lock().patience.overflowed();
+        assert!(is_short());
+        assert_eq!(shared.wait_max(Class::Bulk), usual);
+        let waits = ticket(&shared, Class::Default);
+        runs(8);
+        assert!(is_short(), "somebody waits");
+        drop(waits);
+        runs(128);
+        assert!(is_short(), "enough run");
+        let _bulk = ticket(&shared, Class::Bulk);
+        runs(120);
+        assert_eq!(shared.wait_max(Class::Default), usual, "bulk may wait");
+    }
+
     #[test]
     fn pressure_is_of_the_queue_the_rows_or_the_wait_of_one_more() {
-        let shared = thread();
-        let one = Room { rows: 8, tokens: 100 };
+        let (shared, one) = (thread(), ONE);
         let check = |queued, rows, expected: f64| {
             assert_eq!(shared.pressure(queued, rows, one), expected, "{queued} wait, {rows} run");
         };
@@ -389,20 +484,15 @@ mod tests {
         shared.load.pace.note(Duration::from_millis(375));
         check(2, 64, 0.5);
         // Few rows that have all tokens: one more has to wait until one has left.
-        shared.load.lock().runs(8, Room { rows: 120, tokens: 99 }, Default::default());
+        shared.load.lock().runs((8, 128), Room { rows: 120, tokens: 99 }, Default::default());
         check(0, 8, 0.375);
-        let ticket = |class| {
-            shared.load.lock().queued[class as usize].add(one);
-            let precedence = Arc::new(Precedence::new(class));
-            Ticket { precedence, class, need: one, shared: Arc::clone(&shared) }
-        };
-        let before = ticket(Class::Interactive);
+        let before = ticket(&shared, Class::Interactive);
         check(1, 8, 0.75);
         drop(before);
         // Bulk that waits may have its turn first, but no more than one of it.
-        let _bulk = [ticket(Class::Bulk), ticket(Class::Bulk)];
+        let _bulk = [ticket(&shared, Class::Bulk), ticket(&shared, Class::Bulk)];
         check(1, 8, 0.75);
-        shared.load.lock().runs(0, shared.limits.room, Default::default());
+        shared.load.lock().runs((0, 128), shared.limits.room, Default::default());
         // Nobody would wait; the two are going to run.
         check(0, 0, 0.125);
     }

@@ -67,6 +67,14 @@ impl Rates {
         self.preparation.note(took.as_secs_f64());
     }
 
+    /// How long it takes to clean signals and to build their prompt; no time where nobody has measured it.
+    pub(super) fn preparation(&self) -> Duration {
+        self.preparation
+            .value
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .unwrap_or_default()
+    }
+
     /// Notes a prefill.
     pub(super) fn prefilled(&mut self, n_tokens: usize, took: Duration) {
         self.prefill.note(took.as_secs_f64(), float(n_tokens));

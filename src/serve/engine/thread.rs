@@ -142,7 +142,9 @@ impl<G: Generator> Thread<'_, G> {
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
         let (free, aged) = (self.standing().free, self.waiting.aged(Instant::now()));
         self.assert_accounted(rows);
-        self.shared.load.lock().runs(rows, free, aged);
+        let soon = self.arriving.as_ref().map_or(0, |arriving| arriving.takes().1.rows);
+        let enough = self.shared.limits.rows_enough;
+        self.shared.load.lock().runs((rows + soon, enough), free, aged);
         let pressure = self.shared.pressure(queued, rows, self.last_need);
         self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes, pressure });
     }

@@ -16,6 +16,7 @@ use crate::{
         generation::Writer,
         metrics::Metrics,
         settings::GenerationSettings,
+        solo::Solo,
         topics::Topics,
     },
     text::{prompt, tokens::Tokens},
@@ -229,6 +230,7 @@ pub struct Workshop {
     generation: GenerationSettings,
     topics: Arc<Topics>,
     metrics: Arc<Metrics>,
+    solo: Arc<Solo>,
     places: Arc<Semaphore>,
     /// Most models in memory.
     pub(super) models_max: usize,
@@ -245,16 +247,19 @@ impl fmt::Debug for Workshop {
 
 impl Workshop {
     /// A workshop whose places, one for each model in memory, are all free.
+    ///
+    /// # Errors
+    /// If the system has no more threads.
     pub fn new(
         loader: Loader,
         limits: Limits,
         generation: GenerationSettings,
         (topics, metrics): (Arc<Topics>, Arc<Metrics>),
         models_max: usize,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (places, threads) = (Arc::new(Semaphore::new(models_max)), TaskTracker::new());
-        let panicked = CancellationToken::new();
-        Self { loader, limits, generation, topics, metrics, places, models_max, threads, panicked }
+        let (panicked, solo) = (CancellationToken::new(), Arc::new(Solo::start()?));
+        Ok(Self { loader, limits, generation, topics, metrics, solo, places, models_max, threads, panicked })
     }
 
     /// Waits for a place; none if it takes longer than `patience`.
@@ -323,6 +328,7 @@ impl Workshop {
             prompt_tokens_max: settings.prompt_tokens_max,
             topics: Arc::clone(&self.topics),
             metrics: Arc::clone(&self.metrics),
+            solo: Arc::clone(&self.solo),
         }))
     }
 

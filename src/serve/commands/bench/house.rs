@@ -3,7 +3,7 @@ use super::super::CommandError;
 use crate::{
     bundle::load::{self, Bundle, BundleSource},
     model::{device::DeviceChoice, precision::Precision},
-    serve::{Listeners, demo, models::facts::Origin, run, settings::ServeSettings},
+    serve::{Listeners, demo, models::facts::Origin, run, runtime::runtime, settings::ServeSettings},
 };
 use clap::Args;
 use std::{
@@ -189,7 +189,7 @@ impl Running {
         let stop = CancellationToken::new();
         let told = stop.clone();
         let thread = thread::Builder::new().name("measured".to_owned()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let runtime = runtime()?;
             let ended = runtime.block_on(serving(told));
             runtime.shutdown_background();
             ended

@@ -1,0 +1,134 @@
+//! Threads on which each piece of work computes alone: what it would share among threads, it does itself.
+//!
+//! Cleaning, tokenising and scoring are short, and many readers' run at the same time. Shared among threads, each small product would wake others
+//! that then look for more and take the cores from the model; on any thread of many, each would touch memory that is new to its thread.
+use rayon::ThreadPoolBuilder;
+use std::{
+    io,
+    num::NonZero,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Work panicked.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("work panicked")]
+pub struct Panicked;
+
+/// The way to these threads. They end with it.
+#[derive(Debug)]
+pub struct Solo(mpsc::Sender<Work>);
+
+impl Solo {
+    /// Half as many threads as the machine has cores: on a CPU the others are for the model, and with a GPU even these do more than it takes.
+    ///
+    /// # Errors
+    /// If the system has no more threads.
+    pub fn start() -> io::Result<Self> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let (sender, receiver) = mpsc::channel::<Work>();
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..cores.div_ceil(2) {
+            let receiver = Arc::clone(&receiver);
+            let (tell, told) = mpsc::channel();
+            thread::Builder::new().name("solo".to_owned()).spawn(move || {
+                // The thread is all there is of its pool, which lasts as long.
+                let pool = ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+                let pool = pool.map_err(|error| tell.send(Err(io::Error::other(error))));
+                if let Ok(_alone) = pool {
+                    // Whoever starts it waits.
+                    let _ = tell.send(Ok(()));
+                    work(&receiver);
+                }
+            })?;
+            told.recv().map_err(io::Error::other)??;
+        }
+        Ok(Self(sender))
+    }
+
+    /// Does work on one of the threads, in the order in which it comes; once it has begun it ends, whether or not anybody waits.
+    ///
+    /// # Errors
+    /// If it panics.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Panicked> {
+        let (tell, told) = oneshot::channel();
+        let work = move || {
+            if !tell.is_closed() {
+                // Whoever asked may have gone meanwhile.
+                let _ = tell.send(work());
+            }
+        };
+        // The threads end after this does.
+        let _ = self.0.send(Box::new(work));
+        told.await.map_err(|_| Panicked)
+    }
+}
+
+fn work(receiver: &Mutex<mpsc::Receiver<Work>>) {
+    loop {
+        let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(work) = next else { return };
+        // Its end is told by what it holds: whoever waits for that hears that it is gone.
+        let _ = catch_unwind(AssertUnwindSafe(work));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rayon::prelude::*;
+    use std::{collections::HashSet, thread::ThreadId};
+
+    #[tokio::test]
+    async fn what_could_be_shared_stays_on_the_thread() {
+        let solo = Solo::start().unwrap();
+        let threads = || {
+            let here = thread::current().id();
+            let of_parts: HashSet<ThreadId> =
+                (0..10_000).into_par_iter().map(|_| thread::current().id()).collect();
+            (of_parts == HashSet::from([here]), thread::current().name().map(str::to_owned))
+        };
+        assert_eq!(solo.run(threads).await.unwrap(), (true, Some("solo".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_and_the_thread_goes_on() {
+        let solo = Solo::start().unwrap();
+        for round in 0..10 {
+            assert_eq!(solo.run(|| panic!("of a test")).await, Err::<(), _>(Panicked));
+            assert_eq!(solo.run(move || round).await, Ok(round));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_begun() {
+        let solo = Arc::new(Solo::start().unwrap());
+        let (begun, (open, gate)) = (Arc::new(Mutex::new(0)), mpsc::channel::<()>());
+        let gate = Arc::new(Mutex::new(gate));
+        let n_threads = thread::available_parallelism().map_or(1, NonZero::get).div_ceil(2);
+        let held: Vec<_> = (0..n_threads)
+            .map(|_| {
+                let (solo, gate) = (Arc::clone(&solo), Arc::clone(&gate));
+                tokio::spawn(async move { solo.run(move || gate.lock().unwrap().recv().is_ok()).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let counted = Arc::clone(&begun);
+        let behind = solo.run(move || *counted.lock().unwrap() += 1);
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(5), behind).await.is_err());
+        (0..n_threads).for_each(|_| open.send(()).unwrap());
+        for held in held {
+            assert_eq!(held.await.unwrap(), Ok(true));
+        }
+        assert_eq!(solo.run(|| ()).await, Ok(()));
+        assert_eq!(*begun.lock().unwrap(), 0);
+    }
+}
