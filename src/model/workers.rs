@@ -25,7 +25,8 @@ pub fn interrupt(does: bool) {
 #[cfg(not(target_os = "linux"))]
 pub fn interrupt(_: bool) {}
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use super::*;
 
