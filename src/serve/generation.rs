@@ -91,13 +91,13 @@ impl Writer {
         let (writer, of_task) = (Arc::clone(self), Arc::clone(question));
         // Cleaning and tokenising a full set of signals takes longer than an async thread may be held.
         let built = self.solo.run(move || writer.prompt(&of_task.signals)).await;
-        let Built { prompt, n_cleaned, clean, meets } = built??;
+        let Built { prompt, n_cleaned, clean, took, meets } = built??;
         course.prepared(clean, prompt.ids.len(), n_cleaned);
         course.meets.clone_from(&meets);
         let n_truncated_signals = prompt.n_truncated_signals + question.signals.truncated_count();
         self.metrics.prompt_tokens(prompt.ids.len());
         if prompt.n_truncated_signals == 0 {
-            self.engine.prepared(question.n_bytes(), prompt.ids.len(), course.started.elapsed());
+            self.engine.prepared(question.n_bytes(), prompt.ids.len(), took);
         }
         let mut events =
             self.engine.submit(ticket, self.job((prompt.ids, meets), question, (leave, deadline, charge)))?;
@@ -139,7 +139,7 @@ impl Writer {
     /// If the cleaner fails.
     pub async fn verdicts(self: &Arc<Self>, texts: Vec<Judged>) -> Result<Vec<Verdict>, ServeError> {
         let writer = Arc::clone(self);
-        let judged = self.solo.run(move || match &writer.cleaner {
+        let judged = tokio::task::spawn_blocking(move || match &writer.cleaner {
             Some(cleaner) => {
                 let judged = texts.iter().map(|judged| (judged.stream, judged.text.as_str()));
                 let verdicts = cleaner.verdicts(judged).map_err(cleaner_failed)?.into_iter().zip(&texts);
@@ -149,7 +149,7 @@ impl Writer {
             }
             None => Ok(Vec::new()),
         });
-        judged.await?
+        judged.await.map_err(|_| ServeError::Panicked)?
     }
 
     fn job(

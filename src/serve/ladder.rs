@@ -18,11 +18,10 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// The same shares of a wait that is this much shorter.
+    /// The same shares of a longest wait that is this much shorter, for what is generated: a stored answer makes no queue shorter than that.
     #[must_use]
     pub fn shortened(self, ratio: f64) -> Self {
-        let [fewer, greedy, stale] = [self.fewer, self.greedy, self.stale].map(|wait| wait.mul_f64(ratio));
-        Self { fewer, greedy, stale }
+        Self { fewer: self.fewer.mul_f64(ratio), greedy: self.greedy.mul_f64(ratio), stale: self.stale }
     }
 
     /// The rung that a wait asks for.
@@ -114,7 +113,10 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It would wait longer than anybody may.
-    Wait,
+    Wait {
+        /// How long that is.
+        wait_max: Duration,
+    },
     /// Even the least that it allows would not be in time.
     Deadline {
         /// How long that takes, the wait included.
@@ -128,7 +130,7 @@ impl Refusal {
     /// Why.
     pub fn why(self) -> Why {
         match self {
-            Self::Wait => Why::Pressure,
+            Self::Wait { .. } => Why::Pressure,
             Self::Deadline { .. } => Why::Deadline,
         }
     }
@@ -165,7 +167,7 @@ fn allowed<'a>(situation: &Situation<'a>) -> impl DoubleEndedIterator<Item = &'a
 
 fn generated(waits: &Waits, situation: &Situation<'_>) -> Result<Step, Refusal> {
     if situation.wait >= situation.wait_max {
-        return Err(Refusal::Wait);
+        return Err(Refusal::Wait { wait_max: situation.wait_max });
     }
     let in_time = |offer: &&Offer| situation.left.is_none_or(|left| offer.takes() <= left);
     let allowed = || allowed(situation);
@@ -222,7 +224,7 @@ mod tests {
     fn a_shorter_wait_asks_for_as_much_less() {
         let shortened = WAITS.shortened(0.01);
         for (wait, expected) in
-            [(4, Rung::Full), (5, Rung::Fewer), (15, Rung::Greedy), (39, Rung::Greedy), (40, Rung::Stale)]
+            [(4, Rung::Full), (5, Rung::Fewer), (15, Rung::Greedy), (3999, Rung::Greedy), (4000, Rung::Stale)]
         {
             assert_eq!(shortened.rung(ms(wait)), expected, "{wait} ms");
         }
@@ -249,7 +251,7 @@ mod tests {
             let decision = check(wait_ms, None, Rung::Stale);
             assert_eq!((step(decision), decision.stored), ((rung, pressure), stored), "{wait_ms}");
         }
-        assert_eq!(check(10_000, None, Rung::Stale).otherwise, Err(Refusal::Wait));
+        assert_eq!(check(10_000, None, Rung::Stale).otherwise, Err(Refusal::Wait { wait_max: ms(10_000) }));
     }
 
     #[test]

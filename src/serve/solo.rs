@@ -7,11 +7,14 @@ use std::{
     io,
     num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+
+/// Work that may wait on the way to the threads: some milliseconds each. Whoever has more waits until there is room.
+const WAITING_MAX: usize = 64;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -31,13 +34,13 @@ impl Solo {
     /// If the system has no more threads.
     pub fn start() -> io::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        let (sender, receiver) = mpsc::channel::<Work>();
+        let (sender, receiver) = mpsc::channel::<Work>(WAITING_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..cores.div_ceil(2) {
             let receiver = Arc::clone(&receiver);
-            let (tell, told) = mpsc::channel();
+            let (tell, told) = std::sync::mpsc::channel();
             thread::Builder::new().name("solo".to_owned()).spawn(move || {
-                // The thread is all there is of its pool, which lasts as long.
+                // The thread is all there is of its pool.
                 let pool = ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
                 let pool = pool.map_err(|error| tell.send(Err(io::Error::other(error))));
                 if let Ok(_alone) = pool {
@@ -67,15 +70,15 @@ impl Solo {
             }
         };
         // The threads end after this does.
-        let _ = self.0.send(Box::new(work));
+        let _ = self.0.send(Box::new(work)).await;
         told.await.map_err(|_| Panicked)
     }
 }
 
 fn work(receiver: &Mutex<mpsc::Receiver<Work>>) {
     loop {
-        let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(work) = next else { return };
+        let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(work) = next else { return };
         // Its end is told by what it holds: whoever waits for that hears that it is gone.
         let _ = catch_unwind(AssertUnwindSafe(work));
     }
@@ -111,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_waits_for_any_more_is_not_begun() {
         let solo = Arc::new(Solo::start().unwrap());
-        let (begun, (open, gate)) = (Arc::new(Mutex::new(0)), mpsc::channel::<()>());
+        let (begun, (open, gate)) = (Arc::new(Mutex::new(0)), std::sync::mpsc::channel::<()>());
         let gate = Arc::new(Mutex::new(gate));
         let n_threads = thread::available_parallelism().map_or(1, NonZero::get).div_ceil(2);
         let held: Vec<_> = (0..n_threads)
@@ -122,8 +125,13 @@ mod tests {
             .collect();
         tokio::task::yield_now().await;
         let counted = Arc::clone(&begun);
-        let behind = solo.run(move || *counted.lock().unwrap() += 1);
-        assert!(tokio::time::timeout(std::time::Duration::from_millis(5), behind).await.is_err());
+        let behind = tokio::spawn({
+            let solo = Arc::clone(&solo);
+            async move { solo.run(move || *counted.lock().unwrap() += 1).await }
+        });
+        tokio::task::yield_now().await;
+        behind.abort();
+        assert!(behind.await.unwrap_err().is_cancelled());
         (0..n_threads).for_each(|_| open.send(()).unwrap());
         for held in held {
             assert_eq!(held.await.unwrap(), Ok(true));

@@ -55,7 +55,7 @@ pub(super) fn decide(settings: &DegradationSettings, question: &Question, metric
     // In a short queue every wait counts for as much more.
     let waits = settings.waits.shortened(wait_max.div_duration_f64(engine.usual_wait_max()));
     let decision = ladder::decide(&waits, &situation);
-    if decision.otherwise == Err(Refusal::Wait) {
+    if matches!(decision.otherwise, Err(Refusal::Wait { .. })) {
         engine.overflowed(question.class);
     }
     if let Ok(step) = decision.otherwise {
@@ -102,10 +102,9 @@ pub(super) fn patience(question: &Question, deadline: &Deadline, most: Duration)
 
 /// What a question is told that nothing is generated for.
 pub(super) fn refused(refusal: Refusal, question: &Question, metrics: &Metrics) -> ServeError {
-    let engine = &question.writer.engine;
-    let (wait_max, retry_after) = (engine.wait_max(question.class), engine.retry_after());
+    let retry_after = question.writer.engine.retry_after();
     match refusal {
-        Refusal::Wait => {
+        Refusal::Wait { wait_max } => {
             metrics.refused("wait", retry_after);
             ServeError::QueueSlow { wait_max, retry_after }
         }

@@ -53,16 +53,16 @@ impl Queued {
 }
 
 impl Now {
-    /// Notes what runs, and who of those who wait is aged. `rows_enough`: rows without which others may join.
+    /// Notes what runs, and who of those who wait is aged. `takes_one`: whether another one could begin now.
     pub(super) fn runs(
         &mut self,
-        (n_rows, rows_enough): (usize, usize),
+        (n_rows, takes_one): (usize, bool),
         free: Room,
         aged: [Aged; Class::ALL.len()],
     ) {
         (self.n_rows, self.free, self.aged) = (n_rows, free, aged);
         let above_bulk = sum(&self.queued[..Class::Bulk as usize]);
-        if n_rows < rows_enough && above_bulk.jobs == 0 {
+        if takes_one && above_bulk.jobs == 0 {
             self.patience.ran_dry();
         }
     }
@@ -161,16 +161,18 @@ impl Shared {
             // So many have room beside each other.
             let n_rounds = n_jobs.div_ceil((rows_enough / need.rows.max(1)).max(1));
             let of_all = |takes: Duration| takes.saturating_mul(u32::try_from(n_rounds).unwrap_or(u32::MAX));
-            self.load.pace.until_left(n_jobs).or(takes.map(of_all))
+            // The first to wait is let in, or it would never be seen how long that takes.
+            self.load.pace.until_left(n_jobs).or(takes.filter(|_| n_jobs > 1).map(of_all))
         };
         self.load.lock().wait(need, (class, left), *rows_enough, until_left)
     }
 
     /// The longest that a job of a class may be expected to wait now.
     fn wait_max(&self, class: Class) -> Duration {
-        let leaves = self.load.pace.until_left(1).unwrap_or_default();
-        let now = self.load.lock();
-        let usual = self.limits.expected_wait_max();
+        let (now, usual) = (self.load.lock(), self.limits.expected_wait_max());
+        // Those of later classes who may have their turn first are as many more that leave.
+        let turns = now.ahead(class).jobs - sum(&now.queued[..=class as usize]).jobs;
+        let Some(leaves) = self.load.pace.until_left(1 + turns) else { return usual };
         now.patience.wait_max(class, usual, (leaves, now.rates.preparation()))
     }
 
@@ -213,6 +215,9 @@ impl Engine {
         let (jobs_max, tokens_max) = self.places(class);
         let mut now = self.shared.load.lock();
         let Queued { jobs, need: taken } = sum(&now.queued);
+        if class < Class::Bulk && (jobs >= jobs_max || taken.and(need).tokens > tokens_max) {
+            now.patience.overflowed();
+        }
         if jobs >= jobs_max {
             self.shared.metrics.refused("full", retry_after);
             return Err(EngineError::QueueFull { queued: jobs_max, retry_after });
@@ -260,9 +265,10 @@ impl Engine {
         jobs < jobs_max && need.and(work.room()).tokens <= tokens_max
     }
 
-    /// Whether more than half of the queue is taken, so that what can wait should not be asked for.
+    /// Whether more than half of the queue is taken, or it is short because it was full, so that what can wait should not be asked for.
     pub fn is_pressed(&self) -> bool {
-        2 * self.n_queued() > self.shared.limits.queue_max
+        let now = self.shared.load.lock();
+        now.patience.has_overflowed() || 2 * sum(&now.queued).jobs > self.shared.limits.queue_max
     }
 
     /// The longest that a job of a class may be expected to wait now.
@@ -282,13 +288,9 @@ impl Engine {
         }
     }
 
-    /// When a place is likely.
+    /// When half of a full queue would have left: in overload a place is free sooner, and taken by others.
     pub fn retry_after(&self) -> Duration {
         self.shared.load.pace.until_free(self.shared.limits.queue_max)
-    }
-
-    fn n_queued(&self) -> usize {
-        sum(&self.shared.load.lock().queued).jobs
     }
 }
 
@@ -439,11 +441,12 @@ mod tests {
     #[test]
     fn where_nobody_has_waited_yet_a_wait_is_of_those_that_have_room_beside_each_other() {
         let (shared, takes) = (thread(), Duration::from_millis(300));
-        shared.load.lock().runs((128, 128), Room::default(), Default::default());
+        shared.load.lock().runs((128, false), Room::default(), Default::default());
         let check = |expected| {
             assert_eq!(shared.wait(ONE, Class::Default, Some(takes)), expected);
         };
-        check(takes);
+        // Whoever is first is let in and measured.
+        check(Duration::ZERO);
         let _waiting: Vec<Ticket> = (0..16).map(|_| ticket(&shared, Class::Default)).collect();
         check(2 * takes);
         assert_eq!(shared.wait(ONE, Class::Default, None), Duration::ZERO, "nobody knows");
@@ -457,19 +460,37 @@ mod tests {
         shared.load.pace.note(leaves);
         let is_short = || shared.wait_max(Class::Default) < 2 * leaves;
         assert_eq!(shared.wait_max(Class::Default), usual);
-        let runs = |n_rows| shared.load.lock().runs((n_rows, 128), shared.limits.room, Default::default());
+        let runs = |n_rows, takes_one| {
+            shared.load.lock().runs((n_rows, takes_one), shared.limits.room, Default::default());
+        };
         shared.load.lock().patience.overflowed();
         assert!(is_short());
         assert_eq!(shared.wait_max(Class::Bulk), usual);
         let waits = ticket(&shared, Class::Default);
-        runs(8);
+        runs(8, true);
         assert!(is_short(), "somebody waits");
         drop(waits);
-        runs(128);
+        runs(128, false);
         assert!(is_short(), "enough run");
         let _bulk = ticket(&shared, Class::Bulk);
-        runs(120);
+        runs(120, true);
         assert_eq!(shared.wait_max(Class::Default), usual, "bulk may wait");
+    }
+
+    #[test]
+    fn a_short_queue_lets_the_next_one_in_whoever_of_later_classes_waits() {
+        let shared = thread();
+        shared.load.pace.note(Duration::from_millis(50));
+        shared.load.lock().runs((128, false), Room::default(), Default::default());
+        shared.load.lock().patience.overflowed();
+        let is_let_in = |class| shared.wait(ONE, class, None) < shared.wait_max(class);
+        let bulk = [ticket(&shared, Class::Bulk), ticket(&shared, Class::Bulk)];
+        assert!(is_let_in(Class::Default) && is_let_in(Class::Interactive));
+        let _default = ticket(&shared, Class::Default);
+        assert!(is_let_in(Class::Interactive));
+        assert!(!is_let_in(Class::Default), "one waits");
+        drop(bulk);
+        assert!(!is_let_in(Class::Default), "one waits");
     }
 
     #[test]
@@ -484,7 +505,7 @@ mod tests {
         shared.load.pace.note(Duration::from_millis(375));
         check(2, 64, 0.5);
         // Few rows that have all tokens: one more has to wait until one has left.
-        shared.load.lock().runs((8, 128), Room { rows: 120, tokens: 99 }, Default::default());
+        shared.load.lock().runs((8, true), Room { rows: 120, tokens: 99 }, Default::default());
         check(0, 8, 0.375);
         let before = ticket(&shared, Class::Interactive);
         check(1, 8, 0.75);
@@ -492,7 +513,7 @@ mod tests {
         // Bulk that waits may have its turn first, but no more than one of it.
         let _bulk = [ticket(&shared, Class::Bulk), ticket(&shared, Class::Bulk)];
         check(1, 8, 0.75);
-        shared.load.lock().runs((0, 128), shared.limits.room, Default::default());
+        shared.load.lock().runs((0, true), shared.limits.room, Default::default());
         // Nobody would wait; the two are going to run.
         check(0, 0, 0.125);
     }

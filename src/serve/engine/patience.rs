@@ -3,7 +3,8 @@
 //! As long as is set, until somebody would wait that long; from then on only as long as keeps the model busy, until there is nobody left for it to
 //! begin with. A long queue evens out the waves in which jobs come. One that has once been full holds no wave but more work than there is, and all
 //! that its length does then is to make everybody wait (the "bad queue" of K. Nichols and V. Jacobson, "Controlling Queue Delay", 2012; B.
-//! Maurer, "Fail at Scale", 2015): as many are answered through a short one, each sooner.
+//! Maurer, "Fail at Scale", 2015): as many are answered through a short one, each sooner. Clients whose deadline is nearer than the usual limit are refused by that, and
+//! make no queue short: one that is in a hurry says nothing of how long others may wait.
 use super::{Class, Duration};
 
 /// No prompt is made ready sooner.
@@ -16,6 +17,11 @@ pub(super) struct Patience {
 }
 
 impl Patience {
+    /// Whether the queue is short.
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.has_overflowed
+    }
+
     /// Somebody came who would have waited too long.
     pub(super) fn overflowed(&mut self) {
         self.has_overflowed = true;
@@ -26,7 +32,7 @@ impl Patience {
         self.has_overflowed = false;
     }
 
-    /// The longest that a job of a class may be expected to wait, where that is `usual`, one job leaves after `leaves`, and one is made ready in
+    /// The longest that a job of a class may be expected to wait, where that is `usual`, the next place is free after `leaves`, and a job is made ready in
     /// `preparation`: in a short queue somebody is ready when one leaves. Nobody waits for bulk, so that its queue may be as long as it likes.
     pub(super) fn wait_max(
         &self,

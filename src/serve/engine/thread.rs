@@ -143,8 +143,8 @@ impl<G: Generator> Thread<'_, G> {
         let (free, aged) = (self.standing().free, self.waiting.aged(Instant::now()));
         self.assert_accounted(rows);
         let soon = self.arriving.as_ref().map_or(0, |arriving| arriving.takes().1.rows);
-        let enough = self.shared.limits.rows_enough;
-        self.shared.load.lock().runs((rows + soon, enough), free, aged);
+        let takes_one = rows + soon < self.shared.limits.rows_enough && self.last_need.fits(free);
+        self.shared.load.lock().runs((rows + soon, takes_one), free, aged);
         let pressure = self.shared.pressure(queued, rows, self.last_need);
         self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes, pressure });
     }

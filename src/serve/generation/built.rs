@@ -16,6 +16,8 @@ pub(super) struct Built {
     /// Signals that the cleaner took away, and how long that took.
     pub(super) n_cleaned: usize,
     pub(super) clean: Duration,
+    /// How long all of it took.
+    pub(super) took: Duration,
     /// What rows meet of what is left.
     pub(super) meets: Option<Meets>,
 }
@@ -40,6 +42,6 @@ impl Writer {
         let clean = started.elapsed();
         let prompt = prompt::build(&cleaned, &self.tokens, self.prompt_tokens_max);
         let meets = self.lexicon.as_ref().map(|lexicon| meets(lexicon, prompt.shown(&cleaned), &self.tokens));
-        Ok(Built { prompt, n_cleaned, clean, meets })
+        Ok(Built { prompt, n_cleaned, clean, took: started.elapsed(), meets })
     }
 }
