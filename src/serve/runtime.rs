@@ -3,12 +3,11 @@ use crate::model::workers::interrupt;
 use std::io;
 use tokio::runtime::{Builder, Runtime};
 
-/// A runtime whose threads, and the one that asks for it, and those that they start for prompts and scores, do not interrupt the model's. They have little to do each time, and
-/// often; and a thread of the model that stands still holds up the others, which wait for its part of a product.
+/// A runtime whose threads do not interrupt the model's. They have little to do each time, and often; and a thread of the model that stands still
+/// holds up the others, which wait for its part of a product.
 ///
 /// # Errors
 /// If the system has no more threads.
 pub fn runtime() -> io::Result<Runtime> {
-    interrupt(false);
     Builder::new_multi_thread().enable_all().on_thread_start(|| interrupt(false)).build()
 }

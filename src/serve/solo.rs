@@ -2,6 +2,7 @@
 //!
 //! Cleaning, tokenising and scoring are short, and many readers' run at the same time. Shared among threads, each small product would wake others
 //! that then look for more and take the cores from the model; on any thread of many, each would touch memory that is new to its thread.
+use crate::model::workers::interrupt;
 use rayon::ThreadPoolBuilder;
 use std::{
     io,
@@ -40,6 +41,8 @@ impl Solo {
             let receiver = Arc::clone(&receiver);
             let (tell, told) = std::sync::mpsc::channel();
             thread::Builder::new().name("solo".to_owned()).spawn(move || {
+                // The model may wait for the next prompt.
+                interrupt(true);
                 // The thread is all there is of its pool.
                 let pool = ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
                 let pool = pool.map_err(|error| tell.send(Err(io::Error::other(error))));
