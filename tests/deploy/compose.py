@@ -1,21 +1,31 @@
-"""docker-compose.yml against the files and names that its services speak of. tour.py starts them.
+"""docker-compose.yml against the schema of compose files, and against the files and names that its services speak of. tour.py starts them.
 
-    tests/deploy/compose.py
+    tests/deploy/compose.py compose_spec.json
 """
+import copy
+import json
 import re
 import sys
 import urllib.parse
+from pathlib import Path
 
+import jsonschema
 import yaml
 
-from support import DEPLOY, expect, step
+from support import DEPLOY, expect, mappings, step
 
 # Of a server: nobody writes to its root, nobody gains rights in it.
 RIGHTS = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"]}
 
 
+# Mappings whose keys are whoever's who writes them: services, and what begins with x- beside them.
+NAMED_FREELY = {"services", "volumes", "environment", "depends_on", "x-server"}
+
+
 def main():
-    services = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"]
+    described = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())
+    n_refused = check_schema(described, json.loads(Path(sys.argv[1]).read_text()))
+    services = described["services"]
     servers = {name for name in services if name.startswith("newshound-")}
     for name in servers:
         expect(RIGHTS.items() <= services[name].items(), f"{name} has rights")
@@ -41,7 +51,24 @@ def main():
     provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/newshound.yml").read_text())["providers"][0]
     mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
     expect(provider["options"]["path"] in mounted, "the dashboards are mounted elsewhere")
-    step(f"docker-compose.yml: {len(services)} services, their files and names are there")
+    step(f"docker-compose.yml: {len(services)} services as the schema wants them, their files and names are there; {n_refused} with a wrong field refused")
+
+
+def check_schema(described, schema):
+    """The file is valid, and copies with a wrong field at every depth are not."""
+    # Younger than the last schema that comes in a package.
+    schema["properties"]["name"] = {"type": "string"}
+    validator = jsonschema.Draft201909Validator(schema)
+    validator.validate(described)
+    wrong = []
+    for path in mappings(described, NAMED_FREELY):
+        wrong.append(copy.deepcopy(described))
+        inner = wrong[-1]
+        for key in path:
+            inner = inner[key]
+        inner["replicaz"] = 3
+        expect(not validator.is_valid(wrong[-1]), f"a wrong field in {path} is accepted")
+    return len(wrong)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Every object of deploy/kubernetes against strict schemas, against the house's policy, and against the other objects.
 
-    tests/deploy/manifests.py target/debug/newshound-server
+    tests/deploy/manifests.py target/debug/newshound-server [FOLDER]
 
-Needs `kubectl` (for its kustomize) or `kustomize`. Nothing is sent to a cluster.
+Needs `kubectl` (for its kustomize) or `kustomize`. Nothing is sent to a cluster. A folder with the CustomResourceDefinitions (YAML) of
+prometheus-operator and KEDA has custom resources compared with these too.
 """
 import copy
 import os
@@ -18,7 +19,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-from support import DEPLOY, expect, step
+from support import DEPLOY, expect, mappings, step
 
 # sleep in preStop and gRPC probes are stable in it.
 KUBERNETES = "1.34"
@@ -26,11 +27,14 @@ REDIS, PROXY = "newshound-redis", "newshound-proxy"
 CUSTOM = yaml.safe_load((Path(__file__).parent / "schemas.yaml").read_text())
 # Components that no overlay has, each set upon one.
 COMPONENTS = {"base": ["hpa", "proxy"], "overlays/with-redis": ["experiments", "tls"]}
+# Mappings whose keys are whoever's who writes them.
+NAMED_FREELY = {"labels", "annotations", "matchLabels", "data", "requests", "limits", "nodeSelector"}
 KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "overlays/with-redis", "trainer", "bulk"]
 
 
 def main():
-    n_objects = n_refused = 0
+    n_objects = n_refused = n_published = 0
+    published = published_schemas(Path(sys.argv[2])) if len(sys.argv) > 2 else {}
     named = [(name, rendered(DEPLOY / "kubernetes" / name)) for name in KUSTOMIZATIONS]
     named += [(f"{name} with {', '.join(more)}", with_components(name, more)) for name, more in COMPONENTS.items()]
     for name, objects in named:
@@ -39,6 +43,9 @@ def main():
             problem = problem_of(described)
             expect(problem is None, f"{name}: {described['kind']}: {problem}")
             n_refused += check_refusals(name, described)
+            if described["kind"] in published:
+                jsonschema.Draft202012Validator(published[described["kind"]]).validate(described)
+                n_published += 1
         check_pods(name, objects)
         check_links(name, ours(objects))
         if "with-redis" in name:
@@ -48,6 +55,8 @@ def main():
         if "proxy" in name:
             check_proxy(name, objects)
     check_rules_are_new()
+    if published:
+        step(f"{n_published} custom resources valid by the definitions in {sys.argv[2]}")
     step(f"{n_objects} objects valid for Kubernetes {KUBERNETES}, {n_refused} with a wrong field refused")
 
 
@@ -89,14 +98,41 @@ def problem_of(described):
     return None
 
 
+def published_schemas(folder):
+    """Schemas of the newest version of each kind, which refuse what they do not know: a cluster would drop it without a word."""
+    definitions = [yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))]
+    schemas = {}
+    for definition in definitions:
+        schema = definition["spec"]["versions"][-1]["schema"]["openAPIV3Schema"]
+        close(schema)
+        schema["properties"]["metadata"] = {"type": "object"}
+        schemas[definition["spec"]["names"]["kind"]] = schema
+    expect(schemas.keys() == CUSTOM.keys(), f"{folder} defines {sorted(schemas)}")
+    return schemas
+
+
+def close(schema):
+    """Forbids fields that a schema does not name, at every depth."""
+    for inner in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(inner, (dict, list)):
+            close(inner)
+    if isinstance(schema, dict) and schema.get("type") == "object" and "properties" in schema:
+        schema.setdefault("additionalProperties", False)
+
+
 def check_refusals(name, described):
-    """A check that accepts everything shows nothing: a wrong field and a wrong kind of value must be refused."""
-    broken = [copy.deepcopy(described) for _ in range(2)]
-    body = broken[0].get("spec", broken[0])
-    body["replicaz"] = 3
-    broken[1]["metadata"]["name"] = ["a list"]
-    for wrong in broken:
-        expect(problem_of(wrong) is not None, f"{name}: a wrong field of {described['kind']} is accepted")
+    """A check that accepts everything shows nothing: a wrong field at every depth and a wrong kind of value must be refused."""
+    broken = {"metadata.name": copy.deepcopy(described)}
+    broken["metadata.name"]["metadata"]["name"] = ["a list"]
+    for path in mappings(described, NAMED_FREELY):
+        wrong = copy.deepcopy(described)
+        inner = wrong
+        for key in path:
+            inner = inner[key]
+        inner["replicaz"] = 3
+        broken[".".join(map(str, [*path, "replicaz"]))] = wrong
+    for where, wrong in broken.items():
+        expect(problem_of(wrong) is not None, f"{name}: a wrong {where} of {described['kind']} is accepted")
     return len(broken)
 
 

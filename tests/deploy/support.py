@@ -105,3 +105,15 @@ class Redis(Process):
         self.setting = {"NEWSHOUND__CACHE__REDIS__URL": f"redis://127.0.0.1:{self.port}/0"}
         command = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--dir", work]
         super().__init__(command, work / f"redis-{self.port}.log")
+
+
+def mappings(value, named_freely, path=()):
+    """Paths of all mappings in a document but those under keys whose own keys are whoever's who writes them, and what is in these."""
+    if isinstance(value, dict):
+        if not path or path[-1] not in named_freely:
+            yield path
+        for key, inner in value.items():
+            yield from mappings(inner, named_freely, (*path, key))
+    if isinstance(value, list):
+        for at, inner in enumerate(value):
+            yield from mappings(inner, named_freely, (*path, at))
