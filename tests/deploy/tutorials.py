@@ -1,4 +1,4 @@
-"""Runs every `sh` block of the tutorials, each tutorial as one script; `console` blocks need a cluster or Docker and are not run.
+"""Runs every `sh` and `python run` block of the tutorials, each tutorial as one script; `console` blocks need a cluster or Docker and are not run.
 
     tests/deploy/tutorials.py target/debug            (the folder with newshound-server and newshound-trainer)
     tests/deploy/tutorials.py target/release --slow   (blocks that begin with ```sh slow too, which train)
@@ -19,7 +19,9 @@ from pathlib import Path
 from support import DEPLOY, REPOSITORY, expect, free_ports, step
 
 TIMEOUT_S = 600
-BLOCK = re.compile(r"^```(sh slow|sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Of two servers and a Redis.
+PORTS = ("50051", "9464", "50052", "9465", "6379")
+BLOCK = re.compile(r"^```(sh slow|sh|python run|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -29,9 +31,9 @@ def main():
     if len(sys.argv) == 1:
         return
     programs = Path(sys.argv[1]).resolve()
-    languages = ("sh", "sh slow") if "--slow" in sys.argv else ("sh",)
+    languages = ("sh", "python run", "sh slow") if "--slow" in sys.argv else ("sh", "python run")
     for path in sorted((DEPLOY / "tutorials").glob("*.md")):
-        blocks = blocks_of(path, *languages)
+        blocks = [commands(language, block) for language, block in BLOCK.findall(path.read_text()) if language in languages]
         if blocks:
             run(path.name, "".join(blocks), programs)
             step(f"{path.name}: {len(blocks)} blocks")
@@ -39,6 +41,10 @@ def main():
 
 def blocks_of(path, *languages):
     return [block for found, block in BLOCK.findall(path.read_text()) if found in languages]
+
+
+def commands(language, block):
+    return f"python3 - <<'END_OF_BLOCK'\n{block}END_OF_BLOCK\n" if language.startswith("python") else block
 
 
 def check_links():
@@ -51,7 +57,7 @@ def check_python():
     """Every `python` block is Python, and knows every name that it uses."""
     n_blocks = 0
     for path in [REPOSITORY / "README.md", *DEPLOY.rglob("*.md")]:
-        for block in blocks_of(path, "python"):
+        for block in blocks_of(path, "python", "python run"):
             unknown = unknown_names(ast.parse(block))
             expect(not unknown, f"{path.relative_to(REPOSITORY)}: Python does not know {unknown}")
             n_blocks += 1
@@ -71,8 +77,8 @@ def unknown_names(tree):
 
 def run(name, script, programs):
     # What a reader would see at fixed addresses; here other servers may have them.
-    for port, free in zip(("50051", "9464"), free_ports(2)):
-        script = script.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}")
+    for port, free in zip(PORTS, free_ports(len(PORTS))):
+        script = re.sub(rf"(127\.0\.0\.1:|--port ){port}\b", rf"\g<1>{free}", script)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "deploy").symlink_to(DEPLOY)
         path = os.pathsep.join([str(programs), os.environ["PATH"]])
