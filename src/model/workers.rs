@@ -12,29 +12,41 @@ pub fn workers(name: &'static str) -> Result<ThreadPool, ThreadPoolBuildError> {
 
 /// Whether the current thread, and those that it starts, interrupt others that compute when there is something for them; as they do unless they
 /// are told not to. One that does not begins when a core is free, or after the slice of a few milliseconds that the system gives each thread.
+///
+/// Nothing changes where whoever started the program chose how its threads are scheduled.
 #[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "a call of the system, of which there is no other binding")]
+#[allow(unsafe_code, reason = "calls of the system, of which there is no other binding")]
 pub fn interrupt(does: bool) {
     let policy = if does { libc::SCHED_OTHER } else { libc::SCHED_BATCH };
     let priority = libc::sched_param { sched_priority: 0 };
-    // SAFETY: zero is the current thread, and the system only reads the structure, during the call. If it refuses, nothing has changed.
-    let _ = unsafe { libc::sched_setscheduler(0, policy, &raw const priority) };
+    // SAFETY: the first thread has the number of the process, zero is the current one, and the system only reads the structure, during the
+    // call. If it refuses, nothing has changed.
+    unsafe {
+        if libc::sched_getscheduler(libc::getpid()) == libc::SCHED_OTHER {
+            let _ = libc::sched_setscheduler(0, policy, &raw const priority);
+        }
+    }
 }
 
 /// Elsewhere the system has no such policy.
 #[cfg(not(target_os = "linux"))]
 pub fn interrupt(_: bool) {}
 
-#[cfg(target_os = "linux")]
-#[cfg(test)]
+/// Whether the current thread interrupts others, and its policy is the one that everybody starts with.
+#[cfg(all(test, target_os = "linux"))]
+#[allow(unsafe_code, reason = "a call of the system, of which there is no other binding")]
+pub(crate) fn interrupts() -> bool {
+    // SAFETY: zero is the current thread.
+    match unsafe { libc::sched_getscheduler(0) } {
+        libc::SCHED_OTHER => true,
+        libc::SCHED_BATCH => false,
+        policy => panic!("a thread has the policy {policy}"),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-
-    /// The 41st field of proc_pid_stat(5); the second is in parentheses.
-    fn policy() -> i32 {
-        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-        stat.rsplit(')').next().unwrap().split_whitespace().nth(38).unwrap().parse().unwrap()
-    }
 
     #[test]
     fn workers_interrupt_others_whoever_starts_them() {
@@ -42,14 +54,14 @@ mod tests {
             let thread = std::thread::spawn(move || {
                 interrupt(does);
                 (
-                    policy(),
-                    std::thread::spawn(policy).join().unwrap(),
-                    workers("test").unwrap().install(policy),
+                    interrupts(),
+                    std::thread::spawn(interrupts).join().unwrap(),
+                    workers("test").unwrap().install(interrupts),
                 )
             });
             thread.join().unwrap()
         };
-        assert_eq!(of(true), (libc::SCHED_OTHER, libc::SCHED_OTHER, libc::SCHED_OTHER));
-        assert_eq!(of(false), (libc::SCHED_BATCH, libc::SCHED_BATCH, libc::SCHED_OTHER));
+        assert_eq!(of(true), (true, true, true));
+        assert_eq!(of(false), (false, false, true));
     }
 }

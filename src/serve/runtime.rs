@@ -11,3 +11,18 @@ use tokio::runtime::{Builder, Runtime};
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().on_thread_start(|| interrupt(false)).build()
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::model::workers::interrupts;
+
+    #[test]
+    fn threads_that_speak_with_clients_interrupt_nobody() {
+        let runtime = runtime().unwrap();
+        let speaking = async { tokio::spawn(async { interrupts() }).await.unwrap() };
+        assert!(!runtime.block_on(speaking));
+        let blocking = async { tokio::task::spawn_blocking(interrupts).await.unwrap() };
+        assert!(!runtime.block_on(blocking));
+    }
+}

@@ -105,6 +105,17 @@ mod tests {
         assert_eq!(solo.run(threads).await.unwrap(), (true, Some("solo".to_owned())));
     }
 
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_model_never_waits_for_a_thread_that_waits_for_it() {
+        use crate::model::workers::interrupts;
+        let started = thread::spawn(|| {
+            interrupt(false);
+            Solo::start().unwrap()
+        });
+        assert!(started.join().unwrap().run(interrupts).await.unwrap());
+    }
+
     #[tokio::test]
     async fn a_panic_is_told_and_the_thread_goes_on() {
         let solo = Solo::start().unwrap();
