@@ -18,6 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(feature = "cuda")]
 fn kernels() -> Result<(), Box<dyn std::error::Error>> {
     let builder = cudaforge::KernelBuilder::new().source_dir("src/model/cuda");
+    // The library watches the files that there are; a new one is a change too.
+    println!("cargo:rerun-if-changed=src/model/cuda");
     let compiled = builder.args(["-std=c++17", "-O3"]).build_ptx()?;
     compiled.write(out_dir()?.join("ptx.rs"))?;
     Ok(())

@@ -135,7 +135,8 @@ fn greedy_rows_are_those_of_the_cpu() {
     }
 }
 
-/// Hidden states of rows that fork from two prompts, step by step; rows are dropped in between.
+/// Hidden states of rows that fork from two prompts, step by step; rows are dropped in between, and a third prompt comes in two pieces
+/// beside steps.
 fn forked(config: &DecoderConfig, device: &Device, dtype: DType, n_steps: u32) -> Vec<Vec<f32>> {
     let mut parameters = Parameters::fresh(5, &Device::Cpu);
     Transformer::load(config, &mut parameters, Numerics::Serve).unwrap();
@@ -157,9 +158,30 @@ fn forked(config: &DecoderConfig, device: &Device, dtype: DType, n_steps: u32) -
     // As rows that end with their first token.
     many.drop_row(0).unwrap();
     many.drop_row(20).unwrap();
+    let (third, mut arriving) = (ids(210, 2), None);
     for step in 0..n_steps {
         let n_rows = u32::try_from(many.n_rows() + few.n_rows()).unwrap();
-        keep(&model.step(&mut [&mut many, &mut few], &ids(n_rows, step)).unwrap());
+        let (mut groups, next) = ([&mut many, &mut few], ids(n_rows, step));
+        let mut beside = |known, n_known, n_positions| {
+            model.step_beside(&mut groups, &next, (known, n_known, &third[..n_positions])).unwrap()
+        };
+        let hidden = match (step, &arriving) {
+            (3, None) => {
+                let (hidden, prefix) = beside(None, 0, 60);
+                arriving = Some(prefix);
+                hidden
+            }
+            (4, Some(begun)) => {
+                let (hidden, prefix) = beside(Some(begun), 60, 200);
+                arriving = Some(prefix);
+                hidden
+            }
+            _ => model.step(&mut groups, &next).unwrap(),
+        };
+        keep(&hidden);
+        if let (4, Some(begun)) = (step, &arriving) {
+            keep(&model.prefill_after(begun, 200, &third).unwrap().1);
+        }
         if step % 9 == 4 {
             many.drop_row(usize::try_from(step).unwrap() % 7).unwrap();
         }
@@ -196,6 +218,76 @@ fn rows_that_fork_and_end_see_what_they_see_on_the_cpu() {
                 let error = length(&mut got.iter().zip(expected).map(|(got, expected)| got - expected));
                 let error = error / length(&mut expected.iter().copied());
                 assert!(error <= tolerance, "{dtype:?}, state {state}: an error of {error}");
+            }
+        }
+    }
+}
+
+/// Rows drawn of so many logits that a GPU keeps them to itself, and says only which are the likeliest.
+fn drawn(device: &Device, sampler: SamplerSettings) -> Vec<FinishedRow> {
+    let shape = NetworkShape {
+        hidden_size: 64,
+        intermediate_size: 96,
+        n_layers: 2,
+        n_heads: 4,
+        n_kv_heads: 2,
+        max_positions: 512,
+    };
+    let config = shape.config(40_003, 1);
+    let mut parameters = Parameters::fresh(4, &Device::Cpu);
+    Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap();
+    // Some tokens are then much likelier than most, as in a network that has learned.
+    for var in parameters.vars().values().filter(|var| var.dims().len() == 2) {
+        var.set(&(var.as_tensor() * 12.0).unwrap()).unwrap();
+    }
+    let bytes = parameters.to_safetensors(DType::F32).unwrap();
+    let files = vec![("model.safetensors".to_owned(), bytes.into())];
+    let mut source = newshound::model::weights::Checkpoint::from_files(files, DType::F32, device).unwrap();
+    let mut batch = Batch::new(Arc::new(Transformer::load(&config, &mut source, Numerics::Serve).unwrap()));
+    // Every fourth token ends a query, so that whether they are allowed is felt.
+    let boundary_ids: Arc<[u32]> = (3..40_003).step_by(4).collect();
+    for id in 0..3_u32 {
+        let request = GroupRequest {
+            id: GroupId(u64::from(id)),
+            prompt: ids(5 + id * 30, id),
+            known: None,
+            pruning: None,
+            n_held: 0,
+            seeds: vec![1, 2, 3],
+            sampler,
+            max_new_tokens: 30,
+            stop_ids: Arc::new([7, 11]),
+            boundary_ids: Arc::clone(&boundary_ids),
+        };
+        batch.admit(request).unwrap();
+    }
+    let mut rows = Vec::new();
+    while batch.n_rows() > 0 {
+        rows.extend(batch.step().unwrap());
+    }
+    rows.sort_by_key(|row| (row.group, row.row_idx));
+    rows
+}
+
+#[test]
+fn rows_drawn_of_many_logits_are_those_of_the_cpu() {
+    let serving = SamplerSettings::SERVING;
+    let all = [
+        SamplerSettings { constrained: true, ..SamplerSettings::GREEDY },
+        SamplerSettings { top_k: 50, top_p: 1.0, ..serving },
+        serving,
+        // Looks at every logit.
+        SamplerSettings { top_p: 1.0, ..serving },
+    ];
+    for sampler in all {
+        let (got, expected) = (drawn(&device(), sampler), drawn(&Device::Cpu, sampler));
+        assert_eq!(got.len(), expected.len());
+        // Sums in another order can move a draw that falls between two tokens.
+        let n_others = got.iter().zip(&expected).filter(|(got, expected)| got.ids != expected.ids).count();
+        assert!(n_others <= 1, "{n_others} rows are others with {sampler:?}");
+        for (got, expected) in got.iter().zip(&expected).filter(|(got, expected)| got.ids == expected.ids) {
+            for (got, expected) in got.logprobs.iter().zip(&expected.logprobs) {
+                assert!((got - expected).abs() < tolerance(1e-4), "log-probability {got}, not {expected}");
             }
         }
     }

@@ -46,7 +46,6 @@ fn config(family: Family) -> DecoderConfig {
 fn decoders(family: Family) -> (Parameters, Transformer, Transformer) {
     let config = config(family);
     let mut parameters = Parameters::fresh(13, &device());
-    let serve = Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap();
     let train = Transformer::load(&config, &mut parameters, Numerics::Train).unwrap();
     for (name, var) in parameters.vars() {
         let scaled = match name {
@@ -56,6 +55,8 @@ fn decoders(family: Family) -> (Parameters, Transformer, Transformer) {
         };
         var.set(&scaled).unwrap();
     }
+    // A GPU serves from a copy of some weights.
+    let serve = Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap();
     (parameters, serve, train)
 }
 

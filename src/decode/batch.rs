@@ -3,15 +3,15 @@ pub use super::error::DecodeError;
 
 use super::{
     group::Group,
+    outlined::Outlined,
     pruning::Pruning,
     row::{Row, State, Turn, sample},
     sampler::SamplerSettings,
 };
 use crate::model::{
     kv_cache::{Forks, Prefix},
-    ops::with_floats,
+    room::Room,
     transformer::Transformer,
-    weights::ModelError,
 };
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -110,13 +110,17 @@ impl FinishedRow {
     }
 }
 
-/// Positions of a prompt that are computed beside one step of the rows that run: as many as rows, since each costs about what a row costs,
-/// so that a long prompt at most doubles the time of a step; but where few rows run, so many that both together are 128, for small products
-/// waste the machine.
+/// Positions of a prompt that are computed beside one step of so many rows.
+///
+/// On the CPU as many as rows, since each costs about what a row costs, so that a long prompt at most doubles the time of a step; but
+/// where few rows run, so many that both together are 128, for small products waste the machine. A GPU is wasted by anything less
+/// than some hundred positions: a step of few takes it as long.
 #[must_use]
-pub fn prefill_budget(n_rows: usize) -> usize {
+pub fn prefill_budget(n_rows: usize, on_cpu: bool) -> usize {
     const TOGETHER_MIN: usize = 128;
-    n_rows.max(TOGETHER_MIN.saturating_sub(n_rows))
+    const TOGETHER_MIN_ON_GPU: usize = 512;
+    let together = if on_cpu { TOGETHER_MIN } else { TOGETHER_MIN_ON_GPU };
+    n_rows.max(together.saturating_sub(n_rows))
 }
 
 /// What admitting a group cost.
@@ -137,14 +141,20 @@ pub struct Batch {
     model: Arc<Transformer>,
     groups: Vec<Group>,
     finished: Vec<FinishedRow>,
-    /// Where logits are written.
-    room: Vec<f32>,
+    room: Room,
+    outlined: Outlined,
 }
 
 impl Batch {
     /// An empty batch.
     pub fn new(model: Arc<Transformer>) -> Self {
-        Self { model, groups: Vec::new(), finished: Vec::new(), room: Vec::new() }
+        Self {
+            model,
+            groups: Vec::new(),
+            finished: Vec::new(),
+            room: Room::default(),
+            outlined: Outlined::default(),
+        }
     }
 
     /// Prefills the prompt once and forks it into N rows, less those that are held; the first token of each row is sampled here, so that what
@@ -168,8 +178,9 @@ impl Batch {
         let output_ids = self.model.config().output_ids.clone();
         let mut group = Group::new(request, Forks::new(Arc::clone(&prefix), n_first), output_ids);
         let Group { rows, rules, .. } = &mut group;
-        read_outputs(&self.model, &hidden, &mut self.room, |hidden, logits| {
+        self.model.read_logits(&hidden, &mut self.room, |hidden, logits| {
             sample(rows.iter_mut().map(|row| Turn { row, rules, hidden, logits }).collect());
+            Ok(())
         })?;
         if group.rows.iter().any(|row| row.state == State::Broken) {
             return Err(DecodeError::NotFinite { id: group.id });
@@ -279,15 +290,26 @@ impl Batch {
 
     /// Draws a token for every row from its hidden state.
     fn sample(&mut self, hidden: &Tensor, n_rows: usize) -> Result<(), DecodeError> {
-        read_outputs(&self.model, hidden, &mut self.room, |hidden, logits| {
-            let (hidden_size, n_columns) = (hidden.len() / n_rows, logits.len() / n_rows);
-            let mut outputs = hidden.chunks(hidden_size.max(1)).zip(logits.chunks(n_columns.max(1)));
-            let mut turns = Vec::with_capacity(n_rows);
-            for Group { rows, rules, .. } in &mut self.groups {
-                let outputs = rows.iter_mut().zip(&mut outputs);
-                turns.extend(outputs.map(|(row, (hidden, logits))| Turn { row, rules, hidden, logits }));
+        let Self { model, groups, room, outlined, .. } = self;
+        let left = outlined.sample(model, hidden, groups, room)?;
+        let (hidden, n_left) = match &left {
+            None => (hidden.clone(), n_rows),
+            Some(left) if left.is_empty() => return Ok(()),
+            Some(left) => {
+                (hidden.index_select(&Tensor::new(left.as_slice(), hidden.device())?, 0)?, left.len())
             }
-            sample(turns);
+        };
+        model.read_logits(&hidden, room, |hidden, logits| {
+            let (hidden_size, n_columns) = (hidden.len() / n_left, logits.len() / n_left);
+            let outputs = hidden.chunks(hidden_size.max(1)).zip(logits.chunks(n_columns.max(1)));
+            let rows = groups
+                .iter_mut()
+                .flat_map(|Group { rows, rules, .. }| rows.iter_mut().map(|row| (row, &*rules)));
+            let is_left = |place: u32| left.as_ref().is_none_or(|left| left.binary_search(&place).is_ok());
+            let rows = (0..).zip(rows).filter(|&(place, _)| is_left(place)).map(|(_, row)| row);
+            let turn = |((row, rules), (hidden, logits))| Turn { row, rules, hidden, logits };
+            sample(rows.zip(outputs).map(turn).collect());
+            Ok(())
         })?;
         Ok(())
     }
@@ -298,6 +320,11 @@ impl Batch {
         let n_live = self.groups.iter().filter(|live| live.id == group).map(|live| live.rows.len()).sum();
         self.groups.retain(|live| live.id != group);
         n_live
+    }
+
+    /// Positions of a prompt that are computed beside one step of the rows that run.
+    pub fn prefill_budget(&self) -> usize {
+        prefill_budget(self.n_rows(), self.model.device().is_cpu())
     }
 
     /// Number of live rows.
@@ -345,19 +372,4 @@ impl Batch {
         self.groups.retain(|group| !is_broken(group));
         first
     }
-}
-
-/// Calls `take` with hidden states and their logits, each row after row.
-fn read_outputs(
-    model: &Transformer,
-    hidden: &Tensor,
-    room: &mut Vec<f32>,
-    take: impl FnOnce(&[f32], &[f32]),
-) -> Result<(), ModelError> {
-    model.read_logits(hidden, room, |logits| {
-        with_floats(hidden, |hidden| {
-            take(hidden, logits);
-            Ok(())
-        })
-    })
 }

@@ -8,9 +8,11 @@ const BLOCK: usize = 64;
 const LANES: usize = 16;
 
 /// Logits (V), and the largest of each block. A NaN counts as minus infinity: a token that cannot be drawn.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Logits<'a> {
     values: &'a [f32],
+    /// Blocks that take the place of those of the values: few.
+    changed: Vec<(usize, [f32; BLOCK])>,
     maxima: Vec<f32>,
     /// The largest of all, which is finite.
     pub(super) max: f32,
@@ -21,7 +23,30 @@ impl<'a> Logits<'a> {
     pub(super) fn new(values: &'a [f32]) -> Option<Self> {
         let maxima = pulp::Arch::new().dispatch(Maxima(values));
         let max = largest(&maxima);
-        max.is_finite().then_some(Self { values, maxima, max })
+        max.is_finite().then_some(Self { values, changed: Vec::new(), maxima, max })
+    }
+
+    /// The same with tokens that cannot be drawn. None: nothing would be left.
+    pub(super) fn without(&self, ids: &[u32]) -> Option<Self> {
+        let mut left = self.clone();
+        for id in ids.iter().map(|&id| id as usize).filter(|&id| id < self.values.len()) {
+            let block_idx = id / BLOCK;
+            let place = match left.changed.iter().position(|&(changed, _)| changed == block_idx) {
+                Some(place) => place,
+                None => {
+                    let mut block = [f32::NEG_INFINITY; BLOCK];
+                    let before = self.values_of(block_idx);
+                    block[..before.len()].copy_from_slice(before);
+                    left.changed.push((block_idx, block));
+                    left.changed.len() - 1
+                }
+            };
+            let (_, block) = &mut left.changed[place];
+            block[id % BLOCK] = f32::NEG_INFINITY;
+            left.maxima[block_idx] = largest(block);
+        }
+        left.max = largest(&left.maxima);
+        left.max.is_finite().then_some(left)
     }
 
     pub(super) fn at(&self, id: u32) -> Option<f32> {
@@ -52,19 +77,27 @@ impl<'a> Logits<'a> {
 
     /// Exponentials of (logit - largest) · `scale`, summed by blocks.
     pub(super) fn sums(&self, scale: f32) -> Sums<'_> {
-        let Self { values, max, .. } = *self;
-        Sums {
-            logits: self,
-            scale,
-            by_block: pulp::Arch::new().dispatch(Exponentials { values, max, scale }),
+        let max = self.max;
+        let sums = |values| pulp::Arch::new().dispatch(Exponentials { values, max, scale });
+        let mut by_block = sums(self.values);
+        for &(block_idx, _) in &self.changed {
+            by_block[block_idx] = sums(self.values_of(block_idx))[0];
+        }
+        Sums { logits: self, scale, by_block }
+    }
+
+    fn values_of(&self, block_idx: usize) -> &[f32] {
+        let start = block_idx * BLOCK;
+        let values = &self.values[start..(start + BLOCK).min(self.values.len())];
+        match self.changed.iter().find(|&&(changed, _)| changed == block_idx) {
+            Some((_, block)) => &block[..values.len()],
+            None => values,
         }
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "ids are far below 2^32")]
-    fn block(&self, block_idx: usize) -> impl Iterator<Item = (u32, f32)> + use<'a> {
-        let start = block_idx * BLOCK;
-        let end = (start + BLOCK).min(self.values.len());
-        (start as u32..).zip(self.values[start..end].iter().copied())
+    fn block(&self, block_idx: usize) -> impl Iterator<Item = (u32, f32)> {
+        ((block_idx * BLOCK) as u32..).zip(self.values_of(block_idx).iter().copied())
     }
 }
 
@@ -234,6 +267,28 @@ mod tests {
                 let (expected, got) = (weights.sum::<f64>(), logits.sums(scale).total());
                 assert!((got - expected).abs() < 1e-6 * expected, "{got}, expected {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn logits_without_some_tokens_are_those_of_a_copy_without_them() {
+        for n in [1, 63, 200, 4_099_u32] {
+            let values = random(n as usize, 7);
+            let logits = Logits::new(&values).unwrap();
+            // The largest among them, twice in one block, and one that is not there.
+            let largest = logits.from(logits.max)[0].0;
+            let ids = [largest, n / 2, n / 2 + 1, n + 9];
+            let mut left = values.clone();
+            ids.iter().filter(|&&id| id < n).for_each(|&id| left[id as usize] = f32::NEG_INFINITY);
+            let (got, expected) = (logits.without(&ids), Logits::new(&left));
+            assert_eq!(got.is_some(), expected.is_some());
+            let (Some(got), Some(expected)) = (got, expected) else { continue };
+            assert_eq!((got.max, &got.maxima), (expected.max, &expected.maxima));
+            assert_eq!(got.from(-2.0), expected.from(-2.0));
+            assert_eq!(got.kth_largest(5), expected.kth_largest(5));
+            assert_eq!(got.sums(1.25).by_block, expected.sums(1.25).by_block);
+            assert_eq!(got.sums(1.25).token_at(0.7), expected.sums(1.25).token_at(0.7));
+            assert_eq!(logits.at(largest), Some(logits.max), "the others are as they were");
         }
     }
 

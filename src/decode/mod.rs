@@ -5,6 +5,7 @@ mod error;
 pub mod features;
 mod group;
 mod logits;
+mod outlined;
 pub mod pruning;
 mod row;
 pub mod run;

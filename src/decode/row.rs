@@ -1,10 +1,13 @@
 //! One row: what it has written, and how it takes the next token.
 use super::{
     batch::{Finish, FinishedRow, GroupId, QueryEnd},
-    sampler::{Sampler, SamplerSettings},
+    sampler::{Drawn, Sampled, Sampler, SamplerSettings},
 };
 use crate::{
-    model::config::OutputIds,
+    model::{
+        config::OutputIds,
+        outline::{Ask, Outline},
+    },
     queries::{QUERIES_MAX, QUERIES_MIN},
 };
 use rayon::prelude::*;
@@ -12,6 +15,10 @@ use std::sync::Arc;
 
 /// Logits in a step from which on rows are sampled on the thread pool; below, waking it costs more than it saves.
 const PARALLEL_LOGITS_MIN: usize = 1 << 16;
+
+/// Classes of tokens that rows forbid.
+pub(super) const STOPS: u8 = 1;
+pub(super) const BOUNDARIES: u8 = 2;
 
 /// What the rows of a group share.
 #[derive(Debug)]
@@ -84,26 +91,51 @@ impl Row {
         *self.ids.last().expect("a live row has the token sampled in admit")
     }
 
-    /// Logits of ids that must not come next: those that would end a query which is blank or stands in the row already, token for token, end a list of
-    /// too few queries, or begin another after the last that it may have.
-    fn forbidden(&self, rules: &Rules) -> Vec<u32> {
+    /// Whether no stop id and no boundary must come next: none that would end a query which is blank or stands in the row already, token for token,
+    /// end a list of too few queries, or begin another after the last that it may have.
+    fn forbidden(&self, rules: &Rules) -> (bool, bool) {
         if !rules.constrained {
-            return Vec::new();
+            return (false, false);
         }
         let unfinished = &self.ids[self.n_ids_at_boundary..];
         let stands_already =
             || self.query_ends.iter().any(|end| self.ids[end.start..end.n_ids] == *unfinished);
         let is_no_query = unfinished.is_empty() || stands_already();
         let n_queries = self.query_ends.len() + 1;
-        let stops = rules.stop_ids.iter().filter(|_| is_no_query || n_queries < QUERIES_MIN);
-        let boundaries = rules.boundary_ids.iter().filter(|_| is_no_query || n_queries >= QUERIES_MAX);
-        stops.chain(boundaries).filter_map(|&id| rules.output_ids.column(id)).collect()
+        (is_no_query || n_queries < QUERIES_MIN, is_no_query || n_queries >= QUERIES_MAX)
+    }
+
+    /// What it wants to know of its logits; None: all of them.
+    pub(super) fn ask(&self, rules: &Rules) -> Option<Ask> {
+        let (stops, boundaries) = self.forbidden(rules);
+        let forbidden = (u8::from(stops) * STOPS) | (u8::from(boundaries) * BOUNDARIES);
+        Some(Ask { forbidden, ..self.sampler.ask()? })
     }
 
     /// Samples one token from the logits (V) of a hidden state (D).
     fn advance(&mut self, hidden: &[f32], logits: &[f32], rules: &Rules) {
+        let (stops, boundaries) = self.forbidden(rules);
+        let stops = rules.stop_ids.iter().filter(|_| stops);
+        let ids = stops.chain(rules.boundary_ids.iter().filter(|_| boundaries));
+        let forbidden: Vec<u32> = ids.filter_map(|&id| rules.output_ids.column(id)).collect();
         let history = self.history.as_deref().unwrap_or_default();
-        let Some(sampled) = self.sampler.sample(logits, history, &self.forbidden(rules)) else {
+        let sampled = self.sampler.sample(logits, history, &forbidden);
+        self.take(sampled, hidden, rules);
+    }
+
+    /// The same from an outline of the logits; returns whether that says enough. If not, nothing has changed.
+    pub(super) fn advance_outlined(&mut self, hidden: &[f32], outline: &Outline, rules: &Rules) -> bool {
+        match self.sampler.sample_outline(outline) {
+            Drawn::Token(sampled) => self.take(Some(sampled), hidden, rules),
+            Drawn::Broken => self.take(None, hidden, rules),
+            Drawn::Short => return false,
+        }
+        true
+    }
+
+    /// Writes down what was drawn. None: the logits were not finite.
+    fn take(&mut self, sampled: Option<Sampled>, hidden: &[f32], rules: &Rules) {
+        let Some(sampled) = sampled else {
             self.state = State::Broken;
             return;
         };

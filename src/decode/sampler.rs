@@ -5,6 +5,7 @@
     reason = "ids and ranks are far below 2^32"
 )]
 use super::logits::{Logits, Sums};
+use crate::model::outline::{Ask, Outline, TOKENS_MAX};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore, SeedableRng},
@@ -64,6 +65,17 @@ pub struct Sampled {
     pub logprob: f32,
 }
 
+/// What became of a draw from an outline.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Drawn {
+    /// A token.
+    Token(Sampled),
+    /// No logit is finite, or one is plus infinity.
+    Broken,
+    /// The outline does not say enough, and nothing was drawn.
+    Short,
+}
+
 /// The random stream of one row. What it draws depends on its seed, the logits and the history, never on other rows.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -84,16 +96,60 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32], history: &[u32], forbidden: &[u32]) -> Option<Sampled> {
         let plain = Logits::new(logits)?;
         let sums = plain.sums(1.0);
-        // 53 random bits make a number in [0, 1); one draw per token keeps streams comparable between settings.
-        let uniform = (self.stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let allowed = penalised(logits, history, self.settings.repetition_penalty);
-        let id = match without(allowed, forbidden) {
-            Cow::Borrowed(_) => Kept::new(&self.settings, &plain).at(uniform),
-            Cow::Owned(allowed) => Kept::new(&self.settings, &Logits::new(&allowed)?).at(uniform),
+        let uniform = self.uniform();
+        let drawn = |logits: &Logits<'_>| {
+            let allowed = if forbidden.is_empty() { None } else { logits.without(forbidden) };
+            Kept::new(&self.settings, allowed.as_ref().unwrap_or(logits)).at(uniform)
+        };
+        let id = match penalised(logits, history, self.settings.repetition_penalty) {
+            Cow::Borrowed(_) => drawn(&plain),
+            Cow::Owned(penalised) => drawn(&Logits::new(&penalised)?),
         };
         let logprob = f64::from(plain.at(id)? - plain.max) - sums.total().ln();
         Some(Sampled { id, logprob: logprob as f32 })
     }
+
+    /// What to ask of logits, but for what is forbidden; None: these settings look at every logit.
+    pub fn ask(&self) -> Option<Ask> {
+        let SamplerSettings { temperature, top_k, top_p, repetition_penalty, .. } = self.settings;
+        let of = |scale: f32, top_k, top_p| Some(Ask { scale, top_k, top_p, forbidden: 0 });
+        match () {
+            () if repetition_penalty != 1.0 => None,
+            () if is_greedy(temperature) => of(1.0, 1, 1.0),
+            () if top_k > 0 && top_k <= TOKENS_MAX / 2 => of(temperature.recip(), top_k, 1.0),
+            () if top_k == 0 && top_p < 1.0 => of(temperature.recip(), 0, top_p),
+            () => None,
+        }
+    }
+
+    /// Draws one token as `sample` does, of an outline that was asked for.
+    pub fn sample_outline(&mut self, outline: &Outline) -> Drawn {
+        if !outline.most.is_finite() {
+            return Drawn::Broken;
+        }
+        let Some(tokens) = outline.tokens.as_ref().filter(|tokens| !tokens.is_empty()) else {
+            return Drawn::Short;
+        };
+        let Some(kept) = Kept::of_outline(&self.settings, outline, tokens) else { return Drawn::Short };
+        let id = kept.at(self.uniform());
+        match tokens.binary_search_by_key(&id, |&(column, _)| column) {
+            Ok(place) => {
+                let logprob = f64::from(tokens[place].1 - outline.most) - f64::from(outline.total).ln();
+                Drawn::Token(Sampled { id, logprob: logprob as f32 })
+            }
+            Err(_) => Drawn::Broken,
+        }
+    }
+
+    /// 53 random bits make a number in [0, 1); one draw per token keeps streams comparable between settings.
+    fn uniform(&mut self) -> f64 {
+        (self.stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Also where the temperature is negative, has no reciprocal or is no number: the settings are checked long before.
+fn is_greedy(temperature: f32) -> bool {
+    matches!(temperature.partial_cmp(&f32::MIN_POSITIVE), None | Some(Ordering::Less))
 }
 
 /// Probabilities (V) with which `Sampler::sample` draws the first token; None where it would draw none.
@@ -122,8 +178,7 @@ impl<'a> Kept<'a> {
     fn new(settings: &SamplerSettings, logits: &'a Logits<'a>) -> Self {
         let &SamplerSettings { temperature, top_k, top_p, min_p, .. } = settings;
         let max = logits.max;
-        // Also where the temperature is negative, has no reciprocal or is no number: the settings are checked long before.
-        if matches!(temperature.partial_cmp(&f32::MIN_POSITIVE), None | Some(Ordering::Less)) {
+        if is_greedy(temperature) {
             return Self::Some(logits.from(max).into_iter().take(1).map(|(id, _)| (id, 1.0)).collect());
         }
         let mut entries = if top_k > 0 {
@@ -139,6 +194,33 @@ impl<'a> Kept<'a> {
         // The likeliest weight is 1, so a weight is its share of the likeliest probability, whatever the sum.
         entries.retain(|&(_, weight)| weight >= min_p.min(1.0));
         Self::Some(entries)
+    }
+
+    /// The same of an outline's tokens; None: it lacks some.
+    fn of_outline(settings: &SamplerSettings, outline: &Outline, tokens: &[(u32, f32)]) -> Option<Self> {
+        let &SamplerSettings { temperature, top_k, top_p, min_p, .. } = settings;
+        let max = outline.most_allowed;
+        if is_greedy(temperature) {
+            let likeliest = tokens.iter().find(|&&(_, logit)| logit == max)?;
+            return Some(Self::Some(vec![(likeliest.0, 1.0)]));
+        }
+        let mut entries = if top_k > 0 {
+            let mut logits: Vec<f32> = tokens.iter().map(|&(_, logit)| logit).collect();
+            logits.sort_unstable_by(|a, b| b.total_cmp(a));
+            let least = *logits.get(top_k - 1)?;
+            let kept = tokens.iter().copied().filter(|&(_, logit)| logit >= least).collect();
+            let entries = weighed(kept, max, temperature);
+            if top_p < 1.0 { likeliest(&entries, f64::from(top_p) * total(&entries)) } else { entries }
+        } else {
+            let entries = weighed(tokens.to_vec(), max, temperature);
+            let wanted = f64::from(top_p) * f64::from(outline.total_allowed);
+            if total(&entries) < wanted {
+                return None;
+            }
+            likeliest(&entries, wanted)
+        };
+        entries.retain(|&(_, weight)| weight >= min_p.min(1.0));
+        Some(Self::Some(entries))
     }
 
     /// The token at a point in [0, 1) of the cumulated weights.
@@ -221,20 +303,6 @@ fn penalised<'a>(logits: &'a [f32], history: &[u32], penalty: f32) -> Cow<'a, [f
     Cow::Owned(logits)
 }
 
-/// Logits with some ids made impossible; as they are where nothing would be left.
-fn without<'a>(logits: Cow<'a, [f32]>, ids: &[u32]) -> Cow<'a, [f32]> {
-    if ids.is_empty() {
-        return logits;
-    }
-    let mut left = logits.to_vec();
-    for &id in ids {
-        if let Some(logit) = left.get_mut(id as usize) {
-            *logit = f32::NEG_INFINITY;
-        }
-    }
-    if Logits::new(&left).is_some() { Cow::Owned(left) } else { logits }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,6 +375,71 @@ mod tests {
         let settings = SamplerSettings { top_p: 0.5, ..PLAIN };
         assert_eq!(probabilities(&settings, &[0.0; 4], &[]).unwrap(), [0.5, 0.5, 0.0, 0.0]);
         assert_eq!(probabilities(&SamplerSettings { top_p: 0.0, ..PLAIN }, &[0.0; 4], &[]).unwrap()[0], 1.0);
+    }
+
+    /// What a device would say of logits.
+    fn outlined(logits: &[f32], ask: Ask, forbidden: &[u32], n_tokens: usize) -> Outline {
+        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let is_allowed = |&(id, _): &(u32, f32)| !forbidden.contains(&id);
+        let mut tokens: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).filter(is_allowed).collect();
+        tokens.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
+        let most_allowed = tokens.first().map_or(f32::NEG_INFINITY, |&(_, logit)| logit);
+        let total_allowed = tokens.iter().map(|&(_, logit)| ((logit - most_allowed) * ask.scale).exp()).sum();
+        tokens.truncate(n_tokens);
+        tokens.sort_unstable_by_key(|&(id, _)| id);
+        let total = logits.iter().map(|&logit| (logit - most).exp()).sum();
+        Outline { most, total, most_allowed, total_allowed, tokens: Some(tokens) }
+    }
+
+    #[test]
+    fn what_an_outline_gives_is_what_all_logits_give_or_nothing() {
+        let base = SamplerSettings { temperature: 0.8, ..PLAIN };
+        let all = [
+            SamplerSettings::GREEDY,
+            SamplerSettings { top_k: 7, ..base },
+            SamplerSettings { top_k: 12, top_p: 0.8, min_p: 0.05, ..base },
+            SamplerSettings { top_p: 0.9, ..base },
+        ];
+        let (mut n_short, mut n_drawn) = (0, 0);
+        for (seed, settings) in (0..).flat_map(|seed| all.map(|settings| (seed, settings))).take(800) {
+            let logits: Vec<f32> =
+                (0..90).map(|id| (((id * 37 + seed * 61) % 101) as f32 * 0.7).sin() * 4.0).collect();
+            let forbidden: &[u32] = if seed % 3 == 0 { &[] } else { &[3, 40, 41] };
+            let mut sampler = Sampler::new(settings, seed);
+            let mut of_outline = sampler.clone();
+            let outline = outlined(&logits, sampler.ask().unwrap(), forbidden, 3 + seed as usize % 40);
+            let sampled = sampler.sample(&logits, &[], forbidden).unwrap();
+            match of_outline.sample_outline(&outline) {
+                Drawn::Short => {
+                    n_short += 1;
+                    assert_eq!(
+                        of_outline.sample(&logits, &[], forbidden),
+                        Some(sampled),
+                        "nothing was drawn"
+                    );
+                }
+                Drawn::Token(token) => {
+                    n_drawn += 1;
+                    assert_eq!(token.id, sampled.id, "{settings:?}");
+                    assert!((token.logprob - sampled.logprob).abs() < 1e-5);
+                }
+                Drawn::Broken => panic!("nothing is broken"),
+            }
+        }
+        assert!(n_short > 50 && n_drawn > 300, "{n_short} short, {n_drawn} drawn");
+    }
+
+    #[test]
+    fn settings_that_look_at_every_logit_ask_for_no_outline() {
+        let ask = |settings| Sampler::new(settings, 1).ask();
+        assert_eq!(ask(PLAIN), None);
+        assert_eq!(ask(SamplerSettings { top_k: 4, repetition_penalty: 1.1, ..PLAIN }), None);
+        assert_eq!(ask(SamplerSettings { top_k: TOKENS_MAX, ..PLAIN }), None);
+        assert_eq!(ask(SamplerSettings { min_p: 0.1, ..PLAIN }), None);
+        let broken =
+            Outline { most: f32::INFINITY, total: 1.0, most_allowed: 1.0, total_allowed: 1.0, tokens: None };
+        assert_eq!(Sampler::new(PLAIN, 1).sample_outline(&broken), Drawn::Broken);
+        assert_eq!(Sampler::new(PLAIN, 1).sample_outline(&Outline { most: 1.0, ..broken }), Drawn::Short);
     }
 
     #[test]

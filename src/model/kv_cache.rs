@@ -204,6 +204,13 @@ impl<'a> Prefill<'a> {
         Ok(())
     }
 
+    /// What the kernel of the GPU sees of the layer that was kept last, and how many positions of it were known.
+    #[cfg(feature = "cuda")]
+    fn on_card(&self, layer_idx: usize) -> Option<(&composed::Layer, usize)> {
+        let layer = self.layers.as_ref()?.composed(layer_idx)?;
+        Some((layer, self.n_known))
+    }
+
     pub(super) fn into_prefix(self, n_positions: usize) -> Result<Prefix> {
         match self.layers {
             Some(layers) => Ok(Prefix { layers, n_positions }),
@@ -221,7 +228,9 @@ impl Attend for Prefill<'_> {
             Some(Layers::Composed(layers)) => {
                 #[cfg(feature = "cuda")]
                 if cuda::attention::takes(query) {
-                    return card::prompt(&layers[layer_idx], (query, key, value), n_before);
+                    let rows = |tensor: &Tensor| tensor.squeeze(0);
+                    let new = (&rows(query)?, &rows(key)?, &rows(value)?);
+                    return card::prompt(&layers[layer_idx], new, n_before)?.unsqueeze(0);
                 }
                 layers[layer_idx].attend(&mut self.rows, query)
             }
@@ -268,6 +277,17 @@ pub(super) struct Step<'a, 'b> {
     pub(super) groups: &'a mut [&'b mut Forks],
 }
 
+#[cfg(feature = "cuda")]
+impl Step<'_, '_> {
+    fn is_on_card(&self) -> bool {
+        self.groups.iter().all(|group| matches!(group.tails, Tails::Card(_)))
+    }
+
+    fn on_card(&mut self, layer_idx: usize) -> Vec<card::Group<'_>> {
+        self.groups.iter_mut().filter_map(|group| group.on_card(layer_idx)).collect()
+    }
+}
+
 impl Attend for Step<'_, '_> {
     fn attend(&mut self, layer_idx: usize, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
         let (query, key, value) = (query.detach(), key.detach(), value.detach());
@@ -277,9 +297,10 @@ impl Attend for Step<'_, '_> {
             return host::step(layer_idx, (&query, &key, &value), &mut groups);
         }
         #[cfg(feature = "cuda")]
-        if self.groups.iter().all(|group| matches!(group.tails, Tails::Card(_))) {
-            let groups = self.groups.iter_mut().filter_map(|group| group.on_card(layer_idx)).collect();
-            return card::step(layer_idx, (&query, &key, &value), groups);
+        if self.is_on_card() {
+            let rows = |tensor: &Tensor| tensor.squeeze(1);
+            let new = (&rows(&query)?, &rows(&key)?, &rows(&value)?);
+            return card::step(layer_idx, new, self.on_card(layer_idx), None)?.unsqueeze(1);
         }
         let mut attended = Vec::with_capacity(self.groups.len());
         let mut first = 0;
@@ -321,6 +342,15 @@ impl Attend for Beside<'_, '_> {
             tensor.narrow(1, tensor.dim(1)? - n_rows, n_rows)?.contiguous()?.transpose(0, 1)
         };
         let (key_of_prompt, value_of_prompt) = (of_prompt(key)?, of_prompt(value)?);
+        #[cfg(feature = "cuda")]
+        if self.step.is_on_card() {
+            self.prompt.keep(layer_idx, &key_of_prompt, &value_of_prompt)?;
+            let n_asked = query.dim(1)?;
+            let asked = |tensor: &Tensor| tensor.narrow(1, tensor.dim(1)? - n_asked, n_asked)?.squeeze(0);
+            let new = (&asked(query)?, &asked(key)?, &asked(value)?);
+            let groups = self.step.on_card(layer_idx);
+            return card::step(layer_idx, new, groups, self.prompt.on_card(layer_idx))?.unsqueeze(0);
+        }
         let prompt = if query.dim(1)? > n_rows {
             Some(self.prompt.attend(layer_idx, &of_prompt(query)?, &key_of_prompt, &value_of_prompt)?)
         } else {

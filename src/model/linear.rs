@@ -1,10 +1,14 @@
 //! One linear layer behind one face.
+#[cfg(feature = "cuda")]
+mod joined;
+
 use super::{
     fused, int8,
     lora::{self, Adapter},
     ops::{self, Numerics},
     packed,
     products::{self, Job, Layer, Panelled},
+    room::Room,
     weights::{ModelError, TensorSource},
 };
 use candle_core::{D, DType, Device, Result, Tensor, bail};
@@ -191,26 +195,28 @@ impl Linear {
         }
     }
 
-    /// Calls `read` with what rows (n, in) are mapped to: (n, out), row after row. `room` is kept from call to call, so that large
-    /// outputs need no fresh memory each time.
+    /// Calls `take` with rows (n, in), and with what they are mapped to (n, out), each row after row.
     ///
     /// # Errors
-    /// If the width is not `in`, or `read` fails.
+    /// If the width is not `in`, or `take` fails.
     pub fn read<R>(
         &self,
         rows: &Tensor,
-        room: &mut Vec<f32>,
-        read: impl FnOnce(&[f32]) -> Result<R>,
+        room: &mut Room,
+        take: impl FnOnce(&[f32], &[f32]) -> Result<R>,
     ) -> Result<R> {
         let input = self.input(rows)?;
-        if let Input::Plain(rows) = &input {
-            return ops::with_floats(&self.plain(rows)?, read);
+        if let Input::Plain(input) = &input {
+            let outputs = self.plain(input)?;
+            #[cfg(feature = "cuda")]
+            if rows.device().is_cuda() {
+                return room.staging.read([rows, &outputs], take);
+            }
+            return ops::with_floats(rows, |rows| ops::with_floats(&outputs, |outputs| take(rows, outputs)));
         }
-        let n_numbers = input.n_rows() * self.weight.shape()?.0;
-        room.resize(room.len().max(n_numbers), 0.0);
-        let output = &mut room[..n_numbers];
-        input.multiply((How::Set, &[self]), vec![&mut *output])?;
-        read(output)
+        let outputs = room.numbers(input.n_rows() * self.weight.shape()?.0);
+        input.multiply((How::Set, &[self]), vec![&mut *outputs])?;
+        ops::with_floats(rows, |rows| take(rows, outputs))
     }
 
     /// Maps (.., in) to (.., out).

@@ -1,4 +1,6 @@
 //! Norm, softmax, rope and gated activation in two numerics; log-probabilities of tokens.
+#[cfg(feature = "cuda")]
+use super::cuda;
 pub(crate) use super::fused::exp;
 use super::{fused, rotary::Rotation};
 use candle_core::{D, DType, Device, Result, Tensor, bail};
@@ -21,6 +23,10 @@ pub enum Numerics {
 #[allow(clippy::cast_possible_truncation, reason = "the kernels take the small constant as f32")]
 pub fn rms_norm(input: &Tensor, weight: &Tensor, eps: f64, numerics: Numerics) -> Result<Tensor> {
     match numerics {
+        #[cfg(feature = "cuda")]
+        Numerics::Serve if cuda::takes(input) && cuda::takes(weight) => {
+            cuda::layer::normed(input, weight, eps)
+        }
         Numerics::Serve => candle_nn::ops::rms_norm(&input.contiguous()?, weight, eps as f32),
         Numerics::Train if fused::takes(input) => fused::rms_norm(input, weight, eps as f32),
         Numerics::Train => composed::rms_norm(input, weight, eps),

@@ -50,12 +50,20 @@ impl Rotary {
         dtype: DType,
         device: &Device,
     ) -> Result<Rotation> {
-        let angles = positions.iter().flat_map(|&position| {
+        let n_angles = positions.len() * self.frequencies.len();
+        let (mut cos, mut sin) = (Vec::with_capacity(n_angles), Vec::with_capacity(n_angles));
+        // Rows of a prompt stand at the same position, behind one another.
+        for same in positions.chunk_by(|a, b| a == b) {
             // The product is rounded to f32 before its cosine is taken, as in the reference implementation.
-            self.frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency))
-        });
-        let (cos, sin): (Vec<f32>, Vec<f32>) =
-            angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
+            let angle = |frequency: &f32| f64::from(same[0] as f32 * frequency);
+            let angles = self.frequencies.iter().map(angle);
+            let (cos_of, sin_of): (Vec<f32>, Vec<f32>) =
+                angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
+            for _ in same {
+                cos.extend_from_slice(&cos_of);
+                sin.extend_from_slice(&sin_of);
+            }
+        }
         let shape = [leading, &[self.frequencies.len()]].concat();
         let tensor = |values| Tensor::from_vec(values, shape.as_slice(), device)?.to_dtype(dtype);
         Ok(Rotation { cos: tensor(cos)?, sin: tensor(sin)? })

@@ -15,7 +15,7 @@ use super::{
     weights::{ModelError, TensorSource},
 };
 use candle_core::{DType, Device, Result, Tensor, bail};
-use layer::{Layer, Taken};
+use layer::{Layer, Taken, last};
 
 /// A decoder of one of the supported families: token ids in, hidden states and logits out.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ pub struct Transformer {
 impl Transformer {
     /// Builds a decoder with its output head.
     ///
-    /// With `Numerics::Serve` the weights are taken out of any graph: they share their values with the source,
-    /// but a loss computed from this network has no gradient. With `Numerics::Train` every tensor gets one.
+    /// With `Numerics::Serve` the weights are taken out of any graph, so that a loss computed from this network has no gradient; what
+    /// becomes of the source's values later may be seen or not. With `Numerics::Train` every tensor gets a gradient.
     /// # Errors
     /// If a tensor is missing, misshapen or not finite.
     pub fn load(
@@ -68,9 +68,15 @@ impl Transformer {
         let mut source = Taken { source, numerics };
         let embedding = source
             .weight(&format!("{prefix}embed_tokens.weight"), (config.vocab_size, config.hidden_size))?;
-        let layers = (0..config.n_layers)
-            .map(|layer_idx| Layer::load(config, &mut source, &format!("{prefix}layers.{layer_idx}")))
-            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let layer = |layer_idx| {
+            let name = format!("{prefix}layers.{layer_idx}");
+            let layer = Layer::load(config, &mut source, &name)?;
+            Ok(match numerics {
+                Numerics::Serve => layer.laid_out()?,
+                Numerics::Train => layer,
+            })
+        };
+        let layers = (0..config.n_layers).map(layer).collect::<std::result::Result<Vec<_>, ModelError>>()?;
         let norm = source.tensor(&format!("{prefix}norm.weight"), &[config.hidden_size])?;
         let rotary = Rotary::new(config);
         Ok(Self { config: config.clone(), numerics, rotary, embedding, layers, norm, head: None })
@@ -255,55 +261,11 @@ impl Transformer {
         let mut hidden = embedded.reshape((n_rows, n_positions, self.config.hidden_size))?;
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             let n_asked = if layer_idx + 1 == self.layers.len() { n_read } else { n_positions };
-            let (query, key, value) = self.projected(layer, &hidden, rotation, n_asked)?;
+            let (query, key, value) = layer.projected(&hidden, rotation, n_asked, self.numerics)?;
             let attended = attend.attend(layer_idx, &query, &key, &value)?;
-            hidden = layer.output.add_to(&last(&hidden, n_asked)?, &layer.output.input(&attended)?)?;
-            let normed = layer.gate.normed_input(&hidden, self.norm_of(&layer.mlp_norm), self.numerics)?;
-            let gated = Linear::gated(&layer.gate, &layer.up, &normed)?;
-            hidden = layer.down.add_to(&hidden, &layer.down.input(&gated)?)?;
+            hidden = layer.answered(&last(&hidden, n_asked)?, &attended, self.numerics)?;
         }
-        self.normed(&hidden, &self.norm)
-    }
-
-    /// Query (B, `n_asked`, n_heads, head_dim), of the last positions, and key and value (B, T, n_kv_heads, head_dim) of one layer, rotated.
-    fn projected(
-        &self,
-        layer: &Layer,
-        hidden: &Tensor,
-        rotation: &Rotation,
-        n_asked: usize,
-    ) -> Result<(Tensor, Tensor, Tensor)> {
-        let (_, n_positions, _) = hidden.dims3()?;
-        let norm = self.norm_of(&layer.attention_norm);
-        let normed = layer.query.normed_input(hidden, norm, self.numerics)?;
-        let all_asked = n_asked == n_positions;
-        let [query, key, value] = if all_asked {
-            Linear::forward_all([&layer.query, &layer.key, &layer.value], &normed)?
-        } else {
-            let asked = layer.query.normed_input(&last(hidden, n_asked)?, norm, self.numerics)?;
-            let [query] = Linear::forward_all([&layer.query], &asked)?;
-            let [key, value] = Linear::forward_all([&layer.key, &layer.value], &normed)?;
-            [query, key, value]
-        };
-        let heads = |tensor: Tensor, n| tensor.reshape((tensor.dim(0)?, (), n, self.config.head_dim));
-        let mut query = heads(query, self.config.n_heads)?;
-        let mut key = heads(key, self.config.n_kv_heads)?;
-        if let Some((query_norm, key_norm)) = &layer.head_norms {
-            query = self.normed(&query, query_norm)?;
-            key = self.normed(&key, key_norm)?;
-        }
-        let of_query = if all_asked { rotation.clone() } else { rotation.last(n_asked)? };
-        let query = ops::rope(&query, &of_query, self.numerics)?;
-        let key = ops::rope(&key, rotation, self.numerics)?;
-        Ok((query, key, heads(value, self.config.n_kv_heads)?))
-    }
-
-    fn norm_of<'a>(&self, weight: &'a Tensor) -> (&'a Tensor, f64) {
-        (weight, self.config.rms_norm_eps)
-    }
-
-    fn normed(&self, input: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(input, weight, self.config.rms_norm_eps, self.numerics)
+        ops::rms_norm(&hidden, &self.norm, self.config.rms_norm_eps, self.numerics)
     }
 
     fn check_length(&self, n_positions: usize) -> std::result::Result<(), ModelError> {
@@ -323,11 +285,6 @@ impl Transformer {
             None => Ok(()),
         }
     }
-}
-
-/// The last `n` positions of (B, T, D).
-fn last(hidden: &Tensor, n: usize) -> Result<Tensor> {
-    hidden.narrow(1, hidden.dim(1)? - n, n)
 }
 
 /// Returns each position's number among its row's real tokens, and whether it is one.

@@ -32,16 +32,12 @@ pub fn interrupt(does: bool) {
 #[cfg(not(target_os = "linux"))]
 pub fn interrupt(_: bool) {}
 
-/// Whether the current thread interrupts others, and its policy is the one that everybody starts with.
+/// Whether the current thread interrupts others.
 #[cfg(all(test, target_os = "linux"))]
 #[allow(unsafe_code, reason = "a call of the system, of which there is no other binding")]
 pub(crate) fn interrupts() -> bool {
     // SAFETY: zero is the current thread.
-    match unsafe { libc::sched_getscheduler(0) } {
-        libc::SCHED_OTHER => true,
-        libc::SCHED_BATCH => false,
-        policy => panic!("a thread has the policy {policy}"),
-    }
+    unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
 }
 
 #[cfg(all(test, target_os = "linux"))]

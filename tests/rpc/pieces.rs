@@ -121,7 +121,7 @@ async fn rows_that_run_step_with_every_piece_of_a_long_prompt() {
     for (before, piece) in pieces.iter().zip(pieces.iter().skip(1)) {
         assert!(before.0 < piece.0, "each piece is computed beside a step of its own: {pieces:?}");
     }
-    assert!(pieces.iter().all(|&(_, n_positions)| n_positions <= prefill_budget(4)), "{pieces:?}");
+    assert!(pieces.iter().all(|&(_, n_positions)| n_positions <= prefill_budget(4, true)), "{pieces:?}");
     let usage = response.usage.unwrap();
     assert_eq!(usage.prefill_tokens_computed, usage.prompt_tokens, "pieces count as one prompt");
 }

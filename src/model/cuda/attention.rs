@@ -1,11 +1,8 @@
-//! Attention on a GPU in one launch for up to thirty groups of a step; the kernel stands in `attention.cu`.
-use super::{address_of, number, ptx};
+//! Attention on a GPU in two launches for up to thirty groups of a step; the kernels stand in `attention.cu`.
+use super::{DIM_MAX, Kernel, address, number, ptx, takes as takes_width, unwritten};
 use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, CustomOp3, DType, Layout, Result, Shape, Tensor,
-    backend::BackendStorage,
-    bail,
-    cuda::cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg},
-    cuda_backend::CudaDType,
+    DType, Result, Tensor,
+    cuda::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg},
 };
 
 // The same numbers stand in `attention.cu`, with their reasons.
@@ -13,8 +10,9 @@ const GROUPS_MAX: usize = 30;
 /// Rows of a group that one launch names; a larger group is several.
 pub(in super::super) const ROWS_MAX: usize = 32;
 const THREADS: u32 = 128;
-const HEADS_MAX: usize = 8;
-const DIM_MAX: usize = 128;
+const WARPS: usize = 4;
+const QUERIES: usize = 32;
+const PIECE: usize = 64;
 
 /// Some rows of one prompt, as the kernel takes them. Addresses are those of numbers of the queries' dtype on their device.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +39,12 @@ pub(in super::super) struct Group {
 }
 
 impl Group {
+    /// Pieces of the prefix that its rows see.
+    fn pieces_of_prefix(&self) -> usize {
+        let more = if self.is_prompt == 1 { self.n_rows - 1 } else { 0 };
+        count(self.n_prefix + more).div_ceil(PIECE)
+    }
+
     /// The group's rows of these slots alone, which begin at a row of the queries.
     pub(in super::super) fn of_rows(&self, first_row: usize, slots: &[u16]) -> Result<Self> {
         let mut part = *self;
@@ -56,11 +60,15 @@ struct Groups([Group; GROUPS_MAX]);
 
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Heads {
+struct Shape {
     n_heads: i32,
     n_kv_heads: i32,
     dim: i32,
     scale: f32,
+    /// Of all groups.
+    n_rows: i32,
+    /// Of the row that has the most.
+    n_pieces: i32,
 }
 
 #[allow(unsafe_code, reason = "kernel arguments are bytes")]
@@ -68,105 +76,95 @@ struct Heads {
 unsafe impl DeviceRepr for Groups {}
 #[allow(unsafe_code, reason = "kernel arguments are bytes")]
 // SAFETY: as above.
-unsafe impl DeviceRepr for Heads {}
+unsafe impl DeviceRepr for Shape {}
 
-/// Whether the kernel takes heads (.., dim).
+/// Whether the kernels take heads (.., dim).
 pub(in super::super) fn takes(tensor: &Tensor) -> bool {
-    let dim = tensor.dims().last().copied().unwrap_or(0);
-    let is_known = matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16);
-    tensor.device().is_cuda() && is_known && dim > 0 && dim <= DIM_MAX && dim.is_multiple_of(8)
+    takes_width(tensor) && tensor.dims().last().is_some_and(|&dim| dim <= DIM_MAX)
 }
 
 /// Attends rows, `query` (R, `n_heads`, dim) and their new `key`, `value` (R, `n_kv_heads`, dim), all contiguous. Returns (R, `n_heads` · dim).
 ///
-/// New keys and values of rows that have tails are written there.
+/// New keys and values of rows that have tails are written there. Groups have every row.
 pub(in super::super) fn attend(
     query: &Tensor,
     (key, value): (&Tensor, &Tensor),
-    groups: Vec<Group>,
+    groups: &[Group],
 ) -> Result<Tensor> {
-    query.apply_op3_no_bwd(key, value, &Attend { groups })
+    let (n_rows, n_heads, dim) = query.dims3()?;
+    // A prompt has many rows and few groups, so both kinds in one launch would be mostly blocks without work.
+    let parts: Vec<&[Group]> = groups
+        .chunk_by(|a, b| a.is_prompt == b.is_prompt)
+        .flat_map(|of_kind| of_kind.chunks(GROUPS_MAX))
+        .collect();
+    let n_pieces = parts.iter().map(|groups| n_pieces(groups)).max().unwrap_or(0);
+    // Behind the output, of each piece a sum of values, the largest score and the sum of weights, in f32.
+    let (n_outputs, n_floats) = (n_rows * n_heads * dim, n_rows * n_heads * n_pieces * (dim + 2));
+    let n_more = n_floats * DType::F32.size_in_bytes() / query.dtype().size_in_bytes();
+    let all = unwritten(query, query.dtype(), n_outputs + n_more)?;
+    let (output, pieces) = (all.narrow(0, 0, n_outputs)?, all.narrow(0, n_outputs, n_more)?);
+    for groups in parts {
+        attend_groups([query, key, value, &output, &pieces], groups)?;
+    }
+    output.reshape((n_rows, n_heads * dim))
 }
 
-struct Attend {
-    groups: Vec<Group>,
+/// Of the row that has the most.
+fn n_pieces(groups: &[Group]) -> usize {
+    let of = |group: &Group| group.pieces_of_prefix() + usize::from(group.is_prompt == 0);
+    groups.iter().map(of).max().unwrap_or(0)
 }
 
-impl Attend {
-    fn launch<T: CudaDType + DeviceRepr>(
-        &self,
-        name: &str,
-        operands: [(&CudaStorage, &Layout); 3],
-    ) -> Result<(CudaStorage, Shape)> {
-        let [(query, layout), (_, key_layout), _] = operands;
-        let (n_rows, n_heads, dim) = layout.shape().dims3()?;
-        let (_, n_kv_heads, _) = key_layout.shape().dims3()?;
-        let [query_at, key_at, value_at] = operands.map(|(storage, layout)| address_of::<T>(storage, layout));
-        let (query_at, key_at, value_at) = (query_at?, key_at?, value_at?);
-        let device: &CudaDevice = query.device();
-        #[allow(unsafe_code, reason = "memory on a device is given out as it is")]
-        // SAFETY: the launches below write every row, for the groups have all of them.
-        let output = unsafe { device.alloc::<T>(n_rows * n_heads * dim)? };
-        let (output_at, _) = output.device_ptr(&device.cuda_stream());
-        #[allow(clippy::cast_precision_loss, reason = "head widths are small")]
-        let scale = 1.0 / (dim as f32).sqrt();
-        let heads =
-            Heads { n_heads: number(n_heads)?, n_kv_heads: number(n_kv_heads)?, dim: number(dim)?, scale };
-        let parts = (n_heads / n_kv_heads).div_ceil(HEADS_MAX);
-        let blocks_of_heads = u32::try_from(n_kv_heads * parts)?;
-        let function = device.get_or_load_custom_func(name, "newshound_attention", ptx::ATTENTION)?;
-        for groups in self.groups.chunks(GROUPS_MAX) {
-            let rows = groups.iter().map(|group| group.n_rows).max().unwrap_or(0);
-            let config = LaunchConfig {
-                grid_dim: (u32::try_from(rows)?, u32::try_from(groups.len())?, blocks_of_heads),
-                block_dim: (THREADS, 1, 1),
-                shared_mem_bytes: 0,
-            };
-            let mut all = Groups([groups[0]; GROUPS_MAX]);
-            all.0[..groups.len()].copy_from_slice(groups);
-            let mut launch = function.builder();
-            launch.arg(&query_at).arg(&key_at).arg(&value_at).arg(&output_at).arg(&all).arg(&heads);
-            #[allow(unsafe_code, reason = "what a kernel does is out of the compiler's sight")]
-            // SAFETY: arguments are those of `attention.cu`; who makes a group vouches for its addresses and lengths, the tensors behind
-            // them live until this call returns, and the one stream of the device keeps the order of what is done to them.
-            unsafe { launch.launch(config) }.map_err(candle_core::Error::wrap)?;
-        }
-        Ok((CudaStorage::wrap_cuda_slice(output, device.clone()), Shape::from((n_rows, n_heads * dim))))
-    }
+fn attend_groups([query, key, value, output, pieces]: [&Tensor; 5], groups: &[Group]) -> Result<()> {
+    let (n_rows, n_heads, dim) = query.dims3()?;
+    let (_, n_kv_heads, _) = key.dims3()?;
+    let most = |of: &dyn Fn(&Group) -> usize| groups.iter().map(of).max().unwrap_or(0);
+    let rows_of_group = most(&|group| count(group.n_rows));
+    let blocks_of_group =
+        most(&|group| group.pieces_of_prefix() + if group.is_prompt == 0 { count(group.n_rows) } else { 0 });
+    let query_blocks = (rows_of_group * n_heads / n_kv_heads).div_ceil(QUERIES);
+    #[allow(clippy::cast_precision_loss, reason = "head widths are small")]
+    let scale = 1.0 / (dim as f32).sqrt();
+    let shape = Shape {
+        n_heads: number(n_heads)?,
+        n_kv_heads: number(n_kv_heads)?,
+        dim: number(dim)?,
+        scale,
+        n_rows: number(n_rows)?,
+        n_pieces: number(n_pieces(groups))?,
+    };
+    let mut all = Groups([groups[0]; GROUPS_MAX]);
+    all.0[..groups.len()].copy_from_slice(groups);
+    let [query_at, key_at, value_at, output_at] = [query, key, value, output].map(address);
+    let (query_at, key_at, value_at, output_at) = (query_at?, key_at?, value_at?, output_at?);
+    let pieces_at = address(pieces)?;
+    let module = ("newshound_attention", ptx::ATTENTION);
+
+    let attend = Kernel::of(query, module, "attend")?;
+    let mut launch = attend.builder();
+    launch.arg(&query_at).arg(&key_at).arg(&value_at).arg(&pieces_at).arg(&all).arg(&shape);
+    let config = blocks(blocks_of_group, groups.len(), n_kv_heads * query_blocks)?;
+    #[allow(unsafe_code, reason = "what a kernel does is out of the compiler's sight")]
+    // SAFETY: arguments are those of `attention.cu`; who makes a group vouches for its addresses and lengths, the tensors behind
+    // them live until this call returns, and the one stream of the device keeps the order of what is done to them.
+    unsafe { launch.launch(config) }.map_err(candle_core::Error::wrap)?;
+
+    let merge = Kernel::of(query, module, "merge")?;
+    let mut launch = merge.builder();
+    launch.arg(&pieces_at).arg(&output_at).arg(&all).arg(&shape);
+    let config = blocks(rows_of_group, groups.len(), n_heads.div_ceil(WARPS))?;
+    #[allow(unsafe_code, reason = "what a kernel does is out of the compiler's sight")]
+    // SAFETY: as above.
+    unsafe { launch.launch(config) }.map_err(candle_core::Error::wrap)?;
+    Ok(())
 }
 
-impl CustomOp3 for Attend {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
+fn blocks(x: usize, y: usize, z: usize) -> Result<LaunchConfig> {
+    let grid_dim = (u32::try_from(x)?, u32::try_from(y)?, u32::try_from(z)?);
+    Ok(LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 })
+}
 
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        bail!("attention of the GPU was asked of the CPU")
-    }
-
-    fn cuda_fwd(
-        &self,
-        query: &CudaStorage,
-        query_layout: &Layout,
-        key: &CudaStorage,
-        key_layout: &Layout,
-        value: &CudaStorage,
-        value_layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let operands = [(query, query_layout), (key, key_layout), (value, value_layout)];
-        match query.dtype() {
-            DType::F32 => self.launch::<f32>("attend_f32", operands),
-            DType::F16 => self.launch::<half::f16>("attend_f16", operands),
-            DType::BF16 => self.launch::<half::bf16>("attend_bf16", operands),
-            dtype => bail!("attention on a GPU takes no {dtype:?}"),
-        }
-    }
+/// A count of a kernel's, which is never negative.
+fn count(number: i32) -> usize {
+    usize::try_from(number).unwrap_or(0)
 }

@@ -90,37 +90,41 @@ impl Group<'_> {
     }
 }
 
-/// Attends one new token per row in all groups; `query` (R, 1, `n_heads`, dim), `key`, `value` (R, 1, `n_kv_heads`, dim), in the groups' order.
-/// Returns (R, 1, `n_heads` · dim).
+/// Attends one new token per row in all groups, and before them in the same tensors some positions of a prompt, whose keys and
+/// values `beside` has already, behind the first `n_known`: `query` (T, `n_heads`, dim), `key`, `value` (T, `n_kv_heads`, dim), in the groups' order.
+/// Returns (T, `n_heads` · dim).
 pub(super) fn step(
     layer_idx: usize,
     (query, key, value): (&Tensor, &Tensor, &Tensor),
     groups: Vec<Group<'_>>,
+    beside: Option<(&Layer, usize)>,
 ) -> Result<Tensor> {
-    let mut parts = Vec::with_capacity(groups.len());
-    let mut n_rows = 0;
+    let n_all = query.dim(0)?;
+    let n_of_groups: usize = groups.iter().map(|group| group.n_rows).sum();
+    let Some(mut n_rows) = n_all.checked_sub(n_of_groups) else {
+        bail!("groups have {n_of_groups} rows, {n_all} came")
+    };
+    let mut parts = Vec::with_capacity(groups.len() + 1);
+    match beside {
+        Some((prefix, n_known)) if n_rows > 0 => {
+            let mut group = of_prefix(prefix, n_known + 1)?;
+            group.n_rows = number(n_rows)?;
+            parts.push(group);
+        }
+        None if n_rows > 0 => bail!("groups have {n_of_groups} rows, {n_all} came"),
+        Some(_) | None => {}
+    }
     for mut group in groups {
         parts.extend(group.parts(layer_idx, n_rows)?);
         n_rows += group.n_rows;
     }
-    if n_rows != query.dim(0)? {
-        bail!("groups have {n_rows} rows, {} came", query.dim(0)?)
-    }
-    let rows = |tensor: &Tensor| tensor.squeeze(1)?.contiguous();
-    attention::attend(&rows(query)?, (&rows(key)?, &rows(value)?), parts)?.unsqueeze(1)
+    attention::attend(&query.contiguous()?, (&key.contiguous()?, &value.contiguous()?), &parts)
 }
 
-/// Attends the last T positions of a prompt, `query` (1, T, `n_heads`, dim), whose keys and values `prefix` has already.
-/// Returns (1, T, `n_heads` · dim).
-pub(super) fn prompt(
-    prefix: &Layer,
-    (query, key, value): (&Tensor, &Tensor, &Tensor),
-    n_known: usize,
-) -> Result<Tensor> {
-    let mut group = of_prefix(prefix, n_known + 1)?;
-    group.n_rows = number(query.dim(1)?)?;
-    let rows = |tensor: &Tensor| tensor.squeeze(0)?.contiguous();
-    attention::attend(&rows(query)?, (&rows(key)?, &rows(value)?), vec![group])?.unsqueeze(0)
+/// Attends the last T positions of a prompt behind the first `n_known`: `query` (T, `n_heads`, dim), `key`, `value` (T, `n_kv_heads`, dim), which
+/// `prefix` has already. Returns (T, `n_heads` · dim).
+pub(super) fn prompt(prefix: &Layer, new: (&Tensor, &Tensor, &Tensor), n_known: usize) -> Result<Tensor> {
+    step(0, new, Vec::new(), Some((prefix, n_known)))
 }
 
 /// Rows that are positions of a prompt, of which the first sees `n_seen`.

@@ -5,6 +5,7 @@ use super::{
         linear::{Linear, Weight},
         ops::{self, Numerics},
         packed,
+        room::Room,
         weights::ModelError,
     },
     Transformer, message,
@@ -21,17 +22,17 @@ impl Transformer {
         Ok(self.head()?.forward(hidden)?.to_dtype(DType::F32)?)
     }
 
-    /// Calls `read` with the logits (n, C) of hidden states (n, D), row after row; `room` is kept from call to call.
+    /// Calls `take` with hidden states (n, D) and their logits (n, C), each row after row.
     ///
     /// # Errors
-    /// If the width is not D, the network was built without an output head, or `read` fails.
+    /// If the width is not D, the network was built without an output head, or `take` fails.
     pub fn read_logits<R>(
         &self,
         hidden: &Tensor,
-        room: &mut Vec<f32>,
-        read: impl FnOnce(&[f32]) -> candle_core::Result<R>,
+        room: &mut Room,
+        take: impl FnOnce(&[f32], &[f32]) -> candle_core::Result<R>,
     ) -> Result<R, ModelError> {
-        Ok(self.head()?.read(hidden, room, read)?)
+        Ok(self.head()?.read(hidden, room, take)?)
     }
 
     /// The weight (C, D) of the output head, for losses that compute logits of a few positions at a time.
@@ -75,7 +76,7 @@ impl Transformer {
         Ok(ops::linear_cross_entropy(&rows, &self.head_weight()?, &columns, &weights)?)
     }
 
-    fn head(&self) -> Result<Cow<'_, Linear>, ModelError> {
+    pub(in super::super) fn head(&self) -> Result<Cow<'_, Linear>, ModelError> {
         let head = self.head.as_ref().ok_or_else(|| message("the network has no output head".to_owned()))?;
         Ok(match self.numerics {
             Numerics::Serve => Cow::Borrowed(head),

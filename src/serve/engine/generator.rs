@@ -1,5 +1,7 @@
 //! What a model thread drives.
-use crate::decode::batch::{Admitted, Batch, DecodeError, FinishedRow, GroupId, GroupRequest};
+use crate::decode::batch::{
+    Admitted, Batch, DecodeError, FinishedRow, GroupId, GroupRequest, prefill_budget,
+};
 
 /// What decodes. `decode::batch::Batch` does; tests put a script in its place.
 pub trait Generator {
@@ -20,6 +22,10 @@ pub trait Generator {
     /// # Errors
     /// If the model fails.
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError>;
+    /// Positions of a prompt that are computed beside one step of the rows that run.
+    fn prefill_budget(&self) -> usize {
+        prefill_budget(self.n_rows(), true)
+    }
     /// Whether `step_beside` computes anything of a prompt; else prompts are admitted whole.
     fn splits_prompts(&self) -> bool;
     /// As `step`; and beside it computes some positions of a prompt that is to be admitted, at most so many, and writes into the request
@@ -53,6 +59,10 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
         (**self).step()
+    }
+
+    fn prefill_budget(&self) -> usize {
+        (**self).prefill_budget()
     }
 
     fn splits_prompts(&self) -> bool {
@@ -95,6 +105,10 @@ impl Generator for Batch {
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
         Self::step(self)
+    }
+
+    fn prefill_budget(&self) -> usize {
+        Self::prefill_budget(self)
     }
 
     fn splits_prompts(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Readers who come and go, as in the server: prompts are computed in pieces beside the steps of those who came before.
 use crate::decode::{
     adaptive::Adaptive,
-    batch::{Batch, DecodeError, Finish, FinishedRow, GroupId, GroupRequest, prefill_budget},
+    batch::{Batch, DecodeError, Finish, FinishedRow, GroupId, GroupRequest},
 };
 use std::{
     collections::HashMap,
@@ -66,16 +66,16 @@ impl Load {
         while requests.peek().is_some() || !self.live.is_empty() {
             let (before, n_before) = (Instant::now(), batch.n_rows());
             let mut n_computed = 0;
-            while self.arriving.is_none() && n_computed < prefill_budget(batch.n_rows()) {
+            while self.arriving.is_none() && n_computed < batch.prefill_budget() {
                 let Some(request) = requests.next_if(|_| self.live.len() < concurrency) else { break };
                 let n_left = request.seeds.len() - request.n_held;
                 let live = Live { started: Instant::now(), n_left, n_tokens: 0, ended: Vec::new() };
                 self.live.insert(request.id, live);
-                let budget = prefill_budget(batch.n_rows()) - n_computed;
+                let budget = batch.prefill_budget() - n_computed;
                 n_computed += self.admit_or_wait(batch, request.clone(), budget)?;
             }
             if let Some(arriving) = self.arriving.take() {
-                self.admit_or_wait(batch, arriving, prefill_budget(batch.n_rows()))?;
+                self.admit_or_wait(batch, arriving, batch.prefill_budget())?;
             }
             self.kv_bytes_peak = self.kv_bytes_peak.max(batch.kv_bytes());
             for row in self.step(batch)? {
@@ -115,7 +115,7 @@ impl Load {
         let finished = match &mut self.arriving {
             Some(request) => {
                 let before = request.n_known();
-                let finished = batch.step_beside(request, prefill_budget(n_rows))?;
+                let finished = batch.step_beside(request, batch.prefill_budget())?;
                 n_positions = request.n_known() - before;
                 finished
             }

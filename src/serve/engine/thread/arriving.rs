@@ -8,7 +8,7 @@ use super::{
     drawing::Held,
     tell,
 };
-use crate::decode::batch::{Admitted, prefill_budget};
+use crate::decode::batch::Admitted;
 
 /// Positions of a prompt after which the thread looks up also where no row waits: whoever asked may have gone.
 const POSITIONS_PER_LOOK: usize = 512;
@@ -70,7 +70,7 @@ impl<G: Generator> Thread<'_, G> {
             // The first rows of all wait for nobody.
             let budget = match self.generator.n_rows() {
                 0 => POSITIONS_PER_LOOK,
-                n_rows => prefill_budget(n_rows).saturating_sub(n_computed),
+                _ => self.generator.prefill_budget().saturating_sub(n_computed),
             };
             let Some(arriving) = self.arriving.take().or_else(|| (budget > 0).then(|| self.begin())?) else {
                 return 0;
