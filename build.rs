@@ -17,9 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Writes `ptx.rs`, which holds the kernels for the card that `CUDA_COMPUTE_CAP` names, as candle's own.
 #[cfg(feature = "cuda")]
 fn kernels() -> Result<(), Box<dyn std::error::Error>> {
-    let builder = cudaforge::KernelBuilder::new().source_dir("src/model/cuda");
-    // The library watches the files that there are; a new one is a change too.
-    println!("cargo:rerun-if-changed=src/model/cuda");
+    // What a kernel includes is a change of the kernel.
+    let builder = cudaforge::KernelBuilder::new().source_dir("src/model/cuda").watch(["src/model/cuda"]);
     let compiled = builder.args(["-std=c++17", "-O3"]).build_ptx()?;
     compiled.write(out_dir()?.join("ptx.rs"))?;
     Ok(())

@@ -7,7 +7,10 @@ use crate::support::device::{device, tolerance};
 use candle_core::Tensor;
 use newshound::{
     decode::{
-        batch::{Batch, DecodeError, Finish, FinishedRow, GroupId, GroupRequest},
+        batch::{
+            Batch, DecodeError, Finish, FinishedRow, GroupId, GroupRequest, TOGETHER_MIN,
+            TOGETHER_MIN_ON_GPU, prefill_budget,
+        },
         run::run_to_end,
         sampler::SamplerSettings,
     },
@@ -113,6 +116,15 @@ fn assert_same(got: &FinishedRow, expected: &FinishedRow) {
             .any(|(got, expected)| (got - expected).abs() > tolerance(1e-4));
         assert!(!far && got.hidden.len() == expected.hidden.len(), "hidden states differ");
     }
+}
+
+#[test]
+fn a_prompt_beside_few_rows_fills_the_machine_and_beside_many_doubles_the_step() {
+    let budget = |n_rows| (prefill_budget(n_rows, TOGETHER_MIN), prefill_budget(n_rows, TOGETHER_MIN_ON_GPU));
+    assert_eq!(
+        [1, 64, 100, 256, 600].map(budget),
+        [(127, 511), (64, 448), (100, 412), (256, 256), (600, 600)]
+    );
 }
 
 #[test]

@@ -202,8 +202,16 @@ fn rows_that_fork_and_end_see_what_they_see_on_the_cpu() {
         n_kv_heads,
         max_positions: 512,
     };
-    // Ten heads share one key head: more than a block of the kernel takes.
-    for shape in [heads(64, 4, 2), heads(160, 10, 1), heads(128, 2, 2)] {
+    // Heads of 8 to 128 numbers; 36 share a key head, which is more than a block of the kernel takes.
+    let shapes = [
+        heads(64, 4, 2),
+        heads(160, 10, 1),
+        heads(288, 36, 1),
+        heads(128, 2, 2),
+        heads(144, 2, 1),
+        heads(256, 2, 1),
+    ];
+    for shape in shapes {
         let config = shape.config(VOCAB as usize, 1);
         let expected = forked(&config, &Device::Cpu, DType::F32, 70);
         // Of 16 bits 8 or 11 are for the digits of a number; on the CPU bf16 was seen to be 0.06 off.
@@ -224,7 +232,7 @@ fn rows_that_fork_and_end_see_what_they_see_on_the_cpu() {
 }
 
 /// Rows drawn of so many logits that a GPU keeps them to itself, and says only which are the likeliest.
-fn drawn(device: &Device, sampler: SamplerSettings) -> Vec<FinishedRow> {
+fn drawn(device: &Device, vocab: u32, sampler: SamplerSettings) -> Vec<FinishedRow> {
     let shape = NetworkShape {
         hidden_size: 64,
         intermediate_size: 96,
@@ -233,7 +241,7 @@ fn drawn(device: &Device, sampler: SamplerSettings) -> Vec<FinishedRow> {
         n_kv_heads: 2,
         max_positions: 512,
     };
-    let config = shape.config(40_003, 1);
+    let config = shape.config(vocab as usize, 1);
     let mut parameters = Parameters::fresh(4, &Device::Cpu);
     Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap();
     // Some tokens are then much likelier than most, as in a network that has learned.
@@ -245,7 +253,7 @@ fn drawn(device: &Device, sampler: SamplerSettings) -> Vec<FinishedRow> {
     let mut source = newshound::model::weights::Checkpoint::from_files(files, DType::F32, device).unwrap();
     let mut batch = Batch::new(Arc::new(Transformer::load(&config, &mut source, Numerics::Serve).unwrap()));
     // Every fourth token ends a query, so that whether they are allowed is felt.
-    let boundary_ids: Arc<[u32]> = (3..40_003).step_by(4).collect();
+    let boundary_ids: Arc<[u32]> = (3..vocab).step_by(4).collect();
     for id in 0..3_u32 {
         let request = GroupRequest {
             id: GroupId(u64::from(id)),
@@ -279,8 +287,9 @@ fn rows_drawn_of_many_logits_are_those_of_the_cpu() {
         // Looks at every logit.
         SamplerSettings { top_p: 1.0, ..serving },
     ];
-    for sampler in all {
-        let (got, expected) = (drawn(&device(), sampler), drawn(&Device::Cpu, sampler));
+    // Rows of logits that begin at multiples of sixteen bytes, and those that do not.
+    for (vocab, sampler) in [40_000, 40_003].iter().flat_map(|&vocab| all.map(|sampler| (vocab, sampler))) {
+        let (got, expected) = (drawn(&device(), vocab, sampler), drawn(&Device::Cpu, vocab, sampler));
         assert_eq!(got.len(), expected.len());
         // Sums in another order can move a draw that falls between two tokens.
         let n_others = got.iter().zip(&expected).filter(|(got, expected)| got.ids != expected.ids).count();

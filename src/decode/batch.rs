@@ -110,17 +110,16 @@ impl FinishedRow {
     }
 }
 
-/// Positions of a prompt that are computed beside one step of so many rows.
-///
-/// On the CPU as many as rows, since each costs about what a row costs, so that a long prompt at most doubles the time of a step; but
-/// where few rows run, so many that both together are 128, for small products waste the machine. A GPU is wasted by anything less
-/// than some hundred positions: a step of few takes it as long.
+/// Rows and positions of a prompt together in a step of few rows: small products waste the machine.
+pub const TOGETHER_MIN: usize = 128;
+/// The same on a GPU, which takes as long for one as for some hundred.
+pub const TOGETHER_MIN_ON_GPU: usize = 512;
+
+/// Positions of a prompt that are computed beside one step of so many rows: as many as rows, since each costs about what a row costs, so that a
+/// long prompt at most doubles the time of a step; but where few rows run, so many that both together are `together_min`.
 #[must_use]
-pub fn prefill_budget(n_rows: usize, on_cpu: bool) -> usize {
-    const TOGETHER_MIN: usize = 128;
-    const TOGETHER_MIN_ON_GPU: usize = 512;
-    let together = if on_cpu { TOGETHER_MIN } else { TOGETHER_MIN_ON_GPU };
-    n_rows.max(together.saturating_sub(n_rows))
+pub fn prefill_budget(n_rows: usize, together_min: usize) -> usize {
+    n_rows.max(together_min.saturating_sub(n_rows))
 }
 
 /// What admitting a group cost.
@@ -324,7 +323,8 @@ impl Batch {
 
     /// Positions of a prompt that are computed beside one step of the rows that run.
     pub fn prefill_budget(&self) -> usize {
-        prefill_budget(self.n_rows(), self.model.device().is_cpu())
+        let together_min = if self.model.device().is_cpu() { TOGETHER_MIN } else { TOGETHER_MIN_ON_GPU };
+        prefill_budget(self.n_rows(), together_min)
     }
 
     /// Number of live rows.

@@ -1,5 +1,6 @@
 //! The logits of one position in few passes: a block of them is looked into only where its largest matters.
 use crate::model::ops::exp;
+use std::ops::Range;
 
 /// Logits of a block: four vector registers, and few enough that looking through one costs next to nothing.
 const BLOCK: usize = 64;
@@ -11,7 +12,7 @@ const LANES: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) struct Logits<'a> {
     values: &'a [f32],
-    /// Blocks that take the place of those of the values: few.
+    /// Blocks that take the place of those of the values, in their order.
     changed: Vec<(usize, [f32; BLOCK])>,
     maxima: Vec<f32>,
     /// The largest of all, which is finite.
@@ -28,22 +29,18 @@ impl<'a> Logits<'a> {
 
     /// The same with tokens that cannot be drawn. None: nothing would be left.
     pub(super) fn without(&self, ids: &[u32]) -> Option<Self> {
+        let mut ids: Vec<usize> =
+            ids.iter().map(|&id| id as usize).filter(|&id| id < self.values.len()).collect();
+        ids.sort_unstable();
         let mut left = self.clone();
-        for id in ids.iter().map(|&id| id as usize).filter(|&id| id < self.values.len()) {
-            let block_idx = id / BLOCK;
-            let place = match left.changed.iter().position(|&(changed, _)| changed == block_idx) {
-                Some(place) => place,
-                None => {
-                    let mut block = [f32::NEG_INFINITY; BLOCK];
-                    let before = self.values_of(block_idx);
-                    block[..before.len()].copy_from_slice(before);
-                    left.changed.push((block_idx, block));
-                    left.changed.len() - 1
-                }
-            };
-            let (_, block) = &mut left.changed[place];
-            block[id % BLOCK] = f32::NEG_INFINITY;
-            left.maxima[block_idx] = largest(block);
+        for of_block in ids.chunk_by(|a, b| a / BLOCK == b / BLOCK) {
+            let block_idx = of_block[0] / BLOCK;
+            let mut block = [f32::NEG_INFINITY; BLOCK];
+            let before = self.values_of(block_idx);
+            block[..before.len()].copy_from_slice(before);
+            of_block.iter().for_each(|id| block[id % BLOCK] = f32::NEG_INFINITY);
+            left.maxima[block_idx] = largest(&block);
+            left.changed.push((block_idx, block));
         }
         left.max = largest(&left.maxima);
         left.max.is_finite().then_some(left)
@@ -80,19 +77,23 @@ impl<'a> Logits<'a> {
         let max = self.max;
         let sums = |values| pulp::Arch::new().dispatch(Exponentials { values, max, scale });
         let mut by_block = sums(self.values);
-        for &(block_idx, _) in &self.changed {
-            by_block[block_idx] = sums(self.values_of(block_idx))[0];
+        for (block_idx, block) in &self.changed {
+            by_block[*block_idx] = sums(&block[..self.range(*block_idx).len()])[0];
         }
         Sums { logits: self, scale, by_block }
     }
 
     fn values_of(&self, block_idx: usize) -> &[f32] {
-        let start = block_idx * BLOCK;
-        let values = &self.values[start..(start + BLOCK).min(self.values.len())];
-        match self.changed.iter().find(|&&(changed, _)| changed == block_idx) {
-            Some((_, block)) => &block[..values.len()],
-            None => values,
+        let range = self.range(block_idx);
+        match self.changed.binary_search_by_key(&block_idx, |&(changed, _)| changed) {
+            Ok(place) => &self.changed[place].1[..range.len()],
+            Err(_) => &self.values[range],
         }
+    }
+
+    fn range(&self, block_idx: usize) -> Range<usize> {
+        let start = block_idx * BLOCK;
+        start..(start + BLOCK).min(self.values.len())
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "ids are far below 2^32")]

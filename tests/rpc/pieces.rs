@@ -6,7 +6,9 @@ use super::{
 };
 use candle_core::Device;
 use newshound::{
-    decode::batch::{Admitted, DecodeError, FinishedRow, GroupId, GroupRequest, Known, prefill_budget},
+    decode::batch::{
+        Admitted, DecodeError, FinishedRow, GroupId, GroupRequest, Known, TOGETHER_MIN, prefill_budget,
+    },
     model::{kv_cache::Prefix, ops::Numerics, transformer::Transformer, weights::Parameters},
     serve::{engine::Generator, rpc::proto, settings::ServeSettings},
 };
@@ -121,7 +123,10 @@ async fn rows_that_run_step_with_every_piece_of_a_long_prompt() {
     for (before, piece) in pieces.iter().zip(pieces.iter().skip(1)) {
         assert!(before.0 < piece.0, "each piece is computed beside a step of its own: {pieces:?}");
     }
-    assert!(pieces.iter().all(|&(_, n_positions)| n_positions <= prefill_budget(4, true)), "{pieces:?}");
+    assert!(
+        pieces.iter().all(|&(_, n_positions)| n_positions <= prefill_budget(4, TOGETHER_MIN)),
+        "{pieces:?}"
+    );
     let usage = response.usage.unwrap();
     assert_eq!(usage.prefill_tokens_computed, usage.prompt_tokens, "pieces count as one prompt");
 }

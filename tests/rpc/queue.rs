@@ -4,7 +4,7 @@ use super::{
     server::{Plan, Server, ask, options, refusal, request, within},
 };
 use newshound::{
-    decode::batch::prefill_budget,
+    decode::batch::{TOGETHER_MIN, prefill_budget},
     serve::{rpc::proto, settings::ServeSettings},
 };
 use std::time::{Duration, Instant};
@@ -132,7 +132,7 @@ async fn a_burst_does_not_hold_up_rows_that_run_and_is_served_all_the_same() {
     }
     let prefill_tokens = server.metric("newshound_prefill_tokens_total").await.unwrap();
     let prompt_tokens = prefill_tokens / (BURST + 1) as f64;
-    let budget = prefill_budget(ROWS, true) as f64;
+    let budget = prefill_budget(ROWS, TOGETHER_MIN) as f64;
     let steps_before = server.log.steps_before.lock().unwrap().clone();
     let most = steps_before.chunk_by(|one, next| one == next).map(<[usize]>::len).max().unwrap();
     // The last prompt may go beyond the budget, but is begun within it.

@@ -4,6 +4,7 @@ use candle_core::{
     DType, Result, Tensor,
     cuda::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg},
 };
+use std::ops::Range;
 
 // The same numbers stand in `attention.cu`, with their reasons.
 const GROUPS_MAX: usize = 30;
@@ -13,6 +14,8 @@ const THREADS: u32 = 128;
 const WARPS: usize = 4;
 const QUERIES: usize = 32;
 const PIECE: usize = 64;
+/// Rows of a prompt in a launch: enough to fill a card.
+const PROMPT_ROWS: usize = 512;
 
 /// Some rows of one prompt, as the kernel takes them. Addresses are those of numbers of the queries' dtype on their device.
 #[derive(Clone, Copy, Debug)]
@@ -92,21 +95,45 @@ pub(in super::super) fn attend(
     groups: &[Group],
 ) -> Result<Tensor> {
     let (n_rows, n_heads, dim) = query.dims3()?;
-    // A prompt has many rows and few groups, so both kinds in one launch would be mostly blocks without work.
-    let parts: Vec<&[Group]> = groups
-        .chunk_by(|a, b| a.is_prompt == b.is_prompt)
-        .flat_map(|of_kind| of_kind.chunks(GROUPS_MAX))
-        .collect();
-    let n_pieces = parts.iter().map(|groups| n_pieces(groups)).max().unwrap_or(0);
+    let parts = parts_of(groups, n_rows)?;
+    let n_floats = |part: &Part| part.rows.len() * n_heads * n_pieces(&part.groups) * (dim + 2);
     // Behind the output, of each piece a sum of values, the largest score and the sum of weights, in f32.
-    let (n_outputs, n_floats) = (n_rows * n_heads * dim, n_rows * n_heads * n_pieces * (dim + 2));
+    let (n_outputs, n_floats) = (n_rows * n_heads * dim, parts.iter().map(n_floats).max().unwrap_or(0));
     let n_more = n_floats * DType::F32.size_in_bytes() / query.dtype().size_in_bytes();
     let all = unwritten(query, query.dtype(), n_outputs + n_more)?;
-    let (output, pieces) = (all.narrow(0, 0, n_outputs)?, all.narrow(0, n_outputs, n_more)?);
-    for groups in parts {
-        attend_groups([query, key, value, &output, &pieces], groups)?;
+    let output = all.narrow(0, 0, n_outputs)?.reshape((n_rows, n_heads * dim))?;
+    let pieces = all.narrow(0, n_outputs, n_more)?;
+    for Part { rows, groups } in parts {
+        let of_part = |tensor: &Tensor| tensor.narrow(0, rows.start, rows.len());
+        attend_groups([&of_part(query)?, key, value, &of_part(&output)?, &pieces], &groups)?;
     }
-    output.reshape((n_rows, n_heads * dim))
+    Ok(output)
+}
+
+/// Groups of one launch, whose rows are counted from the first of some.
+struct Part {
+    rows: Range<usize>,
+    groups: Vec<Group>,
+}
+
+/// Prompts by themselves, for they have many rows and few groups, so that both kinds in one launch would be mostly blocks without work; and long ones
+/// by parts, for the room of pieces grows with rows times positions.
+fn parts_of(groups: &[Group], n_rows: usize) -> Result<Vec<Part>> {
+    let (prompts, steps): (Vec<Group>, Vec<Group>) =
+        groups.iter().copied().partition(|group| group.is_prompt == 1);
+    let steps = steps.chunks(GROUPS_MAX).map(|groups| Part { rows: 0..n_rows, groups: groups.to_vec() });
+    let mut parts: Vec<Part> = steps.collect();
+    for prompt in prompts {
+        for start in (0..count(prompt.n_rows)).step_by(PROMPT_ROWS) {
+            let n_rows = PROMPT_ROWS.min(count(prompt.n_rows) - start);
+            let first_row = count(prompt.first_row) + start;
+            let mut part = prompt;
+            (part.first_row, part.n_rows) = (0, number(n_rows)?);
+            part.n_prefix += number(start)?;
+            parts.push(Part { rows: first_row..first_row + n_rows, groups: vec![part] });
+        }
+    }
+    Ok(parts)
 }
 
 /// Of the row that has the most.

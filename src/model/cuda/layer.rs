@@ -85,8 +85,12 @@ impl Joined {
         {
             bail!("rotations {:?} do not fit {n_rows} rows", rotation.cos.dims())
         }
-        let of_optional = |tensor: Option<&Tensor>| tensor.map_or(Ok(0), address);
         let (query_norm, key_norm) = head_norms.unzip();
+        let read = [bias.as_ref(), query_norm, key_norm, Some(&rotation.cos), Some(&rotation.sin)];
+        if read.into_iter().flatten().any(|tensor| tensor.dtype() != input.dtype()) {
+            bail!("a layer has numbers of more than one kind")
+        }
+        let of_optional = |tensor: Option<&Tensor>| tensor.map_or(Ok(0), address);
         let tables = [of_optional(bias.as_ref())?, of_optional(query_norm)?, of_optional(key_norm)?];
         let (input_at, output_at) = (address(&input)?, address(&output)?);
         let (cos, sin) = (address(&rotation.cos)?, address(&rotation.sin)?);
@@ -140,7 +144,7 @@ const LAYER: (&str, &str) = ("newshound_layer", ptx::LAYER);
 pub(in super::super) fn normed(input: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let input = input.contiguous()?;
     let width = weight.elem_count();
-    if input.dim(D::Minus1)? != width {
+    if input.dim(D::Minus1)? != width || input.dtype() != weight.dtype() {
         bail!("rows {:?} do not fit a norm {:?}", input.dims(), weight.dims())
     }
     let output = unwritten(&input, input.dtype(), input.shape())?;

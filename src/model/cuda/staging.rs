@@ -74,12 +74,16 @@ impl Staging {
         }
         let Some(pages) = &mut self.0 else { candle_core::bail!("there is no room to copy into") };
         let (of_first, of_second) = pages.numbers()[..n_all].split_at_mut(n_first);
-        for (tensor, numbers) in [(&first, &mut *of_first), (&second, &mut *of_second)] {
+        let (first_at, second_at) = (address(&first)?, address(&second)?);
+        let copies = [(first_at, &mut *of_first), (second_at, &mut *of_second)].map(|(from, numbers)| {
             // SAFETY: as many numbers as the tensor has, which lives until the wait below.
-            unsafe { result::memcpy_dtoh_async(numbers, address(tensor)?, stream.cu_stream()) }
-                .map_err(candle_core::Error::wrap)?;
-        }
+            unsafe { result::memcpy_dtoh_async(numbers, from, stream.cu_stream()) }
+        });
+        // Also where one of them has failed, nobody may touch the memory before.
         stream.synchronize().map_err(candle_core::Error::wrap)?;
+        for copied in copies {
+            copied.map_err(candle_core::Error::wrap)?;
+        }
         take(of_first, of_second)
     }
 }

@@ -1,4 +1,4 @@
-//! Keys and values of rows in a GPU's memory, where one launch a layer serves up to thirty groups of a step.
+//! Keys and values of rows in a GPU's memory, where two launches a layer serve up to thirty groups of a step.
 use super::{
     super::cuda::{
         address,

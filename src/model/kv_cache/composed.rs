@@ -1,7 +1,7 @@
 //! Keys and values as tensors, for every device and dtype.
 #![allow(clippy::cast_precision_loss, reason = "head widths are small")]
 use super::super::{
-    attention::{WholeRows, heads_first},
+    attention::WholeRows,
     ops::{self, Numerics},
 };
 use candle_core::{D, Result, Tensor};
@@ -20,7 +20,8 @@ impl Layer {
     /// Puts new keys and values (1, T, `n_kv_heads`, `head_dim`) behind the first `n_known` positions of `known`.
     pub(super) fn after(known: Option<&Self>, n_known: usize, key: &Tensor, value: &Tensor) -> Result<Self> {
         let joined = |known: Option<&Tensor>, new: &Tensor| {
-            let new = heads_first(new)?.squeeze(0)?;
+            // A copy, for a view would keep all that was computed beside it.
+            let new = new.transpose(1, 2)?.force_contiguous()?.squeeze(0)?;
             match known {
                 Some(known) => Tensor::cat(&[&known.narrow(1, 0, n_known)?, &new], 1),
                 None => Ok(new),

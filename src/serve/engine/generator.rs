@@ -1,6 +1,6 @@
 //! What a model thread drives.
 use crate::decode::batch::{
-    Admitted, Batch, DecodeError, FinishedRow, GroupId, GroupRequest, prefill_budget,
+    Admitted, Batch, DecodeError, FinishedRow, GroupId, GroupRequest, TOGETHER_MIN, prefill_budget,
 };
 
 /// What decodes. `decode::batch::Batch` does; tests put a script in its place.
@@ -24,7 +24,7 @@ pub trait Generator {
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError>;
     /// Positions of a prompt that are computed beside one step of the rows that run.
     fn prefill_budget(&self) -> usize {
-        prefill_budget(self.n_rows(), true)
+        prefill_budget(self.n_rows(), TOGETHER_MIN)
     }
     /// Whether `step_beside` computes anything of a prompt; else prompts are admitted whole.
     fn splits_prompts(&self) -> bool;
