@@ -87,17 +87,32 @@ fn steps_of_training_are_those_of_the_cpu() {
     assert!(n_far * 200 <= pairs().count(), "{n_far} of {} parameters are far", pairs().count());
 }
 
-fn decoded(device: &Device, dtype: DType) -> Vec<FinishedRow> {
-    let mut parameters = Parameters::fresh(3, &Device::Cpu);
-    Transformer::load(&config(), &mut parameters, Numerics::Serve).unwrap();
-    // Ten times as large as fresh ones: the likeliest token is then far from the next.
+/// A network that serves from fresh weights, its matrices `scale` times as large.
+fn served(config: &DecoderConfig, (seed, scale): (u64, f64), dtype: DType, device: &Device) -> Transformer {
+    let mut parameters = Parameters::fresh(seed, &Device::Cpu);
+    Transformer::load(config, &mut parameters, Numerics::Serve).unwrap();
     for var in parameters.vars().values().filter(|var| var.dims().len() == 2) {
-        var.set(&(var.as_tensor() * 10.0).unwrap()).unwrap();
+        var.set(&(var.as_tensor() * scale).unwrap()).unwrap();
     }
     let bytes = parameters.to_safetensors(DType::F32).unwrap();
     let files = vec![("model.safetensors".to_owned(), bytes.into())];
     let mut source = newshound::model::weights::Checkpoint::from_files(files, dtype, device).unwrap();
-    let model = Arc::new(Transformer::load(&config(), &mut source, Numerics::Serve).unwrap());
+    Transformer::load(config, &mut source, Numerics::Serve).unwrap()
+}
+
+/// Rows of all groups, in their order.
+fn to_their_end(mut batch: Batch) -> Vec<FinishedRow> {
+    let mut rows = Vec::new();
+    while batch.n_rows() > 0 {
+        rows.extend(batch.step().unwrap());
+    }
+    rows.sort_by_key(|row| (row.group, row.row_idx));
+    rows
+}
+
+fn decoded(device: &Device, dtype: DType) -> Vec<FinishedRow> {
+    // The likeliest token is then far from the next.
+    let model = Arc::new(served(&config(), (3, 10.0), dtype, device));
     let mut batch = Batch::new(model);
     for id in 0..3_u32 {
         let request = GroupRequest {
@@ -115,12 +130,7 @@ fn decoded(device: &Device, dtype: DType) -> Vec<FinishedRow> {
         };
         batch.admit(request).unwrap();
     }
-    let mut rows = Vec::new();
-    while batch.n_rows() > 0 {
-        rows.extend(batch.step().unwrap());
-    }
-    rows.sort_by_key(|row| (row.group, row.row_idx));
-    rows
+    to_their_end(batch)
 }
 
 #[test]
@@ -138,11 +148,7 @@ fn greedy_rows_are_those_of_the_cpu() {
 /// Hidden states of rows that fork from two prompts, step by step; rows are dropped in between, and a third prompt comes in two pieces
 /// beside steps.
 fn forked(config: &DecoderConfig, device: &Device, dtype: DType, n_steps: u32) -> Vec<Vec<f32>> {
-    let mut parameters = Parameters::fresh(5, &Device::Cpu);
-    Transformer::load(config, &mut parameters, Numerics::Serve).unwrap();
-    let files = vec![("model.safetensors".to_owned(), parameters.to_safetensors(DType::F32).unwrap().into())];
-    let mut source = newshound::model::weights::Checkpoint::from_files(files, dtype, device).unwrap();
-    let model = Transformer::load(config, &mut source, Numerics::Serve).unwrap();
+    let model = served(config, (5, 1.0), dtype, device);
     let mut states = Vec::new();
     let mut keep = |hidden: &Tensor| {
         let hidden = hidden.to_dtype(DType::F32).unwrap();
@@ -242,16 +248,8 @@ fn drawn(device: &Device, vocab: u32, sampler: SamplerSettings) -> Vec<FinishedR
         max_positions: 512,
     };
     let config = shape.config(vocab as usize, 1);
-    let mut parameters = Parameters::fresh(4, &Device::Cpu);
-    Transformer::load(&config, &mut parameters, Numerics::Serve).unwrap();
     // Some tokens are then much likelier than most, as in a network that has learned.
-    for var in parameters.vars().values().filter(|var| var.dims().len() == 2) {
-        var.set(&(var.as_tensor() * 12.0).unwrap()).unwrap();
-    }
-    let bytes = parameters.to_safetensors(DType::F32).unwrap();
-    let files = vec![("model.safetensors".to_owned(), bytes.into())];
-    let mut source = newshound::model::weights::Checkpoint::from_files(files, DType::F32, device).unwrap();
-    let mut batch = Batch::new(Arc::new(Transformer::load(&config, &mut source, Numerics::Serve).unwrap()));
+    let mut batch = Batch::new(Arc::new(served(&config, (4, 12.0), DType::F32, device)));
     // Every fourth token ends a query, so that whether they are allowed is felt.
     let boundary_ids: Arc<[u32]> = (3..vocab).step_by(4).collect();
     for id in 0..3_u32 {
@@ -269,12 +267,7 @@ fn drawn(device: &Device, vocab: u32, sampler: SamplerSettings) -> Vec<FinishedR
         };
         batch.admit(request).unwrap();
     }
-    let mut rows = Vec::new();
-    while batch.n_rows() > 0 {
-        rows.extend(batch.step().unwrap());
-    }
-    rows.sort_by_key(|row| (row.group, row.row_idx));
-    rows
+    to_their_end(batch)
 }
 
 #[test]
