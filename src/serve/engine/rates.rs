@@ -12,6 +12,10 @@ const FADE: f64 = 1.0 - 1.0 / 200.0;
 /// to be measured once nothing was measured for so long.
 const GOOD_FOR: Duration = Duration::from_secs(10);
 
+/// Of the tokens that a list may have, those it is expected to have before any was written: as likely too few as too many. All of them would
+/// refuse readers of a server that has just started, as if each of those before them took several times what she takes.
+const UNSEEN_SHARE: f64 = 0.5;
+
 /// What a request asks of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Work {
@@ -107,12 +111,12 @@ impl Rates {
     }
 
     /// How long work takes from its preparation to its last list, if it need not wait, beside `n_running` rows; none where too little was
-    /// measured, or too long ago. Lists are as long as they may be before any was written.
+    /// measured, or too long ago. Lists are half as long as they may be before any was written.
     pub(super) fn takes(&self, work: &Work, n_running: usize, now: Instant) -> Option<Duration> {
         let is_old = now.saturating_duration_since(self.stepped_at?) >= GOOD_FOR;
         let longest = if work.rows > 1 { self.longest_tokens.value } else { None };
         let (n_tokens, most) = (longest.or(self.list_tokens.value), float(work.row_tokens_max));
-        let n_steps = n_tokens.map_or(most, |n_tokens| n_tokens.min(most));
+        let n_steps = n_tokens.map_or(UNSEEN_SHARE * most, |n_tokens| n_tokens.min(most));
         let prefill = self.prefill.value()? * float(work.prompt_tokens);
         let step = self.step.at(float(n_running + work.rows))?;
         let seconds = self.preparation.value.unwrap_or(0.0) + prefill + n_steps * step;
@@ -228,7 +232,7 @@ mod tests {
         rates.prefilled(100, MS);
         assert_eq!(rates.takes(&WORK, 0, now), None);
         rates.stepped(8, MS, now);
-        close(rates.takes(&WORK, 0, now), MS + 96 * MS);
+        close(rates.takes(&WORK, 0, now), MS + 48 * MS);
         rates.wrote(10);
         close(rates.takes(&WORK, 0, now), MS + 10 * MS);
     }
@@ -238,7 +242,7 @@ mod tests {
         let now = Instant::now();
         let mut rates = Rates::default();
         rates.warmed(&Warmth { prompt_tokens: 200, prefill: 20 * MS, rows: 8, step: 2 * MS }, now);
-        close(rates.takes(&WORK, 0, now), 10 * MS + 96 * 2 * MS);
+        close(rates.takes(&WORK, 0, now), 10 * MS + 48 * 2 * MS);
     }
 
     #[test]
