@@ -78,7 +78,7 @@ pub async fn deadlines(args: &DeadlinesArgs, json: bool, out: &mut dyn Write) ->
         Readers { n_readers: u64::MAX, n_signals: args.signals, n_candidates: args.n, timeout: PATIENCE };
     let lines = Lines::to(house.grpc, args.connections).await?;
     let asking = Asking::new(lines.clone(), readers);
-    let peak = asking.peak(&house, args.clients, Duration::from_secs_f64(args.calm_s)).await?;
+    let (_, peak) = asking.busiest(&house, args.clients, Duration::from_secs_f64(args.calm_s)).await?;
     let before = Computed::of(&house).await?;
     let pace = Pace::during(args.times * peak, Duration::from_secs_f64(args.duration_s));
     let mut found = Found::new()?;

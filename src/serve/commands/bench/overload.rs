@@ -1,12 +1,13 @@
 //! `bench overload`: what a server does that is asked for ten times what it can do, and how soon it is itself again.
 //!
-//! Every request is of another reader, so that the model answers all, and wants a whole answer, so that none is counted that fell short.
+//! Every request is of another reader, so that the model answers all, and wants a whole answer, so that none is counted that fell short. A machine
+//! that is shared does not do as much at one time as at another: all is measured several times in a row, the peak too, and medians count.
 use super::{
     super::CommandError,
     bars::{Bar, Bars},
     house::{House, HouseArgs},
     load::{Ended, Lines, Pace, Readers, closed, open},
-    seen::{Seen, Times},
+    seen::{Seen, Times, median},
 };
 use crate::{
     client::refusal::Refusal,
@@ -18,6 +19,7 @@ use crate::{
 use clap::Args;
 use hyper::body::Bytes;
 use std::{
+    collections::BTreeMap,
     future::Future,
     io::Write,
     pin::Pin,
@@ -30,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 const CALM: f64 = 0.8;
 /// How long the first requests are not counted: a model that has answered nothing yet knows no rates.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// Of a second's requests, those that may be slower than 99 % were before it: where nothing has changed a hundredth is, and of some thirty one or
+/// two.
+const SLOW_SHARE: f64 = 0.1;
 /// The reason of a generation in which no candidate was a list: it says something of the model, and took the server as long as any.
 const NO_LIST: &str = "NO_VALID_LIST";
 /// As many readers as there are numbers: nobody comes twice.
@@ -44,6 +49,9 @@ pub struct OverloadArgs {
     /// For how long, in seconds
     #[arg(long, default_value_t = 60.0)]
     pub overload_s: f64,
+    /// How many times peak, 80 % of it, overload and 80 % again are measured, of which the medians count
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
     /// How long each number of clients seeks the peak, and how long 80 % of it are asked for before and after, in seconds
     #[arg(long, default_value_t = 20.0)]
     pub calm_s: f64,
@@ -77,13 +85,14 @@ impl OverloadArgs {
         let times = in_range(self.overload_s, 86_400.0) && in_range(self.calm_s, 86_400.0);
         if times
             && in_range(self.times, 1000.0)
+            && self.rounds > 0
             && self.clients > 0
             && self.connections > 0
             && self.signals > 0
         {
             return Ok(());
         }
-        let usage = "times must be above 0 and at most 1000, seconds above 0 and at most 86400; clients, connections and signals at least 1";
+        let usage = "times must be above 0 and at most 1000, seconds above 0 and at most 86400; rounds, clients, connections and signals at least 1";
         Err(CommandError::Usage(usage.to_owned()))
     }
 }
@@ -101,19 +110,23 @@ pub async fn overload(args: &OverloadArgs, json: bool, out: &mut dyn Write) -> R
     let readers = Readers { n_readers: READERS, n_signals: args.signals, n_candidates: args.n, timeout };
     let asking = Asking::new(Lines::to(house.grpc, args.connections).await?, readers);
     let calm = Duration::from_secs_f64(args.calm_s);
-    let peak = asking.peak(&house, args.clients, calm).await?;
-    let before = asking.open(Pace::during(CALM * peak, calm)).await?;
-    let overloaded = Duration::from_secs_f64(args.overload_s);
-    // One right after the other, whatever of the first is still under way.
-    let (pace, later) = (Pace::during(args.times * peak, overloaded), Pace::during(CALM * peak, calm));
-    let (over, after) = tokio::join!(asking.open(pace), async {
-        tokio::time::sleep(overloaded).await;
-        asking.open(later).await
-    });
-    let (over, after) = (over?, after?);
+    let (n_clients, _) = asking.busiest(&house, args.clients, calm).await?;
+    let mut rounds = Vec::new();
+    for _ in 0..args.rounds {
+        let peak = asking.per_second(&house, n_clients, calm).await?;
+        let before = asking.open(Pace::during(CALM * peak, calm)).await?;
+        let overloaded = Duration::from_secs_f64(args.overload_s);
+        // One right after the other, whatever of the first is still under way.
+        let (pace, later) = (Pace::during(args.times * peak, overloaded), Pace::during(CALM * peak, calm));
+        let (over, after) = tokio::join!(asking.open(pace), async {
+            tokio::time::sleep(overloaded).await;
+            asking.open(later).await
+        });
+        rounds.push(Round::of(args, peak, [before, over?, after?])?);
+    }
     drop(asking);
     house.close().await?;
-    Found::of(args, peak, [before, over, after])?.report(args, json, out)
+    Found(rounds).report(args, json, out)
 }
 
 /// Sends requests of readers of whom none comes twice.
@@ -140,19 +153,28 @@ impl Asking {
         Self { lines, readers, next: AtomicU64::new(0) }
     }
 
-    /// The most answers per second, by clients that each wait for the answer before: by one, two, four and so on up to so many, each number for a
-    /// while. Too few leave the machine idle, and with too many the server refuses some, who come back later than they could.
+    /// How many clients that each wait for the answer before are given the most answers per second, and how many those are: of one, two, four and so
+    /// on up to so many, each number for a while. Too few leave the machine idle, and with too many the server refuses some, who come back later
+    /// than they could.
     ///
     /// # Errors
     /// If nothing is answered.
-    pub async fn peak(&self, house: &House, clients_max: u64, time: Duration) -> Result<f64, CommandError> {
+    pub async fn busiest(
+        &self,
+        house: &House,
+        clients_max: u64,
+        time: Duration,
+    ) -> Result<(u64, f64), CommandError> {
         closed(1, WARM_UP.min(time), self.call()).await?;
         house.quiet().await?;
-        let mut peak = 0.0_f64;
+        let mut busiest = (1, 0.0_f64);
         for n_clients in (0..).map(|doublings| 1 << doublings).take_while(|&n| n <= clients_max) {
-            peak = peak.max(self.per_second(house, n_clients, time).await?);
+            let per_second = self.per_second(house, n_clients, time).await?;
+            if per_second > busiest.1 {
+                busiest = (n_clients, per_second);
+            }
         }
-        Ok(peak)
+        Ok(busiest)
     }
 
     async fn per_second(&self, house: &House, n_clients: u64, time: Duration) -> Result<f64, CommandError> {
@@ -207,8 +229,25 @@ pub fn seen(phase: &Phase) -> Result<Seen, CommandError> {
     Ok(seen)
 }
 
-/// What was found.
-struct Found {
+/// When the last second ended in which somebody was refused, or more than `SLOW_SHARE` were slower than 99 % of those before were.
+///
+/// The slowest of those before would be no measure: of two phases that are alike either has the slowest.
+fn back(after: &Phase, p99_ms: f64) -> Duration {
+    let mut seconds = BTreeMap::<u64, [u32; 3]>::new();
+    for Ended { due, took, outcome, .. } in after {
+        let [n, n_slow, n_refused] = seconds.entry(due.as_secs()).or_default();
+        *n += 1;
+        *n_slow += u32::from(1000.0 * took.as_secs_f64() > p99_ms);
+        *n_refused += u32::from(outcome.is_err());
+    }
+    let is_strange =
+        |[n, n_slow, n_refused]: [u32; 3]| n_refused > 0 || f64::from(n_slow) > SLOW_SHARE * f64::from(n);
+    let strange = seconds.iter().filter(|&(_, &second)| is_strange(second)).map(|(second, _)| second + 1);
+    Duration::from_secs(strange.max().unwrap_or_default())
+}
+
+/// What was found in a round.
+struct Round {
     peak: f64,
     goodput: f64,
     before: Seen,
@@ -218,60 +257,48 @@ struct Found {
     back: Duration,
 }
 
-impl Found {
+impl Round {
     fn of(args: &OverloadArgs, peak: f64, [before, over, after]: [Phase; 3]) -> Result<Self, CommandError> {
         let overloaded = Duration::from_secs_f64(args.overload_s);
         let in_it = over.iter().filter(|ended| ended.outcome.is_ok() && ended.due + ended.took <= overloaded);
         #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
         let goodput = in_it.count() as f64 / args.overload_s;
-        let slowest = before.iter().filter(|ended| ended.outcome.is_ok()).map(|ended| ended.took).max();
-        let is_normal = |ended: &Ended<Result<Bytes, Refusal>>| {
-            ended.outcome.is_ok() && ended.took <= slowest.unwrap_or_default()
-        };
-        let strange = after.iter().filter(|ended| !is_normal(ended)).map(|ended| ended.due);
         let mut shed = Times::new()?;
         over.iter().filter(|ended| ended.outcome.is_err()).for_each(|ended| shed.add(ended.took));
         let (before, over) = (seen(&before)?.answered_any()?, seen(&over)?.answered_any()?);
-        Ok(Self { peak, goodput, before, over, shed, back: strange.max().unwrap_or_default() })
+        let back = back(&after, before.answered.ms(99.0));
+        Ok(Self { peak, goodput, before, over, shed, back })
     }
 
-    fn bars(&self) -> Bars {
+    fn share_retry(&self) -> f64 {
         #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
-        let share_retry = self.over.n_retry as f64 / self.over.refused.n() as f64;
-        let p99 = self.over.answered.ms(99.0) / self.before.answered.ms(99.0);
-        Bars(vec![
-            Bar::at_least("answers per second, to the peak", self.goodput / self.peak, 0.9),
-            Bar::at_most("p99 of answers, to that at 80 % of the peak", p99, 2.0),
-            Bar::at_most("p99 of refusals, ms", self.shed.ms(99.0), 10.0),
-            Bar::at_least("share of refusals that say when to come again", share_retry, 1.0),
-            Bar::at_most("s until all is as at 80 % before", self.back.as_secs_f64(), 5.0),
-        ])
+        let share = self.over.n_retry as f64 / self.over.refused.n() as f64;
+        share
     }
 
-    fn report(&self, args: &OverloadArgs, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
-        let bars = self.bars();
-        let Self { peak, goodput, before, over, .. } = self;
-        if json {
-            let of = |seen: &Seen| {
-                serde_json::json!({
-                    "answered": seen.answered.n(), "latency_ms": seen.answered.percentiles(),
-                    "refused": seen.refused.n(), "refusal_ms": seen.refused.percentiles(),
-                    "reasons": seen.reasons,
-                })
-            };
-            let report = serde_json::json!({
-                "candidates": args.n, "queue_wait_ms": args.queue_wait_ms, "times": args.times,
-                "overload_s": args.overload_s, "peak_per_s": peak, "goodput_per_s": goodput,
-                "calm": of(before), "overload": of(over), "bars": bars.json(),
-            });
-            return Ok(writeln!(out, "{report}")?);
-        }
+    fn json(&self) -> serde_json::Value {
+        let of = |seen: &Seen| {
+            serde_json::json!({
+                "answered": seen.answered.n(), "latency_ms": seen.answered.percentiles(),
+                "refused": seen.refused.n(), "refusal_ms": seen.refused.percentiles(),
+                "reasons": seen.reasons,
+            })
+        };
+        serde_json::json!({
+            "peak_per_s": self.peak, "goodput_per_s": self.goodput, "back_s": self.back.as_secs(),
+            "calm": of(&self.before), "overload": of(&self.over),
+        })
+    }
+
+    fn print(&self, out: &mut dyn Write) -> Result<(), CommandError> {
+        let Self { peak, goodput, back, .. } = self;
+        let share = goodput / peak;
         writeln!(
             out,
-            "peak {peak:.1} answers per second of {} candidates; {goodput:.1} at {} times the peak for {} s, with waits up to {} ms",
-            args.n, args.times, args.overload_s, args.queue_wait_ms
+            "peak {peak:.1} answers per second, in overload {goodput:.1} ({share:.2}), as before after {} s",
+            back.as_secs()
         )?;
-        for (name, seen) in [("80 %", before), ("overload", over)] {
+        for (name, seen) in [("80 %", &self.before), ("overload", &self.over)] {
             let (answered, refused) = (&seen.answered, &seen.refused);
             writeln!(
                 out,
@@ -287,7 +314,44 @@ impl Found {
                 writeln!(out, "    {reason:<36} {n}")?;
             }
         }
-        Ok(write!(out, "{bars}")?)
+        Ok(())
+    }
+}
+
+/// All rounds.
+struct Found(Vec<Round>);
+
+impl Found {
+    fn bars(&self) -> Bars {
+        let of = |figure: fn(&Round) -> f64| median(self.0.iter().map(figure).collect());
+        let p99 = of(|round| round.over.answered.ms(99.0) / round.before.answered.ms(99.0));
+        Bars(vec![
+            Bar::at_least("answers per second, to the peak", of(|round| round.goodput / round.peak), 0.9),
+            Bar::at_most("p99 of answers, to that at 80 % of the peak", p99, 2.0),
+            Bar::at_most("p99 of refusals, ms", of(|round| round.shed.ms(99.0)), 10.0),
+            Bar::at_least("share of refusals that say when to come again", of(Round::share_retry), 1.0),
+            Bar::at_most("s until all is as at 80 % before", of(|round| round.back.as_secs_f64()), 5.0),
+        ])
+    }
+
+    fn report(&self, args: &OverloadArgs, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
+        let OverloadArgs { n, times, overload_s, queue_wait_ms, .. } = args;
+        if json {
+            let rounds: serde_json::Value = self.0.iter().map(Round::json).collect();
+            let report = serde_json::json!({
+                "candidates": n, "queue_wait_ms": queue_wait_ms, "times": times, "overload_s": overload_s,
+                "rounds": rounds, "bars": self.bars().json(),
+            });
+            return Ok(writeln!(out, "{report}")?);
+        }
+        writeln!(
+            out,
+            "answers of {n} candidates; {times} times the peak for {overload_s} s, with waits up to {queue_wait_ms} ms"
+        )?;
+        for round in &self.0 {
+            round.print(out)?;
+        }
+        Ok(write!(out, "medians of {}:\n{}", self.0.len(), self.bars())?)
     }
 }
 
@@ -308,13 +372,32 @@ mod tests {
         let args = <Line as clap::Parser>::parse_from(args).args;
         let before = vec![ended(0, 100, true), ended(1, 300, true)];
         let over = vec![ended(1, 200, true), ended(9, 900, true), ended(9, 1100, true), ended(2, 1, false)];
-        let after = vec![ended(0, 5, false), ended(3, 301, true), ended(4, 300, true)];
-        let found = Found::of(&args, 0.2, [before, over, after]).unwrap();
-        assert!((found.goodput - 0.2).abs() < 1e-9, "{}", found.goodput);
-        assert_eq!(found.back, Duration::from_secs(3));
-        let met: Vec<bool> =
-            found.bars().json().as_array().unwrap().iter().map(|bar| bar["met"] == true).collect();
+        let after = vec![ended(0, 5, false), ended(3, 310, true), ended(4, 290, true)];
+        let round = Round::of(&args, 0.2, [before, over, after]).unwrap();
+        assert!((round.goodput - 0.2).abs() < 1e-9, "{}", round.goodput);
+        assert_eq!(round.back, Duration::from_secs(4));
+        let met: Vec<bool> = Found(vec![round])
+            .bars()
+            .json()
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|bar| bar["met"] == true)
+            .collect();
         assert_eq!(met, [true, false, true, false, true]);
+    }
+
+    #[test]
+    fn all_is_as_before_after_the_last_second_with_a_refusal_or_many_slow_ones() {
+        let second = |due_s, n, n_slow| {
+            (0..n).map(move |number| ended(due_s, if number < n_slow { 101 } else { 99 }, true))
+        };
+        let after =
+            |third: Vec<_>| back(&second(0, 20, 20).chain(second(1, 20, 2)).chain(third).collect(), 100.0);
+        assert_eq!(after(vec![]), Duration::from_secs(1));
+        assert_eq!(after(second(2, 20, 3).collect()), Duration::from_secs(3));
+        assert_eq!(after(vec![ended(2, 1, false)]), Duration::from_secs(3));
+        assert_eq!(back(&vec![], 100.0), Duration::ZERO);
     }
 
     #[derive(clap::Parser)]
