@@ -33,7 +33,7 @@ KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/cpu", "overlays/gpu", "over
 
 
 def main():
-    n_objects = n_refused = n_published = 0
+    n_objects = n_refused = n_published = n_started = 0
     published = published_schemas(Path(sys.argv[2])) if len(sys.argv) > 2 else {}
     named = [(name, rendered(DEPLOY / "kubernetes" / name)) for name in KUSTOMIZATIONS]
     named += [(f"{name} with {', '.join(more)}", with_components(name, more)) for name, more in COMPONENTS.items()]
@@ -48,6 +48,7 @@ def main():
                 n_published += 1
         check_pods(name, objects)
         check_links(name, ours(objects))
+        n_started += check_starts(name, ours(objects))
         if "with-redis" in name:
             check_redis(name, objects)
         if "experiments" in name:
@@ -57,6 +58,7 @@ def main():
     check_rules_are_new()
     if published:
         step(f"{n_published} custom resources valid by the definitions in {sys.argv[2]}")
+    step(f"{n_started} servers understand what their pods tell them, and nothing misspelt")
     step(f"{n_objects} objects valid for Kubernetes {KUBERNETES}, {n_refused} with a wrong field refused")
 
 
@@ -217,6 +219,34 @@ def check_links(name, objects):
             # An HPA asks its metrics API for the namespace's own; KEDA asks Prometheus for whatever it says.
             for trigger in scaled["spec"].get("triggers", []):
                 expect(f'namespace="{namespace}"' in trigger["metadata"]["query"], f"{name}: scaled by servers of another namespace than {namespace}")
+
+
+def check_starts(name, objects):
+    """A server understands the arguments, the settings and the environment of its pod, and refuses a variable that is misspelt."""
+    pods = [deployment["spec"]["template"]["spec"] for deployment in of_kind(objects, "Deployment")]
+    # The tour has no settings to print.
+    serving = [pod for pod in pods if "serve" in pod["containers"][0]["args"]]
+    for pod in serving:
+        (container,) = pod["containers"]
+        with tempfile.TemporaryDirectory() as folder:
+            mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+            for volume in pod["volumes"]:
+                mounted = Path(folder + mounts[volume["name"]])
+                mounted.mkdir(parents=True)
+                files = called(objects, "ConfigMap", volume["configMap"]["name"])["data"] if "configMap" in volume else {}
+                for file, text in files.items():
+                    (mounted / file).write_text(text)
+
+            def here(value):
+                return folder + value if value.startswith(tuple(mounts.values())) else value
+
+            # What comes from a secret or from the pod is some text.
+            environment = {variable["name"]: here(variable.get("value", "a secret of the check")) for variable in container.get("env", [])}
+            command = [sys.argv[1], *map(here, container["args"]), "--print-config"]
+            for more, is_right in (({}, True), ({"NEWSHOUND__ENGINE__ROWZ_MAX": "8"}, False)):
+                said = subprocess.run(command, env=environment | more, capture_output=True, text=True)
+                expect((said.returncode == 0) == is_right, f"{name}: {more or 'the pod'}: {said.returncode} {said.stderr}")
+    return len(serving)
 
 
 def check_probes(name, container, settings, ports):

@@ -27,10 +27,12 @@ SCRAPES_MIN = 8
 SETTLE_S = 120
 # How long a preview shows, and until what rates look back at is load alone.
 PREVIEW_S, WARM_S = 120, 60
-# Prometheus' own series aside, names in rules are ours or recorded from ours.
+# The namespace that it is scraped as.
+NAMESPACE = "observed"
+# Names in rules are ours, recorded from ours, or those that Prometheus gives every target and every process has.
+SELECTOR = re.compile(r"\b((?:newshound_|job\w*:newshound_|process_|up\b)[\w:]*)\s*(\{[^}]*\})?")
 # But for the proxy, which tour.py has scraped.
 ELSEWHERE = '{job="newshound-proxy"}'
-SELECTOR = re.compile(r"\b((?:newshound_|job\w*:newshound_|up\b)[\w:]*)\s*(\{[^}]*\})?")
 
 
 def main():
@@ -50,6 +52,7 @@ def main():
             check_metrics(server)
             n_panels, n_queries = settled(check_dashboards, prometheus)
             (n_rules,) = settled(check_rules, prometheus)
+            check_scaling(prometheus)
             if arguments.preview:
                 step("preview")
                 time.sleep(WARM_S + PREVIEW_S)
@@ -103,7 +106,7 @@ class Prometheus(Process, Api):
         config["rule_files"] = [str(DEPLOY / "prometheus" / pattern) for pattern in config["rule_files"]]
         # Where the proxy is not, its job would be down.
         del config["scrape_configs"][1:]
-        config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{server.http}"], "labels": {"namespace": "observed"}}]
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{server.http}"], "labels": {"namespace": NAMESPACE}}]
         (work / "prometheus.yml").write_text(yaml.safe_dump(config))
         command = ["prometheus", f"--config.file={work / 'prometheus.yml'}", f"--storage.tsdb.path={work / 'data'}"]
         super().__init__([*command, f"--web.listen-address=127.0.0.1:{port}"], work / "prometheus.log")
@@ -194,7 +197,10 @@ def check_rules(prometheus):
             if rule["health"] != "ok":
                 wrong.append(f"{rule['name']}: {rule['health']} {rule.get('lastError', '')}")
             # An alert has data when it fires; what it looks at must be there before.
-            for name, labels in SELECTOR.findall(rule["query"]):
+            looks_at = SELECTOR.findall(rule["query"])
+            if not looks_at:
+                wrong.append(f"{rule['name']} looks at nothing that is known here")
+            for name, labels in looks_at:
                 if labels != ELSEWHERE and not prometheus.values(f"count({name}{labels})"):
                     wrong.append(f"{rule['name']}: {name}{labels} has no series")
             if rule["type"] == "recording" and not prometheus.values(rule["query"]):
@@ -202,6 +208,17 @@ def check_rules(prometheus):
             if rule["type"] == "alerting" and rule["state"] == "firing":
                 wrong.append(f"{rule['name']} fires at a healthy server")
     return n_rules, wrong
+
+
+def check_scaling(prometheus):
+    """KEDA asks Prometheus itself: there must be one number, which is the pressure of all servers."""
+    (scaled,) = yaml.safe_load_all((DEPLOY / "kubernetes/components/keda/scale.yaml").read_text())
+    (trigger,) = scaled["spec"]["triggers"]
+    query, n_changed = re.subn('namespace="[^"]*"', f'namespace="{NAMESPACE}"', trigger["metadata"]["query"])
+    expect(n_changed == 1, f"{query} asks of no namespace")
+    numbers = prometheus.values(query)
+    expect(len(numbers) == 1 and numbers[0] > 0, f"KEDA would be told {numbers} under load: {query}")
+    step(f"KEDA would be told a pressure of {numbers[0]:.2f}")
 
 
 if __name__ == "__main__":
