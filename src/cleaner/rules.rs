@@ -4,6 +4,7 @@
 //! but a rule that is wrong hides a search from the model. Numbers count as personal only in the shapes in which people write
 //! phone, card, account and social security numbers; check digits are computed where there are any.
 use super::Verdict;
+use unicode_normalization::UnicodeNormalization;
 
 /// Digits of a phone number with its country code (ITU-T E.164).
 const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 8..=15;
@@ -11,6 +12,11 @@ const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 8..=15;
 const DOMESTIC_DIGITS: std::ops::RangeInclusive<usize> = 9..=12;
 /// Digits of a French phone number, which is written in pairs: one of few that do not begin with a longer group.
 const PAIRED_DIGITS: usize = 10;
+/// Digits of a number that stands alone, nothing else beside it, and does not begin with 0: what people look up so is a phone, wherever they live, and
+/// nothing that a list of news could be made of.
+const ALONE_DIGITS: std::ops::RangeInclusive<usize> = 9..=12;
+/// Digits of a Chinese mobile phone, which is written in one piece.
+const CHINESE_DIGITS: usize = 11;
 /// Characters of an account number (ISO 13616).
 const IBAN_CHARS: std::ops::RangeInclusive<usize> = 15..=34;
 /// A word of letters and digits as long as this is a key or a token, not something to read.
@@ -72,7 +78,8 @@ fn says_something(word: &str) -> bool {
 }
 
 fn is_personal(text: &str) -> bool {
-    let lower = text.to_lowercase();
+    // A digit or a letter of full width says what any other says.
+    let lower = text.nfkc().collect::<String>().to_lowercase();
     let words: Vec<&str> = lower.split_whitespace().collect();
     let of_word = |idx: usize| {
         is_mail_address(words[idx])
@@ -81,7 +88,7 @@ fn is_personal(text: &str) -> bool {
             || is_account(&words[idx..])
             || is_secret(&words[idx..])
     };
-    (0..words.len()).any(of_word) || has_number(&lower)
+    (0..words.len()).any(of_word) || has_number(&lower) || is_alone(&lower)
 }
 
 fn is_mail_address(word: &str) -> bool {
@@ -181,6 +188,17 @@ fn has_number(text: &str) -> bool {
     })
 }
 
+/// A text that is one long number and nothing else, but for years in a row.
+fn is_alone(text: &str) -> bool {
+    let groups = groups(text);
+    let digits: String = groups.iter().map(|group| group.digits).collect();
+    let is_year = |group: &Group<'_>| group.digits.len() == 4 && group.digits.starts_with(['1', '2']);
+    ALONE_DIGITS.contains(&digits.len())
+        && !digits.starts_with('0')
+        && text.chars().all(|c| c.is_ascii_digit() || c.is_whitespace() || matches!(c, '-' | '–' | '(' | ')'))
+        && !groups.iter().all(is_year)
+}
+
 fn is_number(groups: &[Group<'_>], digits: &str) -> bool {
     let joints: Vec<&str> = groups[1..].iter().map(|group| group.joint.trim()).collect();
     let lengths: Vec<usize> = groups.iter().map(|group| group.digits.len()).collect();
@@ -196,12 +214,31 @@ fn is_number(groups: &[Group<'_>], digits: &str) -> bool {
         && digits.len() == PAIRED_DIGITS
         && lengths.iter().all(|&length| length == 2)
         && joints.iter().all(|joint| *joint == joints[0] && matches!(*joint, "" | "." | "-"));
-    let is_american = lengths == [3, 3, 4] && (is_hyphen(joints[1]) || joints == [".", "."]);
+    let has_area = groups[0].joint.ends_with('(') && joints.first() == Some(&")");
+    let is_american = lengths == [3, 3, 4] && (has_area || is_hyphen(joints[1]) || joints == [".", "."]);
+    let is_spanish = lengths == [3, 2, 2, 2]
+        && digits.starts_with(['6', '7', '8', '9'])
+        && joints.iter().all(|joint| joint.is_empty());
+    let is_russian = digits.starts_with('8')
+        && (lengths == [1, 3, 3, 2, 2] || lengths == [1, 3, 3, 4])
+        && !joints.contains(&".");
+    // With so many zeros it is a sum of money.
+    let is_chinese = lengths == [CHINESE_DIGITS]
+        && digits.starts_with('1')
+        && digits.as_bytes()[1] >= b'3'
+        && !digits.ends_with("00000");
     let is_social_security = lengths == [3, 2, 4] && joints.iter().all(|joint| is_hyphen(joint));
     let is_card = is_issued(digits)
         && joints.iter().all(|joint| joint.is_empty() || is_hyphen(joint))
         && has_check_digit(digits);
-    is_international || is_domestic || is_paired || is_american || is_social_security || is_card
+    let is_phone =
+        is_international || is_domestic || is_paired || is_american || is_spanish || is_russian || is_chinese;
+    is_phone || is_social_security || is_card
+}
+
+/// A letter of Chinese or Japanese: numbers stand beside them as beside a space.
+fn stands_without_space(c: char) -> bool {
+    matches!(c, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}')
 }
 
 /// Groups of digits in their order; `joint` is all that stands before a group and after the one before.
@@ -212,7 +249,7 @@ fn groups(text: &str) -> Vec<Group<'_>> {
         let start = at + found;
         let end =
             text[start..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |length| start + length);
-        let touches = |c: Option<char>| c.is_some_and(char::is_alphabetic);
+        let touches = |c: Option<char>| c.is_some_and(|c| c.is_alphabetic() && !stands_without_space(c));
         let is_free = !touches(text[..start].chars().next_back()) && !touches(text[end..].chars().next());
         groups.push(Group { joint: &text[joint_at..start], digits: &text[start..end], is_free });
         (joint_at, at) = (end, end);
@@ -220,10 +257,13 @@ fn groups(text: &str) -> Vec<Group<'_>> {
     groups
 }
 
-/// The first digit of a payment card's issuer with as many digits as its cards have (ISO/IEC 7812); those that begin with 2 look
-/// like years.
+/// The first digits of a payment card's issuer with as many digits as its cards have (ISO/IEC 7812). Of those that begin with 2 all are above 2220, which
+/// is no year yet.
 fn is_issued(digits: &str) -> bool {
+    let first_four = || digits.get(..4).and_then(|four| four.parse::<u32>().ok()).unwrap_or_default();
     match (digits.as_bytes()[0], digits.len()) {
+        (b'2', 16) => (2221..=2720).contains(&first_four()),
+        (b'3', 16) => (3528..=3589).contains(&first_four()),
         (b'3', n) => (14..=15).contains(&n),
         (b'4', n) => [13, 16, 19].contains(&n),
         (b'5', n) => n == 16,
@@ -261,6 +301,21 @@ mod tests {
                 "mail to jane.doe@example.org",
                 "(jane@example.co.uk)",
                 "call +49 170 1234567",
+                "ｊａｎｅ＠example.org",
+                "call ＋４９ 170 1234567",
+                "415 555 2671",
+                "who calls from (415) 555 2671",
+                "3471234567",
+                "98765 43210",
+                "13812345678",
+                "call 13812345678 now",
+                "联系13812345678",
+                "llamar al 612 34 56 78",
+                "612 345 678",
+                "8 916 123-45-67",
+                "звонить 8 (916) 123-45-67",
+                "card 3530111333300000",
+                "pay with 2223 0031 2200 3222",
                 "flat 5 +49 170 1234567",
                 "0170-123-4567 who is this",
                 "room 12 0170 1234567",
@@ -297,6 +352,13 @@ mod tests {
                 "olympics 2024 2028",
                 "boeing 737 800 2024",
                 "1000000 seconds in days",
+                "2020 2024 2028",
+                "13000000000 won in usd",
+                "65000 75000 salary",
+                "415 555 2671 steam locomotive",
+                "8 100 200 300 calories",
+                "2024 2028 2032 2036",
+                "2024年7月12日",
                 "password manager reviews",
                 "token economy explained",
                 "victoria's secret: angels film",

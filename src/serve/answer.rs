@@ -7,6 +7,7 @@ mod elsewhere;
 mod error;
 mod forgetting;
 mod generating;
+mod judging;
 
 use crate::{
     experiment::policy::Rung,
@@ -32,6 +33,7 @@ pub use answered::{Answered, Origin};
 use counted::Counted;
 use elsewhere::{Looked, Others};
 pub use error::ServeError;
+pub use judging::Asker;
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},

@@ -17,6 +17,7 @@ use crate::{
         engine::{
             admission::Load,
             prefixes::{PrefixLimits, Prefixes},
+            pulse::Pulse,
         },
         metrics::{
             Metrics,
@@ -46,6 +47,7 @@ mod pace;
 mod patience;
 mod precedence;
 pub mod prefixes;
+mod pulse;
 mod rates;
 mod thread;
 
@@ -74,6 +76,8 @@ pub struct Limits {
     pub sharing: Sharing,
     /// What is kept of prompts.
     pub prefixes: PrefixLimits,
+    /// How long a step may take; one that takes longer does not end.
+    pub step_max: Duration,
 }
 
 /// One prompt to decode.
@@ -223,6 +227,8 @@ pub enum Ending {
     Stopped,
     /// It panicked: the process must not go on.
     Panicked,
+    /// It has not, and never will: the process must not go on either.
+    Stuck,
 }
 
 /// The way to the model thread. Cheap to clone.
@@ -240,6 +246,7 @@ struct Shared {
     limits: Limits,
     stopping: AtomicBool,
     load: Load,
+    pulse: Pulse,
     metrics: Arc<Metrics>,
 }
 
@@ -259,11 +266,23 @@ pub struct EngineThread {
     handle: JoinHandle<()>,
     /// Resolves when it takes jobs, and knows how long they take.
     pub warm: oneshot::Receiver<()>,
-    /// Resolves when the thread has ended.
-    pub ended: oneshot::Receiver<Ending>,
+    ended: oneshot::Receiver<Ending>,
+    shared: Arc<Shared>,
 }
 
 impl EngineThread {
+    /// Waits until the thread has ended, or stands still.
+    pub async fn ended(&mut self) -> Ending {
+        let Limits { step_max, .. } = self.shared.limits;
+        tokio::select! {
+            ending = &mut self.ended => ending.unwrap_or(Ending::Panicked),
+            () = self.shared.pulse.stands_still(step_max) => {
+                error!(step_max_ms = %step_max.as_millis(), "model thread stands still");
+                Ending::Stuck
+            }
+        }
+    }
+
     /// Waits for the end of the thread; blocks.
     pub fn join(self) {
         if self.handle.join().is_err() {
@@ -287,10 +306,10 @@ impl Engine {
     ) -> std::io::Result<(Self, EngineThread)> {
         // Two more than the places: neither a wake-up nor a reader who wants to be forgotten waits behind a full queue.
         let (commands, inbox) = mpsc::channel(limits.queue_max + 2);
-        let (stopping, load) = (AtomicBool::new(false), Load::new(limits.room));
-        let shared = Arc::new(Shared { limits, stopping, load, metrics });
+        let (stopping, load, pulse) = (AtomicBool::new(false), Load::new(limits.room), Pulse::default());
+        let shared = Arc::new(Shared { limits, stopping, load, pulse, metrics });
         let ((warmed, warm), (ending, ended)) = (oneshot::channel(), oneshot::channel());
-        let of_thread = Arc::clone(&shared);
+        let (of_thread, of_end) = (Arc::clone(&shared), Arc::clone(&shared));
         let workers = workers("model").map_err(std::io::Error::other)?;
         let handle = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
             let run = || {
@@ -313,7 +332,7 @@ impl Engine {
             let _ = ending.send(how);
         })?;
         let forgetting = Arc::new(Semaphore::new(1));
-        Ok((Self { commands, forgetting, shared }, EngineThread { handle, warm, ended }))
+        Ok((Self { commands, forgetting, shared }, EngineThread { handle, warm, ended, shared: of_end }))
     }
 
     /// Queues a job on its ticket. Dropping the receiver gives the job up: its rows are freed within one step.

@@ -139,7 +139,7 @@ impl Writer {
     /// If the cleaner fails.
     pub async fn verdicts(self: &Arc<Self>, texts: Vec<Judged>) -> Result<Vec<Verdict>, ServeError> {
         let writer = Arc::clone(self);
-        let judged = tokio::task::spawn_blocking(move || match &writer.cleaner {
+        let judged = self.solo.run(move || match &writer.cleaner {
             Some(cleaner) => {
                 let judged = texts.iter().map(|judged| (judged.stream, judged.text.as_str()));
                 let verdicts = cleaner.verdicts(judged).map_err(cleaner_failed)?.into_iter().zip(&texts);
@@ -149,7 +149,7 @@ impl Writer {
             }
             None => Ok(Vec::new()),
         });
-        judged.await.map_err(|_| ServeError::Panicked)?
+        judged.await?
     }
 
     fn job(

@@ -79,10 +79,12 @@ use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::D
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
 use tonic_health::server::{HealthReporter, HealthService};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// How often histograms are folded and the cache is measured.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a server that has nobody left to answer waits for the step that its model is in. What it computes is of no use any more.
+const LAST_STEP_MAX: Duration = Duration::from_secs(2);
 
 /// Why the server did not start, or did not end well.
 #[derive(Debug, Error)]
@@ -139,9 +141,9 @@ pub enum RunError {
     /// The gRPC server failed.
     #[error(transparent)]
     Rpc(#[from] RpcError),
-    /// The model thread panicked.
-    #[error("model thread panicked")]
-    EnginePanicked,
+    /// The model thread panicked, or a step of it did not end: the log says which.
+    #[error("model thread failed")]
+    EngineFailed,
 }
 
 /// Open sockets of a server.
@@ -288,19 +290,23 @@ pub async fn run_with(
     shared.into_iter().for_each(|shared| drop(background.spawn(async move { shared.keep().await })));
     let served = rpc.serve(grpc, end(shutdown, Arc::clone(&models))).await;
     health.draining().await;
-    let ended_well = models.end().await;
+    let ended = tokio::time::timeout(LAST_STEP_MAX, models.end()).await;
+    if ended.is_err() {
+        warn!("model thread is in the middle of a step, and is left behind");
+    }
     drop(background);
     close(log, spans).await;
     served?;
     info!("stopped");
-    if ended_well { Ok(()) } else { Err(RunError::EnginePanicked) }
+    // Whoever was told to end has ended well, whatever nobody waits for any more.
+    if ended.unwrap_or(true) { Ok(()) } else { Err(RunError::EngineFailed) }
 }
 
 /// Until the server is told to end, or there is no model any more.
 async fn end(shutdown: impl Future<Output = ()>, models: Arc<Models>) {
     tokio::select! {
         () = shutdown => {}
-        () = models.panicked() => {}
+        () = models.failed() => {}
     }
 }
 

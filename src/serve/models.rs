@@ -300,9 +300,9 @@ impl Models {
         }
     }
 
-    /// Resolves when a model thread has panicked.
-    pub async fn panicked(&self) {
-        self.workshop.panicked().await;
+    /// Resolves when a model thread has panicked or stands still.
+    pub async fn failed(&self) {
+        self.workshop.failed().await;
     }
 
     /// Ends every model thread and joins it. Says whether all ended as they were told.

@@ -107,6 +107,7 @@ fn limits(settings: EngineSettings) -> Limits {
             aging: settings.aging,
         },
         prefixes: PrefixLimits { bytes_max: settings.prefix_bytes_max, age_max: settings.prefix_age_max },
+        step_max: settings.step_max,
     }
 }
 

@@ -115,8 +115,12 @@ fn a_file_can_be_checked_before_a_server_reads_it() {
     };
     let check = |file| checked(file, false, false);
     let text = check(sample).unwrap();
-    for told in ["best-of is on", "temperature is off", "sets candidate_count, cache_ttl_ms", "sets nothing"]
-    {
+    for told in [
+        "best-of is on, phase 1, hash version 2\n",
+        "temperature is off, phase 1, hash version 1, by which a change of weights moves readers",
+        "sets candidate_count, cache_ttl_ms",
+        "sets nothing",
+    ] {
         assert!(text.contains(told), "{told} is not in {text}");
     }
     let dir = tempfile::tempdir().unwrap();

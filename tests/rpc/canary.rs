@@ -38,7 +38,7 @@ async fn serving(dir: &TempDir, collector: &Collector) -> Server {
 }
 
 fn planted(number: usize) -> GenerateQueriesRequest {
-    let mut request = request(&format!("{CANARY}-{number}"));
+    let mut request = request(&format!("{CANARY}-{}", number % 4));
     request.correlation_id = CANARY.to_owned();
     let signals = (0..4).map(|at| {
         let mut signal =
@@ -67,18 +67,21 @@ async fn words_of_one_reader_reach_no_other_reader_metric_record_log_or_trace() 
     let mut planting = server.client().await;
     let planter = tokio::spawn(async move {
         // As long as the others ask: in the same batches, and from kept prompts.
-        for number in (0..4).cycle() {
+        for number in 0.. {
             answer(&mut planting, planted(number)).await;
         }
     });
     let mut client = server.client().await;
     for number in 0..n_others() {
+        // Each is generated, and none found in the cache.
         let mut other = request(&format!("reader{}", number % 8));
-        other.signals.push(signal(Stream::Search, &format!("storm warning {}", number % 7), 1_700_000_200));
+        other.signals.push(signal(Stream::Search, &format!("storm warning {number}"), 1_700_000_200));
         let answered = answer(&mut client, other).await;
         assert!(!answered.contains(CANARY), "{answered}");
     }
     assert!(server.metric("newshound_prefix_tokens_total").await.unwrap() > 0.0, "prompts were kept");
+    let n_generated = server.metric("newshound_prompt_tokens_count").await.unwrap();
+    assert!(n_generated >= f64::from(u32::try_from(n_others()).unwrap()), "{n_generated} prompts");
     let (_, metrics) = server.get("/metrics").await;
     assert!(!metrics.contains(CANARY));
     planter.abort();

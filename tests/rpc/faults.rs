@@ -1,8 +1,8 @@
 //! What breaks inside is told outside in one word, and what can go on goes on.
 use super::script::Mishap;
 use super::server::{Plan, ask, options, refusal, request, within};
-use newshound::serve::{Listeners, RunError, rpc::proto::RerankMethod};
-use std::net::SocketAddr;
+use newshound::serve::{Listeners, RunError, rpc::proto::RerankMethod, settings::ServeSettings};
+use std::{net::SocketAddr, time::Duration};
 use tonic::Code;
 
 #[tokio::test]
@@ -93,8 +93,22 @@ async fn a_model_thread_that_panics_or_holds_a_row_for_nobody_ends_the_server_wi
         let status = within(client.generate_queries(request("reader"))).await.unwrap_err();
         refusal(&status, Code::Unavailable, "ENGINE_GONE");
         drop(client);
-        assert!(matches!(server.ended().await, Err(RunError::EnginePanicked)));
+        assert!(matches!(server.ended().await, Err(RunError::EngineFailed)));
     }
+}
+
+#[tokio::test]
+async fn a_step_that_does_not_end_ends_the_server_with_an_error() {
+    let hasty = |settings: &mut ServeSettings| {
+        settings.engine.step_max = Duration::from_secs(1);
+        settings.shutdown.drain_deadline = Duration::from_millis(100);
+    };
+    let mut server = Plan::new().gated().with(hasty).start().await;
+    let mut client = server.client().await;
+    let running = tokio::spawn(async move { client.generate_queries(request("reader")).await });
+    server.until("newshound_running_rows", 4.0).await;
+    assert!(matches!(server.ended().await, Err(RunError::EngineFailed)));
+    within(running).await.unwrap().unwrap_err();
 }
 
 #[tokio::test]

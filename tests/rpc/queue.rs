@@ -47,7 +47,7 @@ async fn full_queue_refuses_with_resource_exhausted_and_accepts_again_later() {
     let status = refused.expect("one of them is refused");
     let details = refusal(&status, Code::ResourceExhausted, "QUEUE_FULL");
     let delay = details.retry_info().unwrap().retry_delay.unwrap();
-    assert!(delay >= Duration::from_millis(50) && delay <= Duration::from_secs(10), "{delay:?}");
+    assert!(delay >= Duration::from_millis(50) && delay <= Duration::from_secs(15), "{delay:?}");
     assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
 
     server.gate.open();

@@ -1,29 +1,45 @@
 //! What one tenant takes of the model is its own: others are served as ever.
-use super::server::{Client, Plan, Server, cache_status, refusal, request, signal, within};
-use newshound::serve::rpc::proto::{self, GenerateQueriesResponse};
+use super::server::{Client, Plan, Server, cache_status, options, refusal, request, signal, within};
+use newshound::serve::rpc::proto::{self, GenerateQueriesRequest, GenerateQueriesResponse};
 use std::time::Duration;
 use tonic::{Code, Request, Status};
 
 /// What a bucket holds here. It fills by one token a second: slower than anything here counts.
 const BUCKET: u64 = 3600;
 
-async fn serving() -> Server {
-    let plan = Plan::new().with(|settings| {
+fn limited(plan: Plan) -> Plan {
+    plan.with(|settings| {
         settings.tenants.tokens_per_minute = BUCKET / 60;
         settings.tenants.burst = Duration::from_secs(3600);
         settings.tenants.limits.insert("large".to_owned(), 0);
-    });
-    plan.start().await
+    })
 }
 
-/// Asks as a tenant, of a reader who did something else each time.
+async fn serving() -> Server {
+    limited(Plan::new()).start().await
+}
+
+/// What a reader asks who did something else each time.
+fn question(number: i64) -> GenerateQueriesRequest {
+    let mut question = request("reader");
+    question.signals.push(signal(proto::Stream::Search, "storm warning tonight", 1_700_000_200 + number));
+    question
+}
+
+/// Asks as a tenant.
 async fn ask_as(
     client: &mut Client,
     tenant: &'static str,
     number: i64,
 ) -> Result<GenerateQueriesResponse, Status> {
-    let mut question = request("reader");
-    question.signals.push(signal(proto::Stream::Search, "storm warning tonight", 1_700_000_200 + number));
+    send_as(client, tenant, question(number)).await
+}
+
+async fn send_as(
+    client: &mut Client,
+    tenant: &'static str,
+    question: GenerateQueriesRequest,
+) -> Result<GenerateQueriesResponse, Status> {
     let mut question = Request::new(question);
     question.metadata_mut().insert("x-newshound-tenant", tenant.parse().unwrap());
     within(client.generate_queries(question)).await.map(tonic::Response::into_inner)
@@ -73,6 +89,21 @@ async fn a_tenant_whose_budget_is_used_up_is_told_when_to_come_back_and_others_a
     assert_eq!(server.metric("newshound_outcomes_total{outcome=\"rejected\"}").await, Some(4.0));
     let (_, text) = server.get("/metrics").await;
     assert!(!text.contains("noisy") && !text.contains("quiet"), "no series has a tenant's name");
+}
+
+#[tokio::test]
+async fn signals_are_judged_for_those_alone_whose_tenants_budget_allows_it() {
+    let server = limited(Plan::new().with_cleaner()).start().await;
+    let mut client = server.client().await;
+    exhaust(&mut client, "noisy").await;
+    ask_as(&mut client, "large", 0).await.unwrap();
+    for (tenant, is_judged) in [("noisy", false), ("large", true)] {
+        let mut judged = question(0);
+        options(&mut judged).return_signal_verdicts = true;
+        let answered = send_as(&mut client, tenant, judged).await.unwrap();
+        assert_eq!(cache_status(&answered), proto::CacheStatus::Hit, "{tenant}");
+        assert_eq!(answered.signal_verdicts.is_empty(), !is_judged, "{tenant}");
+    }
 }
 
 #[tokio::test]

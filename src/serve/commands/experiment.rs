@@ -116,7 +116,12 @@ fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     for experiment in &experiments.experiments {
         let state = if experiment.enabled { "on" } else { "off" };
         let (phase, hash) = (&experiment.spread.phase, experiment.spread.version.number());
-        writeln!(out, "  {} is {state}, phase {phase}, hash version {hash}", experiment.id)?;
+        let moves = if hash == 1 {
+            ", by which a change of weights moves readers between arms (2 leaves them)"
+        } else {
+            ""
+        };
+        writeln!(out, "  {} is {state}, phase {phase}, hash version {hash}{moves}", experiment.id)?;
         for arm in &experiment.arms {
             let fields: Vec<&str> = arm.policy.fields().map(|field| field.word()).collect();
             let sets = if fields.is_empty() { "nothing".to_owned() } else { fields.join(", ") };

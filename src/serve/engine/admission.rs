@@ -299,7 +299,7 @@ mod tests {
     use super::*;
     use crate::serve::{
         batcher::{Batcher, Sharing, Standing},
-        engine::prefixes::PrefixLimits,
+        engine::{prefixes::PrefixLimits, pulse::Pulse},
         metrics::Metrics,
     };
     use std::sync::atomic::AtomicBool;
@@ -425,9 +425,11 @@ mod tests {
             overtake_max: Duration::ZERO,
             sharing: Sharing { interactive: 0.0, above_bulk: 0.5, aging: Duration::MAX },
             prefixes: PrefixLimits { bytes_max: 0, age_max: Duration::ZERO },
+            step_max: Duration::MAX,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        Arc::new(Shared { limits, stopping: AtomicBool::new(false), load: Load::new(room), metrics })
+        let (stopping, load, pulse) = (AtomicBool::new(false), Load::new(room), Pulse::default());
+        Arc::new(Shared { limits, stopping, load, pulse, metrics })
     }
 
     const ONE: Room = Room { rows: 8, tokens: 100 };

@@ -37,6 +37,7 @@ pub(super) fn run<G: Generator>(
     };
     thread.serve(inbox);
     thread.give_up();
+    shared.pulse.rest();
     shared.metrics.idle_until(Instant::now());
 }
 
@@ -97,11 +98,13 @@ impl<G: Generator> Thread<'_, G> {
             if self.running.is_empty() && self.waiting.is_empty() && self.arriving.is_none() {
                 self.left_at = None;
                 self.show_state();
+                self.shared.pulse.rest();
                 match inbox.blocking_recv() {
                     Some(command) => self.take(command),
                     None => return,
                 }
             }
+            self.shared.pulse.beat();
             while let Ok(command) = inbox.try_recv() {
                 self.take(command);
             }

@@ -236,7 +236,8 @@ pub struct Workshop {
     pub(super) models_max: usize,
     /// One task for each model thread, which ends after it.
     threads: TaskTracker,
-    panicked: CancellationToken,
+    /// A model thread has panicked or stands still.
+    failed: CancellationToken,
 }
 
 impl fmt::Debug for Workshop {
@@ -258,8 +259,8 @@ impl Workshop {
         models_max: usize,
     ) -> io::Result<Self> {
         let (places, threads) = (Arc::new(Semaphore::new(models_max)), TaskTracker::new());
-        let (panicked, solo) = (CancellationToken::new(), Arc::new(Solo::start()?));
-        Ok(Self { loader, limits, generation, topics, metrics, solo, places, models_max, threads, panicked })
+        let (failed, solo) = (CancellationToken::new(), Arc::new(Solo::start()?));
+        Ok(Self { loader, limits, generation, topics, metrics, solo, places, models_max, threads, failed })
     }
 
     /// Waits for a place; none if it takes longer than `patience`.
@@ -306,7 +307,7 @@ impl Workshop {
             // A thread that ends instead says so itself.
             let _ = (&mut thread.warm).await;
         }
-        self.threads.spawn(see_to_its_end(thread, place, (generation, self.panicked.clone())));
+        self.threads.spawn(see_to_its_end(thread, place, (generation, self.failed.clone())));
         let facts = ModelFacts {
             generation,
             resident: resident.to_owned(),
@@ -332,33 +333,33 @@ impl Workshop {
         }))
     }
 
-    /// Resolves when a model thread has panicked.
-    pub async fn panicked(&self) {
-        self.panicked.cancelled().await;
+    /// Resolves when a model thread has panicked or stands still.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// Waits for the end of every thread. Says whether all ended as they were told.
     pub async fn ended(&self) -> bool {
         self.threads.close();
         self.threads.wait().await;
-        !self.panicked.is_cancelled()
+        !self.failed.is_cancelled()
     }
 }
 
 async fn see_to_its_end(
     mut thread: EngineThread,
     place: Place,
-    (generation, panicked): (u64, CancellationToken),
+    (generation, failed): (u64, CancellationToken),
 ) {
-    let ending = (&mut thread.ended).await.unwrap_or(Ending::Panicked);
+    let ending = thread.ended().await;
     // The thread has reported its end, so joining takes no time; it is a blocking call all the same.
-    if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
+    if ending != Ending::Stuck && tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
         error!("model thread could not be joined");
     }
     drop(place);
     match ending {
         Ending::Stopped => info!(generation, "model left memory"),
-        Ending::Panicked => panicked.cancel(),
+        Ending::Panicked | Ending::Stuck => failed.cancel(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         policy::Rung,
     },
     serve::{
-        answer::{Answerer, ServeError},
+        answer::{Answerer, Asker, ServeError},
         batcher::Class,
         candidate::Candidate,
         experiments::{InForce, enrolment::Enrolment},
@@ -27,11 +27,10 @@ use crate::{
         settings::{CANDIDATES_MAX, ServeSettings},
         traces::{Trace, Traces},
     },
-    telemetry::Chain,
 };
 use std::{sync::Arc, time::Instant};
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
-use tracing::{Instrument, warn};
+use tracing::Instrument;
 
 /// What the service asks.
 #[derive(Clone, Debug)]
@@ -195,22 +194,17 @@ impl Shared {
     ) -> Result<proto::GenerateQueriesResponse, Status> {
         let started = Instant::now();
         let (question, correlation_id) = (asked.question, asked.correlation_id);
-        let (user, tenant) = (question.user.clone(), question.tenant.clone());
+        let user = question.user.clone();
+        let asker = Asker { tenant: question.tenant.clone(), deadline: question.deadline };
         let enrolment = Arc::clone(&question.enrolment);
         let writer = Arc::clone(&question.writer);
         question.trace.asked(&question, &response_id);
         let lines = question.trace.log_span();
         let answered = self.rooms.answerer.answer(question, watch).instrument(lines).await;
         let answered = answered.map_err(|error| status::status(&error))?;
-        self.rooms.ledger.expose((tenant.as_deref(), &user), &response_id, &enrolment, &answered).await;
-        let verdicts = match asked.judged.is_empty() {
-            true => Vec::new(),
-            // They are extra: an answer that is there is not lost with them.
-            false => writer.verdicts(asked.judged).await.unwrap_or_else(|error| {
-                warn!(error = %Chain(&error), "signals have no verdicts");
-                Vec::new()
-            }),
-        };
+        let reader = (asker.tenant.as_deref(), &user);
+        self.rooms.ledger.expose(reader, &response_id, &enrolment, &answered).await;
+        let verdicts = self.rooms.answerer.judge(&asker, &writer, asked.judged).await;
         let signal_verdicts = encode::verdicts(&verdicts);
         let response = encode::response(&answered.answer, answered.origin, started.elapsed());
         let candidates =

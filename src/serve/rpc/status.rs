@@ -32,6 +32,9 @@ const DRAINING_RETRY_AFTER: Duration = Duration::from_millis(100);
 /// When to ask again for a reader to be forgotten: Redis is tried every second or so.
 const SHARED_CACHE_RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// By how much longer a client is told to wait than is needed: all who are refused at one moment would else come back at one.
+const RETRY_SPREAD: std::ops::Range<f64> = 1.0..1.5;
+
 /// Most violations that are kept: more than `VIOLATION_BYTES_MAX` lets through. What follows is counted.
 const VIOLATIONS_MAX: usize = 128;
 
@@ -212,8 +215,10 @@ fn busy(message: &str, reason: &str, retry_after: Duration) -> Status {
     later((Code::ResourceExhausted, message), details, Some(retry_after))
 }
 
-/// What a client hears that is to come back, after `retry_after` where that is known; without it, nothing says that coming back is of use.
+/// What a client hears that is to come back, after `retry_after` or somewhat later where that is known; without it, nothing says that coming back is
+/// of use.
 fn later((code, message): (Code, &str), mut details: ErrorDetails, retry_after: Option<Duration>) -> Status {
+    let retry_after = retry_after.map(spread);
     if retry_after.is_some() {
         details.set_retry_info(retry_after);
     }
@@ -223,6 +228,10 @@ fn later((code, message): (Code, &str), mut details: ErrorDetails, retry_after: 
         status.metadata_mut().insert("grpc-retry-pushback-ms", milliseconds(retry_after).into());
     }
     status
+}
+
+fn spread(delay: Duration) -> Duration {
+    Duration::try_from_secs_f64(delay.as_secs_f64() * rand::random_range(RETRY_SPREAD)).unwrap_or(delay)
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -260,13 +269,31 @@ mod tests {
         status
     }
 
+    fn delay_of(status: &Status) -> Option<Duration> {
+        status.get_error_details().retry_info().and_then(|info| info.retry_delay)
+    }
+
+    #[test]
+    fn those_who_are_refused_together_are_not_told_to_come_back_together() {
+        let retry_after = Duration::from_millis(1000);
+        let told = |_| delay_of(&status(&ServeError::QueueFull { queued: 3, retry_after })).unwrap();
+        let delays: std::collections::HashSet<Duration> = (0..32).map(told).collect();
+        assert!(delays.len() > 16, "{delays:?}");
+        assert!(
+            delays.iter().all(|&delay| delay >= retry_after && delay < retry_after * 3 / 2),
+            "{delays:?}"
+        );
+        assert_eq!(spread(Duration::MAX), Duration::MAX);
+    }
+
     #[test]
     fn every_error_has_a_code_and_a_reason() {
         let retry_after = Duration::from_millis(250);
         let full =
             check(&ServeError::QueueFull { queued: 3, retry_after }, Code::ResourceExhausted, "QUEUE_FULL");
-        assert_eq!(full.get_error_details().retry_info().unwrap().retry_delay, Some(retry_after));
-        assert_eq!(full.metadata().get("grpc-retry-pushback-ms").unwrap(), "250");
+        let told = delay_of(&full).unwrap();
+        let pushback = full.metadata().get("grpc-retry-pushback-ms").unwrap().to_str().unwrap().to_owned();
+        assert_eq!(pushback, told.as_millis().to_string());
         let aged = ServeError::QueueAge { waited_ms: 9, retry_after };
         check(&aged, Code::ResourceExhausted, "QUEUE_AGE");
         let backlog = ServeError::TokenBacklog { tokens: 1000, retry_after };
@@ -278,18 +305,16 @@ mod tests {
             let late = ServeError::DeadlineUnreachable { takes, left, retry_after };
             let late = check(&late, Code::DeadlineExceeded, "DEADLINE_UNREACHABLE");
             assert_eq!(late.metadata().contains_key("grpc-retry-pushback-ms"), retry_after.is_some());
+            assert_eq!(delay_of(&late).is_some(), retry_after.is_some());
             let details = late.get_error_details();
-            assert_eq!(details.retry_info().and_then(|info| info.retry_delay), retry_after);
             let facts = &details.error_info().unwrap().metadata;
             assert_eq!((facts["estimated_ms"].as_str(), facts["remaining_ms"].as_str()), ("900", "300"));
         }
         check(&ServeError::DeadlineHit, Code::DeadlineExceeded, "DEADLINE_HIT");
         let draining = check(&ServeError::Draining, Code::Unavailable, "DRAINING");
-        let delay = draining.get_error_details().retry_info().unwrap().retry_delay;
-        assert_eq!(delay, Some(DRAINING_RETRY_AFTER));
+        assert_eq!(delay_of(&draining), Some(DRAINING_RETRY_AFTER));
         let silent = check(&ServeError::SharedCacheSilent, Code::Unavailable, "SHARED_CACHE_UNAVAILABLE");
-        let delay = silent.get_error_details().retry_info().unwrap().retry_delay;
-        assert_eq!(delay, Some(SHARED_CACHE_RETRY_AFTER));
+        assert_eq!(delay_of(&silent), Some(SHARED_CACHE_RETRY_AFTER));
         check(&ServeError::EngineGone, Code::Unavailable, "ENGINE_GONE");
         check(&ServeError::NoRewardHead, Code::FailedPrecondition, "NO_REWARD_HEAD");
         check(&ServeError::NoValidList { n_candidates: 8 }, Code::NotFound, "NO_VALID_LIST");

@@ -48,6 +48,9 @@ pub struct EngineSettings {
     pub prefix_bytes_max: usize,
     /// `prefix_age_max_ms`: how long they are kept after their last use. Default 600,000: most of a visit.
     pub prefix_age_max: Duration,
+    /// `step_max_ms`: how long a step of the model may take; one that takes longer does not end, and the server ends instead, so that whatever started it starts
+    /// it again. To the second, at least one. Default 30,000: a step takes milliseconds, and seconds where a large network has a long prompt on a slow machine.
+    pub step_max: Duration,
 }
 
 impl EngineSettings {
@@ -66,6 +69,7 @@ impl EngineSettings {
             aging: Duration::from_secs(2),
             prefix_bytes_max: 256 << 20,
             prefix_age_max: Duration::from_secs(600),
+            step_max: Duration::from_secs(30),
         }
     }
 
@@ -93,6 +97,7 @@ pub(super) fn read(reader: &mut Reader, default: EngineSettings) -> EngineSettin
         aging: milliseconds(reader, "engine.aging_ms", 600_000, default.aging),
         prefix_bytes_max: reader.count("engine.prefix_bytes_max", 0..=1 << 40, default.prefix_bytes_max),
         prefix_age_max: milliseconds(reader, "engine.prefix_age_max_ms", 86_400_000, default.prefix_age_max),
+        step_max: milliseconds(reader, "engine.step_max_ms", 86_400_000, default.step_max),
     }
 }
 
