@@ -12,6 +12,8 @@ from concurrent import futures
 from pathlib import Path
 
 import grpc
+from newshound.v1 import feedback_pb2 as feedback
+from newshound.v1 import feedback_pb2_grpc as feedback_services
 from newshound.v1 import query_generation_pb2 as messages
 from newshound.v1 import query_generation_pb2_grpc as services
 from newshound_client import Client, Signal
@@ -23,29 +25,45 @@ from support import PATIENCE_S, Server, expect, step
 SIGNALS = [Signal("search", "rain jacket", 1_700_000_000), Signal("page", "storm warning", 1_700_000_060.5)]
 
 
-class Failing(services.QueryGenerationServiceServicer):
+class Failing(services.QueryGenerationServiceServicer, feedback_services.FeedbackServiceServicer):
     """Answers with one code after the other; when they are used up, with a response."""
 
     def __init__(self, codes, pause_s=0):
         self.codes, self.pause_s, self.calls = list(codes), pause_s, []
 
     def GenerateQueries(self, request, context):
+        return self.answered(messages.GenerateQueriesResponse(), request, context)
+
+    def ReportOutcome(self, request, context):
+        return self.answered(feedback.ReportOutcomeResponse(), request, context)
+
+    def answered(self, response, request, context):
         self.calls.append((request, dict(context.invocation_metadata()), context.time_remaining()))
         time.sleep(self.pause_s)
         if self.codes:
             context.abort(self.codes.pop(0), "as planned")
-        return messages.GenerateQueriesResponse(response_id="answered")
+        return response
 
 
-def against(service, token=None, **arguments):
-    """What a client gets of a service: a response, or the code of its error."""
+def generate(client, **arguments):
+    client.generate("reader-1", SIGNALS, **arguments)
+
+
+def report(client):
+    feedback_services.FeedbackServiceStub(client.channel).ReportOutcome(feedback.ReportOutcomeRequest(), timeout=5)
+
+
+def against(service, ask=generate, token=None, **arguments):
+    """What comes of a client's call of a service: `answered`, or the code of its error."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     services.add_QueryGenerationServiceServicer_to_server(service, server)
+    feedback_services.add_FeedbackServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
         with Client(f"127.0.0.1:{port}", token=token) as client:
-            return client.generate("reader-1", SIGNALS, **arguments).response_id
+            ask(client, **arguments)
+            return "answered"
     except grpc.RpcError as error:
         return error.code()
     finally:
@@ -119,9 +137,10 @@ def main():
         ([code.RESOURCE_EXHAUSTED], 1, code.RESOURCE_EXHAUSTED),
         ([code.INVALID_ARGUMENT], 1, code.INVALID_ARGUMENT),
     ]:
-        service = Failing(codes)
-        got = against(service)
-        expect((got, len(service.calls)) == (expected, n_calls), f"{codes}: {got} after {len(service.calls)} calls")
+        for ask in (generate, report):
+            service = Failing(codes)
+            got = against(service, ask)
+            expect((got, len(service.calls)) == (expected, n_calls), f"{ask.__name__}, {codes}: {got} after {len(service.calls)} calls")
     step("retries what may be repeated, and nothing else")
     check_cut_answers()
     check_deadline()

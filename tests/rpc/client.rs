@@ -329,10 +329,24 @@ async fn the_example_of_the_readme_asks_the_server() {
     assert_eq!(within(example::queries(&server.grpc.to_string())).await.unwrap().len(), 3);
 }
 
+/// Services that the protos have for clients, by their full names, sorted.
+fn services() -> Vec<String> {
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/proto/newshound/v1")).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let names = text.lines().filter_map(|line| line.strip_prefix("service ")?.strip_suffix(" {"));
+        found.extend(names.map(|name| format!("newshound.v1.{name}")));
+    }
+    found.sort();
+    found
+}
+
 #[test]
 fn every_client_repeats_calls_alike() {
     let file = include_str!("../../deploy/clients/python/newshound_client/retry.json");
     let file: serde_json::Value = serde_json::from_str(file).unwrap();
+    let named: Vec<_> = services().iter().map(|service| serde_json::json!({ "service": service })).collect();
+    assert_eq!(file["methodConfig"][0]["name"], serde_json::Value::Array(named));
     // The smaller one of it and the caller's deadline would count, and nobody would see why.
     assert_eq!(file["methodConfig"][0].get("timeout"), None);
     let policy = &file["methodConfig"][0]["retryPolicy"];
