@@ -3,11 +3,13 @@
     tests/deploy/client.py target/debug/newshound-server
 """
 import hashlib
+import os
 import socket
 import sys
 import tempfile
 import threading
 import time
+import uuid
 from concurrent import futures
 from pathlib import Path
 
@@ -16,16 +18,30 @@ from newshound.v1 import feedback_pb2 as feedback
 from newshound.v1 import feedback_pb2_grpc as feedback_services
 from newshound.v1 import query_generation_pb2 as messages
 from newshound.v1 import query_generation_pb2_grpc as services
-from newshound_client import Client, Signal
+from newshound.v1 import reader_pb2 as readers
+from newshound.v1 import reader_pb2_grpc as reader_services
+from newshound.v1 import types_pb2 as types
+from newshound_client import Client, Outcome, Signal
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from support import PATIENCE_S, Server, expect, step
+from support import DEPLOY, PATIENCE_S, Server, expect, step
 
 SIGNALS = [Signal("search", "rain jacket", 1_700_000_000), Signal("page", "storm warning", 1_700_000_060.5)]
 
 
-class Failing(services.QueryGenerationServiceServicer, feedback_services.FeedbackServiceServicer):
+OUTCOMES = [Outcome("clicked", query_rank=2, time_unix_s=1_700_000_120.5), Outcome("dwell", value=12.5)]
+# The calls that have one answer.
+CALLS = {
+    "GenerateQueries": lambda client: client.generate("reader-1", SIGNALS, candidate_count=7),
+    "ExplainAssignment": lambda client: client.explain("reader-1", locale="en-GB"),
+    "ReportOutcome": lambda client: client.report("a1", OUTCOMES),
+    "InvalidateUser": lambda client: client.invalidate("reader-1"),
+    "ForgetUser": lambda client: client.forget("reader-1"),
+}
+
+
+class Failing(services.QueryGenerationServiceServicer, feedback_services.FeedbackServiceServicer, reader_services.ReaderServiceServicer):
     """Answers with one code after the other; when they are used up, with a response."""
 
     def __init__(self, codes, pause_s=0):
@@ -34,8 +50,17 @@ class Failing(services.QueryGenerationServiceServicer, feedback_services.Feedbac
     def GenerateQueries(self, request, context):
         return self.answered(messages.GenerateQueriesResponse(), request, context)
 
+    def ExplainAssignment(self, request, context):
+        return self.answered(messages.ExplainAssignmentResponse(), request, context)
+
     def ReportOutcome(self, request, context):
         return self.answered(feedback.ReportOutcomeResponse(), request, context)
+
+    def InvalidateUser(self, request, context):
+        return self.answered(readers.InvalidateUserResponse(), request, context)
+
+    def ForgetUser(self, request, context):
+        return self.answered(readers.ForgetUserResponse(), request, context)
 
     def answered(self, response, request, context):
         self.calls.append((request, dict(context.invocation_metadata()), context.time_remaining()))
@@ -45,24 +70,17 @@ class Failing(services.QueryGenerationServiceServicer, feedback_services.Feedbac
         return response
 
 
-def generate(client, **arguments):
-    client.generate("reader-1", SIGNALS, **arguments)
-
-
-def report(client):
-    feedback_services.FeedbackServiceStub(client.channel).ReportOutcome(feedback.ReportOutcomeRequest(), timeout=5)
-
-
-def against(service, ask=generate, token=None, **arguments):
+def against(service, ask=CALLS["GenerateQueries"], token=None):
     """What comes of a client's call of a service: `answered`, or the code of its error."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     services.add_QueryGenerationServiceServicer_to_server(service, server)
     feedback_services.add_FeedbackServiceServicer_to_server(service, server)
+    reader_services.add_ReaderServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
         with Client(f"127.0.0.1:{port}", token=token) as client:
-            ask(client, **arguments)
+            ask(client)
             return "answered"
     except grpc.RpcError as error:
         return error.code()
@@ -134,25 +152,31 @@ def main():
         ([code.UNAVAILABLE] * 3, 4, "answered"),
         ([code.UNAVAILABLE] * 4, 4, code.UNAVAILABLE),
         ([code.CANCELLED], 2, "answered"),
+        # What is said of an answer that had begun.
+        ([code.UNKNOWN], 2, "answered"),
         ([code.RESOURCE_EXHAUSTED], 1, code.RESOURCE_EXHAUSTED),
         ([code.INVALID_ARGUMENT], 1, code.INVALID_ARGUMENT),
     ]:
-        for ask in (generate, report):
+        for name, ask in CALLS.items():
             service = Failing(codes)
             got = against(service, ask)
-            expect((got, len(service.calls)) == (expected, n_calls), f"{ask.__name__}, {codes}: {got} after {len(service.calls)} calls")
+            expect((got, len(service.calls)) == (expected, n_calls), f"{name}, {codes}: {got} after {len(service.calls)} calls")
     step("retries what may be repeated, and nothing else")
     check_cut_answers()
     check_deadline()
     check_what_is_sent()
-    with tempfile.TemporaryDirectory() as work, Server(Path(sys.argv[1]).resolve(), Path(work)) as server:
-        check_real(server)
-    step("asks the real server, at once, as a stream and for many readers")
+    with tempfile.TemporaryDirectory() as work:
+        keeps_log = {"FILE": str(DEPLOY / "experiments.json"), "LOG_DIR": f"{work}/log", "READER_SALT": "the salt of a check"}
+        environment = os.environ | {f"NEWSHOUND__EXPERIMENTS__{name}": value for name, value in keeps_log.items()}
+        with Server(Path(sys.argv[1]).resolve(), Path(work), environment=environment) as server:
+            check_real(server)
+            check_outcomes(server)
+            check_what_is_kept(server)
 
 
 def check_deadline():
     begun = time.monotonic()
-    got = against(Failing([], pause_s=2), timeout_s=0.3)
+    got = against(Failing([], pause_s=2), lambda client: client.generate("reader-1", SIGNALS, timeout_s=0.3))
     took = time.monotonic() - begun
     expect(got == grpc.StatusCode.DEADLINE_EXCEEDED and took < 1.5, f"{got} after {took:.1f} s")
     service = Failing([])
@@ -167,7 +191,7 @@ def check_what_is_sent():
     service = Failing([])
     tracer = TracerProvider().get_tracer("check")
     with tracer.start_as_current_span("caller") as span:
-        against(service, token="nh_0", candidate_count=7)
+        against(service, token="nh_0")
         trace_id = trace.format_trace_id(span.get_span_context().trace_id)
     request, metadata, _ = service.calls[0]
     expect(metadata["x-user-key"] == hashlib.sha256(b"reader-1").hexdigest(), "proxies do not learn the reader")
@@ -176,7 +200,28 @@ def check_what_is_sent():
     expect(request.user.key == "reader-1" and request.options.candidate_count == 7, f"sent {request}")
     times = [signal.event_time.ToNanoseconds() / 1e9 for signal in request.signals]
     expect(times == [signal.time_unix_s for signal in SIGNALS], f"signals at {times}")
-    step("sends the reader's key, her signals, the token and the caller's trace")
+    check_what_is_reported()
+    for name in ("ExplainAssignment", "InvalidateUser", "ForgetUser"):
+        service = Failing([])
+        against(service, CALLS[name])
+        [(request, metadata, _)] = service.calls
+        expect(request.user.key == "reader-1" and metadata["x-user-key"] == hashlib.sha256(b"reader-1").hexdigest(), f"{name}: sent {request}")
+    step("sends the reader's key, her signals, what came of an answer, the token and the caller's trace")
+
+
+def check_what_is_reported():
+    service = Failing([grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN])
+    against(service, CALLS["ReportOutcome"])
+    ids = {uuid.UUID(request.request_id) for request, _, _ in service.calls}
+    expect(len(service.calls) == 3 and len(ids) == 1, f"a report that was repeated would count {len(ids)} times")
+    request, metadata, _ = service.calls[0]
+    expect("x-user-key" not in metadata, "a report is of an answer, not of a reader")
+    clicked, dwelt = request.outcomes
+    sent = [request.response_id, clicked.event, clicked.query_rank, clicked.event_time.ToNanoseconds(), dwelt.event, dwelt.value]
+    events = feedback.OUTCOME_EVENT_CLICKED, feedback.OUTCOME_EVENT_DWELL
+    expect(sent == ["a1", events[0], 2, 1_700_000_120_500_000_000, events[1], 12.5], f"sent {request}")
+    unknown = [clicked.HasField("value"), dwelt.HasField("query_rank"), dwelt.HasField("event_time")]
+    expect(not any(unknown), f"what was not said is sent: {request}")
 
 
 def check_real(server):
@@ -190,6 +235,43 @@ def check_real(server):
         expect(sorted(item.index for item in items) == list(range(11)), f"{len(items)} items of a batch of 11")
         refused = [item.index for item in items if item.WhichOneof("result") == "error"]
         expect(refused == [10], f"only the reader without a key is refused, not {refused}")
+    step("asks the real server, at once, as a stream and for many readers")
+
+
+def check_outcomes(server):
+    with Client(f"127.0.0.1:{server.grpc}", timeout_s=60) as client:
+        for locale, expected in (("en-GB", types.ASSIGNED_BY_HASH), ("de-DE", types.ASSIGNED_BY_DEFAULT)):
+            assigned = {arm.experiment_id: arm.assigned_by for arm in client.explain("reader-1", locale=locale).arms}
+            expect(assigned["best-of"] == expected, f"in {locale} arms are assigned by {assigned}")
+        response = client.generate("reader-1", SIGNALS, candidate_count=2)
+        chosen = "0f0e"
+        counted = [not client.report(response.response_id, OUTCOMES, request_id=request_id).duplicate for request_id in (chosen, chosen, None, None)]
+        expect(counted == [True, False, True, True], f"of four reports count {counted}")
+        expect(refused(lambda: client.report(response.response_id, [])) is grpc.StatusCode.INVALID_ARGUMENT, "a report of nothing is taken")
+    step("reports to the real server, and has arms explained")
+
+
+def check_what_is_kept(server):
+    with Client(f"127.0.0.1:{server.grpc}", timeout_s=60) as client:
+
+        def is_stored():
+            return client.generate("reader-1", SIGNALS, candidate_count=3).cache.status == types.CACHE_STATUS_HIT
+
+        is_stored()
+        for end in (client.invalidate, client.forget):
+            expect(is_stored(), "an answer is not kept")
+            end("reader-1")
+            expect(not is_stored(), f"an answer outlives {end.__name__}")
+            expect(refused(lambda: end("")) is grpc.StatusCode.INVALID_ARGUMENT, f"{end.__name__} of nobody is taken")
+    step("invalidates and forgets a reader at the real server")
+
+
+def refused(ask):
+    """The code of an error; None where there is none."""
+    try:
+        ask()
+    except grpc.RpcError as error:
+        return error.code()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     tests/deploy/shared.py target/debug/newshound-server
 
-Needs `redis-server` and `redis-cli` (Debian's package redis-server) and the stubs of proto/ in the path; `run` beside this file makes them.
+Needs `redis-server` and `redis-cli` (Debian's package redis-server) and the package of deploy/clients/python in the path; `run` beside this file sees to it.
 """
 import os
 import secrets
@@ -16,9 +16,8 @@ from pathlib import Path
 import grpc
 from newshound.v1 import query_generation_pb2 as messages
 from newshound.v1 import query_generation_pb2_grpc as services
-from newshound.v1 import reader_pb2 as readers
-from newshound.v1 import reader_pb2_grpc as reader_services
 from newshound.v1 import types_pb2 as types
+from newshound_client import Client
 
 from support import Redis, Server, expect, step, wait_until
 
@@ -63,10 +62,9 @@ def check_successor(server):
 
 
 def check_forgotten(server, redis):
-    with channel_to(server) as channel:
-        stub = reader_services.ReaderServiceStub(channel)
+    with Client(address_of(server), timeout_s=TIMEOUT_S) as client:
         for reader in READERS:
-            stub.ForgetUser(readers.ForgetUserRequest(user=types.UserRef(key=reader)), timeout=TIMEOUT_S)
+            client.forget(reader)
     expect(told(redis, "dbsize") == "0", "Redis holds something of forgotten readers")
     step(f"{N_READERS} readers forgotten, nothing is left in Redis")
 
@@ -83,14 +81,14 @@ def check_death(server, redis, work):
     step("a new Redis was used without a restart of the server")
 
 
-def channel_to(server):
-    return grpc.insecure_channel(f"127.0.0.1:{server.grpc}")
+def address_of(server):
+    return f"127.0.0.1:{server.grpc}"
 
 
 def asked(server, names):
-    """Of each reader, whether her answer was stored, and how long it took."""
+    """Of each reader, whether her answer was stored, and how long it took. By gRPC alone, which repeats no call that is lost."""
     found = []
-    with channel_to(server) as channel:
+    with grpc.insecure_channel(address_of(server)) as channel:
         stub = services.QueryGenerationServiceStub(channel)
         for reader in names:
             signal = types.Signal(stream=types.STREAM_SEARCH, text=f"rain jacket {reader}")

@@ -1,23 +1,30 @@
-"""Asks newshound-server for a reader's queries, with the deadline, the retries and the affinity that it expects.
+"""Asks newshound-server for a reader's queries, with the deadline, the retries and the affinity that it expects, and reports what came of them.
 
     with Client("127.0.0.1:50051") as client:
         response = client.generate("reader-1", [Signal("search", "rain jacket", time.time())], candidate_count=8)
         for query in response.best.queries:
             print(query.text)
+        client.report(response.response_id, [Outcome("clicked", query_rank=1)])
 
-Calls for queries change nothing, so those that reached no server, or lost it, are repeated within their deadline: by the library up to three
-times, as retry.json says, and by `generate` up to three times where the answer had begun, after which the library repeats nothing. Where
-the package opentelemetry-api is installed, calls carry the trace of the caller.
+Calls change nothing, or count once however often they arrive, so those that reached no server, or lost it, are repeated within their deadline:
+by the library up to three times, as retry.json says, and where the one answer of a call had begun, after which the library repeats nothing, up
+to three times by the client. Errors are those of gRPC (grpc.RpcError). Where the package opentelemetry-api is installed, calls carry the trace
+of the caller.
 """
 import hashlib
 import random
 import time
+import uuid
 from dataclasses import dataclass
 from importlib import resources
 
 import grpc
+from newshound.v1 import feedback_pb2 as feedback
+from newshound.v1 import feedback_pb2_grpc as feedback_services
 from newshound.v1 import query_generation_pb2 as messages
 from newshound.v1 import query_generation_pb2_grpc as services
+from newshound.v1 import reader_pb2 as readers
+from newshound.v1 import reader_pb2_grpc as reader_services
 from newshound.v1 import types_pb2 as types
 
 try:
@@ -25,7 +32,7 @@ try:
 except ImportError:
     propagate = None
 
-__all__ = ["Client", "Signal"]
+__all__ = ["Client", "Outcome", "Signal"]
 
 # Longer than nearly every answer takes; a reader who waits longer has gone.
 TIMEOUT_S = 5.0
@@ -45,6 +52,19 @@ class Signal:
     time_unix_s: float
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """One thing that came of an answer. `event`: retrieved, shown, clicked, dwell or dismissed. `query_rank`: of the one query that led to it.
+
+    `value`: for dwell, how many seconds. `time_unix_s`: when, where that is known.
+    """
+
+    event: str
+    query_rank: int | None = None
+    value: float | None = None
+    time_unix_s: float | None = None
+
+
 class Client:
     """A connection; threads may share it. `credentials`: where the server, or the proxy before it, speaks TLS. `token`: where it wants one."""
 
@@ -55,28 +75,19 @@ class Client:
             self.channel = grpc.secure_channel(address, credentials, options)
         else:
             self.channel = grpc.insecure_channel(address, options)
-        self.stub = services.QueryGenerationServiceStub(self.channel)
+        self.queries = services.QueryGenerationServiceStub(self.channel)
+        self.feedback = feedback_services.FeedbackServiceStub(self.channel)
+        self.readers = reader_services.ReaderServiceStub(self.channel)
         self.timeout_s = timeout_s
         self.token = token
 
     def generate(self, user_key, signals, *, timeout_s=None, **options):
-        """Waits for the best list. `options`: fields of GenerationOptions. Errors are those of gRPC (grpc.RpcError)."""
-        asked, call = request(user_key, signals, options), self.call(user_key, timeout_s)
-        deadline_s = time.monotonic() + call["timeout"]
-        for n_sent in range(1, ATTEMPTS_MAX + 1):
-            try:
-                return self.stub.GenerateQueries(asked, **call)
-            except grpc.RpcError as error:
-                pause_s = BACKOFF_FIRST_S * BACKOFF_FACTOR ** (n_sent - 1) * random.uniform(0.8, 1.2)
-                call["timeout"] = deadline_s - time.monotonic() - pause_s
-                # What the library says where a proxy ends an answer whose server it lost; servers never say it.
-                if error.code() is not grpc.StatusCode.UNKNOWN or n_sent == ATTEMPTS_MAX or call["timeout"] <= 0:
-                    raise
-                time.sleep(pause_s)
+        """Waits for the best list. `options`: fields of GenerationOptions."""
+        return repeated(self.queries.GenerateQueries, request(user_key, signals, options), self.call(user_key, timeout_s))
 
     def stream(self, user_key, signals, *, timeout_s=None, **options):
         """Iterates over candidates as they end; the last event is `done`. A stream that has begun is not repeated."""
-        return self.stub.StreamGenerateQueries(request(user_key, signals, options), **self.call(user_key, timeout_s))
+        return self.queries.StreamGenerateQueries(request(user_key, signals, options), **self.call(user_key, timeout_s))
 
     def batch(self, readers, *, timeout_s, **options):
         """Iterates over what became of many readers, as they end: items with `index` and either `response` or `error`.
@@ -85,12 +96,38 @@ class Client:
         reader again. There is no default time-out, since a batch takes as long as it is large.
         """
         requests = [request(user_key, signals, options) for user_key, signals in readers]
-        return self.stub.BatchGenerateQueries(
+        return self.queries.BatchGenerateQueries(
             messages.BatchGenerateQueriesRequest(requests=requests), **self.call(None, timeout_s)
         )
 
+    def explain(self, user_key, *, timeout_s=None, **experiment):
+        """Asks which arms a reader has, and what they set. `experiment`: fields of ExperimentContext."""
+        asked = messages.ExplainAssignmentRequest(user=types.UserRef(key=user_key), experiment=types.ExperimentContext(**experiment))
+        return repeated(self.queries.ExplainAssignment, asked, self.call(user_key, timeout_s))
+
+    def report(self, response_id, outcomes, *, request_id=None, timeout_s=None):
+        """Reports what came of an answer. With the same `request_id` it counts once: whoever calls again after an error chooses one, as a UUID."""
+        request_id = str(uuid.uuid4()) if request_id is None else request_id
+        asked = feedback.ReportOutcomeRequest(response_id=response_id, request_id=request_id)
+        for outcome in outcomes:
+            event = feedback.OutcomeEvent.Value(f"OUTCOME_EVENT_{outcome.event.upper()}")
+            added = asked.outcomes.add(event=event, query_rank=outcome.query_rank, value=outcome.value)
+            if outcome.time_unix_s is not None:
+                added.event_time.FromNanoseconds(int(outcome.time_unix_s * 1e9))
+        return repeated(self.feedback.ReportOutcome, asked, self.call(None, timeout_s))
+
+    def invalidate(self, user_key, *, timeout_s=None):
+        """Ends the use of a reader's stored answers, at this server and where servers share them: see reader.proto."""
+        asked = readers.InvalidateUserRequest(user=types.UserRef(key=user_key))
+        repeated(self.readers.InvalidateUser, asked, self.call(user_key, timeout_s))
+
+    def forget(self, user_key, *, timeout_s=None):
+        """The same, and what was stored is removed."""
+        asked = readers.ForgetUserRequest(user=types.UserRef(key=user_key))
+        repeated(self.readers.ForgetUser, asked, self.call(user_key, timeout_s))
+
     def call(self, user_key, timeout_s):
-        # Headers hold ASCII alone, keys anything; and proxies need no more than a stable digest. A batch is of no one reader.
+        # Headers hold ASCII alone, keys anything; and proxies need no more than a stable digest. Batches and reports are of no one reader.
         carrier = {} if user_key is None else {USER_KEY: hashlib.sha256(user_key.encode()).hexdigest()}
         if self.token:
             carrier["authorization"] = f"Bearer {self.token}"
@@ -106,6 +143,21 @@ class Client:
 
     def __exit__(self, *_):
         self.close()
+
+
+def repeated(send, asked, call):
+    """What a call answers that has one answer."""
+    deadline_s = time.monotonic() + call["timeout"]
+    for n_sent in range(1, ATTEMPTS_MAX + 1):
+        try:
+            return send(asked, **call)
+        except grpc.RpcError as error:
+            pause_s = BACKOFF_FIRST_S * BACKOFF_FACTOR ** (n_sent - 1) * random.uniform(0.8, 1.2)
+            call["timeout"] = deadline_s - time.monotonic() - pause_s
+            # What the library says where a proxy ends an answer whose server it lost; servers never say it.
+            if error.code() is not grpc.StatusCode.UNKNOWN or n_sent == ATTEMPTS_MAX or call["timeout"] <= 0:
+                raise
+            time.sleep(pause_s)
 
 
 def request(user_key, signals, options):
