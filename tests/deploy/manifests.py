@@ -2,12 +2,11 @@
 
     tests/deploy/manifests.py target/debug/newshound-server [FOLDER]
 
-Needs `kubectl` (for its kustomize) or `kustomize`. Nothing is sent to a cluster. A folder with the CustomResourceDefinitions (YAML) of
+Needs `kubectl`, for its kustomize. Nothing is sent to a cluster. A folder with the CustomResourceDefinitions (YAML) of
 prometheus-operator and KEDA has custom resources compared with these too.
 """
 import copy
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,12 +62,7 @@ def main():
 
 
 def rendered(folder):
-    if shutil.which("kustomize"):
-        command = ["kustomize", "build", folder]
-    else:
-        expect(shutil.which("kubectl"), "kubectl or kustomize is needed")
-        command = ["kubectl", "kustomize", folder]
-    built = subprocess.run(command, capture_output=True, text=True)
+    built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
     expect(built.returncode == 0, f"{folder}: {built.stderr}")
     return list(yaml.safe_load_all(built.stdout))
 
