@@ -1,11 +1,13 @@
 """docker-compose.yml against the schema of compose files, and against the files and names that its services speak of. tour.py starts them.
 
-    tests/deploy/compose.py compose_spec.json
+    tests/deploy/compose.py compose_spec.json target/debug/newshound-server
 """
 import copy
 import json
 import re
+import subprocess
 import sys
+import tomllib
 import urllib.parse
 from pathlib import Path
 
@@ -41,6 +43,8 @@ def main():
         shared = urllib.parse.urlsplit(services[name]["environment"]["NEWSHOUND__CACHE__REDIS__URL"])
         expect(shared.scheme == "redis" and shared.hostname in services, f"{name} shares answers in {shared.hostname}")
         expect("ports" not in services[shared.hostname], f"{shared.hostname} is published")
+        check_places(name, services[name]["environment"])
+    check_places("a pod", {}, "--settings", DEPLOY / "kubernetes/base/server.toml")
     proxied = set(re.findall(r"^ +server \S+ (\S+):50051", (DEPLOY / "proxy/haproxy.cfg").read_text(), re.MULTILINE))
     expect(proxied == servers == set(services["proxy"]["depends_on"]), f"the proxy knows {proxied}")
     scrapes = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
@@ -52,6 +56,14 @@ def main():
     mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
     expect(provider["options"]["path"] in mounted, "the dashboards are mounted elsewhere")
     step(f"docker-compose.yml: {len(services)} services as the schema wants them, their files and names are there; {n_refused} with a wrong field refused")
+
+
+def check_places(name, environment, *arguments):
+    """Behind a proxy, as here and in a cluster, all clients are one peer, which may have every place of a server."""
+    ended = subprocess.run([sys.argv[2], "serve", "--print-config", *arguments], env=environment, capture_output=True, text=True)
+    expect(ended.returncode == 0, f"{name}: {ended.stderr}")
+    places = tomllib.loads(ended.stdout)["connections"]
+    expect(places["per_peer_max"] >= places["total_max"], f"{name} refuses connections of its proxy: {places}")
 
 
 def check_schema(described, schema):
