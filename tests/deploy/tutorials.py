@@ -22,7 +22,9 @@ TIMEOUT_S = 600
 # Of two servers and a Redis.
 PORTS = ("50051", "9464", "50052", "9465", "6379")
 BLOCK = re.compile(r"^```(sh slow|sh|python run|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def main():
@@ -48,9 +50,21 @@ def commands(language, block):
 
 
 def check_links():
-    for path in [*DEPLOY.rglob("*.md"), *(REPOSITORY / "tests/deploy").glob("*.md")]:
-        for target in LINK.findall(path.read_text()):
-            expect((path.parent / target).exists(), f"{path.relative_to(REPOSITORY)} links to {target}")
+    for path in [REPOSITORY / "README.md", *DEPLOY.rglob("*.md")]:
+        for target, anchor in LINK.findall(path.read_text()):
+            expect(leads_somewhere(path, target, anchor), f"{path.relative_to(REPOSITORY)} links to {target}#{anchor}")
+    for target, anchor in (("runbook.html", ""), ("runbook.md", "no-heading"), ("", "no-heading")):
+        expect(not leads_somewhere(DEPLOY / "README.md", target, anchor), f"a link to {target}#{anchor} is accepted")
+
+
+def leads_somewhere(path, target, anchor):
+    """Whether a page's link is to a file that exists and, with an anchor, to a heading of it, by the name that GitHub gives headings."""
+    there = path.parent / target if target else path
+    return there.exists() and (not anchor or anchor in map(anchor_of, HEADING.findall(CODE.sub("", there.read_text()))))
+
+
+def anchor_of(heading):
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def check_python():
