@@ -171,6 +171,30 @@ fn dashboards_keep_the_rules_of_the_linter() {
     assert!(n_panels >= PANELS_MIN, "only {n_panels} panels");
 }
 
+/// Titles of a preview's panels and rows, as preview.py writes them.
+fn drawn(preview: &str) -> Vec<&str> {
+    let after = preview.split("font-weight=\"bold\">").skip(1);
+    after.filter_map(|rest| rest.split("</text>").next()).collect()
+}
+
+fn escaped(title: &str) -> String {
+    let letters = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;"), ("'", "&#x27;")];
+    letters.into_iter().fold(title.to_owned(), |title, (letter, name)| title.replace(letter, name))
+}
+
+/// Previews are drawn where somebody asks for them (grafana/README.md), and not when panels change.
+#[test]
+fn previews_show_every_panel_and_no_other() {
+    let previews = texts("grafana/preview", "svg");
+    for dashboard in all() {
+        let name = format!("grafana/preview/{}.svg", text(&dashboard["uid"]));
+        let (_, preview) = previews.iter().find(|(path, _)| *path == name).expect(&name);
+        let titles: Vec<String> =
+            list(&dashboard["panels"]).iter().map(|panel| escaped(text(&panel["title"]))).collect();
+        assert_eq!(drawn(preview), titles, "{name} is old: deploy/grafana/README.md says how it is drawn");
+    }
+}
+
 #[test]
 fn the_linter_sees_every_kind_of_mistake() {
     let check = |rule: &str, place: &str, value: Json| {
