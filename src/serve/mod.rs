@@ -290,16 +290,20 @@ pub async fn run_with(
     shared.into_iter().for_each(|shared| drop(background.spawn(async move { shared.keep().await })));
     let served = rpc.serve(grpc, end(shutdown, Arc::clone(&models))).await;
     health.draining().await;
-    let ended = tokio::time::timeout(LAST_STEP_MAX, models.end()).await;
-    if ended.is_err() {
-        warn!("model thread is in the middle of a step, and is left behind");
-    }
+    let ended_well = last_step(&models).await;
     drop(background);
     close(log, spans).await;
     served?;
     info!("stopped");
-    // Whoever was told to end has ended well, whatever nobody waits for any more.
-    if ended.unwrap_or(true) { Ok(()) } else { Err(RunError::EngineFailed) }
+    if ended_well { Ok(()) } else { Err(RunError::EngineFailed) }
+}
+
+/// Ends the models' threads, or leaves them behind. Says whether they ended as they were told; what nobody waits for any more need not.
+async fn last_step(models: &Models) -> bool {
+    tokio::time::timeout(LAST_STEP_MAX, models.end()).await.unwrap_or_else(|_| {
+        warn!("a model is in the middle of a step, and is left behind");
+        true
+    })
 }
 
 /// Until the server is told to end, or there is no model any more.

@@ -199,10 +199,12 @@ async fn whoever_first_uses_an_answer_that_was_renewed_ahead_pays_for_it() {
     })
     .await;
     assert!(saved(&server, "cache").await > 0.0, "while it is renewed the old one is used for nothing");
-    let statuses =
-        ["miss", "stale"].map(|status| format!("newshound_cache_requests_total{{status=\"{status}\"}}"));
-    assert_eq!(server.metric(&statuses[0]).await, Some(1.0));
-    assert!(server.metric(&statuses[1]).await.unwrap() >= 2.0);
+    let mut of_status = async |status| {
+        server.metric(&format!("newshound_cache_requests_total{{status=\"{status}\"}}")).await.unwrap()
+    };
+    assert_eq!(of_status("miss").await, 1.0);
+    // Whoever comes within the millisecond in which a renewed answer is new finds it as if it were her own.
+    assert!(of_status("stale").await + of_status("hit").await >= 2.0);
     assert!(spent(&server, "useful").await >= paid.iter().sum::<u64>() as f64);
 }
 

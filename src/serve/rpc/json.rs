@@ -10,7 +10,7 @@ mod messages;
 mod openapi;
 mod refusal;
 
-use super::{auth::Auth, status};
+use super::{arrival::ARRIVAL_MAX, auth::Auth, status};
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -79,9 +79,6 @@ const OPENAPI_PATH: &str = "/v1/openapi.json";
 pub(super) const TIMEOUT_HEADER: &str = "x-request-timeout";
 /// Longest time that a caller may wait; nobody does, and what cannot be added to a clock is below it.
 const TIMEOUT_S_MAX: f64 = 86_400.0;
-/// How long a body may take to arrive, as long as the HTTP library gives its head: HTTP/1.1 has no pings that would tell a client that is gone.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
 const JSON: &str = "application/json";
 /// A JSON text a line. Source: <https://github.com/ndjson/ndjson-spec>.
 const JSON_LINES: &str = "application/x-ndjson";
@@ -183,7 +180,7 @@ impl JsonDoor {
             let refused = status::plain(Code::InvalidArgument, "CONTENT_TYPE_UNKNOWN", &message);
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, refused));
         }
-        let arrives = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &()));
+        let arrives = tokio::time::timeout(ARRIVAL_MAX, Bytes::from_request(request, &()));
         let body = arrives.await.map_err(|_| {
             let late = status::plain(Code::DeadlineExceeded, "BODY_LATE", "body did not arrive");
             Refusal::new(StatusCode::REQUEST_TIMEOUT, late)

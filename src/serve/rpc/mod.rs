@@ -1,6 +1,7 @@
 //! The wire, seen from the server: with `client` the only room that names protobuf messages and gRPC statuses.
 pub mod admin;
 pub mod admin_client;
+mod arrival;
 pub mod auth;
 mod batch;
 mod call;

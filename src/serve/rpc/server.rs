@@ -1,5 +1,6 @@
 //! The callers' port: gRPC and what is spoken beside it, HTTP/2 limits, and an end that no client can put off.
 use super::{
+    arrival,
     auth::Auth,
     connections::Doorstep,
     feedback::Feedback,
@@ -33,6 +34,7 @@ use tonic::{
     transport::Server,
 };
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
+use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 
 /// HTTP/2 limits. The library's own are made for trusted peers; see the reasons beside each.
@@ -168,6 +170,7 @@ impl Services {
         if doors.grpc_web {
             routes = web::translating(routes, grpc.clone());
         }
+        routes = routes.layer(MapRequestLayer::new(arrival::bounded));
         if doors.json {
             let json = json::routes(&grpc, &self.auth, message_bytes_max);
             routes = routes.merge(json).fallback(json::unknown_path);
