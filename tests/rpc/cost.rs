@@ -199,7 +199,7 @@ async fn whoever_first_uses_an_answer_that_was_renewed_ahead_pays_for_it() {
     })
     .await;
     assert!(saved(&server, "cache").await > 0.0, "while it is renewed the old one is used for nothing");
-    let mut of_status = async |status| {
+    let of_status = async |status| {
         server.metric(&format!("newshound_cache_requests_total{{status=\"{status}\"}}")).await.unwrap()
     };
     assert_eq!(of_status("miss").await, 1.0);

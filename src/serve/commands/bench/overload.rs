@@ -32,9 +32,9 @@ use tokio_util::sync::CancellationToken;
 const CALM: f64 = 0.8;
 /// How long the first requests are not counted: a model that has answered nothing yet knows no rates.
 const WARM_UP: Duration = Duration::from_secs(3);
-/// Of a second's requests, those that may be slower than 99 % were before it: where nothing has changed a hundredth is, and of some thirty one or
-/// two.
-const SLOW_SHARE: f64 = 0.1;
+/// Of a second's requests, those that may be slower than 99 % were before it: where nothing has changed a hundredth is, but a machine that stands still
+/// for a fifth of a second makes a fifth of a second's slow.
+const SLOW_SHARE: f64 = 0.25;
 /// The reason of a generation in which no candidate was a list: it says something of the model, and took the server as long as any.
 const NO_LIST: &str = "NO_VALID_LIST";
 /// As many readers as there are numbers: nobody comes twice.
@@ -393,9 +393,9 @@ mod tests {
             (0..n).map(move |number| ended(due_s, if number < n_slow { 101 } else { 99 }, true))
         };
         let after =
-            |third: Vec<_>| back(&second(0, 20, 20).chain(second(1, 20, 2)).chain(third).collect(), 100.0);
+            |third: Vec<_>| back(&second(0, 20, 20).chain(second(1, 20, 5)).chain(third).collect(), 100.0);
         assert_eq!(after(vec![]), Duration::from_secs(1));
-        assert_eq!(after(second(2, 20, 3).collect()), Duration::from_secs(3));
+        assert_eq!(after(second(2, 20, 6).collect()), Duration::from_secs(3));
         assert_eq!(after(vec![ended(2, 1, false)]), Duration::from_secs(3));
         assert_eq!(back(&vec![], 100.0), Duration::ZERO);
     }
