@@ -12,9 +12,11 @@ const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 8..=15;
 const DOMESTIC_DIGITS: std::ops::RangeInclusive<usize> = 9..=12;
 /// Digits of a French phone number, which is written in pairs: one of few that do not begin with a longer group.
 const PAIRED_DIGITS: usize = 10;
-/// Digits of a number that stands alone, nothing else beside it, and does not begin with 0: what people look up so is a phone, wherever they live, and
-/// nothing that a list of news could be made of.
+/// Digits of a number that stands alone, nothing else beside it, and does not begin with 0: what people look up so is most often a phone.
 const ALONE_DIGITS: std::ops::RangeInclusive<usize> = 9..=12;
+/// The groups in which it is written, and the digits of each: scores, dates and numbers of lotteries have more groups, or shorter ones.
+const ALONE_GROUPS_MAX: usize = 3;
+const ALONE_GROUP_DIGITS_MIN: usize = 3;
 /// Digits of a Chinese mobile phone, which is written in one piece.
 const CHINESE_DIGITS: usize = 11;
 /// Characters of an account number (ISO 13616).
@@ -188,15 +190,19 @@ fn has_number(text: &str) -> bool {
     })
 }
 
-/// A text that is one long number and nothing else, but for years in a row.
+/// A text that is one long number and nothing else, in few groups, of which none is a year or the end of a round sum.
 fn is_alone(text: &str) -> bool {
     let groups = groups(text);
     let digits: String = groups.iter().map(|group| group.digits).collect();
-    let is_year = |group: &Group<'_>| group.digits.len() == 4 && group.digits.starts_with(['1', '2']);
+    let is_year = |digits: &str| digits.len() == 4 && (digits.starts_with("19") || digits.starts_with("20"));
+    let is_of_phone = |Group { digits, .. }: &Group<'_>| {
+        digits.len() >= ALONE_GROUP_DIGITS_MIN && !is_year(digits) && !digits.ends_with("000")
+    };
     ALONE_DIGITS.contains(&digits.len())
         && !digits.starts_with('0')
+        && groups.len() <= ALONE_GROUPS_MAX
+        && groups.iter().all(is_of_phone)
         && text.chars().all(|c| c.is_ascii_digit() || c.is_whitespace() || matches!(c, '-' | '–' | '(' | ')'))
-        && !groups.iter().all(is_year)
 }
 
 fn is_number(groups: &[Group<'_>], digits: &str) -> bool {
@@ -205,6 +211,7 @@ fn is_number(groups: &[Group<'_>], digits: &str) -> bool {
     let is_international = groups[0].joint.ends_with('+') && PHONE_DIGITS.contains(&digits.len());
     // Not over dots: those are dates, decimals and versions.
     let is_domestic = digits.starts_with('0')
+        && !digits.starts_with("000")
         && lengths[0] >= 3
         && DOMESTIC_DIGITS.contains(&digits.len())
         && joints.iter().all(|joint| matches!(*joint, "" | "-" | "–" | "/" | ")"));
@@ -219,11 +226,14 @@ fn is_number(groups: &[Group<'_>], digits: &str) -> bool {
     let is_spanish = lengths == [3, 2, 2, 2]
         && digits.starts_with(['6', '7', '8', '9'])
         && joints.iter().all(|joint| joint.is_empty());
+    // Without a bracket or a hyphen it might be a sum and a year.
+    let is_marked = || joints.iter().any(|joint| !joint.is_empty());
     let is_russian = digits.starts_with('8')
-        && (lengths == [1, 3, 3, 2, 2] || lengths == [1, 3, 3, 4])
+        && (lengths == [1, 3, 3, 2, 2] || (lengths == [1, 3, 3, 4] && is_marked()))
         && !joints.contains(&".");
-    // With so many zeros it is a sum of money.
+    // With so many zeros it is a sum of money, and behind a point decimals.
     let is_chinese = lengths == [CHINESE_DIGITS]
+        && !matches!(groups[0].joint, "." | ",")
         && digits.starts_with('1')
         && digits.as_bytes()[1] >= b'3'
         && !digits.ends_with("00000");
@@ -353,6 +363,18 @@ mod tests {
                 "boeing 737 800 2024",
                 "1000000 seconds in days",
                 "2020 2024 2028",
+                "2023-24 2024-25",
+                "6-4 3-6 7-6 6-7 10-8",
+                "12 23 34 41 45 7",
+                "1000000000",
+                "100 000 000",
+                "911 2001 2021",
+                "12-07-2024 15",
+                "1914-18 1939-45",
+                "pi 3.14159265358",
+                "phi 0,14142135623",
+                "budget 8 500 000 2025",
+                "население 8 000 000 2024",
                 "13000000000 won in usd",
                 "65000 75000 salary",
                 "415 555 2671 steam locomotive",

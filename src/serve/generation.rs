@@ -36,6 +36,7 @@ use built::Built;
 use course::Course;
 use sha2::{Digest, Sha256};
 use std::{sync::Arc, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 /// What a generation needs of the bundle. The model lives as long as this does.
@@ -61,6 +62,8 @@ pub struct Writer {
     pub metrics: Arc<Metrics>,
     /// Where prompts are made and lists are scored.
     pub solo: Arc<Solo>,
+    /// A model thread has panicked or stands still: the server is about to end.
+    pub failed: CancellationToken,
 }
 
 /// What a generation begins with, beside its question.
@@ -104,7 +107,10 @@ impl Writer {
         course.queued();
         loop {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
-            events.recv_many(&mut ready, usize::MAX).await;
+            tokio::select! {
+                _ = events.recv_many(&mut ready, usize::MAX) => {}
+                () = self.failed.cancelled() => {}
+            }
             if ready.is_empty() {
                 return Err(ServeError::EngineGone);
             }

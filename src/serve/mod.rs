@@ -298,12 +298,12 @@ pub async fn run_with(
     if ended_well { Ok(()) } else { Err(RunError::EngineFailed) }
 }
 
-/// Ends the models' threads, or leaves them behind. Says whether they ended as they were told; what nobody waits for any more need not.
+/// Ends the models' threads, or leaves behind those that are in the middle of a step. Says whether none has failed.
 async fn last_step(models: &Models) -> bool {
-    tokio::time::timeout(LAST_STEP_MAX, models.end()).await.unwrap_or_else(|_| {
+    if tokio::time::timeout(LAST_STEP_MAX, models.end()).await.is_err() {
         warn!("a model is in the middle of a step, and is left behind");
-        true
-    })
+    }
+    !models.has_failed()
 }
 
 /// Until the server is told to end, or there is no model any more.

@@ -305,11 +305,16 @@ impl Models {
         self.workshop.failed().await;
     }
 
-    /// Ends every model thread and joins it. Says whether all ended as they were told.
-    pub async fn end(&self) -> bool {
+    /// Whether one has.
+    pub fn has_failed(&self) -> bool {
+        self.workshop.has_failed()
+    }
+
+    /// Ends every model thread and joins it.
+    pub async fn end(&self) {
         self.write().is_stopping = true;
         self.in_memory().iter().for_each(|writer| writer.engine.stop());
-        self.workshop.ended().await
+        self.workshop.ended().await;
     }
 
     async fn change(&self) -> Result<SemaphorePermit<'_>, ModelsError> {

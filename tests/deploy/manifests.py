@@ -57,7 +57,8 @@ def main():
     check_rules_are_new()
     if published:
         step(f"{n_published} custom resources valid by the definitions in {sys.argv[2]}")
-    step(f"{n_started} servers understand what their pods tell them, and nothing misspelt")
+    expect(n_started, "no pod serves")
+    step(f"{n_started} programs understand what their pods tell them, and nothing misspelt")
     step(f"{n_objects} objects valid for Kubernetes {KUBERNETES}, {n_refused} with a wrong field refused")
 
 
@@ -216,7 +217,7 @@ def check_links(name, objects):
 
 
 def check_starts(name, objects):
-    """A server understands the arguments, the settings and the environment of its pod, and refuses a variable that is misspelt."""
+    """A program understands the arguments, a server also the settings and the environment of its pod, and they refuse what is misspelt."""
     pods = [deployment["spec"]["template"]["spec"] for deployment in of_kind(objects, "Deployment")]
     # The tour has no settings to print.
     serving = [pod for pod in pods if "serve" in pod["containers"][0]["args"]]
@@ -240,7 +241,15 @@ def check_starts(name, objects):
             for more, is_right in (({}, True), ({"NEWSHOUND__ENGINE__ROWZ_MAX": "8"}, False)):
                 said = subprocess.run(command, env=environment | more, capture_output=True, text=True)
                 expect((said.returncode == 0) == is_right, f"{name}: {more or 'the pod'}: {said.returncode} {said.stderr}")
-    return len(serving)
+    jobs = [job["spec"]["template"]["spec"]["containers"][0] for job in of_kind(objects, "Job")]
+    training = [container["args"] for container in jobs if "args" in container]
+    for arguments in training:
+        trainer = Path(sys.argv[1]).with_name("newshound-trainer")
+        # Arguments are read in their order: a wrong one is refused before help is given.
+        for words, is_right in ((arguments, True), ([*arguments, "--profil"], False)):
+            said = subprocess.run([trainer, *words, "--help"], capture_output=True, text=True)
+            expect((said.returncode == 0) == is_right, f"{name}: {words}: {said.returncode} {said.stderr}")
+    return len(serving) + len(training)
 
 
 def check_probes(name, container, settings, ports):

@@ -69,8 +69,10 @@ impl Plan {
         }
     }
 
+    /// Its steps wait for the gate, however long.
     pub fn gated(self) -> Self {
-        Self { gate_open: false, ..self }
+        let patient = self.with(|settings| settings.engine.step_max = Duration::from_secs(3600));
+        Self { gate_open: false, ..patient }
     }
 
     pub fn with_head(self) -> Self {

@@ -34,11 +34,10 @@ impl Answerer {
             debug!("signals have no verdicts: the tenant's budget is used up");
             return Vec::new();
         };
+        // Also where it is given up: what has begun ends all the same.
+        charge.used(tokens as u64);
         match in_time(asker.deadline, writer.verdicts(texts)).await {
-            Some(Ok(verdicts)) => {
-                charge.used(tokens as u64);
-                verdicts
-            }
+            Some(Ok(verdicts)) => verdicts,
             Some(Err(error)) => {
                 warn!(error = %Chain(&error), "signals have no verdicts");
                 Vec::new()

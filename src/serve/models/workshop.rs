@@ -330,6 +330,7 @@ impl Workshop {
             topics: Arc::clone(&self.topics),
             metrics: Arc::clone(&self.metrics),
             solo: Arc::clone(&self.solo),
+            failed: self.failed.clone(),
         }))
     }
 
@@ -338,11 +339,15 @@ impl Workshop {
         self.failed.cancelled().await;
     }
 
-    /// Waits for the end of every thread. Says whether all ended as they were told.
-    pub async fn ended(&self) -> bool {
+    /// Whether one has.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_cancelled()
+    }
+
+    /// Waits for the end of every thread.
+    pub async fn ended(&self) {
         self.threads.close();
         self.threads.wait().await;
-        !self.failed.is_cancelled()
     }
 }
 
@@ -356,11 +361,12 @@ async fn see_to_its_end(
     if ending != Ending::Stuck && tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
         error!("model thread could not be joined");
     }
-    drop(place);
-    match ending {
-        Ending::Stopped => info!(generation, "model left memory"),
-        Ending::Panicked | Ending::Stuck => failed.cancel(),
+    if ending == Ending::Stopped {
+        info!(generation, "model left memory");
+    } else {
+        failed.cancel();
     }
+    drop(place);
 }
 
 /// What a candidate and a prompt may take together, within the positions of the model; a prompt is never longer than

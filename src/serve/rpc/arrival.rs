@@ -1,4 +1,5 @@
 //! Requests whose message does not come: each would hold a place of its connection for as long as that lives.
+use super::status;
 use axum::{body::Body, extract::Request};
 use http_body::{Frame, SizeHint};
 use std::{
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Sleep, sleep};
-use tonic::{Status, codegen::Bytes};
+use tonic::{Code, Status, codegen::Bytes};
 
 /// How long a message may take to arrive, as long as the HTTP library gives the head of a request. Pings tell only that the client lives.
 pub(super) const ARRIVAL_MAX: Duration = Duration::from_secs(30);
@@ -16,12 +17,21 @@ pub(super) const ARRIVAL_MAX: Duration = Duration::from_secs(30);
 /// Our own methods are asked by one message each, whatever they answer; reflection and health checks are the library's, and may be held open.
 const OURS: &str = "/newshound.";
 
+/// What a caller hears whose message is late, by whatever door.
+pub(super) fn late() -> Status {
+    status::plain(Code::DeadlineExceeded, "BODY_LATE", "body did not arrive")
+}
+
 /// A request of which the body ends in time, or fails.
 pub(super) fn bounded(request: Request) -> Request {
-    if !request.uri().path().starts_with(OURS) {
+    if !is_ours(request.uri().path()) {
         return request;
     }
     request.map(|body| Body::new(Arriving { body, late: Box::pin(sleep(ARRIVAL_MAX)) }))
+}
+
+fn is_ours(path: &str) -> bool {
+    path.starts_with(OURS)
 }
 
 /// A body that fails when it is late.
@@ -44,8 +54,7 @@ impl<B: http_body::Body<Data = Bytes, Error: Into<tonic::codegen::StdError>> + U
             return Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(error.into()))));
         }
         ready!(self.late.as_mut().poll(context));
-        let late = format!("the message did not arrive within {} s", ARRIVAL_MAX.as_secs());
-        Poll::Ready(Some(Err(Status::deadline_exceeded(late))))
+        Poll::Ready(Some(Err(late())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -84,6 +93,15 @@ mod tests {
         let mut frame =
             async || poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut arriving), context)).await;
         assert!(frame().await.unwrap().unwrap().is_data());
-        assert_eq!(frame().await.unwrap().unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(frame().await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn what_may_be_held_open_is_not_bounded() {
+        for service in super::super::server::SERVICE_NAMES {
+            assert!(is_ours(&format!("/{service}/Any")), "{service}");
+        }
+        assert!(!is_ours("/grpc.health.v1.Health/Watch"));
+        assert!(!is_ours("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"));
     }
 }

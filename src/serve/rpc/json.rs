@@ -10,7 +10,11 @@ mod messages;
 mod openapi;
 mod refusal;
 
-use super::{arrival::ARRIVAL_MAX, auth::Auth, status};
+use super::{
+    arrival::{self, ARRIVAL_MAX},
+    auth::Auth,
+    status,
+};
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -182,7 +186,7 @@ impl JsonDoor {
         }
         let arrives = tokio::time::timeout(ARRIVAL_MAX, Bytes::from_request(request, &()));
         let body = arrives.await.map_err(|_| {
-            let late = status::plain(Code::DeadlineExceeded, "BODY_LATE", "body did not arrive");
+            let late = arrival::late();
             Refusal::new(StatusCode::REQUEST_TIMEOUT, late)
         })?;
         let body = body.map_err(|refused| match refused.status() {
