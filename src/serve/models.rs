@@ -302,12 +302,12 @@ impl Models {
 
     /// Resolves when a model thread has panicked or stands still.
     pub async fn failed(&self) {
-        self.workshop.failed().await;
+        self.workshop.failed.cancelled().await;
     }
 
     /// Whether one has.
     pub fn has_failed(&self) -> bool {
-        self.workshop.has_failed()
+        self.workshop.failed.is_cancelled()
     }
 
     /// Ends every model thread and joins it.

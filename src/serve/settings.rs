@@ -344,7 +344,7 @@ mod tests {
         let sample = include_str!("../../deploy/server.toml");
         assert_eq!(ServeSettings::read(sample, "deploy/server.toml", &[]), Ok(ServeSettings::demo()));
         let keys = sample.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, 78, "the sample shows every setting");
+        assert_eq!(keys, 79, "the sample shows every setting");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The loop of the model thread: receive, forget who is gone, admit, step.
 mod arriving;
 mod drawing;
+mod leaving;
 
 use super::{
     Arc, Batcher, Bill, Class, Command, DecodeError, Duration, EngineError, EngineGauges, EngineState, Event,
@@ -166,61 +167,6 @@ impl<G: Generator> Thread<'_, G> {
         // One that is alone may be larger.
         assert!(n_jobs < 2 || used.fits(self.shared.limits.room), "jobs have the room that there is");
         assert!(self.prefixes.is_accounted(), "kept prompts are counted");
-    }
-
-    /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
-    fn forget_gone(&mut self) {
-        let now = Instant::now();
-        let shared = self.shared;
-        let age_max = shared.limits.queue_wait_max;
-        let gone = |queued: &Queued, waited: Duration| {
-            queued.reply.is_closed() || queued.job.deadline.passed(now) || waited >= age_max
-        };
-        self.waiting.remove_if(
-            now,
-            |queued, waited| gone(queued, waited),
-            |queued| {
-                // First: whoever waits gives up at the deadline too, so by now its channel is closed as well.
-                if queued.job.deadline.passed(now) {
-                    shared.metrics.deadline_missed("queue", 1);
-                    return tell(&queued.reply, Event::Failed(EngineError::DeadlineHit));
-                }
-                if queued.reply.is_closed() {
-                    return;
-                }
-                let waited_ms = u64::try_from((now - queued.since).as_millis()).unwrap_or(u64::MAX);
-                let retry_after = shared.load.pace.until_free(shared.limits.queue_max);
-                shared.metrics.refused("age", retry_after);
-                tell(&queued.reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
-            },
-        );
-        if let Some(arriving) = self.arriving.take() {
-            self.arriving = arriving.unless_gone(now, &shared.metrics);
-        }
-        let (late, gone): (Vec<_>, Vec<_>) = self
-            .running
-            .iter()
-            .filter(|(_, running)| running.deadline.passed(now) || running.reply.is_closed())
-            .map(|(&group, running)| (group, running.deadline.passed(now)))
-            .partition(|&(_, late)| late);
-        for (group, _) in late {
-            self.shared.metrics.deadline_missed("running", 1);
-            self.cancel(group, EngineError::DeadlineHit);
-        }
-        for (group, _) in gone {
-            debug!("client is gone, its rows are freed");
-            self.cancel(group, EngineError::Gone);
-        }
-    }
-
-    /// Takes a group out of the batch and tells its owner, if there still is one, why.
-    fn cancel(&mut self, group: GroupId, why: EngineError) {
-        let n_rows = self.generator.cancel(group);
-        let Some(running) = self.running.remove(&group) else { return };
-        running.bill.settle(why.spending());
-        self.shared.metrics.candidates("cancelled", running.rows_left);
-        self.shared.metrics.output_tokens("cancelled", n_rows * running.n_tokens);
-        tell(&running.reply, Event::Failed(why));
     }
 
     fn standing(&self) -> Standing {

@@ -237,7 +237,7 @@ pub struct Workshop {
     /// One task for each model thread, which ends after it.
     threads: TaskTracker,
     /// A model thread has panicked or stands still.
-    failed: CancellationToken,
+    pub(super) failed: CancellationToken,
 }
 
 impl fmt::Debug for Workshop {
@@ -334,16 +334,6 @@ impl Workshop {
         }))
     }
 
-    /// Resolves when a model thread has panicked or stands still.
-    pub async fn failed(&self) {
-        self.failed.cancelled().await;
-    }
-
-    /// Whether one has.
-    pub fn has_failed(&self) -> bool {
-        self.failed.is_cancelled()
-    }
-
     /// Waits for the end of every thread.
     pub async fn ended(&self) {
         self.threads.close();
@@ -361,10 +351,9 @@ async fn see_to_its_end(
     if ending != Ending::Stuck && tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
         error!("model thread could not be joined");
     }
-    if ending == Ending::Stopped {
-        info!(generation, "model left memory");
-    } else {
-        failed.cancel();
+    match ending {
+        Ending::Stopped => info!(generation, "model left memory"),
+        Ending::Panicked | Ending::Stuck => failed.cancel(),
     }
     drop(place);
 }

@@ -1,0 +1,62 @@
+//! Who leaves before her lists are written: clients that are gone, or for whom it is too late.
+use super::{Duration, EngineError, Event, Generator, GroupId, Instant, Queued, Thread, debug, tell};
+
+impl<G: Generator> Thread<'_, G> {
+    /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
+    pub(super) fn forget_gone(&mut self) {
+        let now = Instant::now();
+        let shared = self.shared;
+        let age_max = shared.limits.queue_wait_max;
+        let gone = |queued: &Queued, waited: Duration| {
+            queued.reply.is_closed() || queued.job.deadline.passed(now) || waited >= age_max
+        };
+        self.waiting.remove_if(
+            now,
+            |queued, waited| gone(queued, waited),
+            |queued| {
+                let Queued { job, reply, since, ticket } = *queued;
+                // Whoever hears of it may come again, and is not to find this one before her.
+                drop(ticket);
+                // First: whoever waits gives up at the deadline too, so by now its channel is closed as well.
+                if job.deadline.passed(now) {
+                    shared.metrics.deadline_missed("queue", 1);
+                    return tell(&reply, Event::Failed(EngineError::DeadlineHit));
+                }
+                if reply.is_closed() {
+                    return;
+                }
+                let waited_ms = u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX);
+                let retry_after = shared.load.pace.until_free(shared.limits.queue_max);
+                shared.metrics.refused("age", retry_after);
+                tell(&reply, Event::Failed(EngineError::QueueAge { waited_ms, retry_after }));
+            },
+        );
+        if let Some(arriving) = self.arriving.take() {
+            self.arriving = arriving.unless_gone(now, &shared.metrics);
+        }
+        let (late, gone): (Vec<_>, Vec<_>) = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.deadline.passed(now) || running.reply.is_closed())
+            .map(|(&group, running)| (group, running.deadline.passed(now)))
+            .partition(|&(_, late)| late);
+        for (group, _) in late {
+            self.shared.metrics.deadline_missed("running", 1);
+            self.cancel(group, EngineError::DeadlineHit);
+        }
+        for (group, _) in gone {
+            debug!("client is gone, its rows are freed");
+            self.cancel(group, EngineError::Gone);
+        }
+    }
+
+    /// Takes a group out of the batch and tells its owner, if there still is one, why.
+    pub(super) fn cancel(&mut self, group: GroupId, why: EngineError) {
+        let n_rows = self.generator.cancel(group);
+        let Some(running) = self.running.remove(&group) else { return };
+        running.bill.settle(why.spending());
+        self.shared.metrics.candidates("cancelled", running.rows_left);
+        self.shared.metrics.output_tokens("cancelled", n_rows * running.n_tokens);
+        tell(&running.reply, Event::Failed(why));
+    }
+}
