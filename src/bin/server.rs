@@ -26,7 +26,7 @@ use std::{io::Write, process::ExitCode};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// How long memory that is free is kept: longer than a step, and no longer, for loading a model needs far more than serving it, and the next one may be
 /// loaded at once.
-const KEPT_MS: i32 = 100;
+const KEPT_MS: i32 = 400;
 
 /// Turns a reader's signals into news search queries, over gRPC. Without a command: the demo on 127.0.0.1.
 #[derive(Debug, Parser)]

@@ -38,7 +38,7 @@ Environment, for every command:
   RAYON_NUM_THREADS
           Threads that compute one matrix product. Default: the cores that this process may use.
   MIMALLOC_PURGE_DELAY
-          Milliseconds for which free memory is kept before the system gets it back; -1: for good. Default: 100.";
+          Milliseconds for which free memory is kept before the system gets it back; -1: for good. Default: 400.";
 
 /// Why a command failed.
 #[derive(Debug, Error)]
