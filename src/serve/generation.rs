@@ -62,8 +62,8 @@ pub struct Writer {
     pub metrics: Arc<Metrics>,
     /// Where prompts are made and lists are scored.
     pub solo: Arc<Solo>,
-    /// A model thread has panicked or stands still: the server is about to end.
-    pub failed: CancellationToken,
+    /// The model thread stands still: what it is asked for never ends. Of one that panics, the channels close.
+    pub stuck: CancellationToken,
 }
 
 /// What a generation begins with, beside its question.
@@ -109,7 +109,7 @@ impl Writer {
             let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
             tokio::select! {
                 _ = events.recv_many(&mut ready, usize::MAX) => {}
-                () = self.failed.cancelled() => {}
+                () = self.stuck.cancelled() => {}
             }
             if ready.is_empty() {
                 return Err(ServeError::EngineGone);

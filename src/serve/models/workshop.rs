@@ -307,7 +307,8 @@ impl Workshop {
             // A thread that ends instead says so itself.
             let _ = (&mut thread.warm).await;
         }
-        self.threads.spawn(see_to_its_end(thread, place, (generation, self.failed.clone())));
+        let stuck = CancellationToken::new();
+        self.threads.spawn(see_to_its_end(thread, place, generation, [stuck.clone(), self.failed.clone()]));
         let facts = ModelFacts {
             generation,
             resident: resident.to_owned(),
@@ -330,7 +331,7 @@ impl Workshop {
             topics: Arc::clone(&self.topics),
             metrics: Arc::clone(&self.metrics),
             solo: Arc::clone(&self.solo),
-            failed: self.failed.clone(),
+            stuck,
         }))
     }
 
@@ -344,7 +345,8 @@ impl Workshop {
 async fn see_to_its_end(
     mut thread: EngineThread,
     place: Place,
-    (generation, failed): (u64, CancellationToken),
+    generation: u64,
+    [stuck, failed]: [CancellationToken; 2],
 ) {
     let ending = thread.ended().await;
     // The thread has reported its end, so joining takes no time; it is a blocking call all the same.
@@ -353,7 +355,8 @@ async fn see_to_its_end(
     }
     match ending {
         Ending::Stopped => info!(generation, "model left memory"),
-        Ending::Panicked | Ending::Stuck => failed.cancel(),
+        Ending::Panicked => failed.cancel(),
+        Ending::Stuck => [stuck, failed].iter().for_each(CancellationToken::cancel),
     }
     drop(place);
 }

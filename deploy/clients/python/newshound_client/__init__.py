@@ -23,7 +23,7 @@ from newshound.v1 import feedback_pb2 as feedback
 from newshound.v1 import feedback_pb2_grpc as feedback_services
 from newshound.v1 import query_generation_pb2 as messages
 from newshound.v1 import query_generation_pb2_grpc as services
-from newshound.v1 import reader_pb2 as readers
+from newshound.v1 import reader_pb2 as reader
 from newshound.v1 import reader_pb2_grpc as reader_services
 from newshound.v1 import types_pb2 as types
 
@@ -106,7 +106,10 @@ class Client:
         return repeated(self.queries.ExplainAssignment, asked, self.call(user_key, timeout_s))
 
     def report(self, response_id, outcomes, *, request_id=None, timeout_s=None):
-        """Reports what came of an answer. With the same `request_id` it counts once: whoever calls again after an error chooses one, as a UUID."""
+        """Reports what came of an answer. Whoever calls again after an error chooses a `request_id`, as a UUID: with the same one it counts once.
+
+        Each server remembers what it has recorded, so that a repetition at another one is left out only by those who read the logs of all.
+        """
         request_id = str(uuid.uuid4()) if request_id is None else request_id
         asked = feedback.ReportOutcomeRequest(response_id=response_id, request_id=request_id)
         for outcome in outcomes:
@@ -118,12 +121,12 @@ class Client:
 
     def invalidate(self, user_key, *, timeout_s=None):
         """Ends the use of a reader's stored answers, at this server and where servers share them: see reader.proto."""
-        asked = readers.InvalidateUserRequest(user=types.UserRef(key=user_key))
+        asked = reader.InvalidateUserRequest(user=types.UserRef(key=user_key))
         repeated(self.readers.InvalidateUser, asked, self.call(user_key, timeout_s))
 
     def forget(self, user_key, *, timeout_s=None):
         """The same, and what was stored is removed."""
-        asked = readers.ForgetUserRequest(user=types.UserRef(key=user_key))
+        asked = reader.ForgetUserRequest(user=types.UserRef(key=user_key))
         repeated(self.readers.ForgetUser, asked, self.call(user_key, timeout_s))
 
     def call(self, user_key, timeout_s):
