@@ -8,10 +8,13 @@ use super::{
     row::{Row, State, Turn, sample},
     sampler::SamplerSettings,
 };
-use crate::model::{
-    kv_cache::{Forks, Prefix},
-    room::Room,
-    transformer::Transformer,
+use crate::{
+    model::{
+        kv_cache::{Forks, Prefix},
+        room::Room,
+        transformer::Transformer,
+    },
+    queries::QUERIES_MAX,
 };
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -115,6 +118,9 @@ pub const TOGETHER_MIN: usize = 128;
 /// The same on a GPU, which takes as long for one as for some hundred.
 pub const TOGETHER_MIN_ON_GPU: usize = 512;
 
+/// How often a row is shown at most while it is written: with each query that a list may have.
+pub const SHOWN_MAX: usize = QUERIES_MAX;
+
 /// Positions of a prompt that are computed beside one step of so many rows: as many as rows, since each costs about what a row costs, so that a
 /// long prompt at most doubles the time of a step; but where few rows run, so many that both together are `together_min`.
 #[must_use]
@@ -215,6 +221,11 @@ impl Batch {
         group.take_finished(&mut self.finished)?;
         self.groups.retain(|group| !group.has_ended());
         Ok(())
+    }
+
+    /// Live rows of a group of which one more query has ended since it was asked last, as far as they are written: each at most `SHOWN_MAX` times.
+    pub fn grown(&mut self, group: GroupId) -> Vec<FinishedRow> {
+        self.groups.iter_mut().filter(|live| live.id == group).flat_map(Group::grown).collect()
     }
 
     /// One token for every live row; returns rows that finished since the last call (those of admit included).

@@ -75,6 +75,12 @@ impl Group {
         Ok(())
     }
 
+    /// Rows with queries that were not shown yet, as far as they are written.
+    pub(super) fn grown(&mut self) -> Vec<FinishedRow> {
+        let grown = self.rows.iter_mut().filter_map(|row| row.grows().then_some(&*row));
+        grown.map(|row| row.so_far(self.id)).collect()
+    }
+
     /// Stops rows that cannot become the best list of the group.
     pub(super) fn prune(&mut self, finished: &mut Vec<FinishedRow>) -> Result<(), DecodeError> {
         self.n_steps += 1;

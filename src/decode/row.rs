@@ -1,6 +1,6 @@
 //! One row: what it has written, and how it takes the next token.
 use super::{
-    batch::{Finish, FinishedRow, GroupId, QueryEnd},
+    batch::{Finish, FinishedRow, GroupId, QueryEnd, SHOWN_MAX},
     sampler::{Drawn, Sampled, Sampler, SamplerSettings},
 };
 use crate::{
@@ -55,6 +55,8 @@ pub(super) struct Row {
     pub(super) ids: Vec<u32>,
     pub(super) logprobs: Vec<f32>,
     pub(super) query_ends: Vec<QueryEnd>,
+    /// Queries that were shown.
+    n_shown: usize,
     /// Number of ids up to and including the last boundary.
     n_ids_at_boundary: usize,
     pub(super) state: State,
@@ -70,6 +72,7 @@ impl Row {
             ids: Vec::new(),
             logprobs: Vec::new(),
             query_ends: Vec::new(),
+            n_shown: 0,
             n_ids_at_boundary: 0,
             state: State::Live,
         }
@@ -85,6 +88,12 @@ impl Row {
             finish: Finish::Pruned,
             query_ends: self.query_ends.clone(),
         }
+    }
+
+    /// Whether it has a query that was not shown, and may be: none that is more than a list has. From now on it was.
+    pub(super) fn grows(&mut self) -> bool {
+        let n_before = std::mem::replace(&mut self.n_shown, self.query_ends.len().min(SHOWN_MAX));
+        self.n_shown > n_before
     }
 
     pub(super) fn last_id(&self) -> u32 {

@@ -14,9 +14,9 @@ use crate::{
     serve::{
         batcher::Class,
         cache::{AnswerCache, CacheKey, Found, Freshness},
-        candidate::{Answer, Candidate},
+        candidate::{Answer, Seen},
         cohorts::Cohorts,
-        flights::{Flight, Flights, Landed, Progress, Seat},
+        flights::{Flight, Flights, Landed, Progress, Seat, View},
         looks::Looks,
         metrics::{Metrics, outcome::Outcome},
         owner::{Epochs, Owner},
@@ -90,20 +90,21 @@ impl Course {
     /// Shows the candidates, and waits for the answer.
     async fn run(
         self,
-        trace: &Trace,
-        deadline: Option<Instant>,
-        watch: impl FnMut(&Arc<Candidate>),
+        question: &Question,
+        mut watch: impl FnMut(&Seen),
     ) -> (Origin, Result<Arc<Answer>, ServeError>) {
         let _waiting = match &self {
-            Self::Flying(watcher, Origin::Coalesced) => Some(trace.coalesced(&watcher.borrow().trace)),
+            Self::Flying(watcher, Origin::Coalesced) => {
+                Some(question.trace.coalesced(&watcher.borrow().trace))
+            }
             Self::Stored(..) | Self::Flying(..) | Self::Failed(_) | Self::Refused(_) => None,
         };
         match self {
             Self::Stored(answer, origin) => {
-                answer.candidates.iter().for_each(watch);
+                answer.candidates.iter().cloned().map(Seen::Ended).for_each(|seen| watch(&seen));
                 (origin, Ok(answer))
             }
-            Self::Flying(watcher, origin) => match follow(watcher, deadline, watch).await {
+            Self::Flying(watcher, origin) => match follow(watcher, question, watch).await {
                 Ok(Landed { answer, age }) => (age.map_or(origin, Origin::Hit), Ok(answer)),
                 Err(error) => (origin, Err(error)),
             },
@@ -149,7 +150,8 @@ impl Answerer {
         self.budgets.upkeep(Instant::now());
     }
 
-    /// Answers a question; `watch` sees every candidate as it ends, or all at once if the answer is stored.
+    /// Answers a question; `watch` sees every candidate as it ends, or all at once if the answer is stored, and before that, where the question
+    /// says so, each of its queries.
     ///
     /// Dropping the future costs nobody else who waits for the same answer anything.
     ///
@@ -158,28 +160,27 @@ impl Answerer {
     pub async fn answer(
         self: &Arc<Self>,
         question: Question,
-        mut watch: impl FnMut(&Arc<Candidate>),
+        mut watch: impl FnMut(&Seen),
     ) -> Result<Answered, ServeError> {
         let mut counted = Counted::new(&self.metrics, &question);
         let trace = question.trace.clone();
         let mut n_seen = 0;
-        let count = |candidate: &Arc<Candidate>| {
+        let count = |seen: &Seen| {
             n_seen += 1;
-            watch(candidate);
+            watch(seen);
         };
         let (course, mut degradation) = self.start(&question).await;
         let (status, age) = course.status();
         self.metrics.cache_request(status, age);
-        let (mut origin, mut result) = course.run(&trace, question.deadline, count).await;
+        let (mut origin, mut result) = course.run(&question, count).await;
         // Another's limit ended what this request had joined. Candidates that were seen cannot be taken back, so only a flight
         // that showed none is given another try, and only one, so that nobody waits for ever behind those who hurry.
         let in_time = question.deadline.is_none_or(|deadline| Instant::now() < deadline);
         let of_another = origin == Origin::Coalesced && result.as_ref().is_err_and(ServeError::is_limit);
         if of_another && in_time && n_seen == 0 {
-            let deadline = question.deadline;
             let course;
             (course, degradation) = self.start(&question).await;
-            (origin, result) = course.run(&trace, deadline, watch).await;
+            (origin, result) = course.run(&question, watch).await;
         }
         counted.outcome = match (&result, origin) {
             (Ok(_), Origin::Hit(_) | Origin::Stale(_) | Origin::Cohort) => Outcome::Cached,
@@ -328,7 +329,7 @@ impl Answerer {
         };
         // No request waits for it, so it is in the trace of none.
         let (class, deadline, trace) = (Class::Bulk, None, Trace::default());
-        let question = Question { class, deadline, trace, ..question };
+        let question = Question { class, deadline, trace, sees_growth: false, ..question };
         let Some((flight, mut watcher)) = self.flights.lead(key, question.passenger()) else { return };
         self.metrics.cache_renewal(if freshness == Freshness::Stale { "stale" } else { "early" });
         self.fly(question, flight, key, (charge, Others::Asked));
@@ -342,21 +343,20 @@ impl Answerer {
 /// Watches a flight to its end.
 async fn follow(
     mut watcher: watch::Receiver<Progress>,
-    deadline: Option<Instant>,
-    mut watch: impl FnMut(&Arc<Candidate>),
+    question: &Question,
+    mut watch: impl FnMut(&Seen),
 ) -> Result<Landed, ServeError> {
-    let mut n_seen = 0;
+    let mut view = View::new(question.sees_growth);
     loop {
         let (fresh, outcome) = {
             let progress = watcher.borrow_and_update();
-            (progress.candidates.get(n_seen..).unwrap_or_default().to_vec(), progress.outcome.clone())
+            (view.fresh(&progress), progress.outcome.clone())
         };
-        n_seen += fresh.len();
         fresh.iter().for_each(&mut watch);
         if let Some(outcome) = outcome {
             return outcome;
         }
-        let changed = match deadline {
+        let changed = match question.deadline {
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), watcher.changed()).await {
                 Ok(changed) => changed,
                 Err(_) => return Err(ServeError::DeadlineHit),

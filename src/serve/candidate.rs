@@ -53,8 +53,16 @@ impl Invalid {
 /// If the parser refuses it, or a query is personal data.
 pub fn list(text: &str) -> Result<QueryList, Invalid> {
     let list = parse::parse(text).map_err(Invalid::Malformed)?;
-    let is_personal = |query: &Query| rules::verdict(query.as_str()) == Some(Verdict::Personal);
     if list.as_slice().iter().any(is_personal) { Err(Invalid::Personal) } else { Ok(list) }
+}
+
+/// The queries of a list that is not written to its end, as far as they are some and not personal data.
+pub fn queries_so_far(written: &str) -> Vec<Query> {
+    parse::queries_so_far(written).into_iter().filter(|query| !is_personal(query)).collect()
+}
+
+fn is_personal(query: &Query) -> bool {
+    rules::verdict(query.as_str()) == Some(Verdict::Personal)
 }
 
 /// What the head said of a list.
@@ -96,6 +104,30 @@ impl Candidate {
         let consensus = self.consensus.unwrap_or(0.0);
         Standing { row_idx: self.row_idx, list_score, consensus, mean_logprob: self.mean_logprob }
     }
+}
+
+/// One candidate that is being written.
+#[derive(Clone, Debug)]
+pub struct Growing {
+    /// Its number.
+    pub row_idx: usize,
+    /// Its queries that have ended.
+    pub queries: Vec<Query>,
+    /// Predicted reward of each; absent without a head, and where the lines that the head saw are not the queries.
+    pub scores: Option<Vec<f32>>,
+    /// What the head foresees that the whole list will be worth; absent where it foresees nothing.
+    pub foreseen: Option<f32>,
+    /// Tokens sampled.
+    pub n_tokens: usize,
+}
+
+/// What whoever waits for an answer sees of it before it is there.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// One more query of a candidate.
+    Growing(Arc<Growing>),
+    /// A candidate that ended.
+    Ended(Arc<Candidate>),
 }
 
 /// The best queries of several candidates.

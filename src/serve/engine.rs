@@ -3,12 +3,7 @@
 //! Each model has a thread, a queue, a batch and kept prompts of its own, so that nothing which one model computed is read by another.
 //! The thread ends, and its memory is free, when the last way to it is dropped and its rows have ended.
 use crate::{
-    decode::{
-        adaptive::Adaptive,
-        batch::{DecodeError, FinishedRow, GroupId, GroupRequest},
-        pruning::Pruning,
-        sampler::SamplerSettings,
-    },
+    decode::batch::{DecodeError, FinishedRow, GroupId, GroupRequest},
     model::workers::workers,
     serve::{
         batcher::{Batcher, Class, Picked, Room, Sharing, Standing},
@@ -43,6 +38,8 @@ use tracing::{debug, error, info};
 mod admission;
 mod deadline;
 mod generator;
+mod growth;
+mod job;
 mod pace;
 mod patience;
 mod precedence;
@@ -54,6 +51,8 @@ mod thread;
 pub use admission::Ticket;
 pub use deadline::Deadline;
 pub use generator::Generator;
+pub use growth::Growth;
+pub use job::{Event, Job};
 pub use precedence::Precedence;
 pub use rates::{Warmth, Work};
 
@@ -78,71 +77,6 @@ pub struct Limits {
     pub prefixes: PrefixLimits,
     /// How long a step may take; one that takes longer does not end.
     pub step_max: Duration,
-}
-
-/// One prompt to decode.
-#[derive(Debug)]
-pub struct Job {
-    /// Whose prompt it is, who lets it be kept; none where nothing that is known may be used, and nothing is kept.
-    pub leave: Option<Leave>,
-    /// Token ids.
-    pub prompt: Vec<u32>,
-    /// One per row.
-    pub seeds: Vec<u64>,
-    /// How tokens are drawn.
-    pub sampler: SamplerSettings,
-    /// Most tokens of a row.
-    pub max_new_tokens: usize,
-    /// Ids that end a row.
-    pub stop_ids: Arc<[u32]>,
-    /// Ids that end a query.
-    pub boundary_ids: Arc<[u32]>,
-    /// How weak rows are stopped early.
-    pub pruning: Option<Pruning>,
-    /// How the first rows decide whether the others are written; none: all are.
-    pub adaptive: Option<Adaptive>,
-    /// Until when the job is worth anything.
-    pub deadline: Arc<Deadline>,
-    /// What is used for it; it comes back with `Done`, and is settled here if the job is not decoded to its end.
-    pub bill: Bill,
-}
-
-impl Job {
-    /// What it takes until its first rows have ended.
-    fn need(&self) -> Room {
-        room(self.prompt.len(), self.seeds.len() - self.n_held(), self.max_new_tokens)
-    }
-
-    fn n_held(&self) -> usize {
-        self.adaptive.as_ref().map_or(0, |_| Adaptive::n_held(self.seeds.len()))
-    }
-}
-
-/// What a job's owner hears, in this order: `Admitted`, `Row` for each row that is written, `Done`; or `Failed` at any time, and nothing after it.
-#[derive(Debug)]
-pub enum Event {
-    /// The prompt went through the model.
-    Admitted {
-        /// Time in the queue.
-        queue: Duration,
-        /// Time of the prefill.
-        prefill: Duration,
-        /// Prompt tokens computed.
-        prefill_tokens_computed: usize,
-    },
-    /// A row ended.
-    Row(FinishedRow),
-    /// All rows ended.
-    Done {
-        /// Time since the prefill.
-        decode: Duration,
-        /// Rows were left out that were needed: others waited for the model, or the deadline was near.
-        is_cut: bool,
-        /// What was used, to be settled.
-        bill: Bill,
-    },
-    /// There will be no more.
-    Failed(EngineError),
 }
 
 /// Why a job was not decoded to its end.
@@ -344,7 +278,7 @@ impl Engine {
             return Err(EngineError::Gone);
         }
         // Room for every event of the job, so that the thread never waits for a slow reader.
-        let (reply, events) = mpsc::channel(job.seeds.len() + 3);
+        let (reply, events) = mpsc::channel(job.n_events_max());
         let queued = Queued { job, reply, since: Instant::now(), ticket };
         // The channel has room for all who have a ticket, so it is closed if it takes no more.
         let sent = self.commands.try_send(Command::Generate(Box::new(queued)));

@@ -6,12 +6,12 @@ use crate::serve::{
     answer::ServeError,
     batcher::Class,
     cache::CacheKey,
-    candidate::{Answer, Candidate},
-    engine::{Deadline, Precedence},
+    candidate::{Answer, Candidate, Growing, Seen},
+    engine::{Deadline, Growth, Precedence},
     traces::Trace,
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,10 +22,55 @@ use tokio::sync::watch;
 pub struct Progress {
     /// Candidates in the order in which they ended.
     pub candidates: Vec<Arc<Candidate>>,
+    /// Those that are being written, by number, where anybody looks.
+    pub growing: BTreeMap<usize, Arc<Growing>>,
     /// How it ended.
     pub outcome: Option<Result<Landed, ServeError>>,
     /// The trace that says what it does: that of whoever asked first.
     pub trace: Trace,
+}
+
+impl Progress {
+    /// One more thing to see.
+    pub fn show(&mut self, seen: Seen) {
+        match seen {
+            Seen::Growing(growing) => {
+                self.growing.insert(growing.row_idx, growing);
+            }
+            Seen::Ended(candidate) => {
+                self.growing.remove(&candidate.row_idx);
+                self.candidates.push(candidate);
+            }
+        }
+    }
+}
+
+/// What one who watches has seen.
+#[derive(Debug)]
+pub struct View {
+    sees_growth: bool,
+    n_ended: usize,
+    /// Tokens that candidates had when they were seen, by number.
+    n_tokens: HashMap<usize, usize>,
+}
+
+impl View {
+    /// That of one who has seen nothing.
+    pub fn new(sees_growth: bool) -> Self {
+        Self { sees_growth, n_ended: 0, n_tokens: HashMap::new() }
+    }
+
+    /// What there is that she has not seen; from now on she has.
+    pub fn fresh(&mut self, progress: &Progress) -> Vec<Seen> {
+        let ended = progress.candidates.get(self.n_ended..).unwrap_or_default();
+        self.n_ended += ended.len();
+        let growing = progress.growing.values().filter(|_| self.sees_growth);
+        let growing = growing.filter(|growing| {
+            self.n_tokens.insert(growing.row_idx, growing.n_tokens) != Some(growing.n_tokens)
+        });
+        let growing = growing.cloned().map(Seen::Growing);
+        ended.iter().cloned().map(Seen::Ended).chain(growing).collect()
+    }
 }
 
 /// What a generation that ended well gives.
@@ -46,6 +91,8 @@ pub struct Flight {
     pub deadline: Arc<Deadline>,
     /// The first class of those who wait for it.
     pub precedence: Arc<Precedence>,
+    /// Whether any of them looks at lists while they are written.
+    pub growth: Arc<Growth>,
 }
 
 impl Flight {
@@ -54,13 +101,15 @@ impl Flight {
         let (progress, watcher) = watch::channel(Progress::default());
         let deadline = Arc::new(Deadline::new(passenger.deadline));
         let precedence = Arc::new(Precedence::new(passenger.class));
-        (Arc::new(Self { progress, deadline, precedence }), watcher)
+        let growth = Arc::new(Growth::new(passenger.sees_growth));
+        (Arc::new(Self { progress, deadline, precedence, growth }), watcher)
     }
 
     /// One more waits for it: it goes on until her deadline, and before whomever she goes.
     fn board(&self, passenger: Passenger) -> watch::Receiver<Progress> {
         self.deadline.extend(passenger.deadline);
         self.precedence.join(passenger.class);
+        self.growth.join(passenger.sees_growth);
         self.progress.subscribe()
     }
 }
@@ -72,6 +121,8 @@ pub struct Passenger {
     pub deadline: Option<Instant>,
     /// Whom she goes before.
     pub class: Class,
+    /// Whether she looks at lists while they are written.
+    pub sees_growth: bool,
 }
 
 /// What `Flights::join` found.

@@ -1,6 +1,7 @@
 //! One generation: prompt, engine, parser, reward head, and the choice of the best list.
 mod built;
 mod course;
+mod growing;
 
 use crate::{
     cleaner::{Cleaner, CleanerError, Verdict, with_category},
@@ -17,9 +18,9 @@ use crate::{
     serve::{
         answer::ServeError,
         bill::Bill,
-        candidate::{self, Answer, Candidate, Invalid, Phases, Scores, StitchedList},
+        candidate::{self, Answer, Candidate, Invalid, Phases, Scores, Seen, StitchedList},
         cost::{Owed, Spending},
-        engine::{Deadline, Engine, Event, Job, Ticket},
+        engine::{Deadline, Engine, Event, Growth, Job, Ticket},
         metrics::Metrics,
         models::facts::ModelFacts,
         owner::Leave,
@@ -75,20 +76,22 @@ pub struct Passage {
     pub leave: Leave,
     /// Until when anybody waits for it.
     pub deadline: Arc<Deadline>,
+    /// Whether anybody looks at lists while they are written.
+    pub growth: Arc<Growth>,
     /// What the tenant was charged for it.
     pub charge: Charge,
 }
 
 impl Writer {
-    /// Generates, publishing each candidate as it ends; the prompt is kept as long as the passage's leave stands. Dropping the future frees the rows within one step.
+    /// Generates, publishing each candidate as it ends, and where anybody looks each of its queries before; the prompt is kept as long as the passage's leave stands. Dropping the future frees the rows within one step.
     ///
     /// # Errors
     /// If the engine refuses or fails, the deadline passes, or no candidate is a valid list.
     pub async fn generate(
         self: &Arc<Self>,
         question: &Arc<Question>,
-        Passage { ticket, leave, deadline, charge }: Passage,
-        publish: impl Fn(&Arc<Candidate>),
+        Passage { ticket, leave, deadline, growth, charge }: Passage,
+        publish: impl Fn(Seen),
     ) -> Result<Answer, ServeError> {
         let mut course = Course::new(question);
         let (writer, of_task) = (Arc::clone(self), Arc::clone(question));
@@ -102,11 +105,12 @@ impl Writer {
         if prompt.n_truncated_signals == 0 {
             self.engine.prepared(question.n_bytes(), prompt.ids.len(), took);
         }
-        let mut events =
-            self.engine.submit(ticket, self.job((prompt.ids, meets), question, (leave, deadline, charge)))?;
+        let mut events = self
+            .engine
+            .submit(ticket, self.job((prompt.ids, meets), question, (leave, deadline, growth, charge)))?;
         course.queued();
         loop {
-            let (mut ready, mut rows, mut ended) = (Vec::new(), Vec::new(), None);
+            let (mut ready, mut rows, mut grown, mut ended) = (Vec::new(), Vec::new(), Vec::new(), None);
             tokio::select! {
                 _ = events.recv_many(&mut ready, usize::MAX) => {}
                 () = self.stuck.cancelled() => {}
@@ -120,6 +124,7 @@ impl Writer {
                         course.admitted(queue, prefill, prefill_tokens_computed);
                     }
                     Event::Row(row) => rows.push(row),
+                    Event::Grown(rows) => grown.extend(rows),
                     Event::Done { decode, is_cut, bill } => ended = Some(Ok((decode, is_cut, bill))),
                     Event::Failed(error) => ended = Some(Err(error)),
                 }
@@ -127,14 +132,18 @@ impl Writer {
             if !rows.is_empty() {
                 let n_before = course.candidates.len();
                 course = self.take(course, rows).await?;
-                course.candidates[n_before..]
-                    .iter()
-                    .for_each(|candidate| publish(&Arc::new(candidate.clone())));
+                let fresh = course.candidates[n_before..].iter();
+                fresh.for_each(|candidate| publish(Seen::Ended(Arc::new(candidate.clone()))));
             }
             if let Some(ended) = ended {
                 let (decode, is_cut, bill) = ended?;
                 course.decoded(decode, is_cut);
                 return self.finish(course, question, n_truncated_signals, bill);
+            }
+            if !grown.is_empty() {
+                let seen;
+                (course, seen) = self.grow(course, grown).await?;
+                seen.into_iter().for_each(|growing| publish(Seen::Growing(Arc::new(growing))));
             }
         }
     }
@@ -162,7 +171,7 @@ impl Writer {
         &self,
         (prompt, meets): (Vec<u32>, Option<Meets>),
         question: &Question,
-        (leave, deadline, charge): (Leave, Arc<Deadline>, Charge),
+        (leave, deadline, growth, charge): (Leave, Arc<Deadline>, Arc<Growth>, Charge),
     ) -> Job {
         let options = &question.options;
         Job {
@@ -177,6 +186,7 @@ impl Writer {
             pruning: self.pruning(options, meets),
             adaptive: (options.draw == Draw::AsNeeded).then(|| Adaptive { is_list: self.is_list() }),
             deadline,
+            growth,
             bill: Bill::open(&self.metrics, &question.enrolment, charge),
         }
     }
@@ -209,7 +219,7 @@ impl Writer {
             let _rerank = course.reranking(rows.len());
             let n_before = course.candidates.len();
             course.candidates.extend(rows.iter().map(|row| writer.candidate(row)));
-            course.rows.extend(rows);
+            course.ended(rows);
             if course.candidates[n_before..].iter().any(|candidate| candidate.list.is_ok()) {
                 course.time_to_first_candidate.get_or_insert(course.started.elapsed());
                 writer.score(&mut course);

@@ -29,6 +29,8 @@ pub struct Question {
     pub cache: CacheMode,
     /// Until when an answer is of use.
     pub deadline: Option<Instant>,
+    /// Whether candidates are seen while they are written. It changes nothing of the answer.
+    pub sees_growth: bool,
     /// What experiments do to it.
     pub enrolment: Arc<Enrolment>,
     /// The model that answered when it was asked, and answers it to the end.
@@ -54,7 +56,7 @@ impl Question {
 
     /// What those who wait for the same are told of this one.
     pub fn passenger(&self) -> Passenger {
-        Passenger { deadline: self.deadline, class: self.class }
+        Passenger { deadline: self.deadline, class: self.class, sees_growth: self.sees_growth }
     }
 
     /// The same on a lower rung; none where that is the same.

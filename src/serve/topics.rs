@@ -142,14 +142,18 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// Whether a query is about no topic.
+    pub fn passes(&self, query: &Query) -> bool {
+        self.words.as_ref().is_none_or(|words| words.topic(query.as_str()).is_none())
+    }
+
     /// A list without the queries about a topic.
     ///
     /// # Errors
     /// `Sensitive` if too few are left for a list.
     pub fn queries(&self, list: QueryList) -> Result<QueryList, Invalid> {
-        let Some(words) = &self.words else { return Ok(list) };
-        let passes = |query: &&Query| words.topic(query.as_str()).is_none();
-        let left: Vec<&str> = list.as_slice().iter().filter(passes).map(Query::as_str).collect();
+        let passing = list.as_slice().iter().filter(|query| self.passes(query));
+        let left: Vec<&str> = passing.map(Query::as_str).collect();
         if left.len() == list.as_slice().len() {
             return Ok(list);
         }

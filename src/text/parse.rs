@@ -120,6 +120,13 @@ pub fn parse(generated: &str) -> Result<QueryList, Malformed> {
     Ok(QueryList::new_checked(queries))
 }
 
+/// The queries of a list that is not written to its end: one a line, without lines that are none and without repetitions.
+pub fn queries_so_far(written: &str) -> Vec<Query> {
+    let mut seen = HashSet::new();
+    let queries = written.split('\n').enumerate().filter_map(|(idx, line)| parse_line(idx, line).ok());
+    queries.filter(|query| seen.insert(comparable(query))).map(Query::new_checked).collect()
+}
+
 /// A query in the form in which repetitions are found: lower case, NFKC, no punctuation at the edges of words, single spaces.
 pub fn comparable(query: &str) -> String {
     let folded = query.nfkc().collect::<String>().to_lowercase();

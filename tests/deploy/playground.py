@@ -51,12 +51,13 @@ def cut(request):
 
 
 def grows(page):
-    """Counts of candidates that were shown one after the other, noted by the page as it changes."""
+    """How many lists had ended and how many queries those had that had not, one after the other, noted by the page as it changes."""
     page.evaluate(
         """() => {
-            window.counts = [];
-            new MutationObserver(() => window.counts.push(document.querySelectorAll("#candidates > li").length))
-                .observe(document.getElementById("candidates"), {childList: true});
+            window.seen = [];
+            const count = what => document.querySelectorAll(what).length;
+            const note = () => window.seen.push([count("#candidates > li:not(.growing)"), count("#candidates > li.growing li")]);
+            new MutationObserver(note).observe(document.getElementById("candidates"), {childList: true, subtree: true});
         }"""
     )
 
@@ -80,8 +81,10 @@ def check(browser, url, pictures, scheme):
     tab_to(page, "ask")
     page.keyboard.press("Enter")
     expect_soon(page.locator("#status")).to_have_text(re.compile("^Done: [3-8] queries from 8 lists"), timeout=PATIENCE_S * 1000)
-    counts = page.evaluate("window.counts")
-    expect(counts[-1] == 8 and len(set(counts)) > 2, f"candidates came as {counts}")
+    seen = page.evaluate("window.seen")
+    n_ended, n_growing = ({state[place] for state in seen} for place in (0, 1))
+    expect(seen[-1] == [8, 0] and len(n_ended) > 2, f"candidates came as {seen}")
+    expect(len(n_growing) > 5, f"candidates grew as {seen}")
     n_queries = page.locator("#chosen > li").count()
     expect(3 <= n_queries <= 8, f"{n_queries} queries are chosen")
     expect(page.locator("#candidates > li.best").count() == 1, "one candidate is the chosen one")
@@ -94,7 +97,7 @@ def check(browser, url, pictures, scheme):
     accessible(page, f"{scheme}, answered")
     page.screenshot(path=pictures / f"playground-{scheme}.png", full_page=True)
     expect(not problems, f"the browser complains: {problems}")
-    step(f"{scheme}: a reader is picked and asked for by keyboard, {len(set(counts))} states of the list of candidates were seen")
+    step(f"{scheme}: a reader is picked and asked for by keyboard, {len(n_ended)} numbers of lists that had ended were seen, and {len(n_growing)} of queries of those that had not")
 
     page.fill("#text", "nothing that is a signal")
     page.click("#ask")

@@ -296,6 +296,7 @@ async fn a_stream_tells_arms_first_and_last() {
             Event::Accepted(accepted) => told.extend(accepted.arms),
             Event::Done(done) => told.extend(done.arms),
             Event::Candidate(_) => n_told += 1,
+            Event::Growing(growing) => panic!("nobody asked to see {growing:?}"),
         }
     }
     assert_eq!(n_told, 2);

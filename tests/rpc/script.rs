@@ -100,6 +100,7 @@ struct Row {
     ids: Vec<u32>,
     finish: Finish,
     n_written: usize,
+    n_shown: usize,
     boundary_ids: Arc<[u32]>,
 }
 
@@ -141,7 +142,15 @@ impl Generator for Script {
             let boundary_ids = Arc::clone(&request.boundary_ids);
             let is_held = row_idx + request.n_held >= request.seeds.len();
             let rows = if is_held { &mut self.held } else { &mut self.rows };
-            rows.push(Row { group: request.id, row_idx, ids, finish, n_written: 1, boundary_ids });
+            rows.push(Row {
+                group: request.id,
+                row_idx,
+                ids,
+                finish,
+                n_written: 1,
+                n_shown: 0,
+                boundary_ids,
+            });
         }
         Ok(Admitted { prefill_tokens_computed: request.prompt.len(), prefix: None })
     }
@@ -150,6 +159,16 @@ impl Generator for Script {
         let n_before = self.rows.len();
         self.rows.extend(self.held.extract_if(.., |row| row.group == group));
         Ok(self.rows.len() - n_before)
+    }
+
+    fn grown(&mut self, group: GroupId) -> Vec<FinishedRow> {
+        let rows = self.rows.iter_mut().filter(|row| row.group == group);
+        let grown = rows.filter_map(|row| {
+            let so_far = written(row, row.n_written);
+            let n_before = std::mem::replace(&mut row.n_shown, so_far.query_ends.len());
+            (row.n_shown > n_before).then_some(so_far)
+        });
+        grown.collect()
     }
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
@@ -164,7 +183,7 @@ impl Generator for Script {
             std::mem::take(&mut self.rows).into_iter().partition(|row| row.n_written >= row.ids.len());
         self.rows = live;
         let finished: Vec<Row> = finished;
-        Ok(finished.into_iter().map(finished_row).collect())
+        Ok(finished.iter().map(|row| written(row, row.ids.len())).collect())
     }
 
     fn cancel(&mut self, group: GroupId) -> usize {
@@ -189,9 +208,9 @@ impl Generator for Script {
     }
 }
 
-/// Later rows are less likely: row `i` has a mean log-probability of -(i + 1) / 10.
-fn finished_row(row: Row) -> FinishedRow {
-    let ends = (0..row.ids.len()).filter(|&at| {
+/// The first ids of a row. Later rows are less likely: row `i` has a mean log-probability of -(i + 1) / 10.
+fn written(row: &Row, n_ids: usize) -> FinishedRow {
+    let ends = (0..n_ids).filter(|&at| {
         row.boundary_ids.contains(&row.ids[at]) || (at + 1 == row.ids.len() && row.finish == Finish::Stop)
     });
     let mut start = 0;
@@ -204,8 +223,8 @@ fn finished_row(row: Row) -> FinishedRow {
         group: row.group,
         row_idx: row.row_idx,
         query_ends: ends.map(end).collect(),
-        logprobs: vec![-(row.row_idx as f32 + 1.0) / 10.0; row.ids.len()],
-        ids: row.ids,
+        logprobs: vec![-(row.row_idx as f32 + 1.0) / 10.0; n_ids],
+        ids: row.ids[..n_ids].to_vec(),
         finish: row.finish,
     }
 }

@@ -73,6 +73,109 @@ async fn a_candidate_is_sent_before_the_others_end() {
     assert!(matches!(next().await, Event::Done(_)));
 }
 
+/// Steps after which the first query of a list has ended, whose last token comes with the next one.
+fn steps_of_a_query(text: &str) -> usize {
+    let first = format!("{}\n", text.lines().next().unwrap());
+    super::script::tokens().encode_text(&first).len() - 1
+}
+
+fn seen_growing(request: proto::GenerateQueriesRequest) -> proto::GenerateQueriesRequest {
+    let mut request = request;
+    options(&mut request).stream_queries = true;
+    request
+}
+
+#[tokio::test]
+async fn candidates_are_shown_while_they_are_written_where_that_is_asked_for() {
+    let server = Plan::new().with_head().gated().start().await;
+    let mut client = server.client().await;
+    let asked = seen_growing(request("reader"));
+    let mut stream = within(client.stream_generate_queries(asked)).await.unwrap().into_inner();
+    let mut next = async || within(stream.message()).await.unwrap().unwrap().event.unwrap();
+    assert!(matches!(next().await, Event::Accepted(_)));
+    server.gate.allow(steps_of_a_query(LIST));
+    for index in 0..4 {
+        let Event::Growing(growing) = next().await else { panic!("nothing grew") };
+        assert_eq!((growing.index, growing.queries.len()), (index, 1));
+        let query = &growing.queries[0];
+        assert_eq!((query.text.as_str(), query.rank), (LIST.lines().next().unwrap(), 1));
+        assert!(query.score.is_some() && growing.foreseen_score.is_none(), "this head does not foresee");
+    }
+    server.gate.open();
+    let mut n_queries = [1; 4];
+    let mut has_ended = [false; 4];
+    loop {
+        match next().await {
+            Event::Growing(growing) => {
+                let index = growing.index as usize;
+                let texts: Vec<&str> = growing.queries.iter().map(|query| query.text.as_str()).collect();
+                assert!(!has_ended[index] && texts.len() > n_queries[index], "{index}: {texts:?}");
+                assert_eq!(texts, LIST.lines().take(texts.len()).collect::<Vec<_>>());
+                n_queries[index] = texts.len();
+            }
+            Event::Candidate(candidate) => has_ended[candidate.list.unwrap().index as usize] = true,
+            Event::Done(done) => {
+                assert_eq!(texts(done.best.as_ref().unwrap()), LIST.lines().collect::<Vec<_>>());
+                break;
+            }
+            Event::Accepted(_) => panic!("accepted twice"),
+        }
+    }
+    assert_eq!(has_ended, [true; 4]);
+}
+
+#[tokio::test]
+async fn who_joins_sees_lists_grow_and_who_does_not_look_is_not_shown_them() {
+    let server = Plan::new().gated().start().await;
+    let mut blind = server.client().await;
+    let unseen = tokio::spawn(async move { events(&mut blind, request("reader")).await });
+    server.until("newshound_running_rows", 4.0).await;
+    let mut client = server.client().await;
+    let asked = seen_growing(request("reader"));
+    let mut stream = within(client.stream_generate_queries(asked)).await.unwrap().into_inner();
+    let mut next = async || within(stream.message()).await.unwrap().unwrap().event.unwrap();
+    assert!(matches!(next().await, Event::Accepted(_)));
+    server.until("newshound_cache_requests_total{status=\"coalesced\"}", 1.0).await;
+    server.gate.allow(steps_of_a_query(LIST));
+    for _ in 0..4 {
+        assert!(matches!(next().await, Event::Growing(_)));
+    }
+    server.gate.open();
+    let unseen = within(unseen).await.unwrap();
+    assert_eq!(unseen.len(), 2 + 4, "{unseen:?}");
+    assert_eq!(server.log.prefills(), 1);
+}
+
+/// What must not be in a list must not be in one that grows either.
+#[tokio::test]
+async fn what_is_personal_or_no_query_is_not_shown_while_it_is_written() {
+    let text =
+        |_, _| "jane.doe@example.com birthday\nsolar storm tonight\none\ntrain strike talks".to_owned();
+    let server = Plan::new().with_head().writing(text).gated().start().await;
+    let mut client = server.client().await;
+    let asked = seen_growing(request("reader"));
+    let mut stream = within(client.stream_generate_queries(asked)).await.unwrap().into_inner();
+    let mut next = async || within(stream.message()).await.unwrap().unwrap().event.unwrap();
+    assert!(matches!(next().await, Event::Accepted(_)));
+    server.gate.allow(steps_of_a_query(&text(0, 0)));
+    for _ in 0..4 {
+        let Event::Growing(growing) = next().await else { panic!("nothing grew") };
+        assert!(growing.queries.is_empty() && growing.output_tokens > 0, "{growing:?}");
+    }
+    let n_tokens = super::script::tokens().encode_text(&text(0, 0)).len();
+    server.gate.allow(n_tokens - 2 - steps_of_a_query(&text(0, 0)));
+    loop {
+        let Event::Growing(growing) = next().await else { panic!("ended too early") };
+        let texts: Vec<&str> = growing.queries.iter().map(|query| query.text.as_str()).collect();
+        assert!(texts.is_empty() || texts == ["solar storm tonight"], "{texts:?}");
+        let scores = growing.queries.iter().filter(|query| query.score.is_some()).count();
+        assert_eq!(scores, 0, "the head saw more lines than are shown");
+        if growing.index == 3 && !texts.is_empty() {
+            break;
+        }
+    }
+}
+
 #[tokio::test]
 async fn malformed_candidates_are_sent_but_never_lead() {
     let text = |row_idx: usize, _| if row_idx == 0 { "one line only".to_owned() } else { LIST.to_owned() };

@@ -129,6 +129,7 @@ async fn a_stream_tells_one_model_from_its_beginning_to_its_end() {
     while let Some(event) = within(events.message()).await.unwrap() {
         match event.event.unwrap() {
             Event::Accepted(accepted) => told.push(accepted.model.unwrap().generation),
+            Event::Growing(growing) => panic!("nobody asked to see {growing:?}"),
             Event::Candidate(candidate) => {
                 assert!(texts(&candidate.list.unwrap())[0].starts_with("alpha"));
             }

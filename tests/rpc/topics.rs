@@ -1,6 +1,9 @@
 //! What is sensitive reaches neither the model nor a list.
-use super::server::{Plan, Server, ask, refusal, request, signal, texts, within};
-use newshound::serve::{rpc::proto, settings::Gates};
+use super::server::{Plan, Server, ask, options, refusal, request, signal, texts, within};
+use newshound::serve::{
+    rpc::proto::{self, generate_queries_event::Event},
+    settings::Gates,
+};
 use std::path::PathBuf;
 use tempfile::TempDir;
 use tonic::Code;
@@ -17,13 +20,18 @@ const LISTS: [&str; 2] = [
     "solar storm tonight\ntrain strike talks\ncity council vote",
 ];
 
-async fn server(gates: Gates) -> (TempDir, Server) {
+fn plan(gates: Gates) -> (TempDir, Plan) {
     let (dir, file) = file();
     let plan = Plan::new().writing(|row_idx, _| LISTS[row_idx.min(1)].to_owned());
     let plan = plan.with(|settings| {
         settings.topics.file = Some(file);
         settings.topics.gates = gates;
     });
+    (dir, plan)
+}
+
+async fn server(gates: Gates) -> (TempDir, Server) {
+    let (dir, plan) = plan(gates);
     (dir, plan.start().await)
 }
 
@@ -68,4 +76,31 @@ async fn each_gate_can_stand_alone() {
     let answer = ask(&mut of_signals.client().await, sick()).await;
     let usage = answer.usage.unwrap();
     assert_eq!((usage.cleaned_signals, usage.candidates_invalid), (1, 0));
+}
+
+#[tokio::test]
+async fn sensitive_queries_are_not_shown_while_lists_are_written() {
+    let (_dir, plan) = plan(Gates::Both);
+    let server = plan.gated().start().await;
+    let mut client = server.client().await;
+    let mut asked = request("reader");
+    options(&mut asked).stream_queries = true;
+    let mut stream = within(client.stream_generate_queries(asked)).await.unwrap().into_inner();
+    let mut next = async || within(stream.message()).await.unwrap().unwrap().event.unwrap();
+    assert!(matches!(next().await, Event::Accepted(_)));
+    server.gate.allow(super::script::tokens().encode_text("solar storm tonight\n").len() - 1);
+    for _ in 0..4 {
+        let Event::Growing(growing) = next().await else { panic!("nothing grew") };
+        assert!(growing.queries.is_empty() && growing.output_tokens > 0, "{growing:?}");
+    }
+    server.gate.open();
+    loop {
+        match next().await {
+            Event::Growing(growing) => {
+                assert!(growing.queries.iter().all(|query| query.text != "solar storm tonight"));
+            }
+            Event::Done(_) => break,
+            _ => {}
+        }
+    }
 }

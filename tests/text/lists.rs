@@ -1,7 +1,7 @@
 //! The one definition of a valid list: both sides of each of its limits.
 use newshound::{
     signals::characters::clean,
-    text::parse::{Malformed, comparable, parse},
+    text::parse::{Malformed, comparable, parse, queries_so_far},
 };
 use proptest::prelude::*;
 
@@ -124,6 +124,17 @@ fn every_reason_has_its_own_label() {
     labels.sort_unstable();
     labels.dedup();
     assert_eq!(labels.len(), 8);
+}
+
+#[test]
+fn of_a_list_that_is_being_written_what_is_a_query_is_read() {
+    let texts = |written: &str| -> Vec<String> {
+        queries_so_far(written).iter().map(|query| query.as_str().to_owned()).collect()
+    };
+    assert!(texts("").is_empty());
+    assert_eq!(texts("port strike oslo"), ["port strike oslo"]);
+    let written = "port strike oslo\n- heat pump\none\nPort strike, Oslo\nheat pump subsidies\n";
+    assert_eq!(texts(written), ["port strike oslo", "heat pump subsidies"]);
 }
 
 proptest! {

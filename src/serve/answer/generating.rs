@@ -8,7 +8,7 @@ use crate::{
     serve::{
         batcher::Class,
         cache::{CacheKey, Found, Freshness, Keep},
-        candidate::{Answer, Candidate},
+        candidate::{Answer, Seen},
         engine::{EngineError, Ticket},
         flights::{Flight, Flights, Landed},
         generation::Passage,
@@ -89,14 +89,12 @@ impl Answerer {
             // Whoever is refused is refused at once.
             Err(error) => (Err(error), None),
         };
-        let publish = |candidate: &Arc<Candidate>| {
-            flight.progress.send_modify(|progress| progress.candidates.push(Arc::clone(candidate)));
-        };
+        let publish = |seen: Seen| flight.progress.send_modify(|progress| progress.show(seen));
         let leave = Leave { epoch: key.epoch(), epochs: Arc::clone(&self.epochs) };
-        let deadline = Arc::clone(&flight.deadline);
+        let (deadline, growth) = (Arc::clone(&flight.deadline), Arc::clone(&flight.growth));
         let generated = match ticket {
             Ok(ticket) => {
-                let passage = Passage { ticket, leave, deadline, charge };
+                let passage = Passage { ticket, leave, deadline, growth, charge };
                 question.writer.generate(question, passage, publish).await
             }
             Err(error) => Err(error.into()),

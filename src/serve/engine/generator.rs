@@ -17,6 +17,11 @@ pub trait Generator {
     fn draw(&mut self, _: GroupId) -> Result<usize, DecodeError> {
         Ok(0)
     }
+    /// Rows of a group of which one more query has ended since it was asked last, as far as they are written: each at most
+    /// `SHOWN_MAX` times. Of what shows nothing before it ends, none.
+    fn grown(&mut self, _: GroupId) -> Vec<FinishedRow> {
+        Vec::new()
+    }
     /// Gives every row one token; returns the rows that ended.
     ///
     /// # Errors
@@ -55,6 +60,10 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
 
     fn draw(&mut self, group: GroupId) -> Result<usize, DecodeError> {
         (**self).draw(group)
+    }
+
+    fn grown(&mut self, group: GroupId) -> Vec<FinishedRow> {
+        (**self).grown(group)
     }
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {
@@ -101,6 +110,10 @@ impl Generator for Batch {
 
     fn draw(&mut self, group: GroupId) -> Result<usize, DecodeError> {
         Self::draw(self, group)
+    }
+
+    fn grown(&mut self, group: GroupId) -> Vec<FinishedRow> {
+        Self::grown(self, group)
     }
 
     fn step(&mut self) -> Result<Vec<FinishedRow>, DecodeError> {

@@ -67,6 +67,7 @@ struct Thread<'a, G> {
 struct Running {
     reply: mpsc::Sender<Event>,
     deadline: Arc<super::Deadline>,
+    growth: Arc<super::Growth>,
     class: Class,
     prompt_tokens: usize,
     /// Most tokens of a row.
@@ -207,6 +208,7 @@ impl<G: Generator> Thread<'_, G> {
                 }
                 self.running.values_mut().for_each(|running| running.n_tokens += 1);
                 finished.into_iter().for_each(|row| self.hand_over(row));
+                self.show_growth();
                 if self.has_orphans {
                     self.fail_orphans();
                 }
@@ -267,6 +269,16 @@ impl<G: Generator> Thread<'_, G> {
             Ok(true) => {}
             Ok(false) => self.finish(group),
             Err(error) => self.fail_group(group, error),
+        }
+    }
+
+    /// Shows rows of which a query has ended to those who look.
+    fn show_growth(&mut self) {
+        for (&group, running) in self.running.iter().filter(|(_, running)| running.growth.is_watched()) {
+            let grown = self.generator.grown(group);
+            if !grown.is_empty() {
+                tell(&running.reply, Event::Grown(grown));
+            }
         }
     }
 

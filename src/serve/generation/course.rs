@@ -8,7 +8,10 @@ use crate::{
         traces::{Open, Stage, Trace},
     },
 };
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
 
 /// What a generation knows so far.
 pub(super) struct Course {
@@ -24,6 +27,8 @@ pub(super) struct Course {
     pub(super) candidates: Vec<Candidate>,
     /// What each was read from.
     pub(super) rows: Vec<FinishedRow>,
+    /// Those that are being written, by number, as far as they are shown.
+    pub(super) growing: BTreeMap<usize, FinishedRow>,
     pub(super) time_to_first_candidate: Option<Duration>,
     pub(super) prompt_tokens: usize,
     pub(super) prefill_tokens_computed: usize,
@@ -46,6 +51,7 @@ impl Course {
             is_cut: false,
             candidates: Vec::new(),
             rows: Vec::new(),
+            growing: BTreeMap::new(),
             time_to_first_candidate: None,
             prompt_tokens: 0,
             prefill_tokens_computed: 0,
@@ -84,6 +90,12 @@ impl Course {
         through.with("newshound.prefill_tokens_computed", prefill_tokens_computed).until(admitted + prefill);
         self.stage_from = admitted + prefill;
         self.stage = Some(self.trace.stage(Stage::Decode, self.stage_from));
+    }
+
+    /// Rows are no longer written.
+    pub(super) fn ended(&mut self, rows: Vec<FinishedRow>) {
+        self.growing.retain(|row_idx, _| rows.iter().all(|row| row.row_idx != *row_idx));
+        self.rows.extend(rows);
     }
 
     /// All rows ended.

@@ -117,7 +117,7 @@ async fn answer(
 ) -> Result<proto::GenerateQueriesResponse, Status> {
     let trace = call::trace(&shared.rooms, METHOD, metadata);
     let answered = match shared.asked(request, metadata, deadline, &trace) {
-        Ok(asked) => shared.answer(asked, response_id(), |_| {}).await,
+        Ok(asked) => shared.answer(asked.unseen(), response_id(), |_| {}).await,
         Err(status) => Err(status),
     };
     let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);

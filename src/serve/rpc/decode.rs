@@ -74,6 +74,8 @@ pub struct Asked {
     pub entrant: Entrant,
     /// Whether every candidate is returned.
     pub return_candidates: bool,
+    /// Whether candidates are shown while they are written.
+    pub stream_queries: bool,
     /// What the cleaner is asked of, in the order of the request; empty unless it is asked.
     pub judged: Vec<Judged>,
     /// Comes back in the response.
@@ -90,7 +92,7 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context<'_>) -> Re
     let options = request.options.unwrap_or_default();
     let judged = if options.return_signal_verdicts { judged(&request.signals) } else { Vec::new() };
     let signals = checks.signals(request.signals);
-    let return_candidates = options.return_candidates;
+    let (return_candidates, stream_queries) = (options.return_candidates, options.stream_queries);
     let wanted = checks.options(&options, context.output_tokens_max);
     let (cache, class) = (checks.cache(request.cache), checks.class(request.priority));
     let entrant = checks.entrant(request.experiment, context.headers);
@@ -109,6 +111,7 @@ pub fn asked(request: proto::GenerateQueriesRequest, context: Context<'_>) -> Re
             deadline: context.deadline,
             entrant,
             return_candidates,
+            stream_queries,
             judged,
             correlation_id: request.correlation_id,
         }),

@@ -1,5 +1,5 @@
 //! Answers in our words to messages on the wire.
-use super::proto;
+use super::proto::{self, generate_queries_event::Event};
 use crate::{
     cleaner::Verdict,
     decode::batch::Finish,
@@ -8,10 +8,10 @@ use crate::{
         flags::Experiment,
         policy::{Draw, EarlyStopping, Policy, Rerank, Rung},
     },
-    queries::QueryList,
+    queries::Query,
     serve::{
         answer::{Answered, Degradation, Origin},
-        candidate::{Answer, Candidate},
+        candidate::{Answer, Candidate, Seen},
         cost::{Price, Saving},
         experiments::enrolment::Enrolment,
         ladder::Why,
@@ -43,7 +43,7 @@ pub fn response(answer: &Answer, origin: Origin, total: Duration) -> proto::Gene
         response_id: String::new(),
         best: Some(match &answer.stitched {
             Some(stitched) => proto::QueryList {
-                queries: queries(&stitched.list, stitched.scores.as_deref(), answer.n_queries_max),
+                queries: queries(stitched.list.as_slice(), stitched.scores.as_deref(), answer.n_queries_max),
                 stitched: true,
                 ..list(best, answer.n_queries_max)
             },
@@ -219,7 +219,7 @@ pub fn list(candidate: &Candidate, n_queries_max: usize) -> proto::QueryList {
     let list = candidate.list.as_ref();
     proto::QueryList {
         index: count(candidate.row_idx),
-        queries: list.map_or_else(|_| Vec::new(), |list| queries(list, of_queries, n_queries_max)),
+        queries: list.map_or_else(|_| Vec::new(), |list| queries(list.as_slice(), of_queries, n_queries_max)),
         list_score: scores.map(|scores| scores.list),
         mean_logprob: candidate.mean_logprob,
         finish_reason: match candidate.finish {
@@ -235,9 +235,24 @@ pub fn list(candidate: &Candidate, n_queries_max: usize) -> proto::QueryList {
     }
 }
 
+/// What is seen of an answer before it is there.
+pub fn seen(seen: &Seen) -> Event {
+    match seen {
+        Seen::Ended(candidate) => Event::Candidate(proto::Candidate {
+            list: Some(list(candidate, usize::MAX)),
+            best_so_far: candidate.best_so_far,
+        }),
+        Seen::Growing(growing) => Event::Growing(proto::GrowingCandidate {
+            index: count(growing.row_idx),
+            queries: queries(&growing.queries, growing.scores.as_deref(), usize::MAX),
+            foreseen_score: growing.foreseen,
+            output_tokens: count(growing.n_tokens),
+        }),
+    }
+}
+
 /// At most so many queries of a list.
-fn queries(list: &QueryList, scores: Option<&[f32]>, n_queries_max: usize) -> Vec<proto::Query> {
-    let queries = list.as_slice();
+fn queries(queries: &[Query], scores: Option<&[f32]>, n_queries_max: usize) -> Vec<proto::Query> {
     let ranks = rerank::ranks(queries.len(), scores);
     let query = |idx: usize| proto::Query {
         text: queries[idx].as_str().to_owned(),

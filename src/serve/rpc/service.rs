@@ -13,10 +13,11 @@ use crate::{
         assign::{assigned, policy},
         policy::Rung,
     },
+    queries::QUERIES_MAX,
     serve::{
         answer::{Answerer, Asker, ServeError},
         batcher::Class,
-        candidate::Candidate,
+        candidate::Seen,
         experiments::{InForce, enrolment::Enrolment},
         health::Health,
         ledger::Ledger,
@@ -144,7 +145,16 @@ impl Shared {
             return Err(ServeError::NoRewardHead);
         }
         let Asked {
-            user, signals, class, cache, deadline, return_candidates, judged, correlation_id, ..
+            user,
+            signals,
+            class,
+            cache,
+            deadline,
+            return_candidates,
+            stream_queries,
+            judged,
+            correlation_id,
+            ..
         } = asked;
         let (tenant, locale) = (asked.entrant.tenant, asked.entrant.locale);
         let rung = Rung::Full;
@@ -157,6 +167,7 @@ impl Shared {
             class,
             cache,
             deadline,
+            sees_growth: stream_queries,
             enrolment,
             writer,
             lowest_rung,
@@ -185,12 +196,12 @@ impl Shared {
         })
     }
 
-    /// Answers; `watch` sees every candidate as it ends. The response lacks `candidates`.
+    /// Answers; `watch` sees every candidate as it ends, and before that what the request wants to see. The response lacks `candidates`.
     pub(super) async fn answer(
         &self,
         asked: Ask,
         response_id: String,
-        watch: impl FnMut(&Arc<Candidate>),
+        watch: impl FnMut(&Seen),
     ) -> Result<proto::GenerateQueriesResponse, Status> {
         let started = Instant::now();
         let (question, correlation_id) = (asked.question, asked.correlation_id);
@@ -238,6 +249,13 @@ pub(super) struct Ask {
     correlation_id: String,
 }
 
+impl Ask {
+    /// The same where nothing is shown before the answer.
+    pub(super) fn unseen(self) -> Self {
+        Self { question: Question { sees_growth: false, ..self.question }, ..self }
+    }
+}
+
 #[tonic::async_trait]
 impl QueryGenerationService for Service {
     async fn generate_queries(
@@ -247,7 +265,7 @@ impl QueryGenerationService for Service {
         let mut call = Call::traced(&self.shared.rooms, "GenerateQueries", request.metadata());
         let (metadata, _, message) = request.into_parts();
         let answered = match self.shared.asked(message, &metadata, deadline(&metadata), &call.trace) {
-            Ok(asked) => self.shared.answer(asked, response_id(), |_| {}).await,
+            Ok(asked) => self.shared.answer(asked.unseen(), response_id(), |_| {}).await,
             Err(status) => Err(status),
         };
         call.code = answered.as_ref().err().map_or(Code::Ok, Status::code);
@@ -271,15 +289,11 @@ impl QueryGenerationService for Service {
             arms: encode::arms(&asked.question.enrolment),
         };
         // Room for every event of the request, so that a slow reader holds nobody up.
-        let (events, replies) = Replies::new(call, asked.question.options.n_candidates + 2);
+        let (events, replies) = Replies::new(call, n_events_max(&asked.question));
         send(&events, Ok(Sent::More(Event::Accepted(accepted))));
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            let watch = |candidate: &Arc<Candidate>| {
-                let list = Some(encode::list(candidate, usize::MAX));
-                let candidate = proto::Candidate { list, best_so_far: candidate.best_so_far };
-                send(&events, Ok(Sent::More(Event::Candidate(candidate))));
-            };
+            let watch = |seen: &Seen| send(&events, Ok(Sent::More(encode::seen(seen))));
             // The candidates were all sent one by one.
             let asked = Ask { return_candidates: false, ..asked };
             tokio::select! {
@@ -334,6 +348,12 @@ impl QueryGenerationService for Service {
             uptime: encode::duration(self.shared.started.elapsed()),
         }))
     }
+}
+
+/// How many events answer a question: each candidate grows with each of its queries where that is seen, and ends, and the answer begins and is done.
+fn n_events_max(question: &Question) -> usize {
+    let of_candidate = if question.sees_growth { QUERIES_MAX + 1 } else { 1 };
+    question.options.n_candidates * of_candidate + 2
 }
 
 /// The channel has room for every event, so only a reader that is gone is not reached.

@@ -19,6 +19,7 @@ pub(super) struct Arriving {
     held: Option<Held>,
     reply: mpsc::Sender<Event>,
     deadline: Arc<super::super::Deadline>,
+    growth: Arc<super::super::Growth>,
     class: Class,
     need: Room,
     pub(super) bill: Bill,
@@ -102,6 +103,7 @@ impl<G: Generator> Thread<'_, G> {
             let group = GroupId(self.next_group);
             self.next_group += 1;
             let (leave, deadline) = (job.leave.clone(), Arc::clone(&job.deadline));
+            let growth = Arc::clone(&job.growth);
             let n_rows = job.n_held();
             let adaptive = job.adaptive.clone().filter(|_| n_rows > 0);
             let held = adaptive.map(|adaptive| Held { adaptive, n_rows, ended: Vec::new() });
@@ -116,6 +118,7 @@ impl<G: Generator> Thread<'_, G> {
                 held,
                 reply,
                 deadline,
+                growth,
                 class,
                 need,
                 bill,
@@ -150,8 +153,20 @@ impl<G: Generator> Thread<'_, G> {
 
     /// A prompt's rows have their first token.
     fn run(&mut self, arriving: Arriving, admitted: Admitted, prefilled_at: Instant) {
-        let Arriving { request, held, reply, deadline, class, bill, leave, waited, n_known, prefill, .. } =
-            arriving;
+        let Arriving {
+            request,
+            held,
+            reply,
+            deadline,
+            growth,
+            class,
+            bill,
+            leave,
+            waited,
+            n_known,
+            prefill,
+            ..
+        } = arriving;
         let (group, rows_left) = (request.id, request.seeds.len() - request.n_held);
         let (prompt_tokens, row_tokens_max) = (request.prompt.len(), request.max_new_tokens);
         // What `admit` did not compute was known to begin with, or was computed beside steps.
@@ -174,6 +189,7 @@ impl<G: Generator> Thread<'_, G> {
         let running = Running {
             reply,
             deadline,
+            growth,
             class,
             prompt_tokens,
             row_tokens_max,
