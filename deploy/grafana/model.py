@@ -70,6 +70,9 @@ CANDIDATES = Row("Candidates", (
     Panel("Score of the chosen list", "What the reward head predicts for the list that was chosen. A step is another model or other readers.",
           "short", (Query(mean("newshound_best_list_score"), "mean"), Query(quantile(0.1, "newshound_best_list_score"), "p10"),
                     Query(quantile(0.9, "newshound_best_list_score"), "p90"))),
+    Panel("Gain of the chosen list", "By how much the head's prediction for it is above that for the first candidate: what more candidates than one are good for.",
+          "short", (Query(mean("newshound_score_gain"), "mean"), Query(quantile(0.1, "newshound_score_gain"), "p10"),
+                    Query(quantile(0.9, "newshound_score_gain"), "p90"))),
 ))
 
 SIGNALS = Row("Signals", (

@@ -260,6 +260,12 @@ impl Answer {
         scores.map(|scores| scores.list)
     }
 
+    /// By how much that is above what it predicts for the first candidate, where that is a list: what a platform has of asking for more than one.
+    pub fn gain(&self) -> Option<f32> {
+        let first = self.candidates.iter().find(|candidate| candidate.row_idx == 0)?;
+        Some(self.score()? - first.scores.as_ref()?.list)
+    }
+
     /// Tokens sampled for all candidates.
     pub fn n_output_tokens(&self) -> usize {
         self.candidates.iter().map(|candidate| candidate.n_tokens).sum()

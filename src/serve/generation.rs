@@ -1,5 +1,6 @@
 //! One generation: prompt, engine, parser, reward head, and the choice of the best list.
 mod built;
+mod counted;
 mod course;
 mod growing;
 
@@ -238,7 +239,7 @@ impl Writer {
             Finish::Length => Err(Invalid::Unfinished),
             Finish::Pruned => Err(Invalid::Pruned),
         };
-        self.count(&list, row.ids.len());
+        self.count_candidate(&list, row.ids.len());
         Candidate {
             row_idx: row.row_idx,
             list,
@@ -284,22 +285,6 @@ impl Writer {
         }
     }
 
-    fn count(&self, list: &Result<QueryList, Invalid>, n_tokens: usize) {
-        let fate = match list {
-            Ok(list) => {
-                self.metrics.list_queries(list.as_slice().len());
-                "valid"
-            }
-            Err(Invalid::Pruned) => "pruned",
-            Err(invalid) => {
-                self.metrics.invalid_output(invalid.reason());
-                "invalid"
-            }
-        };
-        self.metrics.candidates(fate, 1);
-        self.metrics.output_tokens(fate, n_tokens);
-    }
-
     fn finish(
         &self,
         course: Course,
@@ -307,19 +292,8 @@ impl Writer {
         n_truncated_signals: usize,
         bill: Bill,
     ) -> Result<Answer, ServeError> {
-        let phases = course.phases;
-        for (name, took) in [
-            ("clean", phases.clean),
-            ("tokenize", phases.tokenize),
-            ("queue", phases.queue),
-            ("prefill", phases.prefill),
-            ("decode", phases.decode),
-            ("rerank", phases.rerank),
-        ] {
-            self.metrics.phase(name, took);
-        }
-        let n_candidates = course.candidates.len();
-        self.metrics.candidates_started(n_candidates);
+        let (phases, n_candidates) = (course.phases, course.candidates.len());
+        self.count_course(&course, &question.enrolment);
         // The last leader beats every other list.
         let best_idx = course.candidates.iter().rposition(|candidate| candidate.best_so_far);
         let (Some(best_idx), Some(first)) = (best_idx, course.time_to_first_candidate) else {
@@ -327,7 +301,6 @@ impl Writer {
             return Err(ServeError::NoValidList { n_candidates });
         };
         let cost = bill.settle(Spending::Useful);
-        self.metrics.first_candidate(first);
         let stitched = match course.method {
             Method::Stitch => StitchedList::of(&course.candidates),
             Method::RewardHead | Method::Consensus | Method::LogProb | Method::None => None,
@@ -348,10 +321,7 @@ impl Writer {
             phases: Phases { time_to_first_candidate: first, ..phases },
             candidates: course.candidates.into_iter().map(Arc::new).collect(),
         };
-        answer.score().into_iter().for_each(|score| self.metrics.best_list_score(score));
-        for arm in question.enrolment.arms() {
-            self.metrics.arm_output_tokens(arm, answer.n_output_tokens());
-        }
+        self.count_answer(&answer, &question.enrolment);
         Ok(answer)
     }
 }

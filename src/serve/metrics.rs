@@ -37,7 +37,7 @@ use table::{
 };
 
 /// Histograms whose series differ by label.
-const LABELLED_HISTOGRAMS: [&str; 7] = [
+const LABELLED_HISTOGRAMS: [&str; 10] = [
     "newshound_rpc_duration_seconds",
     "newshound_answer_duration_seconds",
     "newshound_step_duration_seconds",
@@ -45,6 +45,9 @@ const LABELLED_HISTOGRAMS: [&str; 7] = [
     "newshound_shared_cache_operation_seconds",
     "newshound_arm_duration_seconds",
     "newshound_arm_best_list_score",
+    "newshound_arm_score_gain",
+    "newshound_arm_first_candidate_seconds",
+    "newshound_queue_wait_seconds",
 ];
 
 /// Gauges whose series differ by label.
@@ -119,6 +122,7 @@ impl Metrics {
             for is_whole in [true, false] {
                 _ = self.answers(class, is_whole);
             }
+            _ = self.queue_wait(class);
         }
         self.show_cache_from_the_start();
         self.show_shared_from_the_start();
@@ -193,6 +197,11 @@ impl Metrics {
         self.histogram("newshound_phase_duration_seconds", &[("phase", phase)]).record(took.as_secs_f64());
     }
 
+    /// Records how late a thread that speaks with clients came to what was due.
+    pub fn runtime_lag(&self, lag: Duration) {
+        self.histogram("newshound_runtime_lag_seconds", &[]).record(lag.as_secs_f64());
+    }
+
     /// Records whether new work is accepted, and whether the end has begun.
     pub fn readiness(&self, ready: bool, draining: bool) {
         self.set("newshound_ready", f64::from(u8::from(ready)));
@@ -248,7 +257,7 @@ mod tests {
         metrics.rpc_ended("GenerateQueries", "OK", second);
         metrics.rpc_in_flight("GenerateQueries").increment(1);
         metrics.refused("full", second);
-        metrics.prefilled(10, second, second);
+        metrics.prefilled(10, second, (Class::Default, second));
         metrics.stepped(8, second);
         metrics.invalid_output("word_count");
         metrics.signal("keep");

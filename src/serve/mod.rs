@@ -64,6 +64,7 @@ use crate::{
             server::{Rpc, RpcError, SERVICE_NAMES},
             service::{Rooms, Service},
         },
+        runtime::watch_lag,
         settings::ServeSettings,
         shared::SharedCacheError,
         topics::Topics,
@@ -337,6 +338,7 @@ fn background(
         });
     }
     tasks.spawn(door.watch(settings.access.check_interval));
+    tasks.spawn(watch_lag(Arc::clone(&of_upkeep)));
     tasks.spawn(async move {
         let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
         loop {

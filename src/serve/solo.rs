@@ -2,7 +2,7 @@
 //!
 //! Cleaning, tokenising and scoring are short, and many readers' run at the same time. Shared among threads, each small product would wake others
 //! that then look for more and take the cores from the model; on any thread of many, each would touch memory that is new to its thread.
-use crate::model::workers::interrupt;
+use crate::{model::workers::interrupt, serve::metrics::Metrics};
 use rayon::ThreadPoolBuilder;
 use std::{
     io,
@@ -10,6 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Instant,
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -26,14 +27,40 @@ pub struct Panicked;
 
 /// The way to these threads. They end with it.
 #[derive(Debug)]
-pub struct Solo(mpsc::Sender<Work>);
+pub struct Solo {
+    sender: mpsc::Sender<Work>,
+    metrics: Arc<Metrics>,
+}
+
+/// A piece of work that waits, which is shown until it is begun or given up.
+struct Waiting {
+    metrics: Arc<Metrics>,
+    since: Instant,
+}
+
+impl Waiting {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        metrics.solo_depth().increment(1);
+        Self { metrics, since: Instant::now() }
+    }
+
+    fn begun(self) {
+        self.metrics.solo_waited(self.since.elapsed());
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.metrics.solo_depth().decrement(1);
+    }
+}
 
 impl Solo {
     /// Half as many threads as the machine has cores: on a CPU the others are for the model, and with a GPU even these do more than it takes.
     ///
     /// # Errors
     /// If the system has no more threads.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(metrics: Arc<Metrics>) -> io::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let (sender, receiver) = mpsc::channel::<Work>(WAITING_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
@@ -54,7 +81,7 @@ impl Solo {
             })?;
             told.recv().map_err(io::Error::other)??;
         }
-        Ok(Self(sender))
+        Ok(Self { sender, metrics })
     }
 
     /// Does work on one of the threads, in the order in which it comes; once it has begun it ends, whether or not anybody waits.
@@ -66,14 +93,16 @@ impl Solo {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Panicked> {
         let (tell, told) = oneshot::channel();
+        let waiting = Waiting::new(Arc::clone(&self.metrics));
         let work = move || {
+            waiting.begun();
             if !tell.is_closed() {
                 // Whoever asked may have gone meanwhile.
                 let _ = tell.send(work());
             }
         };
         // The threads end after this does.
-        let _ = self.0.send(Box::new(work)).await;
+        let _ = self.sender.send(Box::new(work)).await;
         told.await.map_err(|_| Panicked)
     }
 }
@@ -93,9 +122,13 @@ mod tests {
     use rayon::prelude::*;
     use std::{collections::HashSet, thread::ThreadId};
 
+    fn started() -> Solo {
+        Solo::start(Arc::new(Metrics::new().unwrap())).unwrap()
+    }
+
     #[tokio::test]
     async fn what_could_be_shared_stays_on_the_thread() {
-        let solo = Solo::start().unwrap();
+        let solo = started();
         let threads = || {
             let here = thread::current().id();
             let of_parts: HashSet<ThreadId> =
@@ -109,16 +142,16 @@ mod tests {
     #[tokio::test]
     async fn the_model_never_waits_for_a_thread_that_waits_for_it() {
         use crate::model::workers::interrupts;
-        let started = thread::spawn(|| {
+        let starting = thread::spawn(|| {
             interrupt(false);
-            Solo::start().unwrap()
+            started()
         });
-        assert!(started.join().unwrap().run(interrupts).await.unwrap());
+        assert!(starting.join().unwrap().run(interrupts).await.unwrap());
     }
 
     #[tokio::test]
     async fn a_panic_is_told_and_the_thread_goes_on() {
-        let solo = Solo::start().unwrap();
+        let solo = started();
         for round in 0..10 {
             assert_eq!(solo.run(|| panic!("of a test")).await, Err::<(), _>(Panicked));
             assert_eq!(solo.run(move || round).await, Ok(round));
@@ -127,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_waits_for_any_more_is_not_begun() {
-        let solo = Arc::new(Solo::start().unwrap());
+        let solo = Arc::new(started());
         let (begun, (open, gate)) = (Arc::new(Mutex::new(0)), std::sync::mpsc::channel::<()>());
         let gate = Arc::new(Mutex::new(gate));
         let n_threads = thread::available_parallelism().map_or(1, NonZero::get).div_ceil(2);
@@ -144,6 +177,12 @@ mod tests {
             async move { solo.run(move || *counted.lock().unwrap() += 1).await }
         });
         tokio::task::yield_now().await;
+        let depth = || {
+            let text = solo.metrics.render();
+            let shown = text.lines().find_map(|line| line.strip_prefix("newshound_solo_queue_depth "));
+            shown.unwrap().parse::<usize>().unwrap()
+        };
+        assert!(depth() >= 1, "one waits");
         behind.abort();
         assert!(behind.await.unwrap_err().is_cancelled());
         (0..n_threads).for_each(|_| open.send(()).unwrap());
@@ -152,5 +191,6 @@ mod tests {
         }
         assert_eq!(solo.run(|| ()).await, Ok(()));
         assert_eq!(*begun.lock().unwrap(), 0);
+        assert_eq!(depth(), 0, "nothing waits any more, whether it was begun or not");
     }
 }

@@ -23,6 +23,8 @@ from preview import draw
 from support import DEPLOY, Process, Redis, Server, expect, free_ports, get, step, wait_until
 
 SCRAPES_MIN = 8
+# Requests a second that keep a server busy, however fast the machine is.
+PRESSING_RATE = 100
 # Until every query has data; a slow server has answered little by the eighth scrape.
 SETTLE_S = 120
 # How long a preview shows, and until what rates look back at is load alone.
@@ -52,7 +54,7 @@ def main():
             check_metrics(server)
             n_panels, n_queries = settled(check_dashboards, prometheus)
             (n_rules,) = settled(check_rules, prometheus)
-            check_scaling(prometheus)
+            check_scaling(prometheus, lambda: Load(server, work, n_readers=1_000_000, rate=PRESSING_RATE))
             if arguments.preview:
                 step("preview")
                 time.sleep(WARM_S + PREVIEW_S)
@@ -143,8 +145,8 @@ def draw_all(prometheus, folder):
 class Load(Process):
     """Open-loop load. Few readers find their answers in the cache, many never do."""
 
-    def __init__(self, server, work, n_readers):
-        command = [server.binary, "bench", "--addr", f"127.0.0.1:{server.grpc}", "--rate", 2, "--duration-s", 600]
+    def __init__(self, server, work, n_readers, rate=2):
+        command = [server.binary, "bench", "--addr", f"127.0.0.1:{server.grpc}", "--rate", rate, "--duration-s", 600]
         super().__init__([*command, "--readers", n_readers], work / "bench.log")
 
 
@@ -210,15 +212,15 @@ def check_rules(prometheus):
     return n_rules, wrong
 
 
-def check_scaling(prometheus):
+def check_scaling(prometheus, pressing):
     """KEDA asks Prometheus itself: there must be one number, which is the pressure of all servers."""
     (scaled,) = yaml.safe_load_all((DEPLOY / "kubernetes/components/keda/scale.yaml").read_text())
     (trigger,) = scaled["spec"]["triggers"]
     query, n_changed = re.subn('namespace="[^"]*"', f'namespace="{NAMESPACE}"', trigger["metadata"]["query"])
     expect(n_changed == 1, f"{query} asks of no namespace")
-    numbers = prometheus.values(query)
-    expect(len(numbers) == 1 and numbers[0] > 0, f"KEDA would be told {numbers} under load: {query}")
-    step(f"KEDA would be told a pressure of {numbers[0]:.2f}")
+    with pressing():
+        wait_until(lambda: len(found := prometheus.values(query)) == 1 and found[0] > 0, f"a pressure under load: {query}")
+    step(f"KEDA would be told a pressure of {prometheus.values(query)[0]:.2f}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ async fn counters_reconcile_with_what_was_asked() {
     check("newshound_candidates_total{fate=\"invalid\"}", 2.0).await;
     check("newshound_queries_per_list_count", 6.0).await;
     check("newshound_best_list_score_count", 2.0).await;
-    check("newshound_queue_wait_seconds_count", 2.0).await;
+    check("newshound_queue_wait_seconds_count{class=\"default\"}", 2.0).await;
+    check("newshound_solo_queue_depth", 0.0).await;
+    let n_waits = server.metric("newshound_solo_wait_seconds_count").await;
+    assert!(n_waits >= Some(4.0), "two prompts and the lists of each: {n_waits:?}");
     check("newshound_step_duration_seconds_count{phase=\"prefill\"}", 2.0).await;
     check("newshound_running_rows", 0.0).await;
     check("newshound_queue_depth", 0.0).await;

@@ -142,7 +142,7 @@ async fn send(
         let (client, ask) = (clients.next().cloned(), Ask { bypass_cache: true, ..readers.ask(number) });
         async move { Some(client?.ask(ask).await) }
     };
-    let pace = Pace { per_second: args.rate, n_requests: u64::MAX };
+    let pace = Pace { n_requests: u64::MAX, ..Pace::during(args.rate, Duration::ZERO) };
     load::open(pace, &stop, call, |ended| {
         let reader = ended.number % args.readers;
         // Without connections nothing leaves.

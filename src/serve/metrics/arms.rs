@@ -78,6 +78,19 @@ impl Metrics {
         }
     }
 
+    /// Counts candidates of a generation under an arm by fate: `valid`, `invalid` or `pruned`.
+    pub fn arm_candidates(&self, arm: (&str, &str), fate: &'static str, n: usize) {
+        self.arm_counter("newshound_arm_candidates_total", arm, Some(("fate", fate)), n as u64);
+    }
+
+    /// Records what was generated under an arm: when its first valid list came, and what the head says more of the chosen one than of the first candidate.
+    pub fn arm_generated(&self, arm: (&str, &str), first: Duration, gain: Option<f32>) {
+        self.arm_record("newshound_arm_first_candidate_seconds", arm, first.as_secs_f64());
+        if let Some(gain) = gain {
+            self.arm_record("newshound_arm_score_gain", arm, f64::from(gain));
+        }
+    }
+
     /// Counts the tokens that were sampled for an answer under an arm.
     pub fn arm_output_tokens(&self, arm: (&str, &str), n: usize) {
         self.arm_counter("newshound_arm_output_tokens_total", arm, None, n as u64);
@@ -140,6 +153,8 @@ pub(super) mod tests {
         metrics.arm_degraded(arm, "greedy");
         metrics.arm_answered(arm, Duration::from_secs(1), Some(0.5));
         metrics.arm_reader(arm, b"reader");
+        metrics.arm_candidates(arm, "valid", 8);
+        metrics.arm_generated(arm, Duration::from_secs(1), Some(0.1));
         metrics.arm_output_tokens(arm, 10);
         metrics.arm_cost(arm, 10);
         metrics.arm_event(arm, "clicked");
@@ -164,6 +179,10 @@ pub(super) mod tests {
                 metrics.arm_degraded((experiment, arm), rung);
             }
             metrics.arm_reader((experiment, arm), b"reader");
+            for fate in ["valid", "invalid", "pruned"] {
+                metrics.arm_candidates((experiment, arm), fate, 1);
+            }
+            metrics.arm_generated((experiment, arm), Duration::from_secs(1), Some(0.1));
             metrics.arm_output_tokens((experiment, arm), 1);
             metrics.arm_cost((experiment, arm), 1);
         }

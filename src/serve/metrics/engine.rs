@@ -1,6 +1,8 @@
 //! Metrics of model threads. Each model that answers has one, and so has one that was replaced while it ends its last requests: gauges show what
 //! all have, and the pressure of the thread that has the highest.
 use super::{Metrics, size};
+use crate::serve::batcher::Class;
+use metrics::Histogram;
 use std::{
     sync::{Arc, PoisonError},
     time::Duration,
@@ -105,12 +107,16 @@ impl Metrics {
         self.counter("newshound_deadline_missed_total", &[("phase", phase)]).increment(n);
     }
 
-    /// Records a prefill of `tokens` tokens for a request that waited.
-    pub fn prefilled(&self, tokens: usize, took: Duration, waited: Duration) {
+    /// Records a prefill of `tokens` tokens for a request of a class that waited.
+    pub fn prefilled(&self, tokens: usize, took: Duration, (class, waited): (Class, Duration)) {
         self.counter("newshound_prefill_tokens_total", &[]).increment(tokens as u64);
         let histogram = self.histogram("newshound_step_duration_seconds", &[("phase", "prefill")]);
         histogram.record(took.as_secs_f64());
-        self.histogram("newshound_queue_wait_seconds", &[]).record(waited.as_secs_f64());
+        self.queue_wait(class).record(waited.as_secs_f64());
+    }
+
+    pub(super) fn queue_wait(&self, class: Class) -> Histogram {
+        self.histogram("newshound_queue_wait_seconds", &[("class", class.word())])
     }
 
     /// Counts prompt tokens that were known, and need not be prefilled.

@@ -1,5 +1,6 @@
 //! Metrics of generations: signals, candidates, lists.
 use super::{Metrics, size};
+use metrics::Gauge;
 use std::time::Duration;
 
 impl Metrics {
@@ -51,5 +52,20 @@ impl Metrics {
     /// Records the predicted reward of a chosen list.
     pub fn best_list_score(&self, score: f32) {
         self.histogram("newshound_best_list_score", &[]).record(f64::from(score));
+    }
+
+    /// Records by how much that is above the predicted reward of the first candidate.
+    pub fn score_gain(&self, gain: f32) {
+        self.histogram("newshound_score_gain", &[]).record(f64::from(gain));
+    }
+
+    /// Work that waits for the threads on which prompts are made and lists are scored.
+    pub fn solo_depth(&self) -> Gauge {
+        self.gauge("newshound_solo_queue_depth", &[])
+    }
+
+    /// Records how long work waited for them.
+    pub fn solo_waited(&self, waited: Duration) {
+        self.histogram("newshound_solo_wait_seconds", &[]).record(waited.as_secs_f64());
     }
 }

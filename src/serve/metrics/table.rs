@@ -13,6 +13,8 @@ const CANDIDATES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 const ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 const QUERIES: &[f64] = &[3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
 const TOKENS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
+/// By how much one predicted reward is above another.
+const GAIN: &[f64] = &[0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0];
 const REWARD: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 /// Loading a model, seconds.
 const LOAD: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
@@ -81,7 +83,14 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
         "Time of answered requests, by class and extent: whole, or less than what was asked.",
     ),
     ("newshound_queue_depth", G, "Requests that wait for the model."),
-    ("newshound_queue_wait_seconds", H(LATENCY), "Time an admitted request waited for the model."),
+    ("newshound_queue_wait_seconds", H(LATENCY), "Time an admitted request waited for the model, by class."),
+    ("newshound_solo_queue_depth", G, "Prompts that wait to be made, and lists that wait to be scored."),
+    ("newshound_solo_wait_seconds", H(PART), "Time that they waited."),
+    (
+        "newshound_runtime_lag_seconds",
+        H(PART),
+        "How late a thread that speaks with clients comes to what is due, looked at ten times a second.",
+    ),
     ("newshound_queue_refused_total", C, "Requests refused by the queue, by reason."),
     ("newshound_retry_after_seconds", H(LATENCY), "Delays that refused clients were asked to keep."),
     (
@@ -150,6 +159,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_invalid_output_total", C, "Candidates that are no valid list, by reason."),
     ("newshound_queries_per_list", H(QUERIES), "Queries of a valid list."),
     ("newshound_best_list_score", H(REWARD), "Predicted reward of the chosen list."),
+    (
+        "newshound_score_gain",
+        H(GAIN),
+        "By how much the predicted reward of the chosen list is above that of the first candidate: what more than one are good for.",
+    ),
     ("newshound_cache_requests_total", C, "Generation requests, by what their look into the cache found."),
     (
         "newshound_cache_renewals_total",
@@ -230,6 +244,21 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
         "newshound_arm_best_list_score",
         H(REWARD),
         "Predicted reward of the answered list, by experiment and arm.",
+    ),
+    (
+        "newshound_arm_score_gain",
+        H(GAIN),
+        "By how much that is above the predicted reward of the first candidate, by experiment and arm.",
+    ),
+    (
+        "newshound_arm_candidates_total",
+        C,
+        "Candidates of generations that ended by themselves, by experiment, arm and fate.",
+    ),
+    (
+        "newshound_arm_first_candidate_seconds",
+        H(LATENCY),
+        "Time from the start of a generation to its first valid list, by experiment and arm.",
     ),
     ("newshound_arm_output_tokens_total", C, "Tokens sampled for answers, by experiment and arm."),
     (

@@ -259,7 +259,7 @@ impl Workshop {
         models_max: usize,
     ) -> io::Result<Self> {
         let (places, threads) = (Arc::new(Semaphore::new(models_max)), TaskTracker::new());
-        let (failed, solo) = (CancellationToken::new(), Arc::new(Solo::start()?));
+        let (failed, solo) = (CancellationToken::new(), Arc::new(Solo::start(Arc::clone(&metrics))?));
         Ok(Self { loader, limits, generation, topics, metrics, solo, places, models_max, threads, failed })
     }
 

@@ -275,3 +275,27 @@ async fn residents_have_the_names_of_the_settings_and_heads_that_arms_need() {
     load(&mut admin, "alpha", "student").await.unwrap();
     admin::swap(&mut admin, 3).await.unwrap();
 }
+
+/// One model stands still while another, which is slow and goes on, still answers those who asked it.
+#[tokio::test]
+async fn a_model_that_stands_still_cuts_its_own_callers_alone_before_the_server_ends() {
+    const STEP: Duration = Duration::from_millis(200);
+    let dir = tempfile::tempdir().unwrap();
+    let shelf = Shelf::of(&["alpha", "beta"]).gated("alpha").gated("beta");
+    let shelf = shelf.with_resident("student", Some("beta"));
+    let hasty = plan(&dir).with(|settings| settings.engine.step_max = 10 * STEP);
+    std::fs::write(dir.path().join("experiments.json"), text(&flags("student"))).unwrap();
+    let (shelf, mut server) = shelf.serve(hasty).await;
+    let (mut one, mut other) = (server.client().await, server.client().await);
+    let of_alpha = tokio::spawn(async move { within(one.generate_queries(of("control"))).await });
+    let of_beta = tokio::spawn(async move { within(other.generate_queries(of("next"))).await });
+    while !of_alpha.is_finished() {
+        shelf.allow("beta", 1);
+        tokio::time::sleep(STEP).await;
+    }
+    refusal(&of_alpha.await.unwrap().unwrap_err(), Code::Unavailable, "ENGINE_GONE");
+    assert!(!of_beta.is_finished(), "its model has not written all yet");
+    shelf.open("beta");
+    assert_eq!(told(of_beta.await.unwrap().unwrap().get_ref()).0, "beta");
+    assert!(matches!(server.ended().await, Err(RunError::EngineFailed)));
+}

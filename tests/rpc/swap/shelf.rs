@@ -114,6 +114,10 @@ impl Shelf {
         self.gates.iter().filter(|(of, _)| of == word).for_each(|(_, gate)| gate.open());
     }
 
+    pub fn allow(&self, word: &str, n_steps: usize) {
+        self.gates.iter().filter(|(of, _)| of == word).for_each(|(_, gate)| gate.allow(n_steps));
+    }
+
     /// Puts another word into a folder.
     pub fn replace(&self, folder: &str, word: &str) {
         std::fs::write(self.dir.path().join(folder).join("word"), word).unwrap();

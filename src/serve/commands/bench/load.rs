@@ -9,7 +9,9 @@ use crate::{
     },
     signals::{SignalDraft, Stream},
 };
+use clap::ValueEnum;
 use hyper::body::Bytes;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
     future::Future,
     net::SocketAddr,
@@ -73,6 +75,19 @@ pub struct Pace {
     pub per_second: f64,
     /// No more than these leave.
     pub n_requests: u64,
+    /// How they follow one another.
+    pub arrivals: Arrivals,
+}
+
+/// How requests follow one another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Arrivals {
+    /// One after the other at equal distances.
+    #[default]
+    Even,
+    /// At random, as those of readers who know nothing of each other: a Poisson process, as in the scenario Server of MLPerf Inference
+    /// (Reddi et al., arXiv 1911.02549, section 4). The same at every run.
+    Poisson,
 }
 
 impl Pace {
@@ -83,15 +98,30 @@ impl Pace {
         reason = "a load has far fewer than 2^52 requests, and neither rate nor time is negative"
     )]
     pub fn during(per_second: f64, time: Duration) -> Self {
-        Self { per_second, n_requests: (per_second * time.as_secs_f64()).ceil() as u64 }
+        let n_requests = (per_second * time.as_secs_f64()).ceil() as u64;
+        Self { per_second, n_requests, arrivals: Arrivals::Even }
     }
 
-    /// When a request leaves, from the start.
+    /// When requests leave, from the start.
     #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
-    fn due(&self, number: u64) -> Duration {
-        Duration::from_secs_f64(number as f64 / self.per_second)
+    fn due(self) -> impl Iterator<Item = Duration> {
+        let (mut random, mut at_random) = (StdRng::seed_from_u64(ARRIVALS_SEED), 0.0);
+        (0..self.n_requests).map(move |number| {
+            let at = match self.arrivals {
+                Arrivals::Even => number as f64,
+                Arrivals::Poisson => {
+                    // Gaps between them are exponential: less the logarithm of what is drawn evenly from above 0 to 1.
+                    at_random -= (1.0 - random.random::<f64>()).ln();
+                    at_random
+                }
+            };
+            Duration::from_secs_f64(at / self.per_second)
+        })
     }
 }
+
+/// What arrivals at random are drawn from.
+const ARRIVALS_SEED: u64 = 7;
 
 /// A request that has ended.
 #[derive(Clone, Debug)]
@@ -121,8 +151,7 @@ where
     F: Future<Output = T> + Send + 'static,
 {
     let (started, mut calls) = (Instant::now(), JoinSet::new());
-    for number in 0..pace.n_requests {
-        let due = pace.due(number);
+    for (number, due) in (0..).zip(pace.due()) {
         tokio::select! {
             // First: where the time has passed too, nothing leaves any more.
             biased;
@@ -222,10 +251,28 @@ mod tests {
         assert!(texts(1000).eq(texts(0)));
     }
 
+    /// Of a Poisson process the mean of the gaps is that of even ones, and so is their deviation; a share of 1/e is longer.
+    #[test]
+    fn requests_at_random_come_as_often_and_in_gaps_of_every_length() {
+        let pace = Pace { arrivals: Arrivals::Poisson, ..Pace::during(100.0, Duration::from_secs(100)) };
+        let due: Vec<f64> = pace.due().map(|due| 100.0 * due.as_secs_f64()).collect();
+        let gaps: Vec<f64> = due.windows(2).map(|two| two[1] - two[0]).collect();
+        let mean = |of: &dyn Fn(f64) -> f64| gaps.iter().map(|&gap| of(gap)).sum::<f64>() / gaps.len() as f64;
+        assert_eq!((due.len(), gaps.iter().all(|&gap| gap >= 0.0)), (10_000, true));
+        for (found, expected) in [
+            (mean(&|gap| gap), 1.0),
+            (mean(&|gap| (gap - 1.0).powi(2)), 1.0),
+            (mean(&|gap| f64::from(u8::from(gap > 1.0))), (-1.0_f64).exp()),
+        ] {
+            assert!((found - expected).abs() < 0.05, "{found}, not {expected}");
+        }
+        assert!(pace.due().eq(pace.due()), "the same at every run");
+    }
+
     #[tokio::test]
     async fn as_many_requests_leave_as_the_time_has_room_for_and_none_after_it_is_told_to_stop() {
         let pace = Pace::during(1000.0, Duration::from_millis(10));
-        assert_eq!((pace.n_requests, pace.due(5)), (10, Duration::from_millis(5)));
+        assert_eq!((pace.n_requests, pace.due().nth(5)), (10, Some(Duration::from_millis(5))));
         let (mut n_ended, never) = (0, CancellationToken::new());
         open(pace, &never, |_| std::future::ready(()), |_| n_ended += 1).await.unwrap();
         assert_eq!(n_ended, 10);

@@ -110,7 +110,7 @@ async fn measured(
     let time = Duration::from_secs_f64(args.seconds);
     // So that what can be a cache hit is one.
     let n_stored = args.readers.min(Pace::during(args.rate, time).n_requests);
-    crowd.ask(Pace { per_second: args.rate, n_requests: n_stored }).await?;
+    crowd.ask(Pace { n_requests: n_stored, ..Pace::during(args.rate, time) }).await?;
     house.quiet().await?;
     let mut pairs = Vec::with_capacity(args.pairs);
     for _ in 0..args.pairs {

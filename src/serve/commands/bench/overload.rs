@@ -6,7 +6,7 @@ use super::{
     super::CommandError,
     bars::{Bar, Bars},
     house::{House, HouseArgs},
-    load::{Ended, Lines, Pace, Readers, closed, open},
+    load::{Arrivals, Ended, Lines, Pace, Readers, closed, open},
     seen::{Seen, Times, median},
 };
 use crate::{
@@ -55,6 +55,9 @@ pub struct OverloadArgs {
     /// How long each number of clients seeks the peak, and how long 80 % of it are asked for before and after, in seconds
     #[arg(long, default_value_t = 20.0)]
     pub calm_s: f64,
+    /// How requests of the load follow one another
+    #[arg(long, value_enum, default_value_t = Arrivals::Poisson)]
+    pub arrivals: Arrivals,
     /// Most requests under way at the same time while the peak is sought
     #[arg(long, default_value_t = 32)]
     pub clients: u64,
@@ -111,14 +114,15 @@ pub async fn overload(args: &OverloadArgs, json: bool, out: &mut dyn Write) -> R
     let asking = Asking::new(Lines::to(house.grpc, args.connections).await?, readers);
     let calm = Duration::from_secs_f64(args.calm_s);
     let (n_clients, _) = asking.busiest(&house, args.clients, calm).await?;
+    let pace = |per_second, time| Pace { arrivals: args.arrivals, ..Pace::during(per_second, time) };
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
         let peak = asking.per_second(&house, n_clients, calm).await?;
-        let before = asking.open(Pace::during(CALM * peak, calm)).await?;
+        let before = asking.open(pace(CALM * peak, calm)).await?;
         let overloaded = Duration::from_secs_f64(args.overload_s);
         // One right after the other, whatever of the first is still under way.
-        let (pace, later) = (Pace::during(args.times * peak, overloaded), Pace::during(CALM * peak, calm));
-        let (over, after) = tokio::join!(asking.open(pace), async {
+        let (load, later) = (pace(args.times * peak, overloaded), pace(CALM * peak, calm));
+        let (over, after) = tokio::join!(asking.open(load), async {
             tokio::time::sleep(overloaded).await;
             asking.open(later).await
         });
@@ -335,18 +339,18 @@ impl Found {
     }
 
     fn report(&self, args: &OverloadArgs, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
-        let OverloadArgs { n, times, overload_s, queue_wait_ms, .. } = args;
+        let OverloadArgs { n, times, overload_s, queue_wait_ms, arrivals, .. } = args;
         if json {
             let rounds: serde_json::Value = self.0.iter().map(Round::json).collect();
             let report = serde_json::json!({
-                "candidates": n, "queue_wait_ms": queue_wait_ms, "times": times, "overload_s": overload_s,
+                "candidates": n, "arrivals": format!("{arrivals:?}").to_lowercase(), "queue_wait_ms": queue_wait_ms, "times": times, "overload_s": overload_s,
                 "rounds": rounds, "bars": self.bars().json(),
             });
             return Ok(writeln!(out, "{report}")?);
         }
         writeln!(
             out,
-            "answers of {n} candidates; {times} times the peak for {overload_s} s, with waits up to {queue_wait_ms} ms"
+            "answers of {n} candidates; {times} times the peak for {overload_s} s, with waits up to {queue_wait_ms} ms, arrivals {arrivals:?}"
         )?;
         for round in &self.0 {
             round.print(out)?;

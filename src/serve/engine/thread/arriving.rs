@@ -180,7 +180,7 @@ impl<G: Generator> Thread<'_, G> {
         if let (Some(leave), Some(prefix)) = (leave, admitted.prefix) {
             self.prefixes.keep(leave.epoch.owner, ids, prefix, prefilled_at);
         }
-        self.shared.metrics.prefilled(prefill_tokens_computed, prefill, waited);
+        self.shared.metrics.prefilled(prefill_tokens_computed, prefill, (class, waited));
         self.prefill_rate.note(prefill_tokens_computed, prefill);
         self.shared.load.lock().rates.prefilled(n_known + prefill_tokens_computed, prefill);
         self.shared.metrics.saved(Saving::Prefix, self.prefill_rate.of(n_known));
