@@ -90,10 +90,10 @@ impl Row {
         }
     }
 
-    /// Whether it has a query that was not shown, and may be: none that is more than a list has. From now on it was.
+    /// Whether it has a query that was not shown, and no more than a list has. From now on it was.
     pub(super) fn grows(&mut self) -> bool {
-        let n_before = std::mem::replace(&mut self.n_shown, self.query_ends.len().min(SHOWN_MAX));
-        self.n_shown > n_before
+        let n_before = std::mem::replace(&mut self.n_shown, self.query_ends.len());
+        self.n_shown > n_before && self.n_shown <= SHOWN_MAX
     }
 
     pub(super) fn last_id(&self) -> u32 {

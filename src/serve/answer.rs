@@ -151,7 +151,7 @@ impl Answerer {
     }
 
     /// Answers a question; `watch` sees every candidate as it ends, or all at once if the answer is stored, and before that, where the question
-    /// says so, each of its queries.
+    /// says so, its queries, as far as there is time to show them.
     ///
     /// Dropping the future costs nobody else who waits for the same answer anything.
     ///
@@ -166,14 +166,14 @@ impl Answerer {
         let trace = question.trace.clone();
         let mut n_seen = 0;
         let count = |seen: &Seen| {
-            n_seen += 1;
+            n_seen += usize::from(matches!(seen, Seen::Ended(_)));
             watch(seen);
         };
         let (course, mut degradation) = self.start(&question).await;
         let (status, age) = course.status();
         self.metrics.cache_request(status, age);
         let (mut origin, mut result) = course.run(&question, count).await;
-        // Another's limit ended what this request had joined. Candidates that were seen cannot be taken back, so only a flight
+        // Another's limit ended what this request had joined. Candidates that had ended cannot be taken back, so only a flight
         // that showed none is given another try, and only one, so that nobody waits for ever behind those who hurry.
         let in_time = question.deadline.is_none_or(|deadline| Instant::now() < deadline);
         let of_another = origin == Origin::Coalesced && result.as_ref().is_err_and(ServeError::is_limit);
@@ -346,6 +346,7 @@ async fn follow(
     question: &Question,
     mut watch: impl FnMut(&Seen),
 ) -> Result<Landed, ServeError> {
+    let _look = question.sees_growth.then(|| watcher.borrow().growth.look());
     let mut view = View::new(question.sees_growth);
     loop {
         let (fresh, outcome) = {

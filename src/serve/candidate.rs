@@ -113,7 +113,7 @@ pub struct Growing {
     pub row_idx: usize,
     /// Its queries that have ended.
     pub queries: Vec<Query>,
-    /// Predicted reward of each; absent without a head, and where the lines that the head saw are not the queries.
+    /// Predicted reward of each; absent where none is predicted, and where the lines that the head saw are not the queries.
     pub scores: Option<Vec<f32>>,
     /// What the head foresees that the whole list will be worth; absent where it foresees nothing.
     pub foreseen: Option<f32>,
@@ -260,8 +260,12 @@ impl Answer {
         scores.map(|scores| scores.list)
     }
 
-    /// By how much that is above what it predicts for the first candidate, where that is a list: what a platform has of asking for more than one.
+    /// By how much that is above what it predicts for the first candidate, where the head chose and that is a list: what a platform has of asking for
+    /// more than one.
     pub fn gain(&self) -> Option<f32> {
+        if self.method != Method::RewardHead {
+            return None;
+        }
         let first = self.candidates.iter().find(|candidate| candidate.row_idx == 0)?;
         Some(self.score()? - first.scores.as_ref()?.list)
     }

@@ -4,7 +4,8 @@ pub mod log;
 
 use crate::{
     experiment::{
-        flags::{Experiments, FILE_BYTES_MAX},
+        flags::{Experiment, Experiments, FILE_BYTES_MAX},
+        hash::HashVersion,
         policy::{Bounds, Head},
     },
     serve::{
@@ -124,6 +125,15 @@ impl InForce {
             );
         }
         self.metrics.experiments_enabled(n_enabled);
+        let moves = |experiment: &&Arc<Experiment>| {
+            experiment.enabled && experiment.spread.version == HashVersion::Flagd
+        };
+        for experiment in experiments.experiments.iter().filter(moves) {
+            warn!(
+                experiment = experiment.id,
+                "a change of weights moves readers between arms; hash_version 2 leaves them"
+            );
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Progress {
     pub candidates: Vec<Arc<Candidate>>,
     /// Those that are being written, by number, where anybody looks.
     pub growing: BTreeMap<usize, Arc<Growing>>,
+    /// Who looks at them.
+    pub growth: Arc<Growth>,
     /// How it ended.
     pub outcome: Option<Result<Landed, ServeError>>,
     /// The trace that says what it does: that of whoever asked first.
@@ -91,8 +93,6 @@ pub struct Flight {
     pub deadline: Arc<Deadline>,
     /// The first class of those who wait for it.
     pub precedence: Arc<Precedence>,
-    /// Whether any of them looks at lists while they are written.
-    pub growth: Arc<Growth>,
 }
 
 impl Flight {
@@ -101,15 +101,13 @@ impl Flight {
         let (progress, watcher) = watch::channel(Progress::default());
         let deadline = Arc::new(Deadline::new(passenger.deadline));
         let precedence = Arc::new(Precedence::new(passenger.class));
-        let growth = Arc::new(Growth::new(passenger.sees_growth));
-        (Arc::new(Self { progress, deadline, precedence, growth }), watcher)
+        (Arc::new(Self { progress, deadline, precedence }), watcher)
     }
 
     /// One more waits for it: it goes on until her deadline, and before whomever she goes.
     fn board(&self, passenger: Passenger) -> watch::Receiver<Progress> {
         self.deadline.extend(passenger.deadline);
         self.precedence.join(passenger.class);
-        self.growth.join(passenger.sees_growth);
         self.progress.subscribe()
     }
 }
@@ -121,8 +119,6 @@ pub struct Passenger {
     pub deadline: Option<Instant>,
     /// Whom she goes before.
     pub class: Class,
-    /// Whether she looks at lists while they are written.
-    pub sees_growth: bool,
 }
 
 /// What `Flights::join` found.

@@ -141,10 +141,9 @@ impl Writer {
                 course.decoded(decode, is_cut);
                 return self.finish(course, question, n_truncated_signals, bill);
             }
-            if !grown.is_empty() {
-                let seen;
-                (course, seen) = self.grow(course, grown).await?;
-                seen.into_iter().for_each(|growing| publish(Seen::Growing(Arc::new(growing))));
+            // What waits here counts more than what is only looked at.
+            if !grown.is_empty() && events.is_empty() {
+                course = self.grow(course, grown, &publish).await?;
             }
         }
     }

@@ -286,6 +286,38 @@ mod tests {
         assert!(!text.contains("quantile="), "a histogram without buckets became a summary");
     }
 
+    /// What a name ends with says what is counted or in which unit it is measured.
+    #[test]
+    fn names_end_with_their_unit() {
+        for &(name, kind, _) in METRICS {
+            let ends: &[&str] = match kind {
+                C => &["_total"],
+                H(buckets) if table::TIMES.contains(&buckets) => &["_seconds"],
+                H(buckets) if table::SHARES.contains(&buckets) => &["_score", "_gain"],
+                H(_) => &["_rows", "_tokens", "_per_request", "_per_list"],
+                G => &[
+                    "_bytes",
+                    "_rows",
+                    "_depth",
+                    "_in_flight",
+                    "_open",
+                    "_entries",
+                    "_price",
+                    "_enabled",
+                    "_refused",
+                    "_info",
+                    "_ready",
+                    "_draining",
+                    "_pressure",
+                    "_owed",
+                    "_generation",
+                    "_in_memory",
+                ],
+            };
+            assert!(ends.iter().any(|end| name.ends_with(end)), "{name} ends with none of {ends:?}");
+        }
+    }
+
     #[test]
     fn every_scraped_metric_is_in_the_table() {
         let text = busy().render();

@@ -56,7 +56,7 @@ impl Question {
 
     /// What those who wait for the same are told of this one.
     pub fn passenger(&self) -> Passenger {
-        Passenger { deadline: self.deadline, class: self.class, sees_growth: self.sees_growth }
+        Passenger { deadline: self.deadline, class: self.class }
     }
 
     /// The same on a lower rung; none where that is the same.

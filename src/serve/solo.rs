@@ -32,7 +32,7 @@ pub struct Solo {
     metrics: Arc<Metrics>,
 }
 
-/// A piece of work that waits, which is shown until it is begun or given up.
+/// A piece of work that waits, which is shown until a thread takes it.
 struct Waiting {
     metrics: Arc<Metrics>,
     since: Instant,
@@ -95,8 +95,8 @@ impl Solo {
         let (tell, told) = oneshot::channel();
         let waiting = Waiting::new(Arc::clone(&self.metrics));
         let work = move || {
-            waiting.begun();
             if !tell.is_closed() {
+                waiting.begun();
                 // Whoever asked may have gone meanwhile.
                 let _ = tell.send(work());
             }

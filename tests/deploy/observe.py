@@ -218,9 +218,15 @@ def check_scaling(prometheus, pressing):
     (trigger,) = scaled["spec"]["triggers"]
     query, n_changed = re.subn('namespace="[^"]*"', f'namespace="{NAMESPACE}"', trigger["metadata"]["query"])
     expect(n_changed == 1, f"{query} asks of no namespace")
+    told = []
+
+    def is_pressed():
+        told[:] = prometheus.values(query)
+        return len(told) == 1 and told[0] > 0
+
     with pressing():
-        wait_until(lambda: len(found := prometheus.values(query)) == 1 and found[0] > 0, f"a pressure under load: {query}")
-    step(f"KEDA would be told a pressure of {prometheus.values(query)[0]:.2f}")
+        wait_until(is_pressed, f"a pressure under load: {query}")
+    step(f"KEDA would be told a pressure of {told[0]:.2f}")
 
 
 if __name__ == "__main__":

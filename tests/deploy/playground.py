@@ -56,7 +56,11 @@ def grows(page):
         """() => {
             window.seen = [];
             const count = what => document.querySelectorAll(what).length;
-            const note = () => window.seen.push([count("#candidates > li:not(.growing)"), count("#candidates > li.growing li")]);
+            window.foreseen = new Set();
+            const note = () => {
+                window.seen.push([count("#candidates > li:not(.growing)"), count("#candidates > li.growing li")]);
+                for (const word of document.querySelectorAll("#candidates > li.growing > .word")) window.foreseen.add(word.textContent);
+            };
             new MutationObserver(note).observe(document.getElementById("candidates"), {childList: true, subtree: true});
         }"""
     )
@@ -85,6 +89,8 @@ def check(browser, url, pictures, scheme):
     n_ended, n_growing = ({state[place] for state in seen} for place in (0, 1))
     expect(seen[-1] == [8, 0] and len(n_ended) > 2, f"candidates came as {seen}")
     expect(len(n_growing) > 5, f"candidates grew as {seen}")
+    foreseen = page.evaluate("[...window.foreseen]")
+    expect(any(re.match(r"score foreseen 0\.\d", word) for word in foreseen), f"no score was foreseen: {foreseen}")
     n_queries = page.locator("#chosen > li").count()
     expect(3 <= n_queries <= 8, f"{n_queries} queries are chosen")
     expect(page.locator("#candidates > li.best").count() == 1, "one candidate is the chosen one")
@@ -98,6 +104,15 @@ def check(browser, url, pictures, scheme):
     page.screenshot(path=pictures / f"playground-{scheme}.png", full_page=True)
     expect(not problems, f"the browser complains: {problems}")
     step(f"{scheme}: a reader is picked and asked for by keyboard, {len(n_ended)} numbers of lists that had ended were seen, and {len(n_growing)} of queries of those that had not")
+
+    # Of eight lists the demo's aggressive early stopping ends most, and of the first of these readers some.
+    page.select_option("#stopping", "EARLY_STOPPING_AGGRESSIVE")
+    page.fill("#count", "16")
+    page.click("#ask")
+    expect_soon(page.locator("#status")).to_have_text(re.compile("^Done: [3-8] queries from 16 lists"), timeout=PATIENCE_S * 1000)
+    n_pruned = page.locator("#candidates > li .mark.ended", has_text="pruned").count()
+    expect(n_pruned > 0, "no list is shown as pruned")
+    step(f"{scheme}: {n_pruned} of 16 lists are shown as pruned")
 
     page.fill("#text", "nothing that is a signal")
     page.click("#ask")

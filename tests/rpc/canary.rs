@@ -2,13 +2,15 @@
 //! planted, and looked for.
 use super::experiments::{flags, text};
 use super::lines::Listener;
-use super::server::{Client, Plan, Server, few_or, options, request, signal, within};
+use super::script::{Gate, Log, Script};
+use super::server::{Client, Plan, Server, few_or, options, parts, request, signal, within};
 use super::traces::Collector;
 use newshound::serve::{
     experiments::log,
     rpc::proto::{GenerateQueriesRequest, Stream},
     settings::{LogSettings, Salt},
 };
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// Not that of other tests, whose servers are heard too.
@@ -97,4 +99,42 @@ async fn words_of_one_reader_reach_no_other_reader_metric_record_log_or_trace() 
     assert_eq!(logged.lines().find(|line| line.contains(CANARY)), None);
     assert!(collector.has_got("newshound.outcome"), "bytes are kept as they are sent");
     assert!(!collector.has_got(CANARY));
+}
+
+/// Everything that a stream tells.
+async fn streamed(client: &mut Client, mut request: GenerateQueriesRequest) -> String {
+    options(&mut request).stream_queries = true;
+    let mut stream = within(client.stream_generate_queries(request)).await.unwrap().into_inner();
+    let mut told = String::new();
+    while let Some(event) = within(stream.message()).await.unwrap() {
+        told.push_str(&format!("{event:?}"));
+    }
+    told
+}
+
+/// A network that has learned to copy: what is planted comes back to the one who planted it, at every answer, and to nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_network_copies_from_its_prompt_reaches_the_prompts_reader_alone() {
+    let (gate, log) = (Arc::new(Gate::default()), Arc::new(Log::default()));
+    gate.open();
+    let script = (Arc::clone(&gate), Arc::clone(&log));
+    let make = move || Script::echo(script.0, script.1);
+    let server = Server::start(Plan::new().settings, parts(false), make, gate, log).await;
+    let (mut planting, mut client) = (server.client().await, server.client().await);
+    let planter = tokio::spawn(async move {
+        for number in 0..few_or(100, 10_000) {
+            let mut planted = planted(number);
+            // It comes back in any case.
+            planted.correlation_id.clear();
+            let told = streamed(&mut planting, planted).await;
+            assert!(told.contains(CANARY), "{told}");
+        }
+    });
+    for number in 0..few_or(100, 10_000) {
+        let mut other = request(&format!("reader{}", number % 8));
+        other.signals = vec![signal(Stream::Search, &format!("storm warning {number}"), 1_700_000_200)];
+        let told = streamed(&mut client, other).await;
+        assert!(told.contains("storm") && !told.contains(CANARY), "{told}");
+    }
+    planter.await.unwrap();
 }

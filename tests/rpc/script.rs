@@ -1,7 +1,7 @@
 //! A generator that writes given texts, one token a step, as fast as the test allows.
 use crate::support::goldens;
 use newshound::{
-    decode::batch::{Admitted, DecodeError, Finish, FinishedRow, GroupId, GroupRequest, QueryEnd},
+    decode::batch::{Admitted, DecodeError, Finish, FinishedRow, GroupId, GroupRequest, QueryEnd, SHOWN_MAX},
     serve::engine::Generator,
     text::tokens::Tokens,
 };
@@ -107,6 +107,8 @@ struct Row {
 pub struct Script {
     tokens: Tokens,
     text: Text,
+    /// Whether it writes what it has read instead.
+    echoes: bool,
     gate: Arc<Gate>,
     log: Arc<Log>,
     mishap: Mishap,
@@ -116,7 +118,24 @@ pub struct Script {
 
 impl Script {
     pub fn new(text: Text, gate: Arc<Gate>, log: Arc<Log>, mishap: Mishap) -> Self {
-        Self { tokens: tokens(), text, gate, log, mishap, rows: Vec::new(), held: Vec::new() }
+        let (tokens, rows, held) = (tokens(), Vec::new(), Vec::new());
+        Self { tokens, text, echoes: false, gate, log, mishap, rows, held }
+    }
+
+    /// One that writes the last words of its prompt.
+    pub fn echo(gate: Arc<Gate>, log: Arc<Log>) -> Self {
+        Self { echoes: true, ..Self::new(Arc::new(|_, _| String::new()), gate, log, Mishap::None) }
+    }
+
+    fn text(&self, prompt: &[u32], row_idx: usize, seed: u64) -> String {
+        if !self.echoes {
+            return (self.text)(row_idx, seed);
+        }
+        let prompt = self.tokens.decode(prompt);
+        let mut words: Vec<&str> = prompt.split_whitespace().rev().take(7).collect();
+        words.reverse();
+        let query = |at: usize| format!("{} {} part {at}", words[2 * at], words[2 * at + 1]);
+        (0..3).map(query).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -135,7 +154,7 @@ impl Generator for Script {
         self.log.prefills.fetch_add(1, Ordering::SeqCst);
         self.log.steps_before.lock().unwrap().push(self.log.steps());
         for (row_idx, &seed) in request.seeds.iter().enumerate() {
-            let mut ids = self.tokens.encode_text(&(self.text)(row_idx, seed));
+            let mut ids = self.tokens.encode_text(&self.text(&request.prompt, row_idx, seed));
             ids.push(self.tokens.im_end());
             let finish = if ids.len() > request.max_new_tokens { Finish::Length } else { Finish::Stop };
             ids.truncate(request.max_new_tokens);
@@ -166,7 +185,7 @@ impl Generator for Script {
         let grown = rows.filter_map(|row| {
             let so_far = written(row, row.n_written);
             let n_before = std::mem::replace(&mut row.n_shown, so_far.query_ends.len());
-            (row.n_shown > n_before).then_some(so_far)
+            (row.n_shown > n_before && row.n_shown <= SHOWN_MAX).then_some(so_far)
         });
         grown.collect()
     }

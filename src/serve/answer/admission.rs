@@ -74,6 +74,7 @@ pub(super) fn charge(budgets: &Arc<Budgets>, question: &Question) -> Result<Char
 /// What a question is told whose tenant's budget is used up.
 pub(super) fn exhausted(exhausted: Exhausted, question: &Question, metrics: &Metrics) -> ServeError {
     let Exhausted { tokens_per_minute, retry_after } = exhausted;
+    metrics.admission(question.class, "refused");
     metrics.tenant_limited(retry_after);
     let tenant = question.tenant.clone().unwrap_or_default();
     ServeError::TenantLimit { tenant, tokens_per_minute, retry_after }
@@ -89,6 +90,9 @@ pub(super) fn place(question: &Question, flight: &Flight) -> Result<Ticket, Engi
 pub(super) fn ticket(question: &Question, flight: &Flight, metrics: &Metrics) -> Result<Ticket, EngineError> {
     let ticket = place(question, flight);
     metrics.admission(question.class, if ticket.is_ok() { "admitted" } else { "refused" });
+    if ticket.is_err() {
+        metrics.degraded("refused", Why::Pressure);
+    }
     ticket
 }
 

@@ -91,7 +91,7 @@ impl Answerer {
         };
         let publish = |seen: Seen| flight.progress.send_modify(|progress| progress.show(seen));
         let leave = Leave { epoch: key.epoch(), epochs: Arc::clone(&self.epochs) };
-        let (deadline, growth) = (Arc::clone(&flight.deadline), Arc::clone(&flight.growth));
+        let (deadline, growth) = (Arc::clone(&flight.deadline), Arc::clone(&flight.progress.borrow().growth));
         let generated = match ticket {
             Ok(ticket) => {
                 let passage = Passage { ticket, leave, deadline, growth, charge };

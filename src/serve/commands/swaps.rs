@@ -44,8 +44,11 @@ pub struct SwapsArgs {
     /// How long the load runs before the first change, in seconds
     #[arg(long, default_value_t = 30.0)]
     pub calm_s: f64,
+    /// How long each model answers before the next is loaded, in milliseconds
+    #[arg(long, default_value_t = 200)]
+    pub pause_ms: u64,
     /// Requests per second
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 20.0)]
     pub rate: f64,
     /// Candidates per request
     #[arg(long, default_value_t = 8)]
@@ -98,6 +101,7 @@ pub async fn swaps(args: SwapsArgs, common: BenchArgs, out: &mut dyn Write) -> R
         let started = Instant::now();
         admin.swap(loaded.model.generation, None).await?;
         swapping += started.elapsed();
+        tokio::time::sleep(Duration::from_millis(args.pause_ms)).await;
     }
     let changing = Replies { memory: largest(), ..changing.end().await? };
     let n_swaps = u32::try_from(args.swaps).unwrap_or(u32::MAX);

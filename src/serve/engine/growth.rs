@@ -1,24 +1,33 @@
 //! Whether lists are watched while they are written.
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
-/// Shared by all who wait for the same: rows are shown as they grow where any of them looks.
-#[derive(Debug)]
-pub struct Growth(AtomicBool);
+/// How many of those who wait for the same look at it while it is written: rows are shown as they grow where anybody does.
+#[derive(Debug, Default)]
+pub struct Growth(AtomicUsize);
 
 impl Growth {
-    /// That of one who waits, and looks or not.
-    pub fn new(looks: bool) -> Self {
-        Self(AtomicBool::new(looks))
-    }
-
-    /// One more waits; one who does not look changes nothing.
-    pub fn join(&self, looks: bool) {
-        self.0.fetch_or(looks, Ordering::Relaxed);
+    /// One more looks, until this is dropped.
+    pub fn look(self: &Arc<Self>) -> Look {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Look(Arc::clone(self))
     }
 
     /// Whether anybody looks.
     pub fn is_watched(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// One who looks.
+#[derive(Debug)]
+pub struct Look(Arc<Growth>);
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -27,11 +36,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_who_looks_is_enough() {
-        let growth = Growth::new(false);
-        for (looks, expected) in [(false, false), (true, true), (false, true)] {
-            growth.join(looks);
-            assert_eq!(growth.is_watched(), expected);
-        }
+    fn rows_are_shown_as_long_as_anybody_looks() {
+        let growth = Arc::<Growth>::default();
+        assert!(!growth.is_watched());
+        let (one, other) = (growth.look(), growth.look());
+        drop(one);
+        assert!(growth.is_watched());
+        drop(other);
+        assert!(!growth.is_watched());
     }
 }

@@ -354,5 +354,9 @@ impl<G: Generator> Thread<'_, G> {
 /// Hands an event over without waiting. The channel has room for all events of a job, so only a closed one refuses, and that
 /// is noticed before the next step.
 fn tell(reply: &mpsc::Sender<Event>, event: Event) {
-    let _ = reply.try_send(event);
+    let told = reply.try_send(event);
+    debug_assert!(
+        !matches!(told, Err(mpsc::error::TrySendError::Full(_))),
+        "a job has more events than it may"
+    );
 }

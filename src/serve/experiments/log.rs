@@ -48,14 +48,16 @@ pub struct RecordLog {
 }
 
 impl RecordLog {
-    /// Opens a log in a folder, which is made if it is not there.
+    /// Opens a log in a folder, which is made if it is not there. A disk that takes nothing is told of at once, and tried again with later lines: a
+    /// server that is started again where its disk is full or gone must serve all the same.
     ///
     /// # Errors
-    /// If no file can be written there; later losses of the disk are none of the callers' business.
+    /// If the system has no more threads.
     pub fn open(settings: &LogSettings, metrics: Arc<Metrics>) -> io::Result<Self> {
-        fs::create_dir_all(&settings.dir)?;
-        let files = Files::new(settings);
-        files.probe()?;
+        let mut files = Files::new(settings);
+        if let Err(error) = files.probe() {
+            files.fail(&error);
+        }
         let of_thread = Arc::clone(&metrics);
         let (log, inbox) = Self::queue(settings, metrics);
         let thread = thread::Builder::new()
@@ -171,6 +173,7 @@ impl Files {
     /// Finds out whether files can be written. Records' own files begin with their first line: a server that starts again and
     /// again must not push those with something in them out.
     fn probe(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.dir)?;
         let path = self.dir.join(format!(".probe-{}", self.writer));
         fs::write(&path, b"a line")?;
         fs::remove_file(path)
@@ -192,15 +195,20 @@ impl Files {
                 true
             }
             Err(error) => {
-                if self.failed_at.is_none() {
-                    warn!(dir = %self.dir.display(), %error, "records cannot be written; serving goes on");
-                }
-                // A file that took a part of a line gets no other one.
-                self.open = None;
-                self.failed_at = Some(Instant::now());
+                self.fail(&error);
                 false
             }
         }
+    }
+
+    /// Leaves the disk alone for a while.
+    fn fail(&mut self, error: &io::Error) {
+        if self.failed_at.is_none() {
+            warn!(dir = %self.dir.display(), %error, "records cannot be written; serving goes on");
+        }
+        // A file that took a part of a line gets no other one.
+        self.open = None;
+        self.failed_at = Some(Instant::now());
     }
 
     fn try_append(&mut self, lines: &[u8]) -> io::Result<()> {
@@ -216,6 +224,10 @@ impl Files {
 
     /// Begins a file, and takes away the oldest where there are too many.
     fn begin(&mut self) -> io::Result<()> {
+        // Later a folder that is gone is a disk that is gone, and another disk is none to write to.
+        if self.n_begun == 0 {
+            fs::create_dir_all(&self.dir)?;
+        }
         let name = format!("{PREFIX}{:013}-{}-{:06}{SUFFIX}", now_unix_ms(), self.writer, self.n_begun);
         let file = OpenOptions::new().create_new(true).append(true).open(self.dir.join(name))?;
         self.n_begun += 1;
@@ -295,14 +307,31 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_takes_nothing_leaves_no_file_and_one_that_cannot_write_is_not_opened() {
+    fn a_log_that_takes_nothing_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
         RecordLog::open(&settings(dir.path()), Arc::clone(&metrics)).unwrap().close();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        let file = dir.path().join("file");
-        fs::write(&file, "no folder").unwrap();
-        assert!(RecordLog::open(&settings(&file), metrics).is_err());
+    }
+
+    /// As where a volume is full or gone when a server starts.
+    #[test]
+    fn a_folder_that_cannot_be_written_at_the_start_costs_lines_and_is_used_when_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("log");
+        fs::write(&place, "no folder").unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let log = RecordLog::open(&settings(&place), Arc::clone(&metrics)).unwrap();
+        assert!(log.offer(&record(0)));
+        log.close();
+        assert_eq!(count(&metrics, "failed"), 1.0);
+        let mut files_of = Files::new(&settings(&place));
+        files_of.fail(&io::Error::other("of a test"));
+        assert!(!files_of.append(b"line\n"), "left alone for now");
+        fs::remove_file(&place).unwrap();
+        files_of.failed_at = Instant::now().checked_sub(RETRY_AFTER);
+        assert!(files_of.append(b"line\n"));
+        assert_eq!(lines(&place), ["line"]);
     }
 
     #[test]

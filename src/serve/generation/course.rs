@@ -29,6 +29,8 @@ pub(super) struct Course {
     pub(super) rows: Vec<FinishedRow>,
     /// Those that are being written, by number, as far as they are shown.
     pub(super) growing: BTreeMap<usize, FinishedRow>,
+    /// Whether the head is asked of them.
+    pub(super) foresees: bool,
     pub(super) time_to_first_candidate: Option<Duration>,
     pub(super) prompt_tokens: usize,
     pub(super) prefill_tokens_computed: usize,
@@ -52,6 +54,7 @@ impl Course {
             candidates: Vec::new(),
             rows: Vec::new(),
             growing: BTreeMap::new(),
+            foresees: true,
             time_to_first_candidate: None,
             prompt_tokens: 0,
             prefill_tokens_computed: 0,

@@ -2,78 +2,80 @@
 use super::{Course, Writer};
 use crate::{
     decode::{batch::FinishedRow, features::list_features},
-    model::{
-        reward_head::{ListFeatures, Score},
-        weights::ModelError,
-    },
+    model::{reward_head::ListFeatures, weights::ModelError},
     serve::{
         answer::ServeError,
-        candidate::{Growing, queries_so_far},
+        candidate::{Growing, Seen, queries_so_far},
     },
     telemetry::Chain,
 };
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 use tracing::warn;
 
 /// What the head says of a list: of each of its queries, and of the whole that it foresees.
 type Said = (Vec<f32>, Option<f32>);
 
 impl Writer {
-    /// Reads and scores rows, among all that there are; not on an async thread, as with rows that ended. Nothing of it decides anything.
+    /// Reads, scores and publishes rows, among all that there are; not on an async thread, as with rows that ended. Nothing of it decides anything.
     pub(super) async fn grow(
         self: &Arc<Self>,
         mut course: Course,
-        grown: Vec<FinishedRow>,
-    ) -> Result<(Course, Vec<Growing>), ServeError> {
+        mut grown: Vec<FinishedRow>,
+        publish: impl Fn(Seen),
+    ) -> Result<Course, ServeError> {
+        grown.retain(|row| course.rows.iter().all(|ended| ended.row_idx != row.row_idx));
+        if grown.is_empty() {
+            return Ok(course);
+        }
         let writer = Arc::clone(self);
         let shown = self.solo.run(move || {
-            let started = Instant::now();
-            let has_ended = |row: &FinishedRow| course.rows.iter().any(|ended| ended.row_idx == row.row_idx);
-            let grown: Vec<FinishedRow> = grown.into_iter().filter(|row| !has_ended(row)).collect();
             let numbers: Vec<usize> = grown.iter().map(|row| row.row_idx).collect();
             course.growing.extend(grown.into_iter().map(|row| (row.row_idx, row)));
-            let growing = writer.growing(&course).into_iter().filter(|one| numbers.contains(&one.row_idx));
-            let growing = growing.collect();
-            course.phases.rerank += started.elapsed();
+            let said = writer.said(&course, &numbers).unwrap_or_else(|error| {
+                warn!(error = %Chain(&error), "reward head failed, lists are shown without scores");
+                writer.metrics.head_failed();
+                course.foresees = false;
+                Vec::new()
+            });
+            let mut said = said.into_iter();
+            let rows = numbers.iter().filter_map(|row_idx| course.growing.get(row_idx));
+            let growing = rows.map(|row| writer.growing(row, said.next().unwrap_or_default()));
+            let growing: Vec<Growing> = growing.collect();
             (course, growing)
         });
-        Ok(shown.await?)
+        let (course, growing) = shown.await?;
+        growing.into_iter().for_each(|growing| publish(Seen::Growing(Arc::new(growing))));
+        Ok(course)
     }
 
-    /// Every candidate that is being written.
-    fn growing(&self, course: &Course) -> Vec<Growing> {
-        let said = self.said(course).unwrap_or_else(|error| {
-            warn!(error = %Chain(&error), "reward head failed, lists are shown without scores");
-            vec![(Vec::new(), None); course.growing.len()]
-        });
+    /// A candidate that is being written.
+    fn growing(&self, row: &FinishedRow, (scores, foreseen): Said) -> Growing {
+        // The token that ends a query may hold its last characters, and the first of the next.
+        let n_ids = row.query_ends.last().map_or(0, |end| row.ids.len().min(end.n_ids + 1));
+        let written = self.tokens.decode(&row.ids[..n_ids]);
+        let mut queries = queries_so_far(written.rsplit_once('\n').map_or("", |(ended, _)| ended));
         let gate = self.topics.gate();
-        let growing = |(row, (scores, foreseen)): (&FinishedRow, Said)| {
-            let n_ids = row.query_ends.last().map_or(0, |end| end.n_ids);
-            let mut queries = queries_so_far(&self.tokens.decode(&row.ids[..n_ids]));
-            queries.retain(|query| gate.passes(query));
-            let scores = Some(scores).filter(|scores| scores.len() == queries.len());
-            Growing { row_idx: row.row_idx, queries, scores, foreseen, n_tokens: row.ids.len() }
-        };
-        course.growing.values().zip(said).map(growing).collect()
+        queries.retain(|query| gate.passes(query));
+        let scores = Some(scores).filter(|scores| scores.len() == queries.len());
+        Growing { row_idx: row.row_idx, queries, scores, foreseen, n_tokens: row.ids.len() }
     }
 
-    /// What the head says of each of them, beside the lists that have ended.
-    fn said(&self, course: &Course) -> Result<Vec<Said>, ModelError> {
-        let Some(head) = self.head.as_ref().filter(|_| !course.is_headless) else {
-            return Ok(vec![(Vec::new(), None); course.growing.len()]);
+    /// What the head says of the rows with these numbers, beside all others; nothing where it is not asked.
+    fn said(&self, course: &Course, numbers: &[usize]) -> Result<Vec<Said>, ModelError> {
+        let Some(head) = self.head.as_ref().filter(|_| course.foresees && !course.is_headless) else {
+            return Ok(Vec::new());
         };
-        let valid =
-            course.rows.iter().zip(&course.candidates).filter(|(_, candidate)| candidate.list.is_ok());
-        let valid: Vec<&FinishedRow> = valid.map(|(row, _)| row).collect();
-        let n_ended = valid.len();
-        let rows: Vec<&FinishedRow> = valid.into_iter().chain(course.growing.values()).collect();
-        let features = list_features(&rows, course.meets.as_ref());
-        let has_ended: Vec<bool> = (0..rows.len()).map(|place| place < n_ended).collect();
-        let foreseen = head.foresee(&features, &has_ended)?.split_off(n_ended);
-        let mut queries = head.score_queries(&features[n_ended..])?.into_iter().map(|score| score.mean);
-        let of_row = |(list, foreseen): (&ListFeatures, Option<Score>)| {
-            (queries.by_ref().take(list.query_hidden.len()).collect(), foreseen.map(|score| score.mean))
-        };
-        Ok(features[n_ended..].iter().zip(foreseen).map(of_row).collect())
+        let is_list = |place: &usize| course.candidates[*place].list.is_ok();
+        let ended = (0..course.rows.len()).filter(is_list).map(|place| &course.rows[place]);
+        let others = course.growing.values().filter(|row| !numbers.contains(&row.row_idx));
+        let these = numbers.iter().filter_map(|row_idx| course.growing.get(row_idx));
+        let rows: Vec<&FinishedRow> = these.chain(ended).chain(others).collect();
+        let mut features = list_features(&rows, course.meets.as_ref());
+        features.truncate(numbers.len());
+        let foreseen = head.foresee(&features, &vec![false; features.len()])?;
+        let mut queries = head.score_queries(&features)?.into_iter().map(|score| score.mean);
+        let mut of_list = |list: &ListFeatures| queries.by_ref().take(list.query_hidden.len()).collect();
+        let foreseen = foreseen.into_iter().map(|score| score.map(|score| score.mean));
+        Ok(features.iter().map(&mut of_list).zip(foreseen).collect())
     }
 }

@@ -20,6 +20,13 @@ const REWARD: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 const LOAD: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 const AGE: &[f64] = &[0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 3600.0];
 
+/// Buckets in seconds.
+#[cfg(test)]
+pub(super) const TIMES: [&[f64]; 4] = [LATENCY, PART, LOAD, AGE];
+/// Buckets of rewards.
+#[cfg(test)]
+pub(super) const SHARES: [&[f64]; 2] = [REWARD, GAIN];
+
 /// What a metric is; a histogram with its buckets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
@@ -84,12 +91,16 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ),
     ("newshound_queue_depth", G, "Requests that wait for the model."),
     ("newshound_queue_wait_seconds", H(LATENCY), "Time an admitted request waited for the model, by class."),
-    ("newshound_solo_queue_depth", G, "Prompts that wait to be made, and lists that wait to be scored."),
-    ("newshound_solo_wait_seconds", H(PART), "Time that they waited."),
+    (
+        "newshound_solo_queue_depth",
+        G,
+        "Prompts that wait to be made, and lists and signals that wait to be judged.",
+    ),
+    ("newshound_solo_wait_seconds", H(PART), "Time that prompts, lists and signals waited for that."),
     (
         "newshound_runtime_lag_seconds",
         H(PART),
-        "How late a thread that speaks with clients comes to what is due, looked at ten times a second.",
+        "How late the threads that speak with clients come to what is due ten times a second.",
     ),
     ("newshound_queue_refused_total", C, "Requests refused by the queue, by reason."),
     ("newshound_retry_after_seconds", H(LATENCY), "Delays that refused clients were asked to keep."),
@@ -162,7 +173,7 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     (
         "newshound_score_gain",
         H(GAIN),
-        "By how much the predicted reward of the chosen list is above that of the first candidate: what more than one are good for.",
+        "By how much the predicted reward of the chosen list is above that of the first candidate, where the head chose and that is a valid list.",
     ),
     ("newshound_cache_requests_total", C, "Generation requests, by what their look into the cache found."),
     (
@@ -248,7 +259,7 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     (
         "newshound_arm_score_gain",
         H(GAIN),
-        "By how much that is above the predicted reward of the first candidate, by experiment and arm.",
+        "By how much that is above the predicted reward of the first candidate, where the head chose and that is a valid list, by experiment and arm.",
     ),
     (
         "newshound_arm_candidates_total",

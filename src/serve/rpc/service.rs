@@ -28,10 +28,12 @@ use crate::{
         settings::{CANDIDATES_MAX, ServeSettings},
         traces::{Trace, Traces},
     },
+    telemetry::Chain,
 };
 use std::{sync::Arc, time::Instant};
+use tokio::sync::mpsc::error::TrySendError;
 use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
-use tracing::Instrument;
+use tracing::{Instrument, warn};
 
 /// What the service asks.
 #[derive(Clone, Debug)]
@@ -211,8 +213,14 @@ impl Shared {
         let writer = Arc::clone(&question.writer);
         question.trace.asked(&question, &response_id);
         let lines = question.trace.log_span();
-        let answered = self.rooms.answerer.answer(question, watch).instrument(lines).await;
-        let answered = answered.map_err(|error| status::status(&error))?;
+        let answered = self.rooms.answerer.answer(question, watch).instrument(lines.clone()).await;
+        let answered = answered.map_err(|error| {
+            let status = status::of_request(&error, &response_id);
+            if status.code() == Code::Internal {
+                lines.in_scope(|| warn!(response_id, error = %Chain(&error), "request failed"));
+            }
+            status
+        })?;
         let reader = (asker.tenant.as_deref(), &user);
         self.rooms.ledger.expose(reader, &response_id, &enrolment, &answered).await;
         let verdicts = self.rooms.answerer.judge(&asker, &writer, asked.judged).await;
@@ -350,14 +358,16 @@ impl QueryGenerationService for Service {
     }
 }
 
-/// How many events answer a question: each candidate grows with each of its queries where that is seen, and ends, and the answer begins and is done.
+/// How many events answer a question: each candidate ends, and where that is seen grows with each of its queries before, in two generations if the first
+/// is another's and ends before any has; and the answer begins and is done.
 fn n_events_max(question: &Question) -> usize {
-    let of_candidate = if question.sees_growth { QUERIES_MAX + 1 } else { 1 };
+    let of_candidate = if question.sees_growth { 2 * QUERIES_MAX + 1 } else { 1 };
     question.options.n_candidates * of_candidate + 2
 }
 
 /// The channel has room for every event, so only a reader that is gone is not reached.
 fn send(events: &Sender<proto::GenerateQueriesEvent>, event: Result<Sent<Event>, Status>) {
     let event = event.map(|event| event.map(|event| proto::GenerateQueriesEvent { event: Some(event) }));
-    let _ = events.try_send(event);
+    let sent = events.try_send(event);
+    debug_assert!(!matches!(sent, Err(TrySendError::Full(_))), "a stream has more events than it may");
 }

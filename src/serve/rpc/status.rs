@@ -113,6 +113,17 @@ pub fn status(error: &ServeError) -> Status {
     }
 }
 
+/// The status of an error of the request that has this id: of what went wrong inside, the id is told too, by which it is found in the log.
+pub fn of_request(error: &ServeError, request_id: &str) -> Status {
+    let status = status(error);
+    if status.code() != Code::Internal {
+        return status;
+    }
+    let mut details = status.get_error_details();
+    details.set_request_info(request_id, "");
+    Status::with_error_details(status.code(), status.message(), details)
+}
+
 /// The status of one request among others.
 pub fn of_item(status: &Status) -> proto::Status {
     let details = pb::Status::decode(status.details()).unwrap_or_default().details;

@@ -86,7 +86,8 @@ class Client:
         return repeated(self.queries.GenerateQueries, request(user_key, signals, options), self.call(user_key, timeout_s))
 
     def stream(self, user_key, signals, *, timeout_s=None, **options):
-        """Iterates over candidates as they end; the last event is `done`. A stream that has begun is not repeated."""
+        """Iterates over candidates as they end, with `stream_queries=True` over `growing` ones before; the last event is `done`. A stream that has
+        begun is not repeated."""
         return self.queries.StreamGenerateQueries(request(user_key, signals, options), **self.call(user_key, timeout_s))
 
     def batch(self, readers, *, timeout_s, **options):

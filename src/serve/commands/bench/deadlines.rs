@@ -5,7 +5,7 @@ use super::{
     bars::{Bar, Bars},
     house::{House, HouseArgs},
     load::{Ended, Lines, Pace, Readers, open},
-    overload::Asking,
+    overload::{Asking, NO_LIST},
     seen::Times,
 };
 use crate::{
@@ -110,17 +110,24 @@ struct Computed {
     before: f64,
     /// While it worked.
     running: f64,
+    /// Requests whose prompt went through the model.
+    prefills: f64,
 }
 
 impl Computed {
     async fn of(house: &House) -> Result<Self, CommandError> {
         let all = house.metric("newshound_deadline_missed_total{").await?;
         let running = house.metric("newshound_deadline_missed_total{phase=\"running\"}").await?;
-        Ok(Self { before: all - running, running })
+        let prefills = house.metric("newshound_step_duration_seconds_count{phase=\"prefill\"}").await?;
+        Ok(Self { before: all - running, running, prefills })
     }
 
     fn since(self, other: Self) -> Self {
-        Self { before: self.before - other.before, running: self.running - other.running }
+        Self {
+            before: self.before - other.before,
+            running: self.running - other.running,
+            prefills: self.prefills - other.prefills,
+        }
     }
 }
 
@@ -131,21 +138,24 @@ struct Found {
     late: Times,
     n_too_late: u64,
     n_shed: u64,
+    n_no_list: u64,
     reasons: BTreeMap<String, u64>,
     computed: Computed,
 }
 
 impl Found {
     fn new() -> Result<Self, CommandError> {
-        let (n_too_late, n_shed, reasons, computed) = Default::default();
+        let (n_too_late, n_shed, n_no_list, reasons, computed) = Default::default();
         let [answered, refused, late] = [Times::new()?, Times::new()?, Times::new()?];
-        Ok(Self { answered, refused, late, n_too_late, n_shed, reasons, computed })
+        Ok(Self { answered, refused, late, n_too_late, n_shed, n_no_list, reasons, computed })
     }
 
     fn add(&mut self, ended: &Ended<(Duration, Result<Bytes, Refusal>)>) {
         let (timeout, outcome) = &ended.outcome;
         match outcome {
             Ok(_) => self.answered.add(ended.took),
+            // It says something of the model, which has done all its work, and was in time.
+            Err(refusal) if refusal.reason == NO_LIST => self.n_no_list += 1,
             Err(refusal) => {
                 self.refused.add(ended.took);
                 self.n_shed += u64::from(refusal.code == Code::ResourceExhausted);
@@ -158,12 +168,12 @@ impl Found {
         }
     }
 
-    /// Of what was refused, the share for which the model had done nothing. The server counts requests; whatever else was refused never
-    /// reached the queue.
+    /// Of what was refused, the share for which the model had done nothing: whose prompt had gone through it and who got no answer was refused after,
+    /// whatever it was that came too late.
     fn share_before(&self) -> f64 {
         #[allow(clippy::cast_precision_loss, reason = "a load has far fewer than 2^52 requests")]
-        let n_refused = self.refused.n() as f64;
-        1.0 - self.computed.running / n_refused
+        let [n_refused, n_ended] = [self.refused.n(), self.answered.n() + self.n_no_list].map(|n| n as f64);
+        1.0 - (self.computed.prefills - n_ended).max(0.0) / n_refused
     }
 
     fn report(
@@ -187,6 +197,7 @@ impl Found {
                 "refused": refused.n(), "reasons": self.reasons, "shed": self.n_shed,
                 "late": late.n(), "late_ms": late.percentiles(),
                 "missed_before_prefill": computed.before, "missed_running": computed.running,
+                "prefills": computed.prefills, "no_valid_list": self.n_no_list,
                 "bars": bars.json(),
             });
             return Ok(writeln!(out, "{report}")?);
@@ -247,7 +258,13 @@ mod tests {
             found.add(&Ended { number: 0, due: Duration::ZERO, took, outcome: (timeout, outcome) });
         }
         assert_eq!((found.n_too_late, found.late.n(), found.answered.n(), found.refused.n()), (2, 3, 3, 1));
-        found.computed.running = 1.0;
-        assert!(found.share_before().abs() < 1e-9);
+        let of_the_model = Refusal { reason: NO_LIST.to_owned(), ..Refusal::new(Code::NotFound, "") };
+        let outcome = (ms(10), Err(of_the_model));
+        found.add(&Ended { number: 0, due: Duration::ZERO, took: ms(5), outcome });
+        assert_eq!(found.refused.n(), 1);
+        for (prefills, share) in [(4.0, 1.0), (5.0, 0.0)] {
+            found.computed.prefills = prefills;
+            assert!((found.share_before() - share).abs() < 1e-9);
+        }
     }
 }
