@@ -61,9 +61,9 @@ pub struct OverloadArgs {
     /// Most requests under way at the same time while the peak is sought
     #[arg(long, default_value_t = 32)]
     pub clients: u64,
-    /// Longest wait for the model, in milliseconds, instead of engine.queue_wait_max_ms; by default half a second, from which on answers would
-    /// fall short if they might
-    #[arg(long, default_value_t = 500)]
+    /// Longest wait for the model, in milliseconds, instead of engine.queue_wait_max_ms: by default as long as requests that come at random at 80 % of
+    /// the peak may wait for each other, and no longer, for whoever waits when an overload begins is answered all the same
+    #[arg(long, default_value_t = 1000)]
     pub queue_wait_ms: u64,
     /// Candidates per request
     #[arg(long, default_value_t = 8)]
