@@ -149,8 +149,15 @@ async fn who_joins_sees_lists_grow_and_who_does_not_look_is_not_shown_them() {
 /// What must not be in a list must not be in one that grows either.
 #[tokio::test]
 async fn what_is_personal_or_no_query_is_not_shown_while_it_is_written() {
-    let text =
-        |_, _| "jane.doe@example.com birthday\nsolar storm tonight\none\ntrain strike talks".to_owned();
+    // The parser takes the first for a query, which the rules of personal data do not, and refuses the other two.
+    let lines = [
+        "call 020 7946 0958 today",
+        "solar storm tonight",
+        "one",
+        "mail jane.doe@example.com",
+        "train strike talks",
+    ];
+    let text = move |_, _| lines.join("\n");
     let server = Plan::new().with_head().writing(text).gated().start().await;
     let mut client = server.client().await;
     let asked = seen_growing(request("reader"));

@@ -356,8 +356,10 @@ impl Found {
         let OverloadArgs { n, times, overload_s, queue_wait_ms, arrivals, .. } = args;
         if json {
             let rounds: serde_json::Value = self.0.iter().map(Round::json).collect();
+            let arrivals = arrivals.to_possible_value().map(|value| value.get_name().to_owned());
             let report = serde_json::json!({
-                "candidates": n, "arrivals": arrivals.to_possible_value().map(|value| value.get_name().to_owned()), "queue_wait_ms": queue_wait_ms, "times": times, "overload_s": overload_s,
+                "candidates": n, "queue_wait_ms": queue_wait_ms, "times": times, "overload_s": overload_s,
+                "arrivals": arrivals,
                 "rounds": rounds, "bars": self.bars().json(),
             });
             return Ok(writeln!(out, "{report}")?);
