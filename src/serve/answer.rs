@@ -172,12 +172,17 @@ impl Answerer {
         let (course, mut degradation) = self.start(&question).await;
         let (status, age) = course.status();
         self.metrics.cache_request(status, age);
+        let flew = matches!(course, Course::Flying(..));
         let (mut origin, mut result) = course.run(&question, count).await;
-        // Another's limit ended what this request had joined. Candidates that had ended cannot be taken back, so only a flight
-        // that showed none is given another try, and only one, so that nobody waits for ever behind those who hurry.
+        // Another's limit ended what this request had joined; or it was put out of a queue that was made short, and gets what they get who come
+        // now. Candidates that had ended cannot be taken back, so only a flight that showed none is given another try, and only one, so that
+        // nobody waits for ever behind those who hurry.
         let in_time = question.deadline.is_none_or(|deadline| Instant::now() < deadline);
-        let of_another = origin == Origin::Coalesced && result.as_ref().is_err_and(ServeError::is_limit);
-        if of_another && in_time && n_seen == 0 {
+        let again = result.as_ref().is_err_and(|error| match error {
+            ServeError::QueueSlow { .. } => flew,
+            error => origin == Origin::Coalesced && error.is_limit(),
+        });
+        if again && in_time && n_seen == 0 {
             let course;
             (course, degradation) = self.start(&question).await;
             (origin, result) = course.run(&question, watch).await;

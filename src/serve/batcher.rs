@@ -266,6 +266,26 @@ impl<J> Batcher<J> {
         }
         self.waiting = kept;
     }
+
+    /// Keeps the jobs of which `stays` (class, how many that stay go before it) is true, and hands the others to `each`. Turns of those who have
+    /// waited long are not counted.
+    pub fn retain(&mut self, stays: impl Fn(Class, usize) -> bool, mut each: impl FnMut(J)) {
+        let mut n_before = 0;
+        for of_class in Class::ALL {
+            let mut kept = VecDeque::with_capacity(self.waiting.len());
+            for waiting in self.waiting.drain(..) {
+                if waiting.class != of_class {
+                    kept.push_back(waiting);
+                } else if stays(of_class, n_before) {
+                    n_before += 1;
+                    kept.push_back(waiting);
+                } else {
+                    each(waiting.job);
+                }
+            }
+            self.waiting = kept;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -316,6 +336,20 @@ mod tests {
         let (mut batcher, now) = queue(&[1, 3, 2]);
         assert_eq!(picks(&mut batcher, now, room(6, 1000), false), [1, 3, 2]);
         assert!(batcher.is_empty());
+    }
+
+    #[test]
+    fn who_stays_depends_on_those_that_stay_and_go_before_it() {
+        let (mut batcher, now) = classes(
+            &[Class::Bulk, Class::Default, Class::Interactive, Class::Default, Class::Interactive],
+            0.0,
+        );
+        let mut left = Vec::new();
+        let most = |class| if class == Class::Interactive { 1 } else { 2 };
+        batcher.retain(|class, n_before| n_before < most(class), |job| left.push(job));
+        // Of readers the second, of the others all after one reader and one other.
+        assert_eq!(left, [4, 3, 0]);
+        assert_eq!(picks(&mut batcher, now, room(6, 1000), false), [2, 1]);
     }
 
     #[test]

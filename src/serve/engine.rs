@@ -98,6 +98,14 @@ pub enum EngineError {
         /// When there is room for more.
         retry_after: Duration,
     },
+    /// The job would wait too long from now on.
+    #[error("it would wait longer than {} ms in a queue that is full", .wait_max.as_millis())]
+    QueueSlow {
+        /// The longest that a job which comes now may be expected to wait.
+        wait_max: Duration,
+        /// When the queue is likely to be shorter.
+        retry_after: Duration,
+    },
     /// The job waited too long.
     #[error("waited {waited_ms} ms in the queue")]
     QueueAge {
@@ -124,9 +132,11 @@ impl EngineError {
     /// What the time of a job was spent on that ended like this.
     fn spending(&self) -> Spending {
         match self {
-            Self::QueueFull { .. } | Self::TokenBacklog { .. } | Self::QueueAge { .. } | Self::Gone => {
-                Spending::Cancelled
-            }
+            Self::QueueFull { .. }
+            | Self::TokenBacklog { .. }
+            | Self::QueueSlow { .. }
+            | Self::QueueAge { .. }
+            | Self::Gone => Spending::Cancelled,
             Self::DeadlineHit => Spending::Deadline,
             Self::Fault(_) | Self::Step(_) => Spending::Failed,
         }

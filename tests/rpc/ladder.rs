@@ -1,6 +1,7 @@
 //! Where there is no time or room for all that is asked, an answer falls short and says so; what cannot be is refused at the door.
 mod classes;
 mod log;
+mod shortened;
 
 use super::{
     experiments::file,

@@ -199,6 +199,7 @@ impl From<EngineError> for ServeError {
         match error {
             EngineError::QueueFull { queued, retry_after } => Self::QueueFull { queued, retry_after },
             EngineError::TokenBacklog { tokens, retry_after } => Self::TokenBacklog { tokens, retry_after },
+            EngineError::QueueSlow { wait_max, retry_after } => Self::QueueSlow { wait_max, retry_after },
             EngineError::QueueAge { waited_ms, retry_after } => Self::QueueAge { waited_ms, retry_after },
             EngineError::DeadlineHit => Self::DeadlineHit,
             EngineError::Gone => Self::EngineGone,

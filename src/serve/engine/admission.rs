@@ -168,12 +168,27 @@ impl Shared {
     }
 
     /// The longest that a job of a class may be expected to wait now.
-    fn wait_max(&self, class: Class) -> Duration {
+    pub(super) fn wait_max(&self, class: Class) -> Duration {
         let (now, usual) = (self.load.lock(), self.limits.expected_wait_max());
         // Those of later classes who may have their turn first are as many more that leave.
         let turns = now.ahead(class).jobs - sum(&now.queued[..=class as usize]).jobs;
         let Some(leaves) = self.load.pace.until_left(1 + turns) else { return usual };
         now.patience.wait_max(class, usual, (leaves, now.rates.preparation()))
+    }
+
+    /// For how many jobs, itself among them, one of each class that waits may still have to wait; none where the queue is as long as is usual.
+    pub(super) fn patience(&self) -> Option<[usize; Class::ALL.len()]> {
+        if !self.load.lock().patience.has_overflowed() {
+            return None;
+        }
+        let leaves = self.load.pace.until_left(1)?.max(Duration::from_nanos(1));
+        Some(Class::ALL.map(|class| match class {
+            Class::Bulk => usize::MAX,
+            Class::Interactive | Class::Default => {
+                let longest = WAIT_OVER_EXPECTED * self.wait_max(class);
+                usize::try_from(longest.as_nanos() / leaves.as_nanos()).unwrap_or(usize::MAX)
+            }
+        }))
     }
 
     /// How near the thread is to where it refuses, with jobs that wait and rows that run, if one more comes of which nobody said how it
@@ -454,6 +469,17 @@ mod tests {
         assert_eq!(shared.wait(ONE, Class::Default, None), Duration::ZERO, "nobody knows");
         shared.load.pace.note(Duration::from_millis(10));
         check(17 * Duration::from_millis(10));
+    }
+
+    #[test]
+    fn who_waits_in_a_queue_that_was_full_stays_for_twice_what_one_may_be_expected_to_wait_who_comes() {
+        let (shared, leaves) = (thread(), Duration::from_millis(50));
+        assert_eq!(shared.patience(), None);
+        shared.load.lock().patience.overflowed();
+        assert_eq!(shared.patience(), None, "nobody knows how fast they leave");
+        shared.load.pace.note(leaves);
+        // The next place is free after 50 ms; nothing is known of how long a prompt takes, which is little more.
+        assert_eq!(shared.patience(), Some([2, 2, usize::MAX]));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! As long as is set, until somebody would wait that long; from then on only as long as keeps the model busy, until there is nobody left for it to
 //! begin with. A long queue evens out the waves in which jobs come. One that has once been full holds no wave but more work than there is, and all
 //! that its length does then is to make everybody wait (the "bad queue" of K. Nichols and V. Jacobson, "Controlling Queue Delay", 2012; B.
-//! Maurer, "Fail at Scale", 2015): as many are answered through a short one, each sooner. Clients whose deadline is nearer than the usual limit are refused by that, and
-//! make no queue short: one that is in a hurry says nothing of how long others may wait.
+//! Maurer, "Fail at Scale", 2015): as many are answered through a short one, each sooner. So whoever is too far behind in it by then leaves it
+//! (`thread::leaving`). Clients whose deadline is nearer than the usual limit are refused by that, and make no queue short: one that is in a
+//! hurry says nothing of how long others may wait.
 use super::{Class, Duration};
 
 /// No prompt is made ready sooner.

@@ -116,6 +116,7 @@ impl<G: Generator> Thread<'_, G> {
             }
             self.forget_gone();
             self.waiting.classify(|queued| queued.ticket.class());
+            self.shorten_queue();
             self.prefixes.forget_old(Instant::now());
             let budget = self.admit();
             self.is_saturated = !self.waiting.is_empty();

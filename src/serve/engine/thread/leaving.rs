@@ -50,6 +50,24 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
+    /// Ends the waits in a queue that was full which are longer than those of anybody who comes now: there is more work than the model can do,
+    /// and as many are answered without them, each sooner. What becomes of them is decided anew, and counted there.
+    pub(super) fn shorten_queue(&mut self) {
+        let shared = self.shared;
+        let Some(patience) = shared.patience() else { return };
+        self.waiting.retain(
+            |class, n_before| n_before < patience[class as usize],
+            |queued| {
+                let Queued { reply, mut ticket, .. } = *queued;
+                let wait_max = shared.wait_max(ticket.class());
+                // Whoever hears of it comes again, and is not to find this one before her.
+                drop(ticket);
+                let retry_after = shared.load.pace.until_free(shared.limits.queue_max);
+                tell(&reply, Event::Failed(EngineError::QueueSlow { wait_max, retry_after }));
+            },
+        );
+    }
+
     /// Takes a group out of the batch and tells its owner, if there still is one, why.
     pub(super) fn cancel(&mut self, group: GroupId, why: EngineError) {
         let n_rows = self.generator.cancel(group);
