@@ -98,6 +98,8 @@ PROMISES = Row("Promises", (
 QUEUE = Row("Queue and connections", (
     Panel("Requests waiting, by server", "Requests that wait for the model. Lasting ones mean too few servers.", "short",
           (Query(f"sum by (instance) ({metric('newshound_queue_depth')})", "{{instance}}"),)),
+    Panel("Tokens waiting, by server", "Prompts of those who wait, and the most that their lists can have; the setting engine.queue_tokens_max bounds them.", "short",
+          (Query(f"sum by (instance) ({metric('newshound_queue_tokens')})", "{{instance}}"),)),
     Panel("Wait in the queue", "How long admitted requests waited for the model.", "s", quantiles("newshound_queue_wait_seconds")),
     Panel("Wait in the queue, p95, by class", "interactive goes before default and that before bulk: where the first waits, a server has too much to do.", "s",
           (Query(quantile(0.95, "newshound_queue_wait_seconds", by="class"), "{{class}}"),)),
@@ -106,6 +108,8 @@ QUEUE = Row("Queue and connections", (
     Panel("Wait of prompts and scores", "How long they waited for these threads.", "s", quantiles("newshound_solo_wait_seconds")),
     Panel("Delay told to refused clients", "RetryInfo of refusals, mean. Zero where nobody is refused.", "s",
           (Query(f"({mean('newshound_retry_after_seconds')}) > 0 or vector(0)", "mean"),)),
+    Panel("Left a queue that was full", "Requests that were too far behind when somebody would have waited too long, by class. They get what they get who come then: less, a stored "
+          "list or a refusal.", "reqps", (Query(rate("newshound_queue_shortened_total", by="class"), "{{class}}"),), "stack"),
     Panel("Admissions", "Requests without a fresh answer, by class. admitted: they wait or run. stored: an old answer had to do. cohort: the list of the locale had to. refused: for the queue, "
           "the wait or the deadline.", "reqps",
           (Query(rate("newshound_admissions_total", by="class, decision"), "{{class}} {{decision}}"),), "stack"),
@@ -152,6 +156,9 @@ CACHE = Row("Cache", (
           (Query(f"sum by (instance) ({metric('newshound_cache_entries')})", "{{instance}}"),)),
     Panel("Memory of stored answers", "Approximate; the setting cache.bytes_max bounds it.", "bytes",
           (Query(f"sum by (instance) ({metric('newshound_cache_weight_bytes')})", "{{instance}}"),)),
+    Panel("Answers that leave the cache", "expired: for their age. size: there was no room, so that cache.bytes_max is small for these readers. replaced: by a newer one. removed: "
+          "their reader was forgotten or her signals were.", "cps",
+          (Query(rate("newshound_cache_evictions_total", by="cause"), "{{cause}}"),), "stack"),
 ))
 
 SHARED = Row("Shared cache", (

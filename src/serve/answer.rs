@@ -1,5 +1,6 @@
 //! One request, read top to bottom: cache, or a flight that others share, or a generation of its own.
 mod admission;
+mod again;
 mod answered;
 mod cohort;
 mod counted;
@@ -121,9 +122,10 @@ impl Answerer {
         (cohorts, topics): (Arc<Cohorts>, Arc<Topics>),
         metrics: Arc<Metrics>,
     ) -> Self {
+        let counts = Arc::clone(&metrics);
         Self {
-            cache: AnswerCache::new(settings.cache.bytes_max),
-            failures: AnswerCache::new(FAILURES_MAX),
+            cache: AnswerCache::new(settings.cache.bytes_max, move |cause| counts.cache_eviction(cause, 1)),
+            failures: AnswerCache::new(FAILURES_MAX, drop),
             shared,
             flights: Flights::default(),
             looks: Looks::default(),
@@ -172,7 +174,7 @@ impl Answerer {
         let (course, mut degradation) = self.start(&question).await;
         let (status, age) = course.status();
         self.metrics.cache_request(status, age);
-        let flew = matches!(course, Course::Flying(..));
+        let mut flew = matches!(course, Course::Flying(..));
         let (mut origin, mut result) = course.run(&question, count).await;
         // Another's limit ended what this request had joined; or it was put out of a queue that was made short, and gets what they get who come
         // now. Candidates that had ended cannot be taken back, so only a flight that showed none is given another try, and only one, so that
@@ -184,8 +186,12 @@ impl Answerer {
         });
         if again && in_time && n_seen == 0 {
             let course;
-            (course, degradation) = self.start(&question).await;
+            (course, degradation) = self.start_again(&question).await;
+            flew = matches!(course, Course::Flying(..));
             (origin, result) = course.run(&question, watch).await;
+        }
+        if flew {
+            result.as_ref().err().into_iter().for_each(|error| self.count_slow(error));
         }
         counted.outcome = match (&result, origin) {
             (Ok(_), Origin::Hit(_) | Origin::Stale(_) | Origin::Cohort) => Outcome::Cached,

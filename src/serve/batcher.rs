@@ -173,6 +173,11 @@ impl<J> Batcher<J> {
         self.waiting.len()
     }
 
+    /// What all of them need together.
+    pub fn need(&self) -> Room {
+        self.waiting.iter().fold(Room::default(), |sum, waiting| sum.and(waiting.need))
+    }
+
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -267,17 +272,15 @@ impl<J> Batcher<J> {
         self.waiting = kept;
     }
 
-    /// Keeps the jobs of which `stays` (class, how many that stay go before it) is true, and hands the others to `each`. Turns of those who have
-    /// waited long are not counted.
-    pub fn retain(&mut self, stays: impl Fn(Class, usize) -> bool, mut each: impl FnMut(J)) {
-        let mut n_before = 0;
+    /// Keeps the jobs of which `stays` (job, class, need) is true, and hands the others to `each`. It is asked in the order in which they go, but for
+    /// turns of those who have waited long.
+    pub fn retain(&mut self, mut stays: impl FnMut(&J, Class, Room) -> bool, mut each: impl FnMut(J)) {
         for of_class in Class::ALL {
             let mut kept = VecDeque::with_capacity(self.waiting.len());
             for waiting in self.waiting.drain(..) {
                 if waiting.class != of_class {
                     kept.push_back(waiting);
-                } else if stays(of_class, n_before) {
-                    n_before += 1;
+                } else if stays(&waiting.job, of_class, waiting.need) {
                     kept.push_back(waiting);
                 } else {
                     each(waiting.job);
@@ -339,17 +342,22 @@ mod tests {
     }
 
     #[test]
-    fn who_stays_depends_on_those_that_stay_and_go_before_it() {
+    fn who_stays_is_asked_in_the_order_in_which_they_go() {
         let (mut batcher, now) = classes(
             &[Class::Bulk, Class::Default, Class::Interactive, Class::Default, Class::Interactive],
             0.0,
         );
-        let mut left = Vec::new();
-        let most = |class| if class == Class::Interactive { 1 } else { 2 };
-        batcher.retain(|class, n_before| n_before < most(class), |job| left.push(job));
-        // Of readers the second, of the others all after one reader and one other.
-        assert_eq!(left, [4, 3, 0]);
-        assert_eq!(picks(&mut batcher, now, room(6, 1000), false), [2, 1]);
+        let (mut asked, mut left) = (Vec::new(), Vec::new());
+        let stays = |&job: &usize, class, need| {
+            assert_eq!(need, room(1, 10));
+            asked.push((job, class));
+            job < 3
+        };
+        batcher.retain(stays, |job| left.push(job));
+        let (reader, other) = (Class::Interactive, Class::Default);
+        assert_eq!(asked, [(2, reader), (4, reader), (1, other), (3, other), (0, Class::Bulk)]);
+        assert_eq!(left, [4, 3]);
+        assert_eq!(picks(&mut batcher, now, room(8, 1000), false), [2, 1, 0]);
     }
 
     #[test]

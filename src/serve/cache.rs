@@ -4,7 +4,7 @@ use crate::{
     serve::owner::{Epoch, Owner},
     signals::UserSignals,
 };
-use moka::{Expiry, future::Cache};
+use moka::{Expiry, future::Cache, notification::RemovalCause};
 use sha2::{Digest, Sha256};
 use std::{
     fmt,
@@ -177,6 +177,43 @@ impl<A> Expiry<CacheKey, Stored<A>> for OwnTtl {
     }
 }
 
+/// Why an answer is stored no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Its time was over.
+    Expired,
+    /// There was no room for it, or for all.
+    Size,
+    /// A newer one has its place.
+    Replaced,
+    /// It was taken out.
+    Removed,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Expired, Self::Size, Self::Replaced, Self::Removed];
+
+    /// Its word in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Size => "size",
+            Self::Replaced => "replaced",
+            Self::Removed => "removed",
+        }
+    }
+
+    fn of(cause: RemovalCause) -> Self {
+        match cause {
+            RemovalCause::Expired => Self::Expired,
+            RemovalCause::Size => Self::Size,
+            RemovalCause::Replaced => Self::Replaced,
+            RemovalCause::Explicit => Self::Removed,
+        }
+    }
+}
+
 /// Answers of type `A` by key.
 pub struct AnswerCache<A> {
     stored: Cache<CacheKey, Stored<A>>,
@@ -189,12 +226,13 @@ impl<A> fmt::Debug for AnswerCache<A> {
 }
 
 impl<A: Send + Sync + 'static> AnswerCache<A> {
-    /// An empty cache. `bytes_max`: at most this much is stored, by the callers' own estimate.
-    pub fn new(bytes_max: u64) -> Self {
+    /// An empty cache. `bytes_max`: at most this much is stored, by the callers' own estimate. `left` hears of every answer that leaves.
+    pub fn new(bytes_max: u64, left: impl Fn(Cause) + Send + Sync + 'static) -> Self {
         let stored = Cache::builder()
             .max_capacity(bytes_max)
             .weigher(|_, stored: &Stored<A>| stored.n_bytes)
             .expire_after(OwnTtl)
+            .eviction_listener(move |_, _, cause| left(Cause::of(cause)))
             .build();
         Self { stored }
     }
@@ -237,6 +275,7 @@ mod tests {
         serve::owner::Epochs,
         signals::{SignalDraft, Stream},
     };
+    use std::sync::mpsc;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -284,7 +323,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stored_answer_is_read_back_with_its_age() {
-        let cache = AnswerCache::new(1000);
+        let cache = AnswerCache::new(1000, drop);
         let now = Instant::now();
         let (one, other) = (key("user", "a", "b", b""), key("other", "a", "b", b""));
         cache.put(one, (Arc::new(7), 10), Keep::only(MINUTE), now).await;
@@ -296,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn not_even_equal_digests_give_a_reader_the_answer_of_another() {
-        let cache = AnswerCache::new(1000);
+        let cache = AnswerCache::new(1000, drop);
         let now = Instant::now();
         let one = key("user", "a", "b", b"");
         let collision = CacheKey { epoch: epoch("other"), ..one };
@@ -309,7 +348,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_fresh_then_due_then_stale_then_spare() {
-        let cache = AnswerCache::new(1000);
+        let cache = AnswerCache::new(1000, drop);
         let (now, key) = (Instant::now(), key("user", "a", "b", b""));
         let keep = Keep::until(MINUTE, MINUTE / 4, (MINUTE, MINUTE), 1.0);
         cache.put(key, (Arc::new(7), 10), keep, now).await;
@@ -340,19 +379,24 @@ mod tests {
 
     #[tokio::test]
     async fn what_weighs_more_than_the_bound_is_not_kept() {
-        let cache = AnswerCache::new(100);
+        let (seen, left) = mpsc::channel();
+        let cache = AnswerCache::new(100, move |cause| seen.send(cause).unwrap());
         let now = Instant::now();
         cache.put(key("fits", "a", "b", b""), (Arc::new(1), 100), Keep::only(MINUTE), now).await;
         cache.put(key("too heavy", "a", "b", b""), (Arc::new(2), 101), Keep::only(MINUTE), now).await;
         assert_eq!(cache.size().await, (1, 100));
         assert!(cache.get(key("fits", "a", "b", b""), now).await.is_some());
         assert!(cache.get(key("too heavy", "a", "b", b""), now).await.is_none());
+        cache.put(key("fits", "a", "b", b""), (Arc::new(3), 100), Keep::only(MINUTE), now).await;
+        cache.remove(key("fits", "a", "b", b"")).await;
+        assert_eq!(cache.size().await, (0, 0));
+        assert_eq!(left.try_iter().collect::<Vec<_>>(), [Cause::Size, Cause::Replaced, Cause::Removed]);
     }
 
     #[tokio::test]
     async fn each_answer_has_a_time_of_its_own_and_what_has_expired_has_no_size() {
         let ttl = Duration::from_millis(1);
-        let cache = AnswerCache::new(100);
+        let cache = AnswerCache::new(100, drop);
         let now = Instant::now();
         let (short, long) = (key("short", "a", "b", b""), key("long", "a", "b", b""));
         cache.put(short, (Arc::new(1), 10), Keep::only(ttl), now).await;

@@ -123,6 +123,7 @@ impl Metrics {
                 _ = self.answers(class, is_whole);
             }
             _ = self.queue_wait(class);
+            self.counter("newshound_queue_shortened_total", &[("class", class.word())]).increment(0);
         }
         self.show_cache_from_the_start();
         self.show_shared_from_the_start();
@@ -298,6 +299,7 @@ mod tests {
                 G => &[
                     "_bytes",
                     "_rows",
+                    "_tokens",
                     "_depth",
                     "_in_flight",
                     "_open",

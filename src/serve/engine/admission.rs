@@ -10,7 +10,7 @@ use crate::serve::batcher::{AGED_EVERY, Aged};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The longest wait over what a job may be expected to wait when it comes. Whoever is let in and then refused because she waited too long has
-/// lost that time, and nobody is who waits up to twice as long as was expected.
+/// lost that time, and nobody is who waits up to twice as long as was expected, unless the queue is made short in the meantime.
 const WAIT_OVER_EXPECTED: u32 = 2;
 
 /// What is known of a thread's work, by the thread and by those who come.
@@ -145,6 +145,13 @@ impl Ticket {
     }
 }
 
+impl Ticket {
+    /// Whether bulk asked for it, whoever joined later.
+    pub(super) fn is_of_bulk(&self) -> bool {
+        self.precedence.first() == Class::Bulk
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.shared.load.lock().queued[self.class as usize].remove(self.need);
@@ -181,12 +188,13 @@ impl Shared {
         if !self.load.lock().patience.has_overflowed() {
             return None;
         }
-        let leaves = self.load.pace.until_left(1)?.max(Duration::from_nanos(1));
+        let leaves = self.load.pace.until_left(1)?;
         Some(Class::ALL.map(|class| match class {
             Class::Bulk => usize::MAX,
             Class::Interactive | Class::Default => {
                 let longest = WAIT_OVER_EXPECTED * self.wait_max(class);
-                usize::try_from(longest.as_nanos() / leaves.as_nanos()).unwrap_or(usize::MAX)
+                // The next one stays however long that takes: it is the one by which that is seen.
+                usize::try_from(longest.as_nanos() / leaves.as_nanos()).unwrap_or(usize::MAX).max(1)
             }
         }))
     }
@@ -230,7 +238,9 @@ impl Engine {
         let (jobs_max, tokens_max) = self.places(class);
         let mut now = self.shared.load.lock();
         let Queued { jobs, need: taken } = sum(&now.queued);
-        if class < Class::Bulk && (jobs >= jobs_max || taken.and(need).tokens > tokens_max) {
+        // One that is larger than the queue says nothing of how many come.
+        let is_full = jobs >= jobs_max || taken.and(need).tokens > tokens_max.max(need.tokens);
+        if class < Class::Bulk && is_full {
             now.patience.overflowed();
         }
         if jobs >= jobs_max {
@@ -480,6 +490,8 @@ mod tests {
         shared.load.pace.note(leaves);
         // The next place is free after 50 ms; nothing is known of how long a prompt takes, which is little more.
         assert_eq!(shared.patience(), Some([2, 2, usize::MAX]));
+        (0..20).for_each(|_| shared.load.pace.note(Duration::from_secs(60)));
+        assert_eq!(shared.patience(), Some([1, 1, usize::MAX]), "the next one stays");
     }
 
     #[test]

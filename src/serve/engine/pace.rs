@@ -8,6 +8,9 @@ use std::{
 const DELAY_MIN: Duration = Duration::from_millis(50);
 const DELAY_MAX: Duration = Duration::from_secs(10);
 
+/// The longest time between two jobs that counts, over the average before: with an eighth of the weight it doubles the average.
+const STEEPEST: u64 = 8;
+
 /// A moving average of the time between two jobs that leave while others wait: where nobody does, jobs leave as they come.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -19,6 +22,8 @@ impl Pace {
     pub(super) fn note(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let before = self.nanoseconds.load(Ordering::Relaxed);
+        // A machine that stood still for a moment is not slow from then on.
+        let took = if before == 0 { took } else { took.min(before.saturating_mul(STEEPEST)) };
         let after = if before == 0 { took } else { before - before / 8 + took / 8 };
         self.nanoseconds.store(after, Ordering::Relaxed);
     }
@@ -57,6 +62,14 @@ mod tests {
         assert_eq!(pace.until_left(3), None);
         pace.note(Duration::from_millis(10));
         assert_eq!(pace.until_left(3), Some(Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn one_long_time_between_two_at_most_doubles_the_pace() {
+        let pace = Pace::default();
+        pace.note(Duration::from_millis(80));
+        pace.note(Duration::from_secs(30));
+        assert_eq!(pace.until_left(1), Some(Duration::from_millis(150)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! Maurer, "Fail at Scale", 2015): as many are answered through a short one, each sooner. So whoever is too far behind in it by then leaves it
 //! (`thread::leaving`). Clients whose deadline is nearer than the usual limit are refused by that, and make no queue short: one that is in a
 //! hurry says nothing of how long others may wait.
-use super::{Class, Duration};
+use super::{Class, Duration, Room};
 
 /// No prompt is made ready sooner.
 const PREPARATION_MIN: Duration = Duration::from_micros(1);
@@ -47,9 +47,72 @@ impl Patience {
     }
 }
 
+/// Who stays in a queue that was full, asked of one after the other in the order in which they go: whoever has room beside those before her, and
+/// of those who have to wait as many as may.
+#[derive(Debug)]
+pub(super) struct Shortening {
+    /// Room that nobody has.
+    pub(super) free: Room,
+    /// Rows that may still begin.
+    pub(super) rows_left: usize,
+    /// How many may wait who have no room, by class, those before them counted.
+    pub(super) most: [usize; Class::ALL.len()],
+    /// What those who stay need.
+    pub(super) need: Room,
+    /// How many of them have to wait.
+    pub(super) n_behind: usize,
+}
+
+impl Shortening {
+    /// Whether a job stays. `is_bulk`: it was asked for as bulk, and whoever joined that waits with it.
+    pub(super) fn stays(&mut self, class: Class, is_bulk: bool, need: Room) -> bool {
+        let has_room = self.need.and(need).fits(self.free) && self.need.rows < self.rows_left;
+        let stays = has_room || is_bulk || self.n_behind < self.most[class as usize];
+        if stays {
+            self.need = self.need.and(need);
+            self.n_behind += usize::from(!has_room);
+        }
+        stays
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_has_room_stays_and_of_the_others_as_many_as_may_wait() {
+        let need = Room { rows: 4, tokens: 100 };
+        let stay = |free, rows_left, classes: &[(Class, bool)]| {
+            let most = [1, 2, usize::MAX];
+            let mut shortening = Shortening { free, rows_left, most, need: Room::default(), n_behind: 0 };
+            classes.iter().map(|&(class, is_bulk)| shortening.stays(class, is_bulk, need)).collect::<Vec<_>>()
+        };
+        let readers = [(Class::Interactive, false); 4];
+        let others = [(Class::Default, false); 4];
+        let room = |rows, tokens| Room { rows, tokens };
+        assert_eq!(stay(room(0, 0), 8, &readers), [true, false, false, false]);
+        assert_eq!(stay(room(0, 0), 8, &others), [true, true, false, false]);
+        assert_eq!(stay(room(16, 400), 16, &readers), [true; 4], "all have room");
+        assert_eq!(
+            stay(room(16, 200), 16, &readers),
+            [true, true, true, false],
+            "two have tokens, one may wait"
+        );
+        assert_eq!(
+            stay(room(16, 400), 4, &readers),
+            [true, true, false, false],
+            "one may begin, one may wait"
+        );
+        assert_eq!(
+            stay(
+                room(0, 0),
+                8,
+                &[(Class::Interactive, false), (Class::Default, true), (Class::Default, false)]
+            ),
+            [true, true, false]
+        );
+    }
 
     const MS: Duration = Duration::from_millis(1);
     const USUAL: Duration = Duration::from_secs(5);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The class of a job. Shared by all who wait for it: the first class of theirs.
 #[derive(Debug)]
 pub struct Precedence {
+    first: Class,
     /// A place in `Class::ALL`.
     place: AtomicUsize,
 }
@@ -12,7 +13,12 @@ pub struct Precedence {
 impl Precedence {
     /// That of one who waits.
     pub fn new(class: Class) -> Self {
-        Self { place: AtomicUsize::new(class as usize) }
+        Self { first: class, place: AtomicUsize::new(class as usize) }
+    }
+
+    /// The class of the one who asked first.
+    pub fn first(&self) -> Class {
+        self.first
     }
 
     /// One more waits; one of a later class changes nothing.
@@ -42,5 +48,6 @@ mod tests {
             precedence.join(joins);
             assert_eq!(precedence.class(), expected);
         }
+        assert_eq!(precedence.first(), Class::Bulk);
     }
 }

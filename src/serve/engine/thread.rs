@@ -116,9 +116,9 @@ impl<G: Generator> Thread<'_, G> {
             }
             self.forget_gone();
             self.waiting.classify(|queued| queued.ticket.class());
-            self.shorten_queue();
             self.prefixes.forget_old(Instant::now());
             let budget = self.admit();
+            self.shorten_queue();
             self.is_saturated = !self.waiting.is_empty();
             self.show_state();
             if !self.running.is_empty() || self.arriving.is_some() {
@@ -144,7 +144,8 @@ impl<G: Generator> Thread<'_, G> {
     }
 
     fn show_state(&mut self) {
-        let (queued, prefix_bytes) = (self.waiting.len(), self.prefixes.n_bytes());
+        let (queued, queued_tokens) = (self.waiting.len(), self.waiting.need().tokens);
+        let prefix_bytes = self.prefixes.n_bytes();
         let (rows, kv_bytes) = (self.generator.n_rows(), self.generator.kv_bytes());
         let (free, aged) = (self.standing().free, self.waiting.aged(Instant::now()));
         self.assert_accounted(rows);
@@ -152,7 +153,7 @@ impl<G: Generator> Thread<'_, G> {
         let takes_one = rows + soon < self.shared.limits.rows_enough && self.last_need.fits(free);
         self.shared.load.lock().runs((rows + soon, takes_one), free, aged);
         let pressure = self.shared.pressure(queued, rows, self.last_need);
-        self.gauges.show(EngineState { queued, rows, kv_bytes, prefix_bytes, pressure });
+        self.gauges.show(EngineState { queued, queued_tokens, rows, kv_bytes, prefix_bytes, pressure });
     }
 
     /// What is allocated is used, and the rest is free: the batch has `n_rows` of groups that run and no others, those have no more room than

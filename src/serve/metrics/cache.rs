@@ -1,5 +1,6 @@
 //! Metrics of stored answers.
 use super::{Metrics, whole};
+use crate::serve::cache::Cause;
 use std::time::Duration;
 
 impl Metrics {
@@ -12,6 +13,9 @@ impl Metrics {
         }
         for result in ["loaded", "refused"] {
             self.counter("newshound_cohort_reads_total", &[("result", result)]).increment(0);
+        }
+        for cause in Cause::ALL {
+            self.cache_eviction(cause, 0);
         }
         for scope in ["invalidate", "forget"] {
             self.counter("newshound_cache_invalidations_total", &[("scope", scope)]).increment(0);
@@ -41,6 +45,11 @@ impl Metrics {
     /// Counts a change of the file of cohorts: `loaded` or `refused`.
     pub fn cohorts_read(&self, result: &'static str) {
         self.counter("newshound_cohort_reads_total", &[("result", result)]).increment(1);
+    }
+
+    /// Counts answers that left the cache for a cause.
+    pub fn cache_eviction(&self, cause: Cause, n: u64) {
+        self.counter("newshound_cache_evictions_total", &[("cause", cause.word())]).increment(n);
     }
 
     /// Records how much is stored.

@@ -15,6 +15,8 @@ const CAPACITY: &str = "newshound_capacity_rows";
 pub struct EngineState {
     /// Requests that wait.
     pub queued: usize,
+    /// Tokens of their prompts, and the most that their rows can write.
+    pub queued_tokens: usize,
     /// Rows in the batch.
     pub rows: usize,
     /// Memory of the batch's keys and values.
@@ -56,6 +58,7 @@ impl EngineGauges {
         let before = std::mem::replace(&mut self.shown, state);
         for (name, before, now) in [
             ("newshound_queue_depth", size(before.queued), size(state.queued)),
+            ("newshound_queue_tokens", size(before.queued_tokens), size(state.queued_tokens)),
             ("newshound_running_rows", size(before.rows), size(state.rows)),
             ("newshound_kv_bytes", size(before.kv_bytes), size(state.kv_bytes)),
             ("newshound_prefix_bytes", size(before.prefix_bytes), size(state.prefix_bytes)),
@@ -100,6 +103,11 @@ impl Metrics {
     pub fn refused(&self, reason: &'static str, retry_after: Duration) {
         self.counter("newshound_queue_refused_total", &[("reason", reason)]).increment(1);
         self.histogram("newshound_retry_after_seconds", &[]).record(retry_after.as_secs_f64());
+    }
+
+    /// Counts a request of a class that had to leave a queue that was full.
+    pub fn left_the_queue(&self, class: Class) {
+        self.counter("newshound_queue_shortened_total", &[("class", class.word())]).increment(1);
     }
 
     /// Counts requests whose deadline passed in a phase (`queue` or `running`), or would have (`door`).

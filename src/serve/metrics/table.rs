@@ -90,6 +90,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
         "Time of answered requests, by class and extent: whole, or less than what was asked.",
     ),
     ("newshound_queue_depth", G, "Requests that wait for the model."),
+    (
+        "newshound_queue_tokens",
+        G,
+        "Tokens of those who wait: their prompts, and the most that their lists can have.",
+    ),
     ("newshound_queue_wait_seconds", H(LATENCY), "Time an admitted request waited for the model, by class."),
     (
         "newshound_solo_queue_depth",
@@ -102,12 +107,17 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
         H(PART),
         "How late the threads that speak with clients come to what is due ten times a second.",
     ),
+    (
+        "newshound_queue_shortened_total",
+        C,
+        "Requests that had to leave a queue that was full, and were decided about anew, by class.",
+    ),
     ("newshound_queue_refused_total", C, "Requests refused by the queue, by reason."),
     ("newshound_retry_after_seconds", H(LATENCY), "Delays that refused clients were asked to keep."),
     (
         "newshound_admissions_total",
         C,
-        "Requests without a fresh answer, by class and what the door decided; renewals of stored answers among them.",
+        "Requests without a fresh answer, by class and what the door decided; renewals of stored answers among them, and who had to leave the queue once more.",
     ),
     (
         "newshound_degraded_total",
@@ -191,6 +201,7 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ("newshound_cohort_reads_total", C, "Changes of the file of cohorts' lists, by what became of them."),
     ("newshound_cache_entries", G, "Stored answers."),
     ("newshound_cache_weight_bytes", G, "Approximate memory of stored answers."),
+    ("newshound_cache_evictions_total", C, "Stored answers that left the cache, by cause."),
     ("newshound_cache_age_at_hit_seconds", H(AGE), "Age of a stored answer when it was used."),
     ("newshound_shared_cache_looks_total", C, "Looks into the cache that servers share, by what they found."),
     (

@@ -28,7 +28,8 @@ pub struct EngineSettings {
     /// 393,216: as many requests of eight candidates and the longest prompt; larger ones are fewer.
     pub queue_tokens_max: usize,
     /// `queue_wait_max_ms`: longest wait before a request is refused; one that is expected to wait for half of it is refused when it comes. From
-    /// then on, or once the queue was full, those are for whom somebody else is ready when one leaves, bulk aside, until nobody waits (`engine::patience`). Default 10,000: after that its reader has gone.
+    /// then on, or once the queue was full, those are for whom somebody else is ready when one leaves, bulk aside, until nobody waits, and who is
+    /// far behind in it leaves it (`engine::patience`). Default 10,000: after that its reader has gone.
     pub queue_wait_max: Duration,
     /// `overtake_max_ms`: how long smaller requests may overtake one that does not fit yet. Default 250: then nothing more is
     /// admitted until it fits, so that large requests cannot starve.

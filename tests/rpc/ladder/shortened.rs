@@ -3,6 +3,8 @@ use super::*;
 
 /// Places of the queue.
 const PLACES: usize = 6;
+/// Longer than anybody here waits.
+const LONG: Duration = Duration::from_secs(120);
 /// Between two jobs that leave: much longer than a prompt takes to be made ready.
 const LEAVES_EVERY: Duration = Duration::from_millis(200);
 
@@ -29,6 +31,10 @@ async fn who_is_too_far_behind_in_a_queue_that_was_full_gets_what_they_get_who_c
     let settings = |settings: &mut ServeSettings| {
         settings.engine.rows_max = 4;
         settings.engine.queue_requests_max = PLACES;
+        // However slow the machine, all who come before it is full are let in, and get all.
+        settings.engine.queue_wait_max = Duration::from_secs(240);
+        let waits = &mut settings.degradation.waits;
+        (waits.fewer, waits.greedy, waits.stale) = (LONG, LONG, LONG);
         settings.degradation.cohort_file = Some(cohorts());
         settings.degradation.lowest_rung = newshound::experiment::policy::Rung::Cohort;
     };
@@ -52,6 +58,10 @@ async fn who_is_too_far_behind_in_a_queue_that_was_full_gets_what_they_get_who_c
     let last_but_one = within(calls.pop().unwrap()).await.unwrap().unwrap_err();
     let details = refusal(&last_but_one, Code::ResourceExhausted, "QUEUE_SLOW");
     assert!(details.retry_info().is_some() && last_but_one.metadata().contains_key("grpc-retry-pushback-ms"));
+    // Who gets a list of a cohort is not refused; the other one was, at the door.
+    let left = server.metric("newshound_queue_shortened_total{class=\"default\"}").await.unwrap();
+    assert!(left >= 2.0, "{left}");
+    server.until("newshound_queue_refused_total{reason=\"wait\"}", left - 1.0).await;
     server.gate.open();
     let mut answered = Vec::new();
     for call in calls {

@@ -1,5 +1,8 @@
 //! Who leaves before her lists are written: clients that are gone, or for whom it is too late.
-use super::{Duration, EngineError, Event, Generator, GroupId, Instant, Queued, Thread, debug, tell};
+use super::{
+    super::patience::Shortening, Duration, EngineError, Event, Generator, GroupId, Instant, Queued, Room,
+    Thread, debug, tell,
+};
 
 impl<G: Generator> Thread<'_, G> {
     /// Frees what belongs to clients that are gone or too late, in the queue and in the batch.
@@ -15,10 +18,11 @@ impl<G: Generator> Thread<'_, G> {
             |queued, waited| gone(queued, waited),
             |queued| {
                 let Queued { job, reply, since, ticket } = *queued;
-                // Whoever hears of it may come again, and is not to find this one before her.
-                drop(ticket);
+                let is_late = job.deadline.passed(now);
+                // Whoever hears of it may come again, and is not to find this one before her, nor its tokens in her budget.
+                drop((job, ticket));
                 // First: whoever waits gives up at the deadline too, so by now its channel is closed as well.
-                if job.deadline.passed(now) {
+                if is_late {
                     shared.metrics.deadline_missed("queue", 1);
                     return tell(&reply, Event::Failed(EngineError::DeadlineHit));
                 }
@@ -50,18 +54,24 @@ impl<G: Generator> Thread<'_, G> {
         }
     }
 
-    /// Ends the waits in a queue that was full which are longer than those of anybody who comes now: there is more work than the model can do,
-    /// and as many are answered without them, each sooner. What becomes of them is decided anew, and counted there.
+    /// Ends the waits in a queue that was full which are more than twice as long as that of one who comes now may be: there is more work than the
+    /// model can do, and as many are answered without them, each sooner. What becomes of them is decided anew.
     pub(super) fn shorten_queue(&mut self) {
         let shared = self.shared;
         let Some(patience) = shared.patience() else { return };
+        let soon = self.arriving.as_ref().map_or(0, |arriving| arriving.takes().1.rows);
+        let rows_left = shared.limits.rows_enough.saturating_sub(self.generator.n_rows() + soon);
+        let (free, need) = (self.standing().free, Room::default());
+        let mut shortening = Shortening { free, rows_left, most: patience, need, n_behind: 0 };
         self.waiting.retain(
-            |class, n_before| n_before < patience[class as usize],
+            |queued, class, need| shortening.stays(class, queued.ticket.is_of_bulk(), need),
             |queued| {
-                let Queued { reply, mut ticket, .. } = *queued;
-                let wait_max = shared.wait_max(ticket.class());
-                // Whoever hears of it comes again, and is not to find this one before her.
-                drop(ticket);
+                let Queued { job, reply, mut ticket, .. } = *queued;
+                let class = ticket.class();
+                let wait_max = shared.wait_max(class);
+                // Whoever hears of it comes again, and is not to find this one before her, nor its tokens in her budget.
+                drop((job, ticket));
+                shared.metrics.left_the_queue(class);
                 let retry_after = shared.load.pace.until_free(shared.limits.queue_max);
                 tell(&reply, Event::Failed(EngineError::QueueSlow { wait_max, retry_after }));
             },
