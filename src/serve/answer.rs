@@ -180,9 +180,8 @@ impl Answerer {
         // now. Candidates that had ended cannot be taken back, so only a flight that showed none is given another try, and only one, so that
         // nobody waits for ever behind those who hurry.
         let in_time = question.deadline.is_none_or(|deadline| Instant::now() < deadline);
-        let again = result.as_ref().is_err_and(|error| match error {
-            ServeError::QueueSlow { .. } => flew,
-            error => origin == Origin::Coalesced && error.is_limit(),
+        let again = result.as_ref().is_err_and(|error| {
+            (flew && error.is_slow()) || (origin == Origin::Coalesced && error.is_limit())
         });
         if again && in_time && n_seen == 0 {
             let course;

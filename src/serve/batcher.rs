@@ -278,9 +278,7 @@ impl<J> Batcher<J> {
         for of_class in Class::ALL {
             let mut kept = VecDeque::with_capacity(self.waiting.len());
             for waiting in self.waiting.drain(..) {
-                if waiting.class != of_class {
-                    kept.push_back(waiting);
-                } else if stays(&waiting.job, of_class, waiting.need) {
+                if waiting.class != of_class || stays(&waiting.job, of_class, waiting.need) {
                     kept.push_back(waiting);
                 } else {
                     each(waiting.job);

@@ -125,6 +125,11 @@ impl ServeError {
         matches!(self, Self::QueueAge { .. } | Self::DeadlineHit)
     }
 
+    /// Whether the queue is too long for it; of a generation that had begun: it had to leave one that was made short.
+    pub(super) fn is_slow(&self) -> bool {
+        matches!(self, Self::QueueSlow { .. })
+    }
+
     /// Whether the failure is the question's own, so that asked again at once it would most likely cost the same for nothing: its rows are no
     /// lists, its prompt or rows broke the model, its signals the cleaner, or it made a task panic. A failed step is everybody's who was in
     /// it, and says nothing of any of them.
