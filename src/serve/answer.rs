@@ -185,7 +185,10 @@ impl Answerer {
         });
         if again && in_time && n_seen == 0 {
             let course;
-            (course, degradation) = self.start_again(&question).await;
+            (course, degradation) = match &result {
+                Err(error) if error.is_slow() => self.start_again(&question).await,
+                Ok(_) | Err(_) => self.start(&question).await,
+            };
             flew = matches!(course, Course::Flying(..));
             (origin, result) = course.run(&question, watch).await;
         }

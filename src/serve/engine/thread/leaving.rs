@@ -1,4 +1,5 @@
-//! Who leaves before her lists are written: clients that are gone, or for whom it is too late, and those who are too far behind in a queue that was full.
+//! Who leaves before her lists are written: clients that are gone, or for whom it is too late, and those who are too far behind in a queue
+//! that was full.
 use super::{
     super::patience::Shortening, Duration, EngineError, Event, Generator, GroupId, Instant, Queued, Room,
     Thread, debug, tell,
