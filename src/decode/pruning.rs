@@ -6,10 +6,7 @@ use super::{
     batch::{Finish, FinishedRow},
     features::{Meets, list_features, so_far},
 };
-use crate::model::{
-    reward_head::{RewardHead, Score},
-    weights::ModelError,
-};
+use crate::model::{perceptron::Score, reward_head::RewardHead, weights::ModelError};
 use std::{fmt, sync::Arc};
 
 /// Steps between two looks at a group: a query has some eight tokens, and to look costs more than to decode a token of one row.

@@ -16,6 +16,7 @@ pub mod outline;
 pub mod packed;
 mod panels;
 mod parameters;
+pub mod perceptron;
 pub mod precision;
 pub mod products;
 pub mod reward_head;

@@ -1,16 +1,12 @@
 //! Hidden states to predicted reward: mean and variance, per query and per list.
 use super::{
-    linear::{Bias, Linear},
+    perceptron::{Perceptron, Score, scores},
     weights::{ModelError, TensorSource},
 };
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-/// Width of the one hidden layer of each head.
-const N_UNITS: usize = 64;
 /// Longest valid list; the list head reads the number of queries as a share of it.
 const N_QUERIES_FULL: f32 = 8.0;
-/// Log-variances are kept in this range, so that neither a variance nor its inverse overflows.
-const LOG_VARIANCE_LIMIT: f64 = 10.0;
 /// Extra inputs of the query head beside one hidden state: its mean log-probability, its consensus.
 const QUERY_EXTRA: usize = 2;
 /// Inputs of the list head: its queries' mean score, mean and lowest log-probability, consensus, number of queries; where the head reads it,
@@ -26,15 +22,6 @@ const LIST_CONSENSUS: usize = 3;
 
 /// The tensor by which a head foresees.
 pub const FORESIGHT: &str = "foresight";
-
-/// Mean and variance of a predicted reward.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Score {
-    /// Expected reward.
-    pub mean: f32,
-    /// How uncertain the head is about it.
-    pub variance: f32,
-}
 
 /// What the head reads of one generated list.
 #[derive(Clone, Debug)]
@@ -82,9 +69,6 @@ pub struct ListScores {
 }
 
 /// Two small networks on features of a generated list: one scores queries, one lists.
-///
-/// Each standardises its input with fixed `input_mean` and `input_scale` (the trainer fits them; they get no
-/// gradient), then has one layer of 64 SiLU units, then mean and log-variance.
 #[derive(Clone, Debug)]
 pub struct RewardHead {
     hidden_size: usize,
@@ -262,7 +246,7 @@ impl RewardHead {
     }
 
     fn device(&self) -> &Device {
-        self.query.input_mean.device()
+        self.query.device()
     }
 
     fn check(&self, list: &ListFeatures) -> Result<(), ModelError> {
@@ -303,53 +287,7 @@ fn broken(reason: impl Into<String>) -> ModelError {
     ModelError::Forward(candle_core::Error::Msg(reason.into()))
 }
 
-#[derive(Clone, Debug)]
-struct Perceptron {
-    input_mean: Tensor,
-    input_scale: Tensor,
-    hidden: Linear,
-    output: Linear,
-}
-
-impl Perceptron {
-    fn load(source: &mut dyn TensorSource, name: &str, n_inputs: usize) -> Result<Self, ModelError> {
-        Ok(Self {
-            input_mean: source.tensor(&format!("{name}.input_mean"), &[n_inputs])?.detach(),
-            input_scale: source.tensor(&format!("{name}.input_scale"), &[n_inputs])?.detach(),
-            hidden: Linear::load(source, &format!("{name}.hidden"), (n_inputs, N_UNITS), Bias::Added)?,
-            output: Linear::load(source, &format!("{name}.output"), (N_UNITS, 2), Bias::Added)?,
-        })
-    }
-
-    fn n_inputs(&self) -> usize {
-        self.input_mean.elem_count()
-    }
-
-    /// The mean that an input was standardised with.
-    fn input_mean_at(&self, idx: usize) -> Result<f32, ModelError> {
-        Ok(self.input_mean.get(idx)?.to_dtype(DType::F32)?.to_scalar()?)
-    }
-
-    /// (n, inputs) to (n, 2).
-    fn forward(&self, inputs: &Tensor) -> Result<Tensor, ModelError> {
-        if inputs.dim(0)? == 0 {
-            return Ok(Tensor::zeros((0, 2), DType::F32, inputs.device())?);
-        }
-        let inputs = inputs.to_dtype(self.input_mean.dtype())?;
-        let standard = inputs.broadcast_sub(&self.input_mean)?.broadcast_mul(&self.input_scale)?;
-        let output = self.output.forward(&self.hidden.forward(&standard)?.silu()?)?.to_dtype(DType::F32)?;
-        let mean = output.narrow(D::Minus1, 0, 1)?;
-        let log_variance = output.narrow(D::Minus1, 1, 1)?.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)?;
-        Ok(Tensor::cat(&[mean, log_variance], D::Minus1)?)
-    }
-}
-
 fn matrix(values: Vec<f32>, width: usize, device: &Device) -> Result<Tensor, ModelError> {
     let n_rows = values.len() / width;
     Ok(Tensor::from_vec(values, (n_rows, width), device)?)
-}
-
-fn scores(outputs: &Tensor) -> Result<Vec<Score>, ModelError> {
-    let score = |row: &Vec<f32>| Score { mean: row[0], variance: row[1].exp() };
-    Ok(outputs.to_vec2::<f32>()?.iter().map(score).collect())
 }

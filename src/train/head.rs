@@ -24,7 +24,8 @@ use crate::{
     decode::{batch::FinishedRow, features::Meets, sampler::SamplerSettings},
     lexicon::{self, Lexicon, meets::meets},
     model::{
-        reward_head::{FORESIGHT, FORESIGHT_ROWS, ListFeatures, RewardHead, Score},
+        perceptron::Score,
+        reward_head::{FORESIGHT, FORESIGHT_ROWS, ListFeatures, RewardHead},
         weights::Parameters,
     },
 };
