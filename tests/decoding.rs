@@ -1,5 +1,6 @@
 //! Tests of decoding: rows of many prompts in one batch say what each would say alone.
 mod constrained;
+mod forced;
 mod growing;
 mod pruned_output;
 mod shortcuts;

@@ -40,6 +40,7 @@ mod report;
 mod reward_head;
 mod rewards;
 mod rpc;
+mod rubric;
 mod services;
 mod sharded;
 mod student;

@@ -48,11 +48,11 @@ fn settings(steps: u64) -> TeacherSettings {
     }
 }
 
-fn start() -> Start<'static> {
+pub fn start() -> Start<'static> {
     Start { init: &FINE_TUNED, rollouts: None }
 }
 
-fn lines(run: &Path) -> Vec<Value> {
+pub fn lines(run: &Path) -> Vec<Value> {
     json_lines(&run.join("metrics.jsonl"))
 }
 
@@ -93,7 +93,8 @@ fn a_run_notes_every_reward_and_samples_from_the_network_that_it_trains() {
 #[test]
 fn hits_are_noted_where_they_count_and_are_no_part_of_a_run_where_they_do_not() {
     let weights = RewardWeights { hit: 0.5, ..RewardWeights::usual() };
-    let counted = TeacherSettings { rewards: RewardSettings { weights }, ..optional(1) };
+    let counted =
+        TeacherSettings { rewards: RewardSettings { weights, rubric: String::new() }, ..optional(1) };
     for (settings, name, count) in [(counted, "hits", true), (optional(1), "no-hits", false)] {
         let out = DIR.path().join(name);
         teacher::run(&STAGES.watched, start(), &settings, &out, &Device::Cpu).unwrap();
@@ -104,7 +105,10 @@ fn hits_are_noted_where_they_count_and_are_no_part_of_a_run_where_they_do_not() 
         }
     }
     let nothing = RewardWeights { coverage: -1.0, ..RewardWeights::usual() };
-    let settings = TeacherSettings { rewards: RewardSettings { weights: nothing }, ..optional(1) };
+    let settings = TeacherSettings {
+        rewards: RewardSettings { weights: nothing, rubric: String::new() },
+        ..optional(1)
+    };
     let error = teacher::run(&STAGES.watched, start(), &settings, &DIR.path().join("less"), &Device::Cpu);
     assert!(error.unwrap_err().to_string().contains("rewards.weights"));
 }
@@ -178,7 +182,7 @@ fn a_best_that_no_look_tells_of_is_not_the_result() {
 }
 
 /// Every option at once, so that one run shows that they work together and go on bit for bit.
-fn optional(steps: u64) -> TeacherSettings {
+pub fn optional(steps: u64) -> TeacherSettings {
     let grpo = GrpoSettings {
         advantage: Advantage::Decoupled,
         query_credit: 0.5,

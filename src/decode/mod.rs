@@ -3,6 +3,7 @@ pub mod adaptive;
 pub mod batch;
 mod error;
 pub mod features;
+pub mod forced;
 mod group;
 mod logits;
 mod outlined;

@@ -143,7 +143,7 @@ impl Row {
     }
 
     /// Writes down what was drawn. None: the logits were not finite.
-    fn take(&mut self, sampled: Option<Sampled>, hidden: &[f32], rules: &Rules) {
+    pub(super) fn take(&mut self, sampled: Option<Sampled>, hidden: &[f32], rules: &Rules) {
         let Some(sampled) = sampled else {
             self.state = State::Broken;
             return;

@@ -6,11 +6,11 @@
 use super::{interests::Interests, logistic, unit::Unit};
 
 /// Half of an interest is met at this cosine: where words of the same subject stand among each other.
-const MET: f64 = 0.6;
+pub const MET: f64 = 0.6;
 /// How soon more nearness is worth more.
 const SOFTNESS: f64 = 0.08;
 /// A query further than this from every interest is about nothing the reader did.
-const STRAYS: f64 = 0.45;
+pub const STRAYS: f64 = 0.45;
 /// What a list of strays only loses.
 const STRAY_COST: f64 = 0.3;
 

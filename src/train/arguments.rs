@@ -9,8 +9,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use encoders::{CleanerArgs, EmbedderArgs, IndexCommand};
 use measuring::{BaselineArgs, EvalArgs, HeldOutSplit, MeasureArgs, ReportArgs};
 use stages::{
-    HeadArgs, PipelineArgs, PretrainArgs, PromptsArgs, ServeRewardArgs, SftArgs, StudentArgs, TeacherArgs,
-    TokenizerArgs,
+    HeadArgs, PipelineArgs, PretrainArgs, PromptsArgs, RubricArgs, ServeRewardArgs, SftArgs, StudentArgs,
+    TeacherArgs, TokenizerArgs,
 };
 use std::path::PathBuf;
 
@@ -43,6 +43,8 @@ pub enum Command {
     Student(StudentArgs),
     /// Fit the reward head on lists sampled for training readers that fine-tuning left out.
     Head(HeadArgs),
+    /// Fit the rubric, an optional reward of `teacher`: a network that tells whole lists from corrupted ones, beside rules.
+    Rubric(RubricArgs),
     /// Train the signal cleaner on labelled signals, and measure what cleaning is worth.
     Cleaner(CleanerArgs),
     /// Train a small sentence embedder on a world's articles.

@@ -9,6 +9,7 @@ use super::{
     },
 };
 use crate::{
+    lexicon::interests::Interests,
     signals::UserSignals,
     text::{prompt, tokens::Tokens},
 };
@@ -53,6 +54,11 @@ impl<'a> Asker<'a> {
     /// What a judge compares her lists with: by what the prompt shows, since a writer can know no more.
     pub fn view(&self, judge: &Judge<'_>) -> View {
         judge.view_of(self.shown.iter().copied(), self.at_unix_s)
+    }
+
+    /// What she is interested in, by what the prompt shows.
+    pub fn interests(&self, judge: &Judge<'_>) -> Interests {
+        judge.interests_of(self.shown.iter().copied(), self.at_unix_s)
     }
 
     /// What she clicked within a day; none where there is nothing to know.

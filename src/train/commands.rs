@@ -6,8 +6,8 @@ use super::{
         BundleArgs, BundleInputs as Inputs, Command, ImportArgs, ImportCommand, WorldCommand, WorldSize,
         encoders::{CleanerArgs, IndexCommand, VectorMethod},
         stages::{
-            HeadArgs, PipelineArgs, ProfileName, PromptsArgs, ServeRewardArgs, SftArgs, StudentArgs,
-            TeacherArgs,
+            HeadArgs, PipelineArgs, ProfileName, PromptsArgs, RubricArgs, ServeRewardArgs, SftArgs,
+            StudentArgs, TeacherArgs,
         },
     },
     baselines::{bars::STUDENT, roles::NamedBundle},
@@ -29,8 +29,11 @@ use super::{
     pipeline::{self, Profile},
     pretrain, quantize, report,
     rewards::composite::Composite,
-    score, search, serve_reward,
-    settings::{HeadSettings, PretrainSettings, SftSettings, StudentSettings, TeacherSettings, layered},
+    rubric, score, search, serve_reward,
+    settings::{
+        HeadSettings, PretrainSettings, RubricSettings, SftSettings, StudentSettings, TeacherSettings,
+        layered,
+    },
     sft,
     signals::End,
     student::{self, Pair},
@@ -84,6 +87,7 @@ pub fn run(
         Command::ServeReward(args) => run_serve_reward(&args, output, Arc::clone(end)),
         Command::Student(args) => say(output, &run_student(&args, device)?.display()),
         Command::Head(args) => run_head(&args, device, output),
+        Command::Rubric(args) => run_rubric(&args, output),
         Command::Cleaner(args) => run_cleaner(args, output),
         Command::Embedder(args) => {
             let encoder = &args.encoder;
@@ -228,7 +232,7 @@ fn run_serve_reward(args: &ServeRewardArgs, output: &mut dyn Write, end: Arc<End
     let world = cleaned(&prompts.world, prompts.cleaner.as_deref(), Scope::Validation)?;
     let Asks { askers, .. } = teacher::prompts(&world, &prompts.init, &settings)?;
     let judge = teacher::judge(&world)?;
-    let composite = Composite::of(&world, &judge, settings.rewards.weights)?;
+    let composite = Composite::of(&world, &judge, &settings.rewards)?;
     let mut said = Ok(());
     serve_reward::run(&composite, &askers, args.addr, end.of_service(), |addr| {
         said = say(output, &format_args!("rewards at http://{addr}/get_reward"));
@@ -248,6 +252,15 @@ fn run_head(args: &HeadArgs, device: DeviceChoice, output: &mut dyn Write) -> Re
     let settings = layered(&HeadSettings::demo(), args.settings.as_deref(), &[("seed", seed)])?;
     let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Training)?;
     let report = head::run(&world, &args.model, &settings, &args.out, &device.open()?)?;
+    let json = serde_json::to_string(&report).map_err(|error| TrainError::file(&args.out, error))?;
+    say(output, &json)
+}
+
+fn run_rubric(args: &RubricArgs, output: &mut dyn Write) -> Result<(), TrainError> {
+    let seed = args.seed.map(|seed| Value::Integer(i64::from(seed)));
+    let settings = layered(&RubricSettings::demo(), args.settings.as_deref(), &[("seed", seed)])?;
+    let world = cleaned(&args.world, args.cleaner.as_deref(), Scope::Training)?;
+    let report = rubric::run(&world, &args.tokenizer, &settings, &args.out)?;
     let json = serde_json::to_string(&report).map_err(|error| TrainError::file(&args.out, error))?;
     say(output, &json)
 }

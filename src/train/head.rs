@@ -1,7 +1,10 @@
 //! The reward head: what a list will be worth, by the student's hidden states and log-probabilities, what other lists say, and what the lexicon says of signals.
+mod worse;
+
 use super::{
     askers::{Asker, Asking, askers},
     checkpoint,
+    corrupted::Corrupter,
     error::TrainError,
     events::World,
     examples::belongs_to_head,
@@ -33,6 +36,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, path::Path, sync::Arc};
+use worse::{Worse, Written};
 
 /// One reader in this many tells when to stop and gives the figures of the report.
 const HELD_OUT_SHARE: usize = 5;
@@ -104,11 +108,17 @@ pub fn run(
         .iter()
         .map(|asker| Some(meets(&lexicon, asker.signals()?.as_slice(), &student.tokens)))
         .collect();
-    let samples: Vec<Vec<Sample>> =
+    let mut samples: Vec<Vec<Sample>> =
         rows.iter().zip(&meets).map(|(rows, meets)| student.samples(rows, meets.as_ref())).collect();
     let n_lists = samples.iter().map(Vec::len).sum::<usize>();
     let valid = rows.iter().zip(&samples).map(|(rows, samples)| only_valid(rows, samples));
     let valid: Vec<(Vec<&FinishedRow>, Option<Meets>)> = valid.zip(meets).collect();
+    if settings.corrupted_per_prompt > 0 {
+        let corrupter = Corrupter::of(world, &judge.meaning);
+        let n = settings.corrupted_per_prompt;
+        let worse = Worse { student: &student, judge: &judge, corrupter, n, seed: settings.seed };
+        add_worse(&worse, (&prompts, &askers), &valid, &mut samples)?;
+    }
     let (held_out, train) = groups(&judge, samples, &askers)?;
     let mut parameters = Parameters::fresh(settings.seed, &DEVICE);
     let shape = Shape { seed: settings.seed, hidden_size: student.model.config().hidden_size };
@@ -126,6 +136,38 @@ pub fn run(
 
 fn only_valid<'a>(rows: &'a [FinishedRow], samples: &[Sample]) -> Vec<&'a FinishedRow> {
     rows.iter().zip(samples).filter(|(_, sample)| sample.is_ok()).map(|(row, _)| row).collect()
+}
+
+/// Adds to the samples of readers that the head is fitted on some that were made worse; those of the others stay as they were sampled.
+fn add_worse(
+    worse: &Worse<'_>,
+    (prompts, askers): (&[Vec<u32>], &[Asker<'_>]),
+    valid: &[(Vec<&FinishedRow>, Option<Meets>)],
+    samples: &mut [Vec<Sample>],
+) -> Result<(), TrainError> {
+    let bar = progress_bar("corrupted lists", prompts.len() as u64);
+    let made: Vec<Vec<Sample>> = (0..prompts.len())
+        .into_par_iter()
+        .map(|idx| {
+            bar.inc(1);
+            let (rows, meets) = &valid[idx];
+            // Far away in the order of readers, so that it is another one.
+            let of_other = &samples[(idx + prompts.len() / 2) % prompts.len()];
+            let other = of_other.iter().flatten().next();
+            match other {
+                Some((other, _)) if !askers[idx].reader_idx.is_multiple_of(HELD_OUT_SHARE) => {
+                    let lists = samples[idx].iter().flatten().map(|(list, _)| list).collect();
+                    let meets = meets.as_ref();
+                    let written = Written { prompt: &prompts[idx], asker: &askers[idx], rows, lists, meets };
+                    worse.samples(idx, &written, other)
+                }
+                _ => Ok(Vec::new()),
+            }
+        })
+        .collect::<Result<_, _>>()?;
+    bar.finish();
+    samples.iter_mut().zip(made).for_each(|(samples, made)| samples.extend(made));
+    Ok(())
 }
 
 /// The lexicon as it will be read from the head's file, so that the head is fitted to what it will be told.
@@ -166,8 +208,7 @@ fn rewarded(samples: Vec<Sample>, view: &View, judge: &Judge<'_>) -> Result<Grou
     let mut group = Group { features: Vec::new(), rewards: Vec::new() };
     for sample in samples {
         let Ok((list, features)) = sample else { continue };
-        let asked =
-            list.as_slice().iter().map(|query| judge.asked(query.as_str())).collect::<Result<Vec<_>, _>>()?;
+        let asked = judge.all_asked(&list)?;
         if asked.len() == features.query_hidden.len() {
             let list = judge.rewards_of(&list, &asked, view).composite(Aggregation::Weighted);
             let queries = asked.iter().map(|asked| judge.query_reward(asked, view)).collect();

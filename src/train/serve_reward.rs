@@ -8,7 +8,10 @@
 use super::{
     askers::Asker,
     error::TrainError,
-    rewards::{Rewards, composite::Composite, hit::HIT},
+    rewards::{
+        Rewards,
+        composite::{Composite, FURTHER, Further},
+    },
 };
 use crate::text::{
     parse,
@@ -149,12 +152,14 @@ fn rewards(
             let list = parse::parse(text).ok();
             judge.rewards(list.as_ref(), asker).map_err(|error| error.to_string())
         })
-        .collect::<Result<Vec<(Rewards, Option<f64>, f64)>, String>>()?;
+        .collect::<Result<Vec<(Rewards, Further, f64)>, String>>()?;
     let composites: Vec<f64> = rewarded.iter().map(|(_, _, composite)| *composite).collect();
     let column = |part: usize| rewarded.iter().map(|(rewards, _, _)| Some(rewards.parts()[part])).collect();
     let five = Rewards::NAMES.into_iter().enumerate().map(|(part, name)| (name, column(part)));
-    let hits = judge.hits.is_some().then(|| (HIT, rewarded.iter().map(|(_, hit, _)| *hit).collect()));
-    let extra_logs = five.chain(hits).collect();
+    let beside = FURTHER.into_iter().enumerate().filter(|(idx, _)| judge.weights.of_further()[*idx] > 0.0);
+    let beside =
+        beside.map(|(idx, name)| (name, rewarded.iter().map(|(_, further, _)| further[idx]).collect()));
+    let extra_logs = five.chain(beside).collect();
     Ok(RewardAnswer { rewards: composites.clone(), scores: composites, extra_logs })
 }
 

@@ -1,5 +1,6 @@
 //! Settings of the stages: defaults in code with their reasons, a TOML file over them, flags over both.
 pub mod grpo;
+mod head;
 mod layered;
 pub mod lora;
 pub mod output;
@@ -9,6 +10,7 @@ pub mod rewards;
 use super::{optimizer::AdamWSettings, schedule::Schedule, watch::WatchSettings};
 use crate::model::config::{Biases, DecoderConfig, Family, OutputIds, RopeScaling};
 use grpo::GrpoSettings;
+pub use head::{HeadSettings, RubricSettings};
 pub use layered::layered;
 use lora::LoraSettings;
 use output::OutputTokens;
@@ -369,26 +371,5 @@ impl StudentSettings {
             watch,
             fit,
         }
-    }
-}
-
-/// The reward head.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HeadSettings {
-    /// Seed of sampling, fresh parameters and order.
-    pub seed: u64,
-    /// Lists sampled per prompt: as many as the server samples.
-    pub lists_per_prompt: usize,
-    /// Moments per reader at which lists are asked for.
-    pub cuts_per_reader: usize,
-    /// Budget of the prompt in tokens, as the student learned it.
-    pub prompt_tokens: usize,
-}
-
-impl HeadSettings {
-    /// Settings of the demo head.
-    pub fn demo() -> Self {
-        Self { seed: 3, lists_per_prompt: 8, cuts_per_reader: 2, prompt_tokens: PROMPT_TOKENS }
     }
 }

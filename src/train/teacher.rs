@@ -85,6 +85,7 @@ pub fn run(
         vec![sha256_hex(&tokenizer_json), checkpoint::weights_digest(&init)?, ids_digest(&prompts)];
     data.extend(world.digests());
     data.extend(rollouts.map(|text| sha256_hex(text.as_bytes())));
+    data.extend(settings.rewards.rubric_digest()?);
     let digest = settings_digest(settings, &data)?;
     let lora = settings.lora.of_seed(settings.fit.seed)?;
     let mut run = checkpoint::resume_or_begin(out, (&init, lora), settings.fit.adamw(), digest, device)?;
@@ -97,7 +98,7 @@ pub fn run(
     };
     let mut samples = Samples::open(place, run.state.step, &tokens, (&prompts, &askers))?;
     let stage = Stage {
-        composite: Composite::of(world, &judge, settings.rewards.weights)?,
+        composite: Composite::of(world, &judge, &settings.rewards)?,
         order: Order::new(settings.fit.seed, prompts.len()),
         spare: Order::new(settings.fit.seed ^ SPARE_SEED, prompts.len()),
         prompts,

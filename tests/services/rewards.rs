@@ -24,7 +24,7 @@ const LIST: &str = "rain jacket reviews\ncoast hiking routes\nweekend storm warn
 
 fn settings() -> TeacherSettings {
     let weights = RewardWeights { hit: 0.5, ..RewardWeights::usual() };
-    let rewards = RewardSettings { weights };
+    let rewards = RewardSettings { weights, rubric: String::new() };
     TeacherSettings { prompt_tokens: 96, cuts_per_reader: 1, rewards, ..TeacherSettings::demo() }
 }
 
@@ -41,7 +41,7 @@ fn served(with: impl FnOnce(SocketAddr)) {
                 let _ = stopped.await;
             };
             let any = "127.0.0.1:0".parse().unwrap();
-            let composite = Composite::of(&STAGES.watched, &judge, settings().rewards.weights).unwrap();
+            let composite = Composite::of(&STAGES.watched, &judge, &settings().rewards).unwrap();
             serve_reward::run(&composite, &askers, any, until, |addr| address.send(addr).unwrap()).unwrap();
         });
         with(heard.recv().unwrap());
@@ -61,7 +61,7 @@ fn lists_are_worth_over_http_what_the_judge_says() {
     let Asks { prompts, askers, tokens } =
         teacher::prompts(&STAGES.watched, &FINE_TUNED, &settings()).unwrap();
     let judge = teacher::judge(&STAGES.watched).unwrap();
-    let composite = Composite::of(&STAGES.watched, &judge, settings().rewards.weights).unwrap();
+    let composite = Composite::of(&STAGES.watched, &judge, &settings().rewards).unwrap();
     let prompt = tokens.decode(&prompts[1]);
     let labels = [askers[0].label(), askers[1].label(), askers[0].label()];
     served(|addr| {
@@ -76,14 +76,14 @@ fn lists_are_worth_over_http_what_the_judge_says() {
         let list = parse::parse(LIST).unwrap();
         for (idx, list) in [Some(&list), Some(&list), None].into_iter().enumerate() {
             let asker = &askers[[0, 1, 0][idx]];
-            let (rewards, hit, composite) = composite.rewards(list, asker).unwrap();
+            let (rewards, further, composite) = composite.rewards(list, asker).unwrap();
             let close = |got: &Value, expected: f64| assert!((got.as_f64().unwrap() - expected).abs() < 1e-9);
             close(&answer["rewards"][idx], composite);
             close(&answer["scores"][idx], composite);
             for (name, part) in Rewards::NAMES.iter().zip(rewards.parts()) {
                 close(&answer["extra_logs"][name][idx], part);
             }
-            assert_eq!(answer["extra_logs"]["hit"][idx].as_f64(), hit);
+            assert_eq!(answer["extra_logs"]["hit"][idx].as_f64(), further[0]);
         }
         let refused = |body: Value, said: &str| {
             let (status, text) = ask(addr, &body);

@@ -193,6 +193,29 @@ pub struct HeadArgs {
     pub(in super::super) seed: Option<u32>,
 }
 
+/// Arguments of `rubric`.
+#[derive(Args, Debug)]
+pub struct RubricArgs {
+    /// World folder.
+    #[arg(long)]
+    pub(in super::super) world: PathBuf,
+    /// Folder with tokenizer.json, which says how much of a reader's signals a prompt shows.
+    #[arg(long)]
+    pub(in super::super) tokenizer: PathBuf,
+    /// Folder of the signal cleaner that stands before the prompts.
+    #[arg(long)]
+    pub(in super::super) cleaner: Option<PathBuf>,
+    /// File to write, a safetensors file; the report goes beside it as .json.
+    #[arg(long)]
+    pub(in super::super) out: PathBuf,
+    /// TOML file over the defaults; unknown keys are refused.
+    #[arg(long)]
+    pub(in super::super) settings: Option<PathBuf>,
+    /// Seed of corruptions and fitting.
+    #[arg(long)]
+    pub(in super::super) seed: Option<u32>,
+}
+
 /// Arguments of `pipeline`.
 #[derive(Args, Debug)]
 pub struct PipelineArgs {

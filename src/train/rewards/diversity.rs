@@ -39,6 +39,6 @@ pub fn mean_distance(queries: &[Option<&Unit>], cap: f64) -> Option<f64> {
     (queries.len() > 1).then(|| mean(pairs(queries.len()).map(distance)))
 }
 
-fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).flat_map(move |a| (a + 1..n).map(move |b| (a, b)))
 }

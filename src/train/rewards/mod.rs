@@ -1,6 +1,6 @@
 //! What a list is worth before anybody clicks: five rewards, each from 0 to 1, computed from a reader's signals and the
-//! news that is alive, never from later clicks and never from a world's truth. A sixth, off by default, reads later clicks of training
-//! readers.
+//! news that is alive, never from later clicks and never from a world's truth. Two more are off by default; one of them reads later
+//! clicks of training readers.
 //!
 //! | reward | what it asks | what it must not pay for |
 //! |---|---|---|
@@ -10,6 +10,7 @@
 //! | diversity | do the queries say and find different things? | distance beyond what is needed |
 //! | structure | do the queries keep the form? | - |
 //! | hit (optional) | does a query find what the reader clicked within a day? | what everybody clicks |
+//! | rubric (optional) | does the list keep six rules, and look like a whole list to a network that knows corrupted ones? | - |
 //!
 //! Definitions follow the five rewards of arXiv 2602.15005, without its judge: what a judge model reads off a prompt is
 //! counted here from training readers ([`meaning`]). Formulas stand in each file.
@@ -20,6 +21,7 @@ mod coverage;
 pub mod diversity;
 pub mod hit;
 pub mod meaning;
+pub mod rubric;
 mod specificity;
 mod structure;
 pub mod subjects;
@@ -175,8 +177,13 @@ impl<'a> Judge<'a> {
 
     /// Reads some traces, those that a prompt shows, as of a moment.
     pub fn view_of<'e>(&self, events: impl Iterator<Item = &'e Event>, at_unix_s: i64) -> View {
+        View::of(self.interests_of(events, at_unix_s), &self.units)
+    }
+
+    /// The interests of some traces as of a moment.
+    pub fn interests_of<'e>(&self, events: impl Iterator<Item = &'e Event>, at_unix_s: i64) -> Interests {
         let said: Vec<_> = events.filter_map(|event| self.meaning.signal(event)).collect();
-        View::of(Interests::of(&said, at_unix_s), &self.units)
+        Interests::of(&said, at_unix_s)
     }
 
     /// The moment at which lists are asked for.
@@ -203,9 +210,7 @@ impl<'a> Judge<'a> {
     /// If the search fails.
     pub fn rewards(&self, list: Option<&QueryList>, reader: &View) -> Result<Rewards, TrainError> {
         let Some(list) = list else { return Ok(Rewards::default()) };
-        let asked: Vec<Asked> =
-            list.as_slice().iter().map(|query| self.asked(query.as_str())).collect::<Result<_, _>>()?;
-        Ok(self.rewards_of(list, &asked, reader))
+        Ok(self.rewards_of(list, &self.all_asked(list)?, reader))
     }
 
     /// As [`Judge::rewards`], for queries that were looked up already.
@@ -256,6 +261,13 @@ impl<'a> Judge<'a> {
     /// Rewards a query by itself: how much of what it finds first is wanted, from 0 to 1.
     pub fn query_reward(&self, asked: &Asked, reader: &View) -> f64 {
         coverage::found(std::slice::from_ref(asked), reader)
+    }
+
+    /// Looks all queries of a list up.
+    /// # Errors
+    /// If the search fails.
+    pub fn all_asked(&self, list: &QueryList) -> Result<Vec<Asked>, TrainError> {
+        list.as_slice().iter().map(|query| self.asked(query.as_str())).collect()
     }
 
     /// Looks a query up.

@@ -1,16 +1,25 @@
 //! What each reward of a list counts.
-use crate::train::{
-    error::TrainError,
-    rewards::{N_REWARDS, Rewards, WEIGHTS},
+use crate::{
+    bundle::manifest::sha256_hex_of,
+    train::{
+        error::TrainError,
+        rewards::{
+            N_REWARDS, Rewards, WEIGHTS,
+            composite::{Further, N_FURTHER},
+        },
+    },
 };
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// How the rewards of a list become one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default = "RewardSettings::usual")]
 pub struct RewardSettings {
     /// What each counts.
     pub weights: RewardWeights,
+    /// File that the stage `rubric` wrote, where the rubric counts. Empty: none.
+    pub rubric: String,
 }
 
 /// What each reward counts, from 0. The five are 1 together by default, which learning rates suit.
@@ -29,25 +38,51 @@ pub struct RewardWeights {
     pub structure: f64,
     /// A query finds what the reader clicked within a day. 0, and not computed: clicks are of what a platform chose to show.
     pub hit: f64,
+    /// The list keeps the rules of the rubric, and looks whole to its network. 0, and not computed: its network is fitted by a stage of its own.
+    pub rubric: f64,
 }
 
 impl RewardSettings {
     /// Those of [`WEIGHTS`].
     pub fn usual() -> Self {
-        Self { weights: RewardWeights::usual() }
+        Self { weights: RewardWeights::usual(), rubric: String::new() }
+    }
+
+    /// Looks for weights that mean nothing, and for a rubric that counts and is not named.
+    /// # Errors
+    /// If there is one.
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.weights.check()?;
+        if (self.weights.rubric > 0.0) == self.rubric.is_empty() {
+            let reason = format!(
+                "rewards.weights.rubric is {} and rewards.rubric {:?}, expected a weight above 0 and a file, or neither",
+                self.weights.rubric, self.rubric
+            );
+            return Err(TrainError::Settings { reason });
+        }
+        Ok(())
     }
 
     /// Whether nothing is other than usual. Settings of such a run are those of runs from before weights could be set.
     pub fn is_usual(&self) -> bool {
         *self == Self::usual()
     }
+
+    /// Digest of the rubric's file, where there is one.
+    /// # Errors
+    /// If it cannot be read.
+    pub fn rubric_digest(&self) -> Result<Option<String>, TrainError> {
+        let path = PathBuf::from(&self.rubric);
+        let named = (!self.rubric.is_empty()).then(|| sha256_hex_of(std::slice::from_ref(&path)));
+        named.transpose().map_err(TrainError::disk(&path, "read"))
+    }
 }
 
 impl RewardWeights {
-    /// Those of [`WEIGHTS`], without hits.
+    /// Those of [`WEIGHTS`], and nothing beside them.
     pub fn usual() -> Self {
         let [alignment, coverage, specificity, diversity, structure] = WEIGHTS;
-        Self { alignment, coverage, specificity, diversity, structure, hit: 0.0 }
+        Self { alignment, coverage, specificity, diversity, structure, hit: 0.0, rubric: 0.0 }
     }
 
     /// Of the five, in the order of [`Rewards::parts`].
@@ -55,10 +90,16 @@ impl RewardWeights {
         [self.alignment, self.coverage, self.specificity, self.diversity, self.structure]
     }
 
-    /// Weighted mean of the five and of what is known of hits, from 0 to 1.
-    pub fn mean(&self, rewards: &Rewards, hit: Option<f64>) -> f64 {
+    /// Of those beside the five, in the order of [`Further`].
+    pub fn of_further(&self) -> [f64; N_FURTHER] {
+        [self.hit, self.rubric]
+    }
+
+    /// Weighted mean of the five and of what is known of those beside them, from 0 to 1.
+    pub fn mean(&self, rewards: &Rewards, further: Further) -> f64 {
         let five = rewards.parts().into_iter().zip(self.of_five());
-        weighted_mean(five.chain(hit.map(|hit| (hit, self.hit))))
+        let further = further.into_iter().zip(self.of_further());
+        weighted_mean(five.chain(further.filter_map(|(reward, weight)| Some((reward?, weight)))))
     }
 
     /// What a query is worth by itself: what it finds of what is wanted, and whether it finds what was clicked, as coverage and hits count.
@@ -70,7 +111,7 @@ impl RewardWeights {
     /// # Errors
     /// If there is one.
     pub fn check(&self) -> Result<(), TrainError> {
-        let weights = [&self.of_five()[..], &[self.hit]].concat();
+        let weights = [&self.of_five()[..], &self.of_further()].concat();
         if weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0)
             && weights.iter().any(|w| *w > 0.0)
         {
@@ -99,10 +140,12 @@ mod tests {
             Rewards { alignment: 0.9, coverage: 0.2, specificity: 0.4, diversity: 0.6, structure: 1.0 };
         let usual = RewardWeights::usual();
         let composite = rewards.composite(Aggregation::Weighted);
-        assert!((usual.mean(&rewards, None) - composite).abs() < 1e-12);
+        assert!((usual.mean(&rewards, [None; 2]) - composite).abs() < 1e-12);
         let with_hits = RewardWeights { hit: 1.0, ..usual };
-        assert!((with_hits.mean(&rewards, None) - composite).abs() < 1e-12);
-        assert!((with_hits.mean(&rewards, Some(1.0)) - (composite + 1.0) / 2.0).abs() < 1e-12);
+        assert!((with_hits.mean(&rewards, [None; 2]) - composite).abs() < 1e-12);
+        assert!((with_hits.mean(&rewards, [Some(1.0), None]) - (composite + 1.0) / 2.0).abs() < 1e-12);
+        let with_both = RewardWeights { rubric: 2.0, ..with_hits };
+        assert!((with_both.mean(&rewards, [None, Some(0.5)]) - (composite + 1.0) / 3.0).abs() < 1e-12);
         assert!((usual.of_query(0.3, None) - 0.3).abs() < 1e-12);
         let alike = RewardWeights { hit: usual.coverage, ..usual };
         assert!((alike.of_query(0.3, Some(1.0)) - 0.65).abs() < 1e-12);
@@ -121,5 +164,17 @@ mod tests {
         assert!(RewardWeights { coverage: 0.0, ..none }.check().is_err());
         assert!(RewardWeights { coverage: -0.1, ..RewardWeights::usual() }.check().is_err());
         assert!(RewardWeights { hit: f64::NAN, ..RewardWeights::usual() }.check().is_err());
+    }
+
+    #[test]
+    fn a_rubric_that_counts_has_a_file_and_a_file_counts() {
+        let of = |rubric: f64, file: &str| RewardSettings {
+            weights: RewardWeights { rubric, ..RewardWeights::usual() },
+            rubric: file.to_owned(),
+        };
+        assert!(of(0.0, "").check().is_ok() && of(0.2, "rubric.safetensors").check().is_ok());
+        for wrong in [of(0.2, ""), of(0.0, "rubric.safetensors")] {
+            assert!(wrong.check().unwrap_err().to_string().contains("rewards.rubric"));
+        }
     }
 }

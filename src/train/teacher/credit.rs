@@ -30,12 +30,8 @@ impl Credit<'_> {
             Advantage::Sum | Advantage::Decoupled => self.weights.of_five().to_vec(),
             Advantage::Gated => vec![1.0],
         };
-        own.into_iter().chain(self.hit_weight()).chain(self.judge_weight).collect()
-    }
-
-    /// How much hits count, where they do.
-    fn hit_weight(self) -> Option<f64> {
-        Some(self.weights.hit).filter(|weight| *weight > 0.0)
+        let further = self.weights.of_further().into_iter().filter(|weight| *weight > 0.0);
+        own.into_iter().chain(further).chain(self.judge_weight).collect()
     }
 
     /// The rewards of each list of a group, as advantages are made of them.
@@ -46,18 +42,20 @@ impl Credit<'_> {
                 Advantage::Sum | Advantage::Decoupled => components(worth),
                 Advantage::Gated => gated(worth),
             };
-            row.extend(self.hit_weight().map(|_| self.hit(worth)));
+            row.extend(self.further(worth));
             row.extend(judged.as_ref().map(|judged| judged[row_idx]));
             row
         };
         group.worths.iter().enumerate().map(row).collect()
     }
 
-    /// What a list has for what it finds that was clicked; nothing where it does not pass and rewards are gated.
+    /// What a list has beside the five, of what counts; nothing where it does not pass and rewards are gated.
     #[allow(clippy::cast_possible_truncation, reason = "rewards are from 0 to 1")]
-    fn hit(self, worth: &Worth) -> Option<f32> {
+    fn further(self, worth: &Worth) -> impl Iterator<Item = Option<f32>> {
         let counts = self.grpo.advantage != Advantage::Gated || worth.rewards.passes();
-        worth.hit.map(|hit| if counts { hit as f32 } else { 0.0 })
+        let further = worth.further.into_iter().zip(self.weights.of_further());
+        let of_weight = further.filter(|(_, weight)| *weight > 0.0);
+        of_weight.map(move |(reward, _)| reward.map(|reward| if counts { reward as f32 } else { 0.0 }))
     }
 
     /// Whether no token of a group would earn anything: it teaches nothing.
@@ -182,7 +180,7 @@ mod tests {
             rewards,
             is_list: true,
             judged: None,
-            hit: None,
+            further: [None; 2],
             queries,
             raw: [0.0; 2],
         };
@@ -310,7 +308,7 @@ mod tests {
     fn what_hits_is_worth_more_by_its_weight_and_nothing_where_the_list_does_not_pass() {
         let advantages = |advantage: Advantage, hits: [Option<f64>; 2], second: Rewards| {
             let mut group = group([good(0.5), second], [vec![], vec![]]);
-            group.worths.iter_mut().zip(hits).for_each(|(worth, hit)| worth.hit = hit);
+            group.worths.iter_mut().zip(hits).for_each(|(worth, hit)| worth.further[0] = hit);
             let grpo = GrpoSettings { advantage, ..GrpoSettings::plain() };
             let weights = RewardWeights { hit: 0.5, ..RewardWeights::usual() };
             let credit = Credit { weights: &weights, ..of(&grpo) };

@@ -8,9 +8,7 @@ use crate::{
         remote::judge::Question,
         rewards::{
             self, N_REWARDS, Rewards,
-            composite::{Composite, best},
-            hit::{Clicked, HIT, Hits},
-            view::View,
+            composite::{Beside, Composite, FURTHER, Further, N_FURTHER, Wish},
         },
         rollout::{self, Sampled},
         samples::{self, Kind, Sample, SampledList},
@@ -26,8 +24,8 @@ pub(super) struct Worth {
     pub(super) is_list: bool,
     /// What a judge elsewhere says, from 0 to 1; None where it was not asked or gave no answer.
     pub(super) judged: Option<f64>,
-    /// Whether it finds what the reader clicked; None where that does not count or is not known.
-    pub(super) hit: Option<f64>,
+    /// What it has beside the five.
+    pub(super) further: Further,
     /// What each query is worth by itself; empty where queries earn nothing of their own.
     pub(super) queries: Vec<f64>,
     /// The paper's values that alignment and diversity are made of.
@@ -41,17 +39,10 @@ pub(super) struct RewardSeconds {
     pub(super) lookup: f64,
     /// In the order of [`Rewards::parts`].
     pub(super) parts: [f64; N_REWARDS],
-    /// What was clicked was looked for.
-    pub(super) hit: f64,
+    /// Those beside the five.
+    pub(super) further: [f64; N_FURTHER],
     /// The judge elsewhere was waited for.
     pub(super) judge: f64,
-}
-
-/// What the lists of a prompt are compared with.
-struct Wish<'h> {
-    view: View,
-    /// What was clicked after, where it counts and there is something.
-    clicked: Option<(&'h Hits<'h>, Clicked)>,
 }
 
 /// Lists of one prompt.
@@ -86,8 +77,8 @@ pub(super) enum Source {
 impl RewardSeconds {
     fn add(&mut self, other: &Self) {
         self.lookup += other.lookup;
-        self.hit += other.hit;
         self.judge += other.judge;
+        self.further.iter_mut().zip(other.further).for_each(|(sum, part)| *sum += part);
         self.parts.iter_mut().zip(other.parts).for_each(|(sum, part)| *sum += part);
     }
 }
@@ -153,11 +144,7 @@ impl Stage<'_> {
             .into_par_iter()
             .zip(chosen)
             .map(|(rows, &asker_idx)| {
-                let (asker, Composite { judge, hits, .. }) = (&self.askers[asker_idx], &self.composite);
-                let wish = Wish {
-                    view: asker.view(judge),
-                    clicked: hits.as_ref().and_then(|hits| Some((hits, asker.clicked(hits)?))),
-                };
+                let wish = self.composite.wish(&self.askers[asker_idx]);
                 let mut seconds = RewardSeconds::default();
                 let worths =
                     rows.iter().map(|row| self.worth(row, &wish, &mut seconds)).collect::<Result<_, _>>()?;
@@ -203,7 +190,7 @@ impl Stage<'_> {
     ) -> impl Iterator<Item = Sample> + 'r {
         let reward = |group: &Group| {
             let weights = &self.composite.weights;
-            rewards::mean(group.worths.iter().map(|worth| weights.mean(&worth.rewards, worth.hit)))
+            rewards::mean(group.worths.iter().map(|worth| weights.mean(&worth.rewards, worth.further)))
         };
         let by_reward = move |a: &&Group, b: &&Group| reward(a).total_cmp(&reward(b));
         let best = rollout.groups.iter().max_by(by_reward).map(|group| (Kind::Best, group));
@@ -219,7 +206,8 @@ impl Stage<'_> {
 
     fn shown(&self, row: &FinishedRow, worth: &Worth) -> SampledList {
         let rewards = Rewards::NAMES.iter().zip(worth.rewards.parts());
-        let rewards = rewards.chain(worth.hit.map(|hit| (&HIT, hit)));
+        let further = FURTHER.iter().zip(worth.further);
+        let rewards = rewards.chain(further.filter_map(|(name, reward)| Some((name, reward?))));
         SampledList {
             rewards: rewards.map(|(name, reward)| ((*name).to_owned(), reward)).collect(),
             ..SampledList::of(row, self.tokens)
@@ -229,32 +217,28 @@ impl Stage<'_> {
     fn worth(
         &self,
         row: &FinishedRow,
-        wish: &Wish<'_>,
+        wish: &Wish,
         seconds: &mut RewardSeconds,
     ) -> Result<Worth, TrainError> {
         let Ok(list) = rollout::list(row, self.tokens) else {
-            // No list finds nothing: that is known, where anything is.
-            return Ok(Worth { hit: wish.clicked.as_ref().map(|_| 0.0), ..Worth::default() });
+            return Ok(Worth { further: self.composite.of_no_list(wish), ..Worth::default() });
         };
         let Composite { judge, weights, .. } = &self.composite;
         let started = Instant::now();
-        let asked =
-            list.as_slice().iter().map(|query| judge.asked(query.as_str())).collect::<Result<Vec<_>, _>>()?;
+        let asked = judge.all_asked(&list)?;
         let lookup = started.elapsed().as_secs_f64();
         let (rewards, parts) = judge.timed(&list, &asked, &wish.view);
-        let started = Instant::now();
-        let z = wish.clicked.as_ref().map(|(hits, clicked)| hits.of_queries(&list, clicked)).transpose()?;
-        let hit = started.elapsed().as_secs_f64();
-        seconds.add(&RewardSeconds { lookup, parts, hit, judge: 0.0 });
+        let Beside { further, seconds: further_seconds, hits } =
+            self.composite.beside(&list, &asked, wish)?;
+        seconds.add(&RewardSeconds { lookup, parts, further: further_seconds, judge: 0.0 });
         let queries = if self.settings.grpo.query_credit > 0.0 {
             let found = asked.iter().map(|asked| judge.query_reward(asked, &wish.view));
-            let z_of = |idx: usize| z.as_ref().map(|z| z[idx]);
-            found.enumerate().map(|(idx, found)| weights.of_query(found, z_of(idx))).collect()
+            let hit = |idx: usize| hits.as_ref().map(|hits| hits[idx]);
+            found.enumerate().map(|(idx, found)| weights.of_query(found, hit(idx))).collect()
         } else {
             Vec::new()
         };
-        let hit = z.as_deref().map(best);
-        Ok(Worth { rewards, is_list: true, judged: None, hit, queries, raw: judge.raw(&asked) })
+        Ok(Worth { rewards, is_list: true, judged: None, further, queries, raw: judge.raw(&asked) })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
             advantages::{AdvantageSettings, Scale, Spread, reward_metrics, spread},
             policy_metrics::PolicyMetrics,
         },
-        rewards::{Rewards, hit::HIT, mean},
+        rewards::{Rewards, composite::FURTHER, mean},
     },
 };
 
@@ -53,10 +53,12 @@ pub(super) fn figures(
     for (name, seconds) in Rewards::NAMES.iter().zip(rollout.seconds.parts) {
         figures.add(format!("rewards/{name}/seconds"), seconds / n_rewarded);
     }
-    if credit.weights.hit > 0.0 {
-        // Of texts that are no lists too: they hit nothing.
-        add_optional(&mut figures, HIT, worths.iter().map(|worth| worth.hit).collect());
-        figures.add(format!("rewards/{HIT}/seconds"), rollout.seconds.hit / n_rewarded);
+    for (idx, name) in FURTHER.into_iter().enumerate() {
+        if credit.weights.of_further()[idx] > 0.0 {
+            // Of texts that are no lists too: they have none of it.
+            add_optional(&mut figures, name, worths.iter().map(|worth| worth.further[idx]).collect());
+            figures.add(format!("rewards/{name}/seconds"), rollout.seconds.further[idx] / n_rewarded);
+        }
     }
     if credit.judge_weight.is_some() {
         // Of texts that are no lists it was not asked.
