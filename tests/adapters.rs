@@ -8,7 +8,10 @@ use newshound::{
         checkpoint,
         error::TrainError,
         pack_bundle::{self, Parts, Provenance},
-        settings::{FitSettings, SftSettings, StudentSettings, TeacherSettings, lora::LoraSettings},
+        settings::{
+            FitSettings, SftSettings, StudentSettings, TeacherSettings, grpo::GrpoSettings,
+            lora::LoraSettings,
+        },
         sft,
         student::{self, Pair, TeacherAt},
         teacher::{self, Start},
@@ -129,6 +132,7 @@ fn teacher_and_student_learn_through_adapters_too() {
     let settings = TeacherSettings {
         prompt_tokens: 96,
         lists_per_prompt: 2,
+        grpo: GrpoSettings::plain(),
         lora: LORA,
         watch,
         fit: fit.clone(),

@@ -350,12 +350,14 @@ fn options_that_mean_nothing_are_refused() {
 /// Runs from before there were options go on: settings without any are written, and digested, as they were then.
 #[test]
 fn plain_options_leave_no_trace_in_the_settings_and_a_file_may_name_one_of_them() {
-    let text = toml::to_string(&settings(1)).unwrap();
+    let plain = TeacherSettings { grpo: GrpoSettings::plain(), ..settings(1) };
+    let text = toml::to_string(&plain).unwrap();
     assert!(!text.contains("grpo") && !text.contains("rewards"), "{text}");
     let file = DIR.path().join("teacher.toml");
     fs::write(&file, "[grpo]\nadvantage = \"gated\"\n").unwrap();
-    let read = layered(&settings(1), Some(&file), &[]).unwrap();
-    assert_eq!(read.grpo, GrpoSettings { advantage: Advantage::Gated, ..GrpoSettings::plain() });
+    let read = |base: &TeacherSettings| layered(base, Some(&file), &[]).unwrap().grpo;
+    assert_eq!(read(&plain), GrpoSettings { advantage: Advantage::Gated, ..GrpoSettings::plain() });
+    assert_eq!(read(&settings(1)).best_of, 4, "what it does not name stays");
 }
 
 #[test]

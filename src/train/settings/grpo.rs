@@ -107,7 +107,8 @@ impl GrpoSettings {
             ));
         }
         if self.best_of > 1 && self.advantage == Advantage::Decoupled {
-            return wrong("grpo.best_of needs one worth of a list: advantage sum or gated".to_owned());
+            let reason = "grpo.advantage is decoupled, and grpo.best_of needs one worth of a list: set it to 1, or the advantage to sum or gated";
+            return wrong(reason.to_owned());
         }
         let (credit, importance) = (self.query_credit, self.importance_max);
         if !(credit.is_finite() && credit >= 0.0) {
