@@ -52,7 +52,7 @@ const SAME_SHARE: f64 = 0.5;
 /// Articles that the network takes a query to have found.
 const READ: usize = 10;
 
-/// What the network reads of a list: the rules, and [`N_MEASURES`] numbers. It reads no meanings themselves: with those of signals, queries
+/// What the network reads of a list: the rules, and eleven measures. It reads no meanings themselves: with those of signals, queries
 /// and articles it knew the corruptions that it had seen as well, and others worse (LOG.md).
 pub const N_FEATURES: usize = RULES.len() + N_MEASURES;
 const N_MEASURES: usize = 11;
