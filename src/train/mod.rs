@@ -1,6 +1,6 @@
 //! From a world's articles and traces to a student, its reward head and a bundle.
 //!
-//! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `teacher`, `student`, `head`, `bundle`. Each reads what a platform would
+//! Stages are commands of the trainer: `tokenizer`, `pretrain`, `sft`, `rubric`, `teacher`, `student`, `head`, `bundle`. Each reads what a platform would
 //! have (texts, signals and clicks of training readers), never a test reader and never the world's hidden truth, but that `cleaner` may
 //! take its tags of noise for a platform's labels.
 pub mod arguments;
