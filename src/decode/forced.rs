@@ -8,10 +8,13 @@ use crate::model::{transformer::Transformer, weights::ModelError};
 use candle_core::{D, DType, Tensor};
 use std::sync::Arc;
 
-/// Reads what follows a prompt. `ends`: stop ids and, sorted, boundary ids.
+/// A row that is read has no others beside it.
+const GROUP: GroupId = GroupId(0);
+
+/// Reads what follows a prompt, a stop id at its end at most. `ends`: stop ids and, sorted, boundary ids.
 ///
 /// # Errors
-/// If prompt or row are empty or too long, a token is never written by this network, or it fails.
+/// If prompt or row are empty or too long, a token is never written by this network, or it fails or gives what is not finite.
 pub fn read(
     model: &Transformer,
     prompt: &[u32],
@@ -31,13 +34,15 @@ pub fn read(
     let rules = Rules { max_new_tokens, stop_ids, boundary_ids, constrained: false, output_ids };
     let mut row = Row::new(0, SamplerSettings::PLAIN, 0, &[]);
     for ((id, logprob), hidden) in columns.into_iter().zip(logprobs).zip(&hidden) {
-        row.take(Some(Sampled { id, logprob }), hidden, &rules);
+        let sampled = logprob.is_finite().then_some(Sampled { id, logprob });
+        row.take(sampled, hidden, &rules);
+        if row.state == State::Broken {
+            return Err(DecodeError::NotFinite { id: GROUP });
+        }
     }
-    let finish = match row.state {
-        State::Finished(finish) => finish,
-        State::Live | State::Broken => Finish::Length,
-    };
-    Ok(FinishedRow { finish, ..row.so_far(GroupId(0)) })
+    let is_ended = ids.last().is_some_and(|id| rules.stop_ids.contains(id));
+    let finish = if is_ended { Finish::Stop } else { Finish::Length };
+    Ok(FinishedRow { finish, ..row.so_far(GROUP) })
 }
 
 /// The hidden state from which each token would have been sampled, and its log-probability.

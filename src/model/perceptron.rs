@@ -15,7 +15,7 @@ const LOG_VARIANCE_LIMIT: f64 = 10.0;
 pub struct Score {
     /// Expected reward.
     pub mean: f32,
-    /// How uncertain the head is about it.
+    /// How uncertain the network is about it.
     pub variance: f32,
 }
 

@@ -2,14 +2,19 @@
 //!
 //! | corruption | what becomes worse |
 //! |---|---|
-//! | dropped | nothing is asked about one interest |
+//! | dropped | nothing is asked about one interest that counts |
 //! | swapped | it is the list of another reader |
 //! | generalised | the most telling half of each query's words is replaced by words that stand everywhere |
 //! | repeated | half of the queries say what the others say, in another order |
 //! | shuffled | words change places between queries |
 //!
-//! Source: negatives by construction, as of contrastive judges of recommendation (arXiv 2512.14503).
-use super::{events::World, rewards::meaning::Meaning, salient::Salience};
+//! Source: RecGPT-V2 (arXiv 2512.14503), whose judge learns an order that is known by construction. Departs from it in what is corrupted: lists
+//! of queries, by rules.
+use super::{
+    events::World,
+    rewards::{meaning::Meaning, rubric::WEIGHT_MIN},
+    salient::Salience,
+};
 use crate::{
     lexicon::interests::Interests,
     queries::{QUERIES_MIN, QueryList},
@@ -57,8 +62,8 @@ impl Corruption {
 pub struct Between<'a> {
     /// What its reader is interested in.
     pub interests: &'a Interests,
-    /// The list of a reader who is another.
-    pub other: &'a QueryList,
+    /// The list of a reader who is another, where there is one.
+    pub other: Option<&'a QueryList>,
 }
 
 /// Makes lists worse.
@@ -88,7 +93,7 @@ impl<'a> Corrupter<'a> {
         let queries: Vec<&str> = list.as_slice().iter().map(|query| query.as_str()).collect();
         let worse = match how {
             Corruption::Dropped => self.without_an_interest(&queries, between.interests, rng)?,
-            Corruption::Swapped => vec![between.other.to_text()],
+            Corruption::Swapped => vec![between.other?.to_text()],
             Corruption::Generalised => queries.iter().map(|query| self.generalised(query, rng)).collect(),
             Corruption::Repeated => repeated(&queries),
             Corruption::Shuffled => shuffled(&queries, rng),
@@ -106,8 +111,9 @@ impl<'a> Corrupter<'a> {
         let about: Vec<Option<usize>> =
             queries.iter().map(|query| nearest(interests, self.meaning, query)).collect();
         let n_left = |interest: &usize| about.iter().filter(|about| **about != Some(*interest)).count();
+        let counts = |interest: &usize| interests.clusters[*interest].1 >= WEIGHT_MIN;
         let may_go: Vec<usize> =
-            about.iter().flatten().copied().filter(|interest| n_left(interest) >= QUERIES_MIN).collect();
+            about.iter().flatten().copied().filter(counts).filter(|i| n_left(i) >= QUERIES_MIN).collect();
         let gone = *may_go.choose(rng)?;
         let left = queries.iter().zip(&about).filter(|(_, about)| **about != Some(gone));
         Some(left.map(|(query, _)| (*query).to_owned()).collect())
@@ -127,6 +133,11 @@ impl<'a> Corrupter<'a> {
         }
         words.join(" ")
     }
+}
+
+/// The place of another list for the one at `idx` of `n`: half of them away, or the next behind it that is fit.
+pub fn another(idx: usize, n: usize, is_fit: impl Fn(usize) -> bool) -> Option<usize> {
+    (0..n).map(|step| (idx + n / 2 + step) % n).find(|&other| is_fit(other))
 }
 
 /// The interest that a query is nearest to; none where it means nothing.

@@ -4,7 +4,7 @@ mod worse;
 use super::{
     askers::{Asker, Asking, askers},
     checkpoint,
-    corrupted::Corrupter,
+    corrupted::{Corrupter, another},
     error::TrainError,
     events::World,
     examples::belongs_to_head,
@@ -46,7 +46,7 @@ const HELD_OUT_SHARE: usize = 5;
 pub struct HeadReport {
     /// Digest of settings, student and readers.
     pub settings_sha256: String,
-    /// Lists that were rewarded.
+    /// Lists that were sampled.
     pub n_lists: usize,
     /// Share of sampled lists that are valid.
     pub valid: f64,
@@ -151,23 +151,28 @@ fn add_worse(
         .map(|idx| {
             bar.inc(1);
             let (rows, meets) = &valid[idx];
-            // Far away in the order of readers, so that it is another one.
-            let of_other = &samples[(idx + prompts.len() / 2) % prompts.len()];
-            let other = of_other.iter().flatten().next();
-            match other {
-                Some((other, _)) if !askers[idx].reader_idx.is_multiple_of(HELD_OUT_SHARE) => {
-                    let lists = samples[idx].iter().flatten().map(|(list, _)| list).collect();
-                    let meets = meets.as_ref();
-                    let written = Written { prompt: &prompts[idx], asker: &askers[idx], rows, lists, meets };
-                    worse.samples(idx, &written, other)
-                }
-                _ => Ok(Vec::new()),
+            if is_held_out(&askers[idx]) {
+                return Ok(Vec::new());
             }
+            let list = |place: usize| samples[place].iter().flatten().map(|(list, _)| list).next();
+            let is_fit = |place: usize| {
+                let other = &askers[place];
+                !is_held_out(other) && other.reader_idx != askers[idx].reader_idx && list(place).is_some()
+            };
+            let other = another(idx, prompts.len(), is_fit).and_then(list);
+            let lists = samples[idx].iter().flatten().map(|(list, _)| list).collect();
+            let (prompt, asker, meets) = (&prompts[idx], &askers[idx], meets.as_ref());
+            worse.samples(idx, &Written { prompt, asker, rows, lists, meets }, other)
         })
         .collect::<Result<_, _>>()?;
     bar.finish();
     samples.iter_mut().zip(made).for_each(|(samples, made)| samples.extend(made));
     Ok(())
+}
+
+/// Whether an asker tells when to stop, and is not fitted on.
+fn is_held_out(asker: &Asker<'_>) -> bool {
+    asker.reader_idx.is_multiple_of(HELD_OUT_SHARE)
 }
 
 /// The lexicon as it will be read from the head's file, so that the head is fitted to what it will be told.
@@ -190,10 +195,8 @@ fn groups(
         .zip(askers)
         .map(|(samples, asker)| rewarded(samples, &asker.view(judge), judge))
         .collect::<Result<_, _>>()?;
-    let (held_out, train): (Vec<_>, Vec<_>) = groups
-        .into_iter()
-        .zip(askers)
-        .partition(|(_, asker)| asker.reader_idx.is_multiple_of(HELD_OUT_SHARE));
+    let (held_out, train): (Vec<_>, Vec<_>) =
+        groups.into_iter().zip(askers).partition(|(_, asker)| is_held_out(asker));
     let only = |groups: Vec<(Group, &Asker<'_>)>| -> Vec<Group> {
         groups.into_iter().map(|(group, _)| group).filter(|group| group.features.len() > 1).collect()
     };

@@ -1,4 +1,4 @@
-//! Fits one part of the reward head: regression on rewards, and ranking within the lists of one reader.
+//! Fits a perceptron that scores lists, a part of the reward head or the rubric's: regression on rewards, and ranking within the lists of one reader.
 use super::{
     error::TrainError,
     gradients::Gradients,

@@ -6,7 +6,7 @@
 use super::{
     askers::{Asker, Asking, askers},
     checkpoint,
-    corrupted::{Between, Corrupter, Corruption},
+    corrupted::{Between, Corrupter, Corruption, another},
     error::TrainError,
     events::World,
     examples::belongs_to_head,
@@ -33,6 +33,21 @@ use std::{collections::BTreeMap, path::Path};
 
 /// One reader in this many tells when to stop and gives the figures of the report.
 const HELD_OUT_SHARE: usize = 5;
+/// What makes a list worse that was made worse in some way. It must not undo that, nor put the list of another reader in its place: that would
+/// be no worse than this list at once.
+fn second(first: Corruption) -> Corruption {
+    match first {
+        Corruption::Dropped | Corruption::Repeated => Corruption::Generalised,
+        Corruption::Swapped | Corruption::Generalised => Corruption::Shuffled,
+        Corruption::Shuffled => Corruption::Repeated,
+    }
+}
+
+/// Whether a list may stand in the place of another: of another reader, and both the network's to learn from or neither.
+fn other_reader(of: usize, other: usize) -> bool {
+    of != other && of.is_multiple_of(HELD_OUT_SHARE) == other.is_multiple_of(HELD_OUT_SHARE)
+}
+
 /// What the network learns of a list by the corruptions that it went through.
 const TARGETS: [f32; 3] = [1.0, 0.5, 0.0];
 
@@ -131,18 +146,18 @@ fn lists(
         .collect();
     let bar = progress_bar("lists", whole.len() as u64);
     let groups = whole.par_iter().enumerate().map(|(idx, (reader_idx, view, list))| {
-        // Far away in the order of readers, so that it is another one.
-        let (_, _, other) = &whole[(idx + whole.len() / 2) % whole.len()];
+        let is_other = |other: usize| other_reader(*reader_idx, whole[other].0);
+        let other = another(idx, whole.len(), is_other).map(|other| &whole[other].2);
         let between = Between { interests: &view.interests, other };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(idx as u64);
-        let mut made = vec![seen(judge, view, list, Vec::new())?];
-        for (place, how) in Corruption::ALL.into_iter().enumerate() {
+        let mut made = vec![look_at(judge, view, list, Vec::new())?];
+        for how in Corruption::ALL {
             let Some(once) = corrupter.corrupted(list, how, between, &mut rng) else { continue };
-            made.push(seen(judge, view, &once, vec![how])?);
-            let then = Corruption::ALL[(place + 1) % Corruption::ALL.len()];
+            made.push(look_at(judge, view, &once, vec![how])?);
+            let then = second(how);
             if let Some(twice) = corrupter.corrupted(&once, then, between, &mut rng) {
-                made.push(seen(judge, view, &twice, vec![how, then])?);
+                made.push(look_at(judge, view, &twice, vec![how, then])?);
             }
         }
         bar.inc(1);
@@ -153,7 +168,7 @@ fn lists(
     groups
 }
 
-fn seen(
+fn look_at(
     judge: &Judge<'_>,
     view: &View,
     list: &QueryList,

@@ -260,7 +260,7 @@ pub struct TeacherSettings {
     pub lists_per_prompt: usize,
     /// Options of the algorithm. What differs from Dr.GRPO as it was published: a list is worth what it adds to the best of four, since
     /// several are sampled and the best is served (LOG.md).
-    #[serde(default = "GrpoSettings::plain", skip_serializing_if = "GrpoSettings::is_plain")]
+    #[serde(default = "GrpoSettings::plain")]
     pub grpo: GrpoSettings,
     /// What each reward counts. Those of all other tables, the watch's and the head's among them, count as always.
     #[serde(default = "RewardSettings::usual", skip_serializing_if = "RewardSettings::is_usual")]

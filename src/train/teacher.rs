@@ -1,7 +1,7 @@
 //! The teacher: Dr.GRPO on the five rewards, from a student that was fine-tuned before.
 //!
 //! A step samples a group of lists for each of some readers, by the decoder that serves; rewards them by the judge; and moves the
-//! network so that lists better than their group's mean become likelier. Every step samples anew, or every so many do: checkpoints
+//! network so that lists better than the others of their group become likelier (by default: those that add to the best of four). Every step samples anew, or every so many do: checkpoints
 //! fall on those, so nothing is pending in any of them and a run that is cut short goes on as if it had not been.
 //! Source: Dr.GRPO, arXiv 2503.20783; the five rewards of arXiv 2602.15005.
 mod credit;
@@ -68,6 +68,7 @@ pub fn run(
     device: &Device,
 ) -> Result<PathBuf, TrainError> {
     settings.grpo.check(settings.lists_per_prompt, settings.fit.checkpoint_every)?;
+    settings.rewards.check()?;
     let init = checkpoint::resolve(start.init)?;
     let (tokens, tokenizer_json) = tokenizer::read(&init)?;
     let (mut prompts, mut askers) = asked(world, &tokens, settings)?;

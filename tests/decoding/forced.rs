@@ -21,10 +21,10 @@ fn a_row_that_is_read_says_what_it_said_when_it_was_sampled() {
         assert_eq!((&read.ids, read.finish), (&row.ids, row.finish));
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < tolerance(1e-4));
         assert!(close(&read.logprobs, &row.logprobs), "{:?} {:?}", read.logprobs, row.logprobs);
-        assert_eq!(read.query_ends.len(), row.query_ends.len());
+        assert_eq!((read.logprobs.len(), read.query_ends.len()), (row.logprobs.len(), row.query_ends.len()));
         for (read, sampled) in read.query_ends.iter().zip(&row.query_ends) {
             assert_eq!((read.start, read.n_ids), (sampled.start, sampled.n_ids));
-            assert!(close(&read.hidden, &sampled.hidden));
+            assert!(read.hidden.len() == sampled.hidden.len() && close(&read.hidden, &sampled.hidden));
         }
     }
     assert!(

@@ -34,44 +34,56 @@ pub(super) struct Written<'a> {
     pub(super) asker: &'a Asker<'a>,
     /// Valid rows.
     pub(super) rows: &'a [&'a FinishedRow],
-    /// Their lists.
+    /// Their lists, in the same order.
     pub(super) lists: Vec<&'a QueryList>,
     pub(super) meets: Option<&'a Meets>,
 }
 
 impl Worse<'_> {
-    /// Lists of the prompt at place `idx`, each one of its sampled lists made worse in one way. `other`: the list of another reader.
+    /// Lists of the prompt at place `idx`, each one of its sampled lists made worse in one way. `other`: the list of another reader, where
+    /// there is one. A list that this student cannot write is left out.
     /// # Errors
     /// If the network fails.
     pub(super) fn samples(
         &self,
         idx: usize,
         written: &Written<'_>,
-        other: &QueryList,
+        other: Option<&QueryList>,
     ) -> Result<Vec<Sample>, TrainError> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(idx as u64);
         let interests = written.asker.interests(self.judge);
         let between = Between { interests: &interests, other };
+        let places: Vec<usize> = (0..written.lists.len()).collect();
         let mut samples = Vec::new();
         for _ in 0..self.n {
-            let (Some(list), Some(&how)) = (written.lists.choose(&mut rng), Corruption::ALL.choose(&mut rng))
+            let (Some(place), Some(&how)) = (places.choose(&mut rng), Corruption::ALL.choose(&mut rng))
             else {
                 break;
             };
+            let list = written.lists[*place];
             if let Some(worse) = self.corrupter.corrupted(list, how, between, &mut rng) {
-                samples.push(self.read(worse, written)?);
+                samples.extend(self.read(worse, *place, written)?);
             }
         }
         Ok(samples)
     }
 
-    /// What the head would read of a list among those that were sampled.
-    fn read(&self, list: QueryList, written: &Written<'_>) -> Result<Sample, TrainError> {
+    /// What the head would read of a list, were it sampled in the place of another; None where the student's vocabulary lacks a token of it.
+    fn read(
+        &self,
+        list: QueryList,
+        place: usize,
+        written: &Written<'_>,
+    ) -> Result<Option<Sample>, TrainError> {
         let Sampled { model, tokens } = self.student;
         let ids = prompt::completion_ids(&list, tokens);
+        if ids.iter().any(|&id| model.config().output_ids.column(id).is_none()) {
+            return Ok(None);
+        }
         let row = forced::read(model, written.prompt, &ids, (tokens.stop_ids(), tokens.boundary_ids()))?;
-        let rows: Vec<&FinishedRow> = std::iter::once(&row).chain(written.rows.iter().copied()).collect();
-        Ok(Ok((list, list_features(&rows, written.meets).remove(0))))
+        let mut rows = written.rows.to_vec();
+        rows[place] = &row;
+        Ok(Some(Ok((list, list_features(&rows, written.meets).remove(place)))))
     }
 }

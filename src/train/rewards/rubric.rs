@@ -1,14 +1,14 @@
 //! A checklist instead of a judge model: six rules that can be computed, and what a small network says that has learned to tell whole
 //! lists from corrupted ones. Optional: `rewards.weights.rubric` is 0 unless it is set.
 //!
-//! R = (rules kept + 4 x judgement) / 10. A rule is kept by a whole list or not at all:
+//! R = (rules kept + 4 x judgement) / 10. A rule is kept by all of a list or not at all:
 //!
 //! | rule | kept where |
 //! |---|---|
-//! | interests | each interest with 0.15 of the weight or more has a query at cosine 0.6 or more |
+//! | interests | the heaviest interest, and each with 0.15 of the weight or more, has a query at cosine 0.6 or more |
 //! | own | each query is at cosine 0.45 or more to one of the interests |
 //! | answered | each query finds a living article |
-//! | distinct | no two queries share more than half of their words |
+//! | distinct | no two queries share more than half of the words that either has |
 //! | telling | of each query, more than half of the words stand in few articles |
 //! | form | each query keeps the form (`structure`) |
 //!
@@ -42,14 +42,14 @@ pub const PART: &str = "rubric";
 
 /// Names of the rules, in the order of [`rules`].
 pub const RULES: [&str; 6] = ["interests", "own", "answered", "distinct", "telling", "form"];
-/// How many rules the judgement counts as.
+/// How many rules the judgement counts as: with six rules a checklist of ten, of which the rules are more than half.
 const JUDGEMENT_RULES: f64 = 4.0;
 
 /// An interest of less weight may be left out: with five of equal weight each has 0.2.
-const WEIGHT_MIN: f64 = 0.15;
+pub const WEIGHT_MIN: f64 = 0.15;
 /// Two queries that share more of their words than this ask for the same. Meanings do not tell: of one interest they stand together.
 const SAME_SHARE: f64 = 0.5;
-/// Articles that the network takes a query to have found.
+/// Articles that the network takes a query to have found: what a reader would look at.
 const READ: usize = 10;
 
 /// What the network reads of a list: the rules, and eleven measures. It reads no meanings themselves: with those of signals, queries
@@ -57,7 +57,7 @@ const READ: usize = 10;
 pub const N_FEATURES: usize = RULES.len() + N_MEASURES;
 const N_MEASURES: usize = 11;
 
-/// Looks at one list of one reader.
+/// One list of one reader, with what was looked up.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
     /// The list.
@@ -125,14 +125,16 @@ pub fn rules(judge: &Judge<'_>, Look { list, asked, view }: Look<'_>) -> [bool; 
         asked.unit.as_ref().is_some_and(|unit| unit.cosine(centre) >= least)
     };
     let clusters = &view.interests.clusters;
-    let of_weight = clusters.iter().filter(|(_, weight)| *weight >= WEIGHT_MIN);
+    let of_weight =
+        clusters.iter().enumerate().filter(|(idx, (_, weight))| *idx == 0 || *weight >= WEIGHT_MIN);
+    let met = |centre: &Unit| asked.iter().any(|asked| near(asked, centre, MET));
     let words: Vec<BTreeSet<&String>> = asked.iter().map(|asked| asked.words.iter().collect()).collect();
     let same = |(a, b): (usize, usize)| jaccard(&words[a], &words[b]).is_some_and(|same| same > SAME_SHARE);
     let tells =
         |word: &&String| judge.meaning.rarity(word).is_some_and(|rarity| rarity >= -COMMON_SHARE.ln());
     let n_telling = |asked: &Asked| asked.words.iter().filter(tells).count();
     [
-        of_weight.into_iter().all(|(centre, _)| asked.iter().any(|asked| near(asked, centre, MET))),
+        !clusters.is_empty() && of_weight.into_iter().all(|(_, (centre, _))| met(centre)),
         asked.iter().all(|asked| clusters.iter().any(|(centre, _)| near(asked, centre, STRAYS))),
         asked.iter().all(|asked| !asked.found.is_empty()),
         !diversity::pairs(asked.len()).any(same),

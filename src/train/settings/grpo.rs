@@ -88,12 +88,6 @@ impl GrpoSettings {
         }
     }
 
-    /// Whether nothing is other than in Dr.GRPO. Settings of such a run are those of runs from before there were options, and so is
-    /// their digest.
-    pub fn is_plain(&self) -> bool {
-        *self == Self::plain()
-    }
-
     /// Looks for numbers that mean nothing where `n_lists` are sampled per prompt and a checkpoint is written every so many steps.
     /// # Errors
     /// If there is one.

@@ -14,9 +14,15 @@ pub struct HeadSettings {
     pub cuts_per_reader: usize,
     /// Budget of the prompt in tokens, as the student learned it.
     pub prompt_tokens: usize,
-    /// Sampled lists made worse for each prompt (`train::corrupted`), to learn from beside the sampled ones.
-    #[serde(default)]
+    /// Sampled lists made worse for each prompt (`train::corrupted`), to learn from beside the sampled ones. 0: with two nothing better was chosen (LOG.md).
+    #[serde(default, skip_serializing_if = "is_none")]
     pub corrupted_per_prompt: usize,
+}
+
+// Settings of heads from before there were corrupted lists keep their digest.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(n_lists: &usize) -> bool {
+    *n_lists == 0
 }
 
 impl HeadSettings {

@@ -18,7 +18,8 @@ use std::path::PathBuf;
 pub struct RewardSettings {
     /// What each counts.
     pub weights: RewardWeights,
-    /// File that the stage `rubric` wrote, where the rubric counts. Empty: none.
+    /// File that the stage `rubric` wrote, where the rubric counts; from the working directory, where it is no whole path. Empty: none.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub rubric: String,
 }
 
@@ -39,7 +40,14 @@ pub struct RewardWeights {
     /// A query finds what the reader clicked within a day. 0, and not computed: clicks are of what a platform chose to show.
     pub hit: f64,
     /// The list keeps the rules of the rubric, and looks whole to its network. 0, and not computed: its network is fitted by a stage of its own.
+    #[serde(skip_serializing_if = "is_zero")]
     pub rubric: f64,
+}
+
+// What stands at its default is not written: settings of runs from before it keep their digest.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(weight: &f64) -> bool {
+    *weight == 0.0
 }
 
 impl RewardSettings {

@@ -55,7 +55,7 @@ pub(super) fn figures(
     }
     for (idx, name) in FURTHER.into_iter().enumerate() {
         if credit.weights.of_further()[idx] > 0.0 {
-            // Of texts that are no lists too: they have none of it.
+            // Of texts that are no lists too: they count as 0.
             add_optional(&mut figures, name, worths.iter().map(|worth| worth.further[idx]).collect());
             figures.add(format!("rewards/{name}/seconds"), rollout.seconds.further[idx] / n_rewarded);
         }
