@@ -238,3 +238,22 @@ fn finished(out: &Path, settings_sha256: &str) -> Option<RubricReport> {
     let report: RubricReport = serde_json::from_slice(&json).ok()?;
     (report.settings_sha256 == settings_sha256 && Rubric::open(out).is_ok()).then_some(report)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_corruption_is_another_one_and_never_another_readers_list() {
+        for how in Corruption::ALL {
+            let then = second(how);
+            assert!(then != how && then != Corruption::Swapped, "{} then {}", how.name(), then.name());
+        }
+    }
+
+    #[test]
+    fn lists_are_swapped_between_readers_of_one_set() {
+        assert!(other_reader(1, 2) && other_reader(5, 10), "both are learned from, and neither is");
+        assert!(!other_reader(1, 1) && !other_reader(1, 5) && !other_reader(10, 2));
+    }
+}
