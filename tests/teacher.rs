@@ -347,9 +347,9 @@ fn options_that_mean_nothing_are_refused() {
     }
 }
 
-/// Runs from before there were options go on: settings without any are written, and digested, as they were then.
+/// Whatever the defaults are, a file means what it says.
 #[test]
-fn plain_options_leave_no_trace_in_the_settings_and_a_file_may_name_one_of_them() {
+fn settings_are_read_as_they_were_written_and_a_file_may_name_one_option() {
     let plain = TeacherSettings { grpo: GrpoSettings::plain(), ..settings(1) };
     let text = toml::to_string(&plain).unwrap();
     assert!(!text.contains("rewards"), "{text}");

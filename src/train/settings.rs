@@ -279,7 +279,7 @@ pub struct TeacherSettings {
 
 /// Looks as often as checkpoints are written, at readers enough that Recall@10 is known to some two hundredths.
 const WATCH: WatchSettings = WatchSettings { every: 100, readers: 300 };
-/// Steps of the demo's teacher and of its student: lists had not levelled off after 300 (LOG.md).
+/// Steps of the demo's teacher, whose lists had not levelled off after 300 (LOG.md). Its student takes as many; that has not been measured yet.
 const STEPS: u64 = 1_000;
 
 impl TeacherSettings {

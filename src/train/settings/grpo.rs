@@ -1,4 +1,4 @@
-//! Options of the teacher's algorithm. As they stand in [`GrpoSettings::plain`] it is Dr.GRPO, and nothing of them is seen.
+//! Options of the teacher's algorithm. As they stand in [`GrpoSettings::plain`] it is Dr.GRPO as it was published.
 use crate::train::error::TrainError;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub struct GrpoSettings {
     pub entropy_coef: f64,
 }
 
-// What stands at its default is not written: settings of runs from before these options keep their digest.
+// What stands at its default is not written: settings from before these options read and look the same.
 fn is_once(updates: &u64) -> bool {
     *updates == 1
 }
