@@ -34,11 +34,11 @@ pub async fn serving(flags: &Value) -> (TempDir, Server) {
 }
 
 /// A request that says nothing of its options.
-fn open(user: &str) -> proto::GenerateQueriesRequest {
+pub fn open(user: &str) -> proto::GenerateQueriesRequest {
     proto::GenerateQueriesRequest { options: None, ..request(user) }
 }
 
-fn forcing(arm: &str, request: proto::GenerateQueriesRequest) -> proto::GenerateQueriesRequest {
+pub fn forcing(arm: &str, request: proto::GenerateQueriesRequest) -> proto::GenerateQueriesRequest {
     let forced = proto::ForcedArm { experiment_id: "x".to_owned(), arm_id: arm.to_owned() };
     let experiment = proto::ExperimentContext { forced_arms: vec![forced], ..Default::default() };
     proto::GenerateQueriesRequest { experiment: Some(experiment), ..request }

@@ -19,6 +19,7 @@ mod frames;
 mod health;
 mod http;
 mod json;
+mod labels;
 mod ladder;
 mod limits;
 mod lines;

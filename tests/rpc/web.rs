@@ -101,7 +101,7 @@ async fn pages_of_listed_origins_may_call_and_no_others() {
         ];
         let answer = send(server.grpc, &text("OPTIONS", path, &headers, b"")).await;
         let sent = answer.header("access-control-allow-headers").unwrap_or_default();
-        for header in ["authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-user-key"] {
+        for header in ["authorization", "content-type", "x-grpc-web", "x-request-id", "x-user-key"] {
             assert!(sent.split(',').any(|name| name == header), "{header} is not among {sent}");
         }
         assert!(!sent.contains("tenant"), "{sent}");
@@ -114,6 +114,10 @@ async fn pages_of_listed_origins_may_call_and_no_others() {
     let answer =
         post(server.grpc, "/v1/queries:generate", &[("origin", OURS)], &asked("reader").to_string()).await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some(OURS)));
+    let read = answer.header("access-control-expose-headers").unwrap();
+    for header in ["grpc-status", "x-request-id", "x-newshound-arm", "x-newshound-model-generation"] {
+        assert!(read.split(',').any(|name| name == header), "{header} is not among {read}");
+    }
 }
 
 #[tokio::test]

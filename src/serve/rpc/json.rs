@@ -13,6 +13,7 @@ mod refusal;
 use super::{
     arrival::{self, ARRIVAL_MAX},
     auth::Auth,
+    labels::LABELS,
     status,
 };
 use axum::{
@@ -166,11 +167,13 @@ impl JsonDoor {
         let path = PathAndQuery::try_from(path).expect("names of services and methods are letters and dots");
         let codec = Codec::new(self.method.output());
         if self.method.is_server_streaming() {
-            return Ok(lines(grpc.server_streaming(call, path, codec).await?.into_inner()));
+            let answered = grpc.server_streaming(call, path, codec).await?;
+            return Ok((labels(answered.metadata()), lines(answered.into_inner())).into_response());
         }
         let answered = grpc.unary(call, path, codec).await?;
         let json = messages::write(answered.get_ref())?;
-        Ok(([(CONTENT_TYPE, JSON), (CACHE_CONTROL, "no-store")], json).into_response())
+        let headers = [(CONTENT_TYPE, JSON), (CACHE_CONTROL, "no-store")];
+        Ok((labels(answered.metadata()), headers, json).into_response())
     }
 
     /// Reads the message of a request.
@@ -233,6 +236,13 @@ fn metadata(headers: &HeaderMap) -> MetadataMap {
     let carried =
         headers.iter().filter(|(name, _)| name.as_str().starts_with("x-") || CARRIED.contains(name));
     MetadataMap::from_headers(carried.map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+
+/// Labels of an answer, as headers.
+fn labels(metadata: &MetadataMap) -> HeaderMap {
+    let mut headers = metadata.clone().into_headers();
+    let label = |name| headers.remove(name).map(|value| (HeaderName::from_static(name), value));
+    LABELS.into_iter().filter_map(label).collect()
 }
 
 /// A stream as lines. What is late here is late for a reader, so proxies are asked not to collect it.

@@ -15,6 +15,7 @@ pub mod echo;
 pub mod encode;
 pub mod feedback;
 mod json;
+mod labels;
 pub mod lives;
 pub mod proto;
 pub mod raw;

@@ -35,6 +35,7 @@ use tonic::{
 };
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 use tower::util::MapRequestLayer;
+use tower_http::request_id::PropagateRequestIdLayer;
 use tracing::{info, warn};
 
 /// HTTP/2 limits. The library's own are made for trusted peers; see the reasons beside each.
@@ -181,7 +182,7 @@ impl Services {
         if !doors.web_origins.is_empty() {
             routes = routes.layer(web::letting(&doors.web_origins));
         }
-        Ok(routes)
+        Ok(routes.layer(PropagateRequestIdLayer::x_request_id()))
     }
 }
 

@@ -4,6 +4,7 @@ use super::{
     call::{Call, deadline},
     decode::{self, ARM_HEADER, Asked, Context, Headers, TENANT_HEADER},
     encode,
+    labels::labels,
     proto::{self, generate_queries_event::Event, query_generation_service_server::QueryGenerationService},
     replies::{Replies, Sender, Sent},
     status,
@@ -32,7 +33,7 @@ use crate::{
 };
 use std::{sync::Arc, time::Instant};
 use tokio::sync::mpsc::error::TrySendError;
-use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
+use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument, warn};
 
 /// What the service asks.
@@ -277,7 +278,12 @@ impl QueryGenerationService for Service {
             Err(status) => Err(status),
         };
         call.code = answered.as_ref().err().map_or(Code::Ok, Status::code);
-        answered.map(|message| call.reply(message))
+        answered.map(|message| {
+            let labels = labels(&message.arms, message.model.as_ref());
+            let mut response = call.reply(message);
+            *response.metadata_mut() = labels;
+            response
+        })
     }
 
     type StreamGenerateQueriesStream = Replies<proto::GenerateQueriesEvent>;
@@ -296,6 +302,7 @@ impl QueryGenerationService for Service {
             model: Some(encode::model(&asked.question.writer.facts)),
             arms: encode::arms(&asked.question.enrolment),
         };
+        let labels = labels(&accepted.arms, accepted.model.as_ref());
         // Room for every event of the request, so that a slow reader holds nobody up.
         let (events, replies) = Replies::new(call, n_events_max(&asked.question));
         send(&events, Ok(Sent::More(Event::Accepted(accepted))));
@@ -311,7 +318,7 @@ impl QueryGenerationService for Service {
                 () = events.closed() => {}
             }
         });
-        Ok(Response::new(replies))
+        Ok(Response::from_parts(labels, replies, Extensions::default()))
     }
 
     type BatchGenerateQueriesStream = Replies<proto::BatchGenerateQueriesItem>;

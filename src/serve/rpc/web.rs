@@ -1,5 +1,5 @@
 //! Browsers that speak gRPC: gRPC-Web in front of the gRPC services, and which pages may call at all.
-use super::json::TIMEOUT_HEADER;
+use super::{decode::ARM_HEADER, json::TIMEOUT_HEADER, labels::GENERATION_HEADER};
 use crate::client::USER_KEY;
 use axum::{
     Router,
@@ -22,23 +22,27 @@ use tower_http::cors::CorsLayer;
 const GRPC_WEB: &[u8] = b"application/grpc-web";
 
 /// What pages may send beside what browsers send by themselves. Not the tenant: that is told by a proxy or by a token.
-const SENT: [HeaderName; 8] = [
+const SENT: [HeaderName; 9] = [
     AUTHORIZATION,
     CONTENT_TYPE,
     HeaderName::from_static("grpc-timeout"),
     HeaderName::from_static(TIMEOUT_HEADER),
     HeaderName::from_static("x-grpc-web"),
-    HeaderName::from_static("x-newshound-arm"),
+    HeaderName::from_static(ARM_HEADER),
+    HeaderName::from_static("x-request-id"),
     HeaderName::from_static("x-user-agent"),
     HeaderName::from_static(USER_KEY),
 ];
 
 /// What scripts of pages may read of an answer.
-const READ: [HeaderName; 4] = [
+const READ: [HeaderName; 7] = [
     HeaderName::from_static("grpc-message"),
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-status-details-bin"),
     RETRY_AFTER,
+    HeaderName::from_static(ARM_HEADER),
+    HeaderName::from_static(GENERATION_HEADER),
+    HeaderName::from_static("x-request-id"),
 ];
 
 /// How long a browser need not ask again whether it may call: the longest that one of them keeps to.

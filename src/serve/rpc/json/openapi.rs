@@ -93,9 +93,11 @@ fn parameters() -> Value {
         ),
         header(
             ARM_HEADER,
-            "Arms that the request chooses, as in experiment=arm,experiment=arm.",
+            "Arms that the request chooses, as in experiment=arm,experiment=arm. The answer of /v1/queries:generate and :stream has those that it was given under, and the \
+             model's generation in x-newshound-model-generation.",
             json!({"type": "string"}),
         ),
+        header("x-request-id", "Comes back with the answer, and with a refusal.", json!({"type": "string"})),
     ])
 }
 
