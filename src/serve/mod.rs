@@ -51,7 +51,6 @@ use crate::{
         door::{AccessError, Door},
         health::Health,
         ledger::Ledger,
-        metrics::Metrics,
         models::{
             Models,
             facts::Origin,
@@ -67,7 +66,6 @@ use crate::{
         runtime::watch_lag,
         settings::ServeSettings,
         shared::SharedCacheError,
-        topics::Topics,
         traces::Traces,
         watched::FileError,
     },
@@ -75,7 +73,7 @@ use crate::{
     text::tokens::Tokens,
 };
 use candle_core::Device;
-use opening::{answerer, close, models, open_log, shelf};
+use opening::{Opened, close, open_log};
 use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -215,6 +213,17 @@ pub struct Parts {
     pub max_positions: usize,
 }
 
+/// Reads all that a server of these settings would read, resident bundles and files too, and lets the models compute what a server lets them compute
+/// before it says that it is ready; lets nobody in. Nothing is written, nowhere is listened, and Redis is not asked.
+///
+/// # Errors
+/// If a server would not start.
+pub async fn check(settings: ServeSettings, bundle: Bundle, origin: Origin) -> Result<(), RunError> {
+    let (settings, first, loader) = prepared(settings, bundle, origin).await?;
+    let opened = Opened::of(&settings, first, loader).await?;
+    if last_step(&opened.models).await { Ok(()) } else { Err(RunError::EngineFailed) }
+}
+
 /// Serves a bundle until `shutdown` resolves, then drains and returns. `origin`: where the bundle was read from.
 ///
 /// # Errors
@@ -226,12 +235,21 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    let (settings, first, loader) = prepared(settings, bundle, origin).await?;
+    run_with(settings, first, loader, listeners, shutdown).await
+}
+
+/// The settings on the bundle's device, the bundle ready to answer, and what loads others like it.
+async fn prepared(
+    settings: ServeSettings,
+    bundle: Bundle,
+    origin: Origin,
+) -> Result<(ServeSettings, Loaded, Loader), RunError> {
     let device = bundle.model.device().clone();
     let settings = ServeSettings { engine: settings.engine.on(&device), ..settings };
     let loader = workshop::bundles(settings.precision, device);
     let first = tokio::task::spawn_blocking(|| Loaded::of(bundle, origin)).await;
-    let first = first.map_err(|_| LoadError::Panicked)??;
-    run_with(settings, first, loader, listeners, shutdown).await
+    Ok((settings, first.map_err(|_| LoadError::Panicked)??, loader))
 }
 
 /// Serves with models of the caller's: what `run` does once there is one. Unless it is said how many rows they decode, as many as on a CPU.
@@ -246,12 +264,8 @@ pub async fn run_with(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let settings = ServeSettings { engine: settings.engine.on(&Device::Cpu), ..settings };
-    let metrics = Arc::new(Metrics::new()?.priced(settings.cost.price.clone()));
-    let door = Door::open(&settings.access, &metrics)?;
-    let topics = Arc::new(Topics::open(settings.topics.clone(), Arc::clone(&metrics))?);
-    let (answerer, shared) = answerer(&settings, &topics, &metrics)?;
-    let shelf = if settings.doors.playground { shelf(first.origin()).await? } else { None };
-    let (experiments, models) = models(&settings, first, loader, (&topics, &metrics)).await?;
+    let opened = Opened::of(&settings, first, loader).await?;
+    let Opened { metrics, door, topics, answerer, shared, shelf, experiments, models } = opened;
     let log = settings.experiments.log.as_ref().map(|log| open_log(log, &metrics)).transpose()?;
     let (traces, spans) = Traces::open(&settings.telemetry, &metrics);
     let reporter = HealthReporter::new();

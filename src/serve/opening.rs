@@ -9,6 +9,7 @@ use crate::{
         batcher::{Room, Sharing},
         cohorts::Cohorts,
         demo::Shelf,
+        door::Door,
         engine::{Limits, prefixes::PrefixLimits},
         experiments::{InForce, log::RecordLog},
         generation::Writer,
@@ -32,8 +33,37 @@ use tracing::warn;
 /// How long the end waits for a disk that takes no more records.
 const LOG_CLOSE_MAX: Duration = Duration::from_secs(5);
 
+/// What a server reads before it lets anybody in.
+pub(super) struct Opened {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) door: Door,
+    pub(super) topics: Arc<Topics>,
+    pub(super) answerer: Arc<Answerer>,
+    pub(super) shared: Option<Arc<SharedCache>>,
+    pub(super) shelf: Option<Arc<Shelf>>,
+    pub(super) experiments: Arc<InForce>,
+    pub(super) models: Arc<Models>,
+}
+
+impl Opened {
+    /// Reads all of it; `first` answers whoever no arm gives another model.
+    pub(super) async fn of(
+        settings: &ServeSettings,
+        first: Loaded,
+        loader: Loader,
+    ) -> Result<Self, RunError> {
+        let metrics = Arc::new(Metrics::new()?.priced(settings.cost.price.clone()));
+        let door = Door::open(&settings.access, &metrics)?;
+        let topics = Arc::new(Topics::open(settings.topics.clone(), Arc::clone(&metrics))?);
+        let (answerer, shared) = answerer(settings, &topics, &metrics)?;
+        let shelf = if settings.doors.playground { shelf(first.origin()).await? } else { None };
+        let (experiments, models) = models(settings, first, loader, (&topics, &metrics)).await?;
+        Ok(Self { metrics, door, topics, answerer, shared, shelf, experiments, models })
+    }
+}
+
 /// Whoever answers, and the cache that servers share, if they do.
-pub(super) fn answerer(
+fn answerer(
     settings: &ServeSettings,
     topics: &Arc<Topics>,
     metrics: &Arc<Metrics>,
@@ -46,7 +76,7 @@ pub(super) fn answerer(
 }
 
 /// The demo's catalogue and readers, if the model is the demo's.
-pub(super) async fn shelf(origin: &Origin) -> Result<Option<Arc<Shelf>>, RunError> {
+async fn shelf(origin: &Origin) -> Result<Option<Arc<Shelf>>, RunError> {
     if *origin != Origin::BuiltIn {
         return Ok(None);
     }
@@ -57,7 +87,7 @@ pub(super) async fn shelf(origin: &Origin) -> Result<Option<Arc<Shelf>>, RunErro
 }
 
 /// The experiments in force and the models, of which as many are loaded as are to answer.
-pub(super) async fn models(
+async fn models(
     settings: &ServeSettings,
     first: Loaded,
     loader: Loader,

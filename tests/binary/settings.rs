@@ -97,3 +97,40 @@ fn the_settings_in_force_are_written_with_their_sources_and_nothing_is_served() 
         Process::start_in(&[("NEWSHOUND__CACHE__TTL_MS", "0")], &["serve", "--print-config"]).ended();
     assert!(!remains.status.success() && remains.stderr.contains("NEWSHOUND__CACHE__TTL_MS"), "{remains:?}");
 }
+
+#[test]
+fn a_server_that_is_only_checked_reads_what_it_would_serve_with_and_listens_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name).display().to_string()
+    };
+    let checked = |variables: &[(&str, &str)]| {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = taken.local_addr().unwrap().to_string();
+        let arguments =
+            ["serve", "--bundle", "deploy/demo", "--check", "--grpc-addr", &addr, "--http-addr", &addr];
+        Process::start_in(variables, &arguments)
+    };
+    let residents = "NEWSHOUND__MODELS__RESIDENTS";
+    let log = folder.path().join("log");
+    let mut process = checked(&[
+        ("NEWSHOUND__EXPERIMENTS__FILE", "deploy/experiments.json"),
+        ("NEWSHOUND__EXPERIMENTS__LOG_DIR", &log.display().to_string()),
+        ("NEWSHOUND__EXPERIMENTS__READER_SALT", "0123456789abcdef"),
+        (residents, "{ next = \"deploy/demo\" }"),
+    ]);
+    let said = process.read_to("would serve newshound-demo (");
+    assert!(said.contains("1 resident"), "{said}");
+    assert!(process.ended().status.success());
+    assert!(!log.exists(), "nothing is written");
+    let broken = file("experiments.json", "{}");
+    for (variable, value, named) in [
+        ("NEWSHOUND__EXPERIMENTS__FILE", broken.as_str(), "experiments.json"),
+        ("NEWSHOUND__ACCESS__TOKENS_FILE", "nowhere", "nowhere"),
+        (residents, "{ next = \"nowhere\" }", "models.residents.next"),
+    ] {
+        let remains = checked(&[(variable, value)]).ended();
+        assert!(!remains.status.success() && remains.stderr.contains(named), "{variable}: {remains:?}");
+    }
+}

@@ -1,13 +1,13 @@
 //! `serve`: a bundle, settings, and an end by signal.
 use super::{CommandError, signals::until_signalled};
 use crate::{
-    bundle::load::{self, BundleSource},
+    bundle::load::{self, Bundle, BundleSource},
     model::{
         device::{self, DeviceChoice},
         precision::Precision,
     },
     serve::{
-        Listeners,
+        Listeners, check,
         models::facts::Origin,
         run,
         settings::{ServeSettings, effective::effective},
@@ -15,7 +15,11 @@ use crate::{
     settings::{Given, Override},
 };
 use clap::Args;
-use std::{io::Write, net::SocketAddr, path::PathBuf};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Addresses, for every way of serving.
@@ -53,6 +57,10 @@ pub struct ServeArgs {
     /// Writes every setting as it would be in force, with where it comes from and without secrets, and serves nothing
     #[arg(long)]
     pub print_config: bool,
+    /// Reads all that it would serve with (bundles, experiments, certificates, tokens, cohorts, topics), lets the models compute, and serves nothing: addresses, the
+    /// log's folder and Redis are left alone
+    #[arg(long, conflicts_with = "print_config")]
+    pub check: bool,
     /// Settings file; see deploy/server.toml
     #[arg(long)]
     pub settings: Option<PathBuf>,
@@ -85,19 +93,58 @@ impl ServeArgs {
     }
 }
 
-/// Serves a bundle until SIGTERM or SIGINT, or shows with which settings it would.
+/// Serves a bundle until SIGTERM or SIGINT, or shows with which settings it would, or tries whether it could.
 ///
 /// # Errors
 /// If the settings, the bundle or an address cannot be used.
 pub async fn serve(args: ServeArgs, overrides: &[Override], out: &mut dyn Write) -> Result<(), CommandError> {
     let (settings, given) = args.settings(overrides)?;
     match args.bundle {
+        Some(bundle) if args.check => {
+            until_signalled(|asked| load_and_check(settings, bundle, out, asked)).await
+        }
         Some(bundle) if !args.print_config => {
             until_signalled(|asked| load_and_run(settings, bundle, out, asked)).await
         }
         // The command line has one of the two.
         Some(_) | None => Ok(write!(out, "{}", effective(&given))?),
     }
+}
+
+/// Loads a bundle as the settings say; none if the process is asked to end before that is done.
+async fn loaded(
+    settings: &ServeSettings,
+    dir: &Path,
+    asked: &CancellationToken,
+) -> Result<Option<Bundle>, CommandError> {
+    let (device, precision, dir) = (settings.device, settings.precision, dir.to_owned());
+    let loading = tokio::task::spawn_blocking(move || {
+        let device = device.open()?;
+        Ok::<_, CommandError>(load::load(BundleSource::At(&dir), precision, &device)?)
+    });
+    tokio::select! {
+        loaded = loading => loaded.map_err(|_| CommandError::Panicked)?.map(Some),
+        () = asked.cancelled() => Ok(None),
+    }
+}
+
+async fn load_and_check(
+    settings: ServeSettings,
+    dir: PathBuf,
+    out: &mut dyn Write,
+    asked: CancellationToken,
+) -> Result<(), CommandError> {
+    let Some(bundle) = loaded(&settings, &dir, &asked).await? else { return Ok(()) };
+    let (name, id) = (bundle.manifest.name.clone(), bundle.id.0.clone());
+    let (device, precision) = (device::name(bundle.model.device()), settings.precision);
+    let n_residents = settings.models.residents.values().flatten().count();
+    tokio::select! {
+        checked = check(settings, bundle, Origin::At(dir)) => checked?,
+        () = asked.cancelled() => return Ok(()),
+    }
+    let others =
+        if n_residents == 0 { String::new() } else { format!(" and {n_residents} resident beside it") };
+    Ok(writeln!(out, "would serve {name} ({id}){others}, computing on {device} in {precision}")?)
 }
 
 async fn load_and_run(
@@ -108,16 +155,8 @@ async fn load_and_run(
 ) -> Result<(), CommandError> {
     // Before the model is loaded: a taken port should not take half a minute to find out.
     let listeners = Listeners::of(&settings).await?;
-    let (device, precision, origin) = (settings.device, settings.precision, Origin::At(dir.clone()));
-    let loading = tokio::task::spawn_blocking(move || {
-        let device = device.open()?;
-        Ok::<_, CommandError>(load::load(BundleSource::At(&dir), precision, &device)?)
-    });
-    let loaded = tokio::select! {
-        loaded = loading => loaded,
-        () = asked.cancelled() => return Ok(()),
-    };
-    let bundle = loaded.map_err(|_| CommandError::Panicked)??;
+    let Some(bundle) = loaded(&settings, &dir, &asked).await? else { return Ok(()) };
+    let (precision, origin) = (settings.precision, Origin::At(dir));
     let (name, id) = (&bundle.manifest.name, &bundle.id.0);
     let (grpc, http) = listeners.addresses()?;
     let device = device::name(bundle.model.device());
