@@ -113,6 +113,39 @@ fn whole_lists_keep_rules_that_broken_ones_break() {
 }
 
 #[test]
+fn each_rule_is_kept_by_some_lists_and_broken_by_others() {
+    let corrupter = Corrupter::of(&STAGES.training, &judge().meaning);
+    let all = readers();
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let (mut n_kept, mut n_lists) = ([0; RULES.len()], 0);
+    for (view, list) in &all {
+        let between = Between { interests: &view.interests, other: Some(&all[0].1) };
+        let worse = Corruption::ALL.map(|how| corrupter.corrupted(list, how, between, &mut rng));
+        for list in worse.iter().flatten().chain([list]) {
+            n_kept.iter_mut().zip(kept(list, view)).for_each(|(n, kept)| *n += usize::from(kept));
+            n_lists += 1;
+        }
+    }
+    for (rule, n_kept) in RULES.iter().zip(n_kept) {
+        assert!((n_lists / 20..19 * n_lists / 20).contains(&n_kept), "{rule}: {n_kept} of {n_lists}");
+    }
+    // Of one list: without what is asked about her heaviest interest, that one is not met.
+    let met = all.iter().filter(|(view, list)| kept(list, view)[0] && list.as_slice().len() > 3);
+    let without = met.filter_map(|(view, list)| {
+        let centre = &view.interests.clusters[0].0;
+        let far = list.as_slice().iter().map(|query| query.as_str()).filter(|query| {
+            judge()
+                .meaning
+                .text(query)
+                .is_none_or(|unit| unit.cosine(centre) < newshound::lexicon::asked::MET)
+        });
+        Some(kept(&parse(&far.collect::<Vec<_>>().join("\n")).ok()?, view)[0])
+    });
+    let without: Vec<bool> = without.collect();
+    assert!(without.len() > 3 && !without.contains(&true), "{without:?}");
+}
+
+#[test]
 fn a_rubric_tells_whole_lists_from_corrupted_ones() {
     let beside = RUBRIC.with_extension("json");
     let report = run(&RUBRIC);
