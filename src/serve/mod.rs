@@ -214,14 +214,16 @@ pub struct Parts {
 }
 
 /// Reads all that a server of these settings would read, resident bundles and files too, and lets the models compute what a server lets them compute
-/// before it says that it is ready; lets nobody in. Nothing is written, nowhere is listened, and Redis is not asked.
+/// before it says that it is ready; lets nobody in. Nothing is written, nowhere is listened, and Redis is not asked. As at a start, a model may
+/// take as long as it takes.
 ///
 /// # Errors
 /// If a server would not start.
 pub async fn check(settings: ServeSettings, bundle: Bundle, origin: Origin) -> Result<(), RunError> {
     let (settings, first, loader) = prepared(settings, bundle, origin).await?;
     let opened = Opened::of(&settings, first, loader).await?;
-    if last_step(&opened.models).await { Ok(()) } else { Err(RunError::EngineFailed) }
+    let is_over = tokio::time::timeout(LAST_STEP_MAX, opened.models.end()).await.is_ok();
+    if is_over && !opened.models.has_failed() { Ok(()) } else { Err(RunError::EngineFailed) }
 }
 
 /// Serves a bundle until `shutdown` resolves, then drains and returns. `origin`: where the bundle was read from.

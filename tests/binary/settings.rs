@@ -105,9 +105,10 @@ fn a_server_that_is_only_checked_reads_what_it_would_serve_with_and_listens_nowh
         std::fs::write(folder.path().join(name), text).unwrap();
         folder.path().join(name).display().to_string()
     };
+    // Somebody serves there already, to the end of the test.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
     let checked = |variables: &[(&str, &str)]| {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = taken.local_addr().unwrap().to_string();
         let arguments =
             ["serve", "--bundle", "deploy/demo", "--check", "--grpc-addr", &addr, "--http-addr", &addr];
         Process::start_in(variables, &arguments)
@@ -118,6 +119,7 @@ fn a_server_that_is_only_checked_reads_what_it_would_serve_with_and_listens_nowh
         ("NEWSHOUND__EXPERIMENTS__FILE", "deploy/experiments.json"),
         ("NEWSHOUND__EXPERIMENTS__LOG_DIR", &log.display().to_string()),
         ("NEWSHOUND__EXPERIMENTS__READER_SALT", "0123456789abcdef"),
+        ("NEWSHOUND__REDIS__URL", &format!("redis://{}", free_addr())),
         (residents, "{ next = \"deploy/demo\" }"),
     ]);
     let said = process.read_to("would serve newshound-demo (");
@@ -128,6 +130,8 @@ fn a_server_that_is_only_checked_reads_what_it_would_serve_with_and_listens_nowh
     for (variable, value, named) in [
         ("NEWSHOUND__EXPERIMENTS__FILE", broken.as_str(), "experiments.json"),
         ("NEWSHOUND__ACCESS__TOKENS_FILE", "nowhere", "nowhere"),
+        ("NEWSHOUND__DEGRADATION__COHORT_FILE", "nowhere", "nowhere"),
+        ("NEWSHOUND__TOPICS__FILE", "nowhere", "nowhere"),
         (residents, "{ next = \"nowhere\" }", "models.residents.next"),
     ] {
         let remains = checked(&[(variable, value)]).ended();

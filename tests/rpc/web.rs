@@ -6,13 +6,13 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use newshound::serve::rpc::proto;
 use prost::Message;
 
-const GENERATE: &str = "/newshound.v1.QueryGenerationService/GenerateQueries";
+pub const GENERATE: &str = "/newshound.v1.QueryGenerationService/GenerateQueries";
 const STREAM: &str = "/newshound.v1.QueryGenerationService/StreamGenerateQueries";
-const BINARY: &str = "application/grpc-web+proto";
+pub const BINARY: &str = "application/grpc-web+proto";
 const TEXT: &str = "application/grpc-web-text";
 const OURS: &str = "https://news.example";
 
-async fn open() -> Server {
+pub async fn open() -> Server {
     let plan = Plan::new().with(|settings| {
         settings.doors.grpc_web = true;
         settings.doors.web_origins = vec![OURS.to_owned()];
@@ -21,7 +21,7 @@ async fn open() -> Server {
 }
 
 /// A message in its frame: no compression, and its length. Source: gRPC over HTTP/2, "Length-Prefixed-Message".
-fn framed(message: &impl Message) -> Vec<u8> {
+pub fn framed(message: &impl Message) -> Vec<u8> {
     let bytes = message.encode_to_vec();
     [&[0], &u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat()
 }

@@ -100,9 +100,8 @@ impl ServeArgs {
 pub async fn serve(args: ServeArgs, overrides: &[Override], out: &mut dyn Write) -> Result<(), CommandError> {
     let (settings, given) = args.settings(overrides)?;
     match args.bundle {
-        Some(bundle) if args.check => {
-            until_signalled(|asked| load_and_check(settings, bundle, out, asked)).await
-        }
+        // A signal ends it as any program: with a code that is no success.
+        Some(bundle) if args.check => load_and_check(settings, bundle, out).await,
         Some(bundle) if !args.print_config => {
             until_signalled(|asked| load_and_run(settings, bundle, out, asked)).await
         }
@@ -132,16 +131,12 @@ async fn load_and_check(
     settings: ServeSettings,
     dir: PathBuf,
     out: &mut dyn Write,
-    asked: CancellationToken,
 ) -> Result<(), CommandError> {
-    let Some(bundle) = loaded(&settings, &dir, &asked).await? else { return Ok(()) };
+    let Some(bundle) = loaded(&settings, &dir, &CancellationToken::new()).await? else { return Ok(()) };
     let (name, id) = (bundle.manifest.name.clone(), bundle.id.0.clone());
     let (device, precision) = (device::name(bundle.model.device()), settings.precision);
     let n_residents = settings.models.residents.values().flatten().count();
-    tokio::select! {
-        checked = check(settings, bundle, Origin::At(dir)) => checked?,
-        () = asked.cancelled() => return Ok(()),
-    }
+    check(settings, bundle, Origin::At(dir)).await?;
     let others =
         if n_residents == 0 { String::new() } else { format!(" and {n_residents} resident beside it") };
     Ok(writeln!(out, "would serve {name} ({id}){others}, computing on {device} in {precision}")?)

@@ -4,7 +4,7 @@ use super::{
     auth::Auth,
     connections::Doorstep,
     feedback::Feedback,
-    json,
+    json, labels,
     lives::Port,
     proto::{
         self, feedback_service_server::FeedbackServiceServer,
@@ -182,7 +182,8 @@ impl Services {
         if !doors.web_origins.is_empty() {
             routes = routes.layer(web::letting(&doors.web_origins));
         }
-        Ok(routes.layer(PropagateRequestIdLayer::x_request_id()))
+        let routes = routes.layer(PropagateRequestIdLayer::x_request_id());
+        Ok(routes.layer(MapRequestLayer::new(labels::with_short_id)))
     }
 }
 

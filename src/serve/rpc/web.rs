@@ -1,5 +1,9 @@
 //! Browsers that speak gRPC: gRPC-Web in front of the gRPC services, and which pages may call at all.
-use super::{decode::ARM_HEADER, json::TIMEOUT_HEADER, labels::GENERATION_HEADER};
+use super::{
+    decode::ARM_HEADER,
+    json::TIMEOUT_HEADER,
+    labels::{GENERATION_HEADER, REQUEST_ID_HEADER},
+};
 use crate::client::USER_KEY;
 use axum::{
     Router,
@@ -29,7 +33,7 @@ const SENT: [HeaderName; 9] = [
     HeaderName::from_static(TIMEOUT_HEADER),
     HeaderName::from_static("x-grpc-web"),
     HeaderName::from_static(ARM_HEADER),
-    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static(REQUEST_ID_HEADER),
     HeaderName::from_static("x-user-agent"),
     HeaderName::from_static(USER_KEY),
 ];
@@ -42,7 +46,7 @@ const READ: [HeaderName; 7] = [
     RETRY_AFTER,
     HeaderName::from_static(ARM_HEADER),
     HeaderName::from_static(GENERATION_HEADER),
-    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static(REQUEST_ID_HEADER),
 ];
 
 /// How long a browser need not ask again whether it may call: the longest that one of them keeps to.

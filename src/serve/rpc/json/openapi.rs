@@ -1,9 +1,13 @@
 //! The description of the JSON door in OpenAPI 3.1, written from the descriptors of the protos and their comments, so that neither can say
 //! what the other does not. A copy for those who make clients stands in deploy/openapi.json.
 use super::{EXPOSED, Exposed, JSON, JSON_LINES, TIMEOUT_HEADER, TIMEOUT_S_MAX, Verb, messages};
-use crate::serve::rpc::decode::{ARM_HEADER, TENANT_HEADER};
+use crate::serve::rpc::{
+    decode::{ARM_HEADER, TENANT_HEADER},
+    labels::{GENERATION_HEADER, REQUEST_ID_HEADER},
+};
 use prost_reflect::{
-    EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, prost_types::FileDescriptorProto,
+    EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor,
+    prost_types::FileDescriptorProto,
 };
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, sync::LazyLock};
@@ -54,7 +58,7 @@ fn operation(exposed: Exposed, error: &Value, schemas: &mut Schemas) -> Value {
     let method = messages::method(exposed);
     let about = comment(method.parent_service().parent_file_descriptor_proto(), method.path());
     let (input, output) = (schemas.message(&method.input()), schemas.message(&method.output()));
-    let answer = if method.is_server_streaming() {
+    let mut answer = if method.is_server_streaming() {
         let failed = json!({"type": "object", "properties": {"error": error}, "required": ["error"]});
         let line = json!({"anyOf": [output, failed]});
         let about = "A JSON text a line, as it comes; where the call fails after its first event, the last one has `error`.";
@@ -62,6 +66,7 @@ fn operation(exposed: Exposed, error: &Value, schemas: &mut Schemas) -> Value {
     } else {
         json!({"description": "The answer.", "content": {JSON: {"schema": output}}})
     };
+    answer["headers"] = headers(&method);
     let mut operation = json!({
         "operationId": exposed.method,
         "description": about,
@@ -75,6 +80,21 @@ fn operation(exposed: Exposed, error: &Value, schemas: &mut Schemas) -> Value {
         operation["requestBody"] = json!({"required": true, "content": {JSON: {"schema": input}}});
     }
     operation
+}
+
+/// Headers of a method's answers.
+fn headers(method: &MethodDescriptor) -> Value {
+    let header = |about: &str, kind: &str| json!({"description": about, "schema": {"type": kind}});
+    let mut headers = json!({REQUEST_ID_HEADER: header("The request's.", "string")});
+    if method.input().full_name() == "newshound.v1.GenerateQueriesRequest" {
+        headers[ARM_HEADER] = header(
+            "Arms of the reader, as in experiment=arm,experiment=arm; absent where she has none.",
+            "string",
+        );
+        headers[GENERATION_HEADER] =
+            header("ModelRef.generation; of a stream that of accepted.model.", "integer");
+    }
+    headers
 }
 
 /// Headers that every method takes.
@@ -93,11 +113,14 @@ fn parameters() -> Value {
         ),
         header(
             ARM_HEADER,
-            "Arms that the request chooses, as in experiment=arm,experiment=arm. The answer of /v1/queries:generate and :stream has those that it was given under, and the \
-             model's generation in x-newshound-model-generation.",
+            "Arms that the request chooses, as in experiment=arm,experiment=arm.",
             json!({"type": "string"}),
         ),
-        header("x-request-id", "Comes back with the answer, and with a refusal.", json!({"type": "string"})),
+        header(
+            REQUEST_ID_HEADER,
+            "Comes back with the answer or the refusal, if it has at most 128 bytes.",
+            json!({"type": "string"}),
+        ),
     ])
 }
 
