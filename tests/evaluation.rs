@@ -4,6 +4,7 @@ use newshound::{
     model::{ops::Numerics, precision::Precision, transformer::Transformer, weights::Parameters},
     signals::Stream,
     train::{
+        baselines::{self, roles::NamedBundle},
         evaluate::{self, EvaluateSettings, Inputs, table::Evaluation, trec},
         events::{Scope, Split, World},
         ranking::{Grades, recall},
@@ -269,4 +270,35 @@ fn a_list_that_is_cut_off_by_its_length_is_no_list() {
     let reasons: Vec<&str> = samples[0].iter().map(|sample| *sample.as_ref().err().unwrap()).collect();
     assert_eq!(reasons.len(), 8);
     assert!(reasons.contains(&"unfinished"), "{reasons:?}");
+}
+
+/// The table asked the head without what it reads of signals, and it chose worse than chance.
+#[test]
+fn a_bundle_finds_among_the_baselines_what_it_finds_alone() {
+    // Some readers of the demo's own world, whose words its head knows.
+    let dir = tempfile::tempdir().unwrap();
+    let own = WorldSettings { n_readers: Some(400), ..WorldSettings::of(Size::Full, 7) };
+    world::generate(&own, dir.path(), &mut |_, _| ()).unwrap();
+    let settings =
+        EvaluateSettings { split: Split::Test, n_users: 60, n_lists: 8, seed: 1, n_seeds: 1, stream: None };
+    let evaluation = evaluate::run(Inputs { world: dir.path(), ..inputs(None) }, settings).unwrap();
+    let among = baselines::table::Inputs {
+        world: dir.path(),
+        cleaner: None,
+        bundles: &[NamedBundle { name: "student".to_owned(), folder: demo() }],
+        device: &Device::Cpu,
+        only: &["student".to_owned()],
+        kept: None,
+    };
+    let table = baselines::table::run(among, settings).unwrap();
+    for (in_table, alone) in [
+        ("student, one list", "student, N=1"),
+        ("student, best of 8 by reward head", "student, best of N=8 by head"),
+        ("student, best of 8 by the rewards' judge", "student, best of N=8 by the rewards' judge"),
+    ] {
+        let row = table.rows.iter().find(|row| row.name == in_table).unwrap();
+        let expected = evaluation.rows.iter().find(|row| row.name == alone).unwrap();
+        let (got, expected) = (row.measures["Recall@10"].mean, expected.recall.mean);
+        assert!((got - expected).abs() < 1e-9 && got > 0.1, "{in_table}: {got}, not {expected}");
+    }
 }

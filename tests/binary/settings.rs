@@ -119,7 +119,7 @@ fn a_server_that_is_only_checked_reads_what_it_would_serve_with_and_listens_nowh
         ("NEWSHOUND__EXPERIMENTS__FILE", "deploy/experiments.json"),
         ("NEWSHOUND__EXPERIMENTS__LOG_DIR", &log.display().to_string()),
         ("NEWSHOUND__EXPERIMENTS__READER_SALT", "0123456789abcdef"),
-        ("NEWSHOUND__REDIS__URL", &format!("redis://{}", free_addr())),
+        ("NEWSHOUND__CACHE__REDIS__URL", &format!("redis://{}", free_addr())),
         (residents, "{ next = \"deploy/demo\" }"),
     ]);
     let said = process.read_to("would serve newshound-demo (");

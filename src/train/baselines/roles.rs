@@ -7,6 +7,8 @@ use super::{
 };
 use crate::{
     bundle::load::{self, Bundle, BundleSource},
+    decode::{features::Meets, sampler::SamplerSettings},
+    lexicon::{Lexicon, meets::meets},
     model::{precision::Precision, reward_head::RewardHead},
     news::fuse,
     queries::QUERIES_MAX,
@@ -72,6 +74,8 @@ pub struct Role {
     name: String,
     student: Sampled,
     head: Option<RewardHead>,
+    /// What signals mean to the head, where it reads that.
+    lexicon: Option<Arc<Lexicon>>,
     tokens_max: usize,
     world: World,
 }
@@ -95,13 +99,13 @@ impl Role {
     ) -> Result<Self, TrainError> {
         let mut world = World::read(world_at, Scope::Evaluation)?;
         let bundle = load::load(BundleSource::At(&named.folder), Precision::F32, device)?;
-        let Bundle { manifest, tokens, model, head, cleaner, .. } = bundle;
+        let Bundle { manifest, tokens, model, head, lexicon, cleaner, .. } = bundle;
         if let Some(cleaner) = &cleaner {
             world.clean(cleaner, &[split])?;
         }
         let student = Sampled { model: Arc::new(model), tokens };
         let name = named.name.clone();
-        Ok(Self { name, student, head, tokens_max: manifest.prompt_tokens_max, world })
+        Ok(Self { name, student, head, lexicon, tokens_max: manifest.prompt_tokens_max, world })
     }
 
     /// The world with the cleaner's verdicts.
@@ -160,18 +164,23 @@ impl Role {
         n_lists: usize,
         seed: u64,
     ) -> Result<Vec<Vec<Sample>>, TrainError> {
-        let prompt = |reader: &Reader| {
+        let tokens = &self.student.tokens;
+        let read = |reader: &Reader| {
             let signals = reader.signals_until(self.world.cutoff_unix_s)?;
-            Some(prompt::build(&signals, &self.student.tokens, self.tokens_max).ids)
+            let prompt = prompt::build(&signals, tokens, self.tokens_max);
+            let lexicon = self.lexicon.as_ref();
+            let meets = lexicon.map(|lexicon| meets(lexicon, prompt.shown(&signals), tokens));
+            Some((prompt.ids, meets))
         };
-        let prompts: Vec<Option<Vec<u32>>> = readers.map(prompt).collect();
-        let able: Vec<Vec<u32>> = prompts.iter().flatten().cloned().collect();
-        let mut samples = self.student.lists(&able, n_lists, seed, &|| ())?.into_iter();
-        let of_reader = |prompt: &Option<Vec<u32>>| match prompt {
-            Some(_) => samples.next().unwrap_or_default(),
+        let read: Vec<Option<(Vec<u32>, Option<Meets>)>> = readers.map(read).collect();
+        let prompts: Vec<Vec<u32>> = read.iter().flatten().map(|(ids, _)| ids.clone()).collect();
+        let how = (seed, SamplerSettings::SERVING);
+        let mut rows = self.student.rows(&prompts, n_lists, how, &|| ())?.into_iter();
+        let of_reader = |read: &Option<(_, Option<Meets>)>| match read {
+            Some((_, meets)) => self.student.samples(&rows.next().unwrap_or_default(), meets.as_ref()),
             None => Vec::new(),
         };
-        Ok(prompts.iter().map(of_reader).collect())
+        Ok(read.iter().map(of_reader).collect())
     }
 }
 
