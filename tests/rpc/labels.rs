@@ -1,12 +1,13 @@
 //! What stands on an answer for those who do not open it: the request's id, arms, and the model.
 use super::{
+    access::tokens,
     experiments::{flags, forcing, open, serving},
     http::{post, send, text},
     json::asked,
     server::{Plan, refusal, request, within},
     web::{self, BINARY, GENERATE, framed},
 };
-use newshound::serve::rpc::proto;
+use newshound::serve::{door::bearers, rpc::proto};
 use tonic::{Code, Request, metadata::MetadataMap};
 
 fn with_id(id: &str, message: proto::GenerateQueriesRequest) -> Request<proto::GenerateQueriesRequest> {
@@ -16,7 +17,7 @@ fn with_id(id: &str, message: proto::GenerateQueriesRequest) -> Request<proto::G
 }
 
 /// Request id, arms and generation, as far as they are there.
-fn labels(metadata: &MetadataMap) -> [Option<&str>; 3] {
+pub fn labels(metadata: &MetadataMap) -> [Option<&str>; 3] {
     ["x-request-id", "x-newshound-arm", "x-newshound-model-generation"]
         .map(|name| metadata.get(name).map(|value| value.to_str().unwrap()))
 }
@@ -51,6 +52,17 @@ async fn without_experiments_there_is_no_arm_and_a_refusal_has_the_requests_id_a
     assert_eq!(refused("0a-1").await, [Some("0a-1".to_owned()), None, None]);
     assert_eq!(refused(&"0".repeat(128)).await[0], Some("0".repeat(128)));
     assert_eq!(refused(&"0".repeat(129)).await[0], None, "it would take the room of the reasons");
+}
+
+#[tokio::test]
+async fn a_refusal_at_the_door_has_the_requests_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let known = tokens(&dir, "tokens", &[&bearers::issue("daily").unwrap()]);
+    let server = Plan::new().with(|settings| settings.access.tokens = Some(known)).start().await;
+    let mut client = server.client().await;
+    let status = within(client.generate_queries(with_id("0a-1", request("reader")))).await.unwrap_err();
+    refusal(&status, Code::Unauthenticated, "TOKEN_MISSING");
+    assert_eq!(labels(status.metadata()), [Some("0a-1"), None, None]);
 }
 
 #[tokio::test]

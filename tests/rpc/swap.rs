@@ -3,7 +3,10 @@ pub mod admin;
 mod residents;
 mod shelf;
 
-use super::server::{Plan, ask, cache_status, options, refusal, request, texts, with_mode, within};
+use super::{
+    labels::labels,
+    server::{Plan, ask, cache_status, options, refusal, request, texts, with_mode, within},
+};
 use newshound::serve::rpc::proto::{
     self, CacheMode, CacheStatus,
     admin::{ModelState, SwapModelRequest},
@@ -81,6 +84,26 @@ async fn a_hundred_swaps_under_load_fail_no_call_and_mix_no_answer() {
     assert_eq!(swapped, Some(100.0));
     server.until("newshound_models_in_memory", 1.0).await;
     assert_eq!(shelf.n_alive(), 1, "each of the others gave its memory back");
+}
+
+#[tokio::test]
+async fn a_stored_answer_is_labelled_with_the_model_that_wrote_it() {
+    let (_shelf, server) = Shelf::of(&["alpha", "beta"]).serve(Plan::new()).await;
+    let mut client = server.client().await;
+    let mut labelled = async |status: CacheStatus| {
+        let answer = within(client.generate_queries(request("reader"))).await.unwrap();
+        assert_eq!(cache_status(answer.get_ref()), status);
+        labels(answer.metadata())[2].map(str::to_owned)
+    };
+    for status in [CacheStatus::Miss, CacheStatus::Hit] {
+        assert_eq!(labelled(status).await.as_deref(), Some("1"));
+    }
+    let mut admin = admin::connect(&server).await;
+    admin::load(&mut admin, "beta").await.unwrap();
+    admin::swap(&mut admin, 2).await.unwrap();
+    for status in [CacheStatus::Miss, CacheStatus::Hit] {
+        assert_eq!(labelled(status).await.as_deref(), Some("2"));
+    }
 }
 
 #[tokio::test]
