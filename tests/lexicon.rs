@@ -4,7 +4,10 @@ use candle_core::{DType, Device};
 use newshound::{
     decode::batch::{Finish, FinishedRow, GroupId, QueryEnd},
     lexicon::{Lexicon, file, meets::meets, unit::Unit},
-    model::weights::Parameters,
+    model::{
+        reward_head::{LIST_AFFINITY, QUERY_AFFINITY},
+        weights::Parameters,
+    },
     signals::{SignalDraft, Stream, UserSignals},
     text::tokens::Tokens,
 };
@@ -96,9 +99,20 @@ fn rows_meet_what_their_readers_signals_ask_for() {
     let of = |queries: &[&str]| meets(&row(queries));
     // A search counts four times what a click does.
     let both = of(&["solar", "council"]);
-    assert!((both.queries[0] - 0.8).abs() < 0.02 && (both.queries[1] - 0.2).abs() < 0.02, "{both:?}");
-    assert!(both.list > 0.97, "{both:?}");
+    assert!((both.queries[0][0] - 0.8).abs() < 0.02 && (both.queries[1][0] - 0.2).abs() < 0.02, "{both:?}");
+    assert!(both.list[0] > 0.97, "{both:?}");
     let strays = of(&["solar", "nothing of that"]);
-    assert!(strays.queries[1] == 0.0 && (0.6..0.7).contains(&strays.list), "{strays:?}");
-    assert_eq!(of(&[]).list, 0.0);
+    assert!(strays.queries[1] == [0.0; QUERY_AFFINITY] && (0.6..0.7).contains(&strays.list[0]), "{strays:?}");
+    assert_eq!(of(&[]).list, [0.0; LIST_AFFINITY]);
+    let near = |numbers: &[f32], expected: &[f32]| {
+        assert!(numbers.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.02), "{numbers:?}");
+    };
+    // Half way between both: what it finds, its words find. The search is about a storm, too, so the click is nearer.
+    let half = 0.5_f32.sqrt();
+    let between = of(&["solar council"]);
+    near(&between.queries[0], &[0.73, 0.20, half, 0.2, 1.0, 0.0, 0.79, 0.49, 1.0, 1.0]);
+    near(&between.list[1..], &[0.20, 0.0, half, 1.0, 0.0, 1.0]);
+    // A word that the news does not have is near to nothing and not rare.
+    near(&of(&["council zzz"]).queries[0], &[0.2, 0.2, 1.0, 0.2, 1.0, 0.0, 0.2, 0.1, 0.5, 0.0]);
+    near(&both.list[1..], &[0.98, 0.6, 0.97, 0.97, 0.97, 1.0]);
 }

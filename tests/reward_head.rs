@@ -2,7 +2,7 @@
 use candle_core::{Device, Tensor, Var};
 use newshound::{
     model::{
-        reward_head::{Affinity, Consensus, ListFeatures, RewardHead},
+        reward_head::{Affinity, Consensus, LIST_AFFINITY, ListFeatures, QUERY_AFFINITY, RewardHead},
         weights::Parameters,
     },
     train::head_fit::bradley_terry,
@@ -89,23 +89,36 @@ fn a_consensus_that_is_not_there_stands_at_the_mean_of_the_fitted_ones() {
 fn affinity_is_read_by_heads_that_were_made_to_and_stands_at_the_mean_where_it_is_not_there() {
     let mut parameters = Parameters::fresh(3, &Device::Cpu);
     let head = RewardHead::load(&mut parameters, 3, true).unwrap();
-    let means = Tensor::new(&[0.0_f32, 0.0, 0.0, 0.0, 0.0, 0.5], &Device::Cpu).unwrap();
-    parameters.vars()["query.input_mean"].set(&means).unwrap();
-    parameters.vars()["list.input_mean"].set(&means).unwrap();
+    for (part, n_affinity) in [("query", QUERY_AFFINITY), ("list", LIST_AFFINITY)] {
+        let means = [&[0.0_f32; 5], &vec![0.5; n_affinity][..]].concat();
+        let means = Tensor::new(means, &Device::Cpu).unwrap();
+        parameters.vars()[&format!("{part}.input_mean")].set(&means).unwrap();
+    }
     let with = |affinity| ListFeatures { affinity, ..list_of(2, 1.0) };
     let last = |list: ListFeatures| {
         let list = std::slice::from_ref(&list);
         let of_queries = head.query_inputs(list).unwrap().to_vec2::<f32>().unwrap();
         let of_list = head.list_inputs(list, &head.score_queries(list).unwrap()).unwrap();
-        (of_queries.iter().map(|row| row[5]).collect::<Vec<_>>(), of_list.to_vec2::<f32>().unwrap()[0][5])
+        let of_list = of_list.to_vec2::<f32>().unwrap()[0][5..].to_vec();
+        (of_queries.iter().map(|row| row[5..].to_vec()).collect::<Vec<_>>(), of_list)
     };
-    let affinity = Affinity { queries: vec![0.25, 0.75], list: 0.9 };
-    assert_eq!(last(with(Some(affinity.clone()))), (vec![0.25, 0.75], 0.9));
-    assert_eq!(last(with(None)), (vec![0.5, 0.5], 0.5));
+    let affinity = Affinity {
+        queries: vec![[0.25; QUERY_AFFINITY], [0.75; QUERY_AFFINITY]],
+        list: std::array::from_fn(|place| place as f32),
+    };
+    let read = last(with(Some(affinity.clone())));
+    assert_eq!(read.0, [[0.25; QUERY_AFFINITY], [0.75; QUERY_AFFINITY]]);
+    assert_eq!(read.1, affinity.list);
+    assert_eq!(last(with(None)), (vec![vec![0.5; QUERY_AFFINITY]; 2], vec![0.5; LIST_AFFINITY]));
     let blind = RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), 3, false).unwrap();
-    assert_eq!(blind.query_inputs(&[with(Some(affinity))]).unwrap().dims(), [2, 5]);
-    assert!(head.score(&[with(Some(Affinity { queries: vec![0.5], list: 0.5 }))]).is_err());
-    assert!(head.score(&[with(Some(Affinity { queries: vec![0.5; 2], list: f32::NAN }))]).is_err());
+    assert_eq!(blind.query_inputs(&[with(Some(affinity.clone()))]).unwrap().dims(), [2, 5]);
+    assert!(
+        head.score(&[with(Some(Affinity { queries: vec![[0.5; QUERY_AFFINITY]], ..affinity.clone() }))])
+            .is_err()
+    );
+    assert!(
+        head.score(&[with(Some(Affinity { list: [f32::NAN; LIST_AFFINITY], ..affinity.clone() }))]).is_err()
+    );
 }
 
 /// Candle takes the slopes of |x| and of a relu at 0 to be 1; the gradient of a tie was three times too large.

@@ -9,6 +9,10 @@ use super::{interests::Interests, logistic, unit::Unit};
 pub const MET: f64 = 0.6;
 /// How soon more nearness is worth more.
 const SOFTNESS: f64 = 0.08;
+/// Half of an interest is served by an article at this cosine: that is news of the subject itself.
+const SERVED: f64 = 0.75;
+/// How soon more nearness serves more.
+const SERVED_SOFTNESS: f64 = 0.05;
 /// A query further than this from every interest is about nothing the reader did.
 pub const STRAYS: f64 = 0.45;
 /// What a list of strays only loses.
@@ -48,6 +52,21 @@ pub fn met(query: &Unit, reader: &Interests) -> f64 {
     reader.clusters.iter().map(meets).sum()
 }
 
+/// Sum of the weights of the interests that a text serves, an article or a word of one, from 0 to 1.
+pub fn served(text: &Unit, reader: &Interests) -> f64 {
+    reader.clusters.iter().map(|(centre, weight)| weight * serves(centre.cosine(text))).sum()
+}
+
+/// The same of texts that serve together: each interest counts by the text that serves it best.
+pub fn served_together(texts: &[Option<&Unit>], reader: &Interests) -> f64 {
+    let nearest = |centre: &Unit| texts.iter().flatten().map(|text| centre.cosine(text)).reduce(f64::max);
+    reader.clusters.iter().map(|(centre, weight)| weight * nearest(centre).map_or(0.0, serves)).sum()
+}
+
+fn serves(cosine: f64) -> f64 {
+    logistic((cosine - SERVED) / SERVED_SOFTNESS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +102,17 @@ mod tests {
         let with = asked(&[Some(&x), Some(&stray)], &reader());
         assert!((without - with - 0.15).abs() < 1e-3, "{without} {with}");
         assert_eq!(asked(&[Some(&stray), None], &reader()), 0.0);
+    }
+
+    #[test]
+    fn an_interest_is_served_by_the_subject_itself_and_once() {
+        let (x, near) = (unit(1.0, 0.0, 0.0), unit(1.0, 1.0, 0.0));
+        assert!((served(&x, &reader()) - 0.7).abs() < 0.01, "as much as it weighs");
+        assert!(served(&near, &reader()) < 0.4, "half way to another is neither");
+        assert!((served_together(&[Some(&x), Some(&x), None], &reader()) - 0.7).abs() < 0.01);
+        let y = unit(0.0, 1.0, 0.0);
+        assert!(served_together(&[Some(&x), Some(&y)], &reader()) > 0.98);
+        assert_eq!(served_together(&[None], &reader()), 0.0);
     }
 
     #[test]

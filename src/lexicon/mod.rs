@@ -5,6 +5,7 @@
 //! what a reader is interested in (`asked`). The rewards of training read it, and a bundle may carry it for its reward head, which knows then
 //! what thousands of readers have shown and a small network has not learned.
 //! Source of the idea: Berger, Lafferty, "Information retrieval as statistical translation", SIGIR 1999.
+pub mod affinity;
 pub mod asked;
 pub mod file;
 pub mod interests;
@@ -68,10 +69,19 @@ impl Lexicon {
         &self.vectors[id as usize * WIDTH..][..WIDTH]
     }
 
+    /// Of each word of a text its number; none of one that the news does not have.
+    pub fn word_ids(&self, text: &str) -> impl Iterator<Item = Option<u32>> {
+        words(text).map(|word| self.ids.get(&fingerprint(&fold(word))).copied())
+    }
+
+    /// Inverse frequency of a word among articles, nats.
+    pub fn rarity(&self, id: u32) -> f32 {
+        self.news[id as usize].rarity
+    }
+
     /// The meaning of a query or a title; none if no word of it is a word of the news.
     pub fn text(&self, text: &str) -> Option<Unit> {
-        let ids = words(text).filter_map(|word| self.ids.get(&fingerprint(&fold(word))).copied());
-        self.sum(ids.map(|id| (id, 1.0)))
+        self.sum(self.word_ids(text).flatten().map(|id| (id, 1.0)))
     }
 
     /// The meaning of a search or page, by what its readers clicked.

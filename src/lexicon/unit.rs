@@ -26,6 +26,24 @@ impl Unit {
     }
 }
 
+/// Pairs of places among `n`.
+pub fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).flat_map(move |a| (a + 1..n).map(move |b| (a, b)))
+}
+
+/// Mean over pairs of the cosine distance, from 0 to 2, each at most `cap`; none of less than two units.
+///
+/// Texts that mean nothing say nothing different. With a cap of 2 this is the raw diversity of arXiv 2602.15005.
+pub fn mean_distance(units: &[Option<&Unit>], cap: f64) -> Option<f64> {
+    let distance = |(a, b): (usize, usize)| match (units[a], units[b]) {
+        (Some(a), Some(b)) => (1.0 - a.cosine(b)).min(cap),
+        _ => 0.0,
+    };
+    #[allow(clippy::cast_precision_loss, reason = "a handful of queries")]
+    let n_pairs = pairs(units.len()).count() as f64;
+    (n_pairs > 0.0).then(|| pairs(units.len()).map(distance).sum::<f64>() / n_pairs)
+}
+
 /// Scalar product of two vectors of one length.
 ///
 /// The order of the sum is fixed: the same numbers on every machine.

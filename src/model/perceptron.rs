@@ -54,6 +54,12 @@ impl Perceptron {
         Ok(self.input_mean.get(idx)?.to_dtype(DType::F32)?.to_scalar()?)
     }
 
+    /// The means that the inputs from a place on were standardised with.
+    pub(super) fn input_means(&self, from: usize) -> Result<Vec<f32>, ModelError> {
+        let n_inputs = self.n_inputs() - from;
+        Ok(self.input_mean.narrow(0, from, n_inputs)?.to_dtype(DType::F32)?.to_vec1()?)
+    }
+
     /// Where it computes.
     pub(super) fn device(&self) -> &Device {
         self.input_mean.device()

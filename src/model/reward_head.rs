@@ -10,7 +10,8 @@ const N_QUERIES_FULL: f32 = 8.0;
 /// Extra inputs of the query head beside one hidden state: its mean log-probability, its consensus.
 const QUERY_EXTRA: usize = 2;
 /// Inputs of the list head: its queries' mean score, mean and lowest log-probability, consensus, number of queries; where the head reads it,
-/// affinity comes last in both.
+/// affinity
+/// comes last in both.
 ///
 /// Hidden states reach it through the scores of the queries alone. Given to it directly, they drowned the rest: rewards of
 /// lists are noisy, and a reader has few later clicks.
@@ -38,13 +39,18 @@ pub struct ListFeatures {
     pub affinity: Option<Affinity>,
 }
 
-/// How far queries ask for what a reader is interested in, from 0 to 1.
+/// How many numbers say how far a query asks for what a reader is interested in.
+pub const QUERY_AFFINITY: usize = 10;
+/// How many say it of a list.
+pub const LIST_AFFINITY: usize = 7;
+
+/// How far queries ask for what a reader is interested in, as numbers that the head weighs (`lexicon::affinity` says which).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Affinity {
-    /// Per query: how much of her interests it meets by itself.
-    pub queries: Vec<f32>,
-    /// How much of them all queries meet together.
-    pub list: f32,
+    /// Of each query by itself.
+    pub queries: Vec<[f32; QUERY_AFFINITY]>,
+    /// Of all together.
+    pub list: [f32; LIST_AFFINITY],
 }
 
 /// Shares of the other lists, from 0 to 1, that hold what a list holds.
@@ -96,12 +102,12 @@ impl RewardHead {
         hidden_size: usize,
         reads_affinity: bool,
     ) -> Result<Self, ModelError> {
-        let more = usize::from(reads_affinity);
+        let [of_query, of_list] = if reads_affinity { [QUERY_AFFINITY, LIST_AFFINITY] } else { [0, 0] };
         Ok(Self {
             hidden_size,
             reads_affinity,
-            query: Perceptron::load(source, "query", hidden_size + QUERY_EXTRA + more)?,
-            list: Perceptron::load(source, "list", LIST_INPUTS + more)?,
+            query: Perceptron::load(source, "query", hidden_size + QUERY_EXTRA + of_query)?,
+            list: Perceptron::load(source, "list", LIST_INPUTS + of_list)?,
             foresight: foresight(source)?,
         })
     }
@@ -198,15 +204,15 @@ impl RewardHead {
     pub fn query_inputs(&self, lists: &[ListFeatures]) -> Result<Tensor, ModelError> {
         let mut rows = Vec::new();
         let neutral = self.query.input_mean_at(self.hidden_size + QUERY_CONSENSUS)?;
-        let indifferent = self.indifferent(&self.query, self.hidden_size + QUERY_EXTRA)?;
+        let indifferent = self.query.input_means(self.hidden_size + QUERY_EXTRA)?;
         for list in lists {
             self.check(list)?;
             for (idx, (hidden, logprob)) in list.query_hidden.iter().zip(&list.query_logprob).enumerate() {
                 let consensus = list.consensus.as_ref().map_or(neutral, |consensus| consensus.queries[idx]);
                 rows.extend_from_slice(hidden);
                 rows.extend([*logprob, consensus]);
-                let affinity = list.affinity.as_ref().map(|affinity| affinity.queries[idx]);
-                rows.extend(indifferent.map(|indifferent| affinity.unwrap_or(indifferent)));
+                let affinity = list.affinity.as_ref().map(|affinity| &affinity.queries[idx][..]);
+                rows.extend(self.affinity_or(affinity, &indifferent));
             }
         }
         matrix(rows, self.query.n_inputs(), self.device())
@@ -224,7 +230,7 @@ impl RewardHead {
         }
         let mut of_queries = of_queries.iter().map(|score| score.mean);
         let neutral = self.list.input_mean_at(LIST_CONSENSUS)?;
-        let indifferent = self.indifferent(&self.list, LIST_INPUTS)?;
+        let indifferent = self.list.input_means(LIST_INPUTS)?;
         let mut rows = Vec::with_capacity(lists.len() * LIST_INPUTS);
         for list in lists {
             self.check(list)?;
@@ -234,15 +240,15 @@ impl RewardHead {
             let lowest = list.query_logprob.iter().copied().reduce(f32::min).unwrap_or(list.mean_logprob);
             let consensus = list.consensus.as_ref().map_or(neutral, |consensus| consensus.list);
             rows.extend([score, list.mean_logprob, lowest, consensus, n_queries / N_QUERIES_FULL]);
-            let affinity = list.affinity.as_ref().map(|affinity| affinity.list);
-            rows.extend(indifferent.map(|indifferent| affinity.unwrap_or(indifferent)));
+            let affinity = list.affinity.as_ref().map(|affinity| &affinity.list[..]);
+            rows.extend(self.affinity_or(affinity, &indifferent));
         }
         matrix(rows, self.list.n_inputs(), self.device())
     }
 
-    /// What stands for an affinity that is not there, in the place of that input; none where the head reads none.
-    fn indifferent(&self, part: &Perceptron, place: usize) -> Result<Option<f32>, ModelError> {
-        self.reads_affinity.then(|| part.input_mean_at(place)).transpose()
+    /// An affinity, or what stands for one that is not there; nothing where the head reads none.
+    fn affinity_or<'a>(&self, affinity: Option<&'a [f32]>, indifferent: &'a [f32]) -> &'a [f32] {
+        affinity.filter(|_| self.reads_affinity).unwrap_or(indifferent)
     }
 
     fn device(&self) -> &Device {
@@ -261,7 +267,7 @@ impl RewardHead {
         } else if !list.mean_logprob.is_finite()
             || !list.query_hidden.iter().flatten().chain(&list.query_logprob).all(|value| value.is_finite())
             || list.consensus.iter().any(|c| !c.queries.iter().chain([&c.list]).all(|v| v.is_finite()))
-            || list.affinity.iter().any(|a| !a.queries.iter().chain([&a.list]).all(|v| v.is_finite()))
+            || list.affinity.iter().any(|a| !a.queries.iter().flatten().chain(&a.list).all(|v| v.is_finite()))
         {
             "a feature is not finite".to_owned()
         } else {

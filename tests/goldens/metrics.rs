@@ -1,11 +1,11 @@
 //! Goldens of measures: rankings per reader and on average.
 use crate::support::goldens::{json, root};
 use newshound::{
-    lexicon::unit::Unit,
+    lexicon::unit::{Unit, mean_distance},
     news::vectors::VectorIndex,
     train::{
         ranking::{Gain, Grades, average_precision, hit_rate, ndcg, precision, recall, reciprocal_rank},
-        rewards::{alignment::nearest_mean, diversity::mean_distance},
+        rewards::alignment::nearest_mean,
     },
 };
 use serde_json::Value;

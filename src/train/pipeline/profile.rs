@@ -91,7 +91,12 @@ impl Profile {
                 fit: FitSettings { peak_learning_rate: 1e-3, ..tiny_fit(6, 4) },
                 ..StudentSettings::demo()
             },
-            head: HeadSettings { prompt_tokens: 64, corrupted_per_prompt: 1, ..HeadSettings::demo() },
+            head: HeadSettings {
+                cuts_per_reader: 2,
+                prompt_tokens: 64,
+                corrupted_per_prompt: 1,
+                ..HeadSettings::demo()
+            },
         }
     }
 

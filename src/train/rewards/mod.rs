@@ -36,7 +36,7 @@ use super::{
 use crate::{
     lexicon::{
         interests::Interests,
-        unit::{Unit, WIDTH},
+        unit::{Unit, WIDTH, mean_distance},
     },
     news::{article::Article, vectors::VectorIndex},
     queries::QueryList,
@@ -44,7 +44,6 @@ use crate::{
 };
 use alignment::nearest_mean;
 use calibration::Calibration;
-use diversity::mean_distance;
 use meaning::Meaning;
 use std::time::Instant;
 use view::View;
@@ -280,10 +279,6 @@ impl<'a> Judge<'a> {
             found: self.retrieval.scored_hits(query, self.at_unix_s)?,
         })
     }
-}
-
-fn logistic(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// Mean of values; 0 of none.

@@ -18,13 +18,13 @@
 //! Source: rubrics as rewards, arXiv 2507.17746 (a weighted share of what is kept).
 use super::{
     super::{error::TrainError, salient::COMMON_SHARE, statistics::jaccard},
-    Asked, Judge, diversity, mean, structure,
+    Asked, Judge, mean, structure,
     view::View,
 };
 use crate::{
     lexicon::{
         asked::{MET, STRAYS},
-        unit::{Unit, WIDTH},
+        unit::{Unit, WIDTH, pairs},
     },
     model::{
         perceptron::{Perceptron, Score, scores},
@@ -137,7 +137,7 @@ pub fn rules(judge: &Judge<'_>, Look { list, asked, view }: Look<'_>) -> [bool; 
         !clusters.is_empty() && of_weight.into_iter().all(|(_, (centre, _))| met(centre)),
         asked.iter().all(|asked| clusters.iter().any(|(centre, _)| near(asked, centre, STRAYS))),
         asked.iter().all(|asked| !asked.found.is_empty()),
-        !diversity::pairs(asked.len()).any(same),
+        !pairs(asked.len()).any(same),
         asked.iter().all(|asked| 2 * n_telling(asked) > asked.words.len()),
         structure::structure(list) >= 1.0,
     ]
@@ -181,7 +181,7 @@ pub fn features(judge: &Judge<'_>, look: Look<'_>) -> Vec<f32> {
         asked.iter().zip(&of_found).map(|(asked, found)| cosine(&asked.unit, found)).collect();
     let served: Vec<f64> = of_found.iter().map(nearest).collect();
     let together: Vec<f64> =
-        diversity::pairs(asked.len()).map(|(a, b)| cosine(&asked[a].unit, &asked[b].unit)).collect();
+        pairs(asked.len()).map(|(a, b)| cosine(&asked[a].unit, &asked[b].unit)).collect();
     let lowest = |of: &[f64]| of.iter().copied().fold(1.0, f64::min);
     let highest = |of: &[f64]| of.iter().copied().fold(0.0, f64::max);
     let mean_of = |of: &[f64]| mean(of.iter().copied());

@@ -1,12 +1,6 @@
 //! One reader as the rewards see her: interests, and how much each living article is wanted.
-use super::logistic;
-use crate::lexicon::{interests::Interests, unit::Unit};
+use crate::lexicon::{asked::served, interests::Interests, unit::Unit};
 use std::collections::HashMap;
-
-/// Half of an interest is served by an article at this cosine.
-const SERVED: f64 = 0.75;
-/// How soon more nearness serves more.
-const SOFTNESS: f64 = 0.05;
 
 /// What a reader wants of the news at one moment.
 #[derive(Clone, Debug, Default)]
@@ -22,12 +16,8 @@ pub struct View {
 impl View {
     /// Compares living articles with a reader's interests.
     pub(super) fn of(interests: Interests, articles: &[(usize, Unit)]) -> Self {
-        let want = |unit: &Unit| -> f64 {
-            let serves =
-                |(centre, weight): &(Unit, f64)| weight * logistic((centre.cosine(unit) - SERVED) / SOFTNESS);
-            interests.clusters.iter().map(serves).sum()
-        };
-        let wants: HashMap<usize, f64> = articles.iter().map(|(idx, unit)| (*idx, want(unit))).collect();
+        let wants: HashMap<usize, f64> =
+            articles.iter().map(|(idx, unit)| (*idx, served(unit, &interests))).collect();
         let mut sorted: Vec<f64> = wants.values().copied().collect();
         sorted.sort_by(|a, b| b.total_cmp(a));
         Self { interests, wants, sorted }
