@@ -1,7 +1,7 @@
 //! From words that readers type to words of the news that they click.
 use super::{Fingerprint, fingerprint};
 use crate::text::words::{fold, words};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 /// What of a signal is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +49,18 @@ impl Translation {
     pub fn of(&self, text: &str) -> Weights {
         let features: BTreeSet<Fingerprint> =
             self.features.of(text).iter().map(|feature| fingerprint(feature)).collect();
-        let mut weights: BTreeMap<u32, f32> = BTreeMap::new();
-        for (news, weight) in features.iter().filter_map(|feature| self.by_feature.get(feature)).flatten() {
-            *weights.entry(*news).or_default() += weight;
-        }
-        weights.into_iter().filter(|(_, weight)| *weight > 0.0).collect()
+        let found = features.iter().filter_map(|feature| self.by_feature.get(feature));
+        let mut weights: Weights = found.flatten().copied().collect();
+        // Weights of one word keep their order, so that their sum is the same on every machine.
+        weights.sort_by_key(|(news, _)| *news);
+        weights.dedup_by(|(news, weight), (first, sum)| {
+            let is_same = news == first;
+            if is_same {
+                *sum += *weight;
+            }
+            is_same
+        });
+        weights.retain(|(_, weight)| *weight > 0.0);
+        weights
     }
 }
