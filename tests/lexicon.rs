@@ -2,17 +2,26 @@
 use crate::support::{goldens, lexicon::lexicon};
 use candle_core::{DType, Device};
 use newshound::{
+    bundle::load,
     decode::batch::{Finish, FinishedRow, GroupId, QueryEnd},
-    lexicon::{Lexicon, file, meets::meets, unit::Unit},
+    lexicon::{
+        Lexicon, NewsWord,
+        affinity::affinity,
+        file, fingerprint,
+        interests::Interests,
+        meets::meets,
+        translation::{Features, Translation},
+        unit::{Unit, WIDTH},
+    },
     model::{
-        reward_head::{LIST_AFFINITY, QUERY_AFFINITY},
+        reward_head::{LIST_AFFINITY, QUERY_AFFINITY, RewardHead},
         weights::Parameters,
     },
     signals::{SignalDraft, Stream, UserSignals},
     text::tokens::Tokens,
 };
 use safetensors::SafeTensors;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 const NEWS: [&str; 3] = ["solar", "storm", "council"];
 
@@ -72,6 +81,18 @@ fn a_broken_lexicon_is_refused_in_a_sentence() {
 }
 
 #[test]
+fn a_head_that_was_fitted_to_other_numbers_of_its_lexicon_is_refused_with_what_to_do() {
+    let head = |reads_affinity| {
+        let mut parameters = Parameters::fresh(1, &Device::Cpu);
+        RewardHead::load(&mut parameters, 4, reads_affinity).unwrap();
+        file::add(&small(), &parameters.to_safetensors(DType::F32).unwrap()).unwrap()
+    };
+    assert!(load::head(head(true).into(), 4).is_ok());
+    let error = load::head(head(false).into(), 4).unwrap_err().to_string();
+    assert!(error.contains("fit it anew") && error.contains("query.input_mean"), "{error}");
+}
+
+#[test]
 fn rows_meet_what_their_readers_signals_ask_for() {
     let path = goldens::root().join("models/qwen2-tied/tokenizer.json");
     let tokens = Tokens::from_bytes(&std::fs::read(path).unwrap()).unwrap();
@@ -104,15 +125,37 @@ fn rows_meet_what_their_readers_signals_ask_for() {
     let strays = of(&["solar", "nothing of that"]);
     assert!(strays.queries[1] == [0.0; QUERY_AFFINITY] && (0.6..0.7).contains(&strays.list[0]), "{strays:?}");
     assert_eq!(of(&[]).list, [0.0; LIST_AFFINITY]);
-    let near = |numbers: &[f32], expected: &[f32]| {
-        assert!(numbers.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.02), "{numbers:?}");
-    };
-    // Half way between both: what it finds, its words find. The search is about a storm, too, so the click is nearer.
-    let half = 0.5_f32.sqrt();
-    let between = of(&["solar council"]);
-    near(&between.queries[0], &[0.73, 0.20, half, 0.2, 1.0, 0.0, 0.79, 0.49, 1.0, 1.0]);
-    near(&between.list[1..], &[0.20, 0.0, half, 1.0, 0.0, 1.0]);
-    // A word that the news does not have is near to nothing and not rare.
-    near(&of(&["council zzz"]).queries[0], &[0.2, 0.2, 1.0, 0.2, 1.0, 0.0, 0.2, 0.1, 0.5, 0.0]);
-    near(&both.list[1..], &[0.98, 0.6, 0.97, 0.97, 0.97, 1.0]);
+}
+
+fn near<const N: usize>(numbers: [f32; N], expected: [f32; N]) {
+    assert!(
+        numbers.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 0.01),
+        "{numbers:?}, not {expected:?}"
+    );
+}
+
+#[test]
+fn a_head_is_told_where_a_query_its_words_and_the_list_stand() {
+    let mut vectors = vec![0.0; NEWS.len() * WIDTH];
+    (0..NEWS.len()).for_each(|id| vectors[id * WIDTH + id] = 1.0);
+    let news = NEWS.iter().zip([1.0, 1.0, 3.0]);
+    let news = news.map(|(word, rarity)| NewsWord { fingerprint: fingerprint(word), rarity }).collect();
+    let nothing = Translation::new(Features::Neighbours, HashMap::new());
+    let lexicon = Lexicon::new(news, vectors, Arc::new(nothing));
+    let about = |word: &str, weight| (lexicon.text(word).unwrap(), weight);
+    let reader = Interests { clusters: vec![about("solar", 0.8), about("council", 0.2)] };
+    let of = |queries: &[&str], reader| affinity(queries.iter(), &lexicon, reader);
+    let both = of(&["solar council", "storm zzz"], &reader);
+    // The whole stands near to the rarer word, and by itself each word serves its interest.
+    near(both.queries[0], [0.22, 0.196, 0.949, 0.2, 1.0, 0.0, 0.795, 0.497, 2.0, 1.0]);
+    // As far from either: the heavier interest is the nearest. What the news does not have is not rare.
+    near(both.queries[1], [0.0, 0.0, 0.0, 0.8, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0]);
+    near(both.list, [0.048, 0.196, 0.6, 0.474, 0.5, 0.0, 1.25]);
+    let nobody = Interests::default();
+    near(of(&["solar council"], &nobody).queries[0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 1.0]);
+    for unknown in ["zzz", "", "?!"] {
+        let read = of(&[unknown], &reader);
+        assert_eq!((read.queries[0], read.list), ([0.0; QUERY_AFFINITY], [0.0; LIST_AFFINITY]), "{unknown}");
+    }
+    assert!(of(&[], &reader).queries.is_empty());
 }

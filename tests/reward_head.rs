@@ -103,11 +103,11 @@ fn affinity_is_read_by_heads_that_were_made_to_and_stands_at_the_mean_where_it_i
         (of_queries.iter().map(|row| row[5..].to_vec()).collect::<Vec<_>>(), of_list)
     };
     let affinity = Affinity {
-        queries: vec![[0.25; QUERY_AFFINITY], [0.75; QUERY_AFFINITY]],
+        queries: [0, 1].map(|query| std::array::from_fn(|place| (10 * query + place) as f32)).into(),
         list: std::array::from_fn(|place| place as f32),
     };
     let read = last(with(Some(affinity.clone())));
-    assert_eq!(read.0, [[0.25; QUERY_AFFINITY], [0.75; QUERY_AFFINITY]]);
+    assert_eq!(read.0, affinity.queries);
     assert_eq!(read.1, affinity.list);
     assert_eq!(last(with(None)), (vec![vec![0.5; QUERY_AFFINITY]; 2], vec![0.5; LIST_AFFINITY]));
     let blind = RewardHead::load(&mut Parameters::fresh(3, &Device::Cpu), 3, false).unwrap();
@@ -116,9 +116,12 @@ fn affinity_is_read_by_heads_that_were_made_to_and_stands_at_the_mean_where_it_i
         head.score(&[with(Some(Affinity { queries: vec![[0.5; QUERY_AFFINITY]], ..affinity.clone() }))])
             .is_err()
     );
-    assert!(
-        head.score(&[with(Some(Affinity { list: [f32::NAN; LIST_AFFINITY], ..affinity.clone() }))]).is_err()
-    );
+    for broken in [
+        Affinity { list: [f32::NAN; LIST_AFFINITY], ..affinity.clone() },
+        Affinity { queries: vec![[f32::NAN; QUERY_AFFINITY]; 2], ..affinity.clone() },
+    ] {
+        assert!(head.score(&[with(Some(broken))]).is_err());
+    }
 }
 
 /// Candle takes the slopes of |x| and of a relu at 0 to be 1; the gradient of a tie was three times too large.

@@ -143,7 +143,16 @@ pub fn head(
 ) -> Result<(RewardHead, Option<Arc<Lexicon>>), BundleError> {
     let lexicon = lexicon::file::read(&bytes).map_err(|reason| file_error(HEAD_FILE, reason))?;
     let mut source = Checkpoint::from_files(vec![(HEAD_FILE.to_owned(), bytes)], DType::F32, &Device::Cpu)?;
-    Ok((RewardHead::load(&mut source, hidden_size, lexicon.is_some())?, lexicon.map(Arc::new)))
+    let head = RewardHead::load(&mut source, hidden_size, lexicon.is_some()).map_err(|error| {
+        // What is read of a lexicon changes between versions, and with it the width.
+        if lexicon.is_some() && matches!(error, ModelError::WrongShape { .. }) {
+            let reason = format!("does not fit this network or this version, fit it anew ({error})");
+            file_error(HEAD_FILE, reason)
+        } else {
+            error.into()
+        }
+    })?;
+    Ok((head, lexicon.map(Arc::new)))
 }
 
 fn cleaner(files: &mut Contents) -> Result<Option<Cleaner>, BundleError> {

@@ -1,55 +1,19 @@
 //! How far queries ask for what a reader is interested in, as the numbers that a reward head weighs.
 //!
-//! What a query finds depends on the news of the hour, and a server does not know them. It depends on words first: rare ones that stand
+//! What a query finds depends on the news of the hour, and a server does not know it. It depends on words first: rare ones that stand
 //! near to an interest find news of it, and a query in the middle of three subjects finds news of one of its words. So a head reads where
 //! the words stand beside what the whole query means (`train/LOG.md` has what that is worth).
 use super::{
     Lexicon,
     asked::{asked, met, served, served_together},
     interests::Interests,
-    unit::{Unit, mean_distance},
+    unit::{APART_ENOUGH, Unit, mean, mean_distance},
 };
 use crate::model::reward_head::{Affinity, LIST_AFFINITY, QUERY_AFFINITY};
 
-/// Queries at a distance beyond this are different enough.
-pub const APART_ENOUGH: f64 = 0.6;
-
-/// A query, read once.
-struct Query {
-    unit: Option<Unit>,
-    words: Vec<Word>,
-}
-
-/// A word of a query; one that the news does not have means nothing and is not rare, since it finds nothing.
-#[derive(Default)]
-struct Word {
-    unit: Option<Unit>,
-    rarity: f64,
-}
-
-/// What is known of one query, each from 0 to 1 but where it says otherwise.
-#[derive(Default)]
-struct OfQuery {
-    /// How much of all interests it meets.
-    met: f64,
-    /// How much of them it serves.
-    served: f64,
-    /// Cosine to the interest that is nearest to it, from -1.
-    nearest: f64,
-    /// What that interest weighs.
-    weight: f64,
-    /// Cosines of its nearest and furthest word to that interest, from -1.
-    words_nearest: f64,
-    words_furthest: f64,
-    /// How much of all interests its best word serves, and the mean of its words.
-    words_served: f64,
-    words_served_mean: f64,
-    /// Mean and lowest inverse frequency of its words, nats.
-    rarity: f64,
-    rarity_lowest: f64,
-}
-
-/// Reads the queries of a list.
+/// Says of each query of a list (fields of [`OfQuery`] in their order) and of the whole list (fields of [`OfList`]) how far they ask for
+/// what a reader is interested in. Cosines lie between -1 and 1, rarities are nats, all else lies between 0 and 1; of a reader without
+/// interests, or a query without a word of the news, nothing but rarities is above 0.
 pub fn affinity(
     queries: impl Iterator<Item = impl AsRef<str>>,
     lexicon: &Lexicon,
@@ -59,16 +23,71 @@ pub fn affinity(
     let of_queries: Vec<OfQuery> = queries.iter().map(|query| query.of(reader)).collect();
     let units: Vec<Option<&Unit>> = queries.iter().map(|query| query.unit.as_ref()).collect();
     let mean_of = |part: fn(&OfQuery) -> f64| mean(of_queries.iter().map(part));
-    let list: [f64; LIST_AFFINITY] = [
-        asked(&units, reader),
-        served_together(&units, reader),
-        mean_distance(&units, APART_ENOUGH).unwrap_or(0.0),
-        mean_of(|of| of.nearest),
-        mean_of(|of| of.words_nearest),
-        mean_of(|of| of.words_furthest),
-        mean_of(|of| of.rarity),
-    ];
-    Affinity { queries: of_queries.iter().map(OfQuery::numbers).collect(), list: list.map(narrow) }
+    let of_list = OfList {
+        asked: asked(&units, reader),
+        served: served_together(&units, reader),
+        apart: mean_distance(&units, APART_ENOUGH).unwrap_or(0.0),
+        nearest: mean_of(|of| of.nearest),
+        word_nearest: mean_of(|of| of.word_nearest),
+        word_furthest: mean_of(|of| of.word_furthest),
+        rarity: mean_of(|of| of.rarity),
+    };
+    Affinity { queries: of_queries.iter().map(OfQuery::numbers).collect(), list: of_list.numbers() }
+}
+
+/// What is known of one query.
+#[derive(Default)]
+struct OfQuery {
+    /// How much of all interests it meets.
+    met: f64,
+    /// How much of them it serves.
+    served: f64,
+    /// Cosine to the interest that is nearest to it.
+    nearest: f64,
+    /// What that interest weighs.
+    weight: f64,
+    /// Cosine of the word that is nearest to that interest.
+    word_nearest: f64,
+    /// Of the word that is furthest from it.
+    word_furthest: f64,
+    /// How much of all interests the word serves that serves most.
+    word_served: f64,
+    /// How much a word serves in the mean.
+    words_served: f64,
+    /// Mean inverse frequency of its words.
+    rarity: f64,
+    /// That of its commonest word.
+    rarity_lowest: f64,
+}
+
+/// What is known of a list.
+struct OfList {
+    /// How much of all interests its queries meet, one to one.
+    asked: f64,
+    /// How much of them they serve together.
+    served: f64,
+    /// Mean distance of two queries.
+    apart: f64,
+    /// Mean over queries of [`OfQuery::nearest`].
+    nearest: f64,
+    /// The same of the nearest words.
+    word_nearest: f64,
+    /// Of the furthest.
+    word_furthest: f64,
+    /// And of rarities.
+    rarity: f64,
+}
+
+/// A query, read once.
+struct Query {
+    unit: Option<Unit>,
+    words: Vec<Word>,
+}
+
+/// A word of a query; one that the news does not have means nothing and is not rare, since it finds nothing.
+struct Word {
+    unit: Option<Unit>,
+    rarity: f64,
 }
 
 impl Query {
@@ -92,38 +111,20 @@ impl Query {
         let of_words = |of: &dyn Fn(&Unit) -> f64| -> Vec<f64> {
             self.words.iter().map(|word| word.unit.as_ref().map_or(0.0, of)).collect()
         };
-        let words = of_words(&|word| centre.cosine(word));
+        let cosines = of_words(&|word| centre.cosine(word));
         let words_served = of_words(&|word| served(word, reader));
         OfQuery {
             met: met(unit, reader),
             served: served(unit, reader),
             nearest,
             weight,
-            words_nearest: words.iter().copied().reduce(f64::max).unwrap_or(0.0),
-            words_furthest: words.iter().copied().reduce(f64::min).unwrap_or(0.0),
-            words_served: words_served.iter().copied().fold(0.0, f64::max),
-            words_served_mean: mean(words_served.into_iter()),
+            word_nearest: cosines.iter().copied().reduce(f64::max).unwrap_or(0.0),
+            word_furthest: cosines.iter().copied().reduce(f64::min).unwrap_or(0.0),
+            word_served: words_served.iter().copied().fold(0.0, f64::max),
+            words_served: mean(words_served.into_iter()),
             rarity,
             rarity_lowest,
         }
-    }
-}
-
-impl OfQuery {
-    fn numbers(&self) -> [f32; QUERY_AFFINITY] {
-        let numbers = [
-            self.met,
-            self.served,
-            self.nearest,
-            self.weight,
-            self.words_nearest,
-            self.words_furthest,
-            self.words_served,
-            self.words_served_mean,
-            self.rarity,
-            self.rarity_lowest,
-        ];
-        numbers.map(narrow)
     }
 }
 
@@ -133,14 +134,40 @@ fn nearest<'r>(query: &Unit, reader: &'r Interests) -> Option<(f64, &'r Unit, f6
     by_cosine.reduce(|nearest, other| if other.0 > nearest.0 { other } else { nearest })
 }
 
+impl OfQuery {
+    fn numbers(&self) -> [f32; QUERY_AFFINITY] {
+        let numbers = [
+            self.met,
+            self.served,
+            self.nearest,
+            self.weight,
+            self.word_nearest,
+            self.word_furthest,
+            self.word_served,
+            self.words_served,
+            self.rarity,
+            self.rarity_lowest,
+        ];
+        numbers.map(narrow)
+    }
+}
+
+impl OfList {
+    fn numbers(&self) -> [f32; LIST_AFFINITY] {
+        let numbers = [
+            self.asked,
+            self.served,
+            self.apart,
+            self.nearest,
+            self.word_nearest,
+            self.word_furthest,
+            self.rarity,
+        ];
+        numbers.map(narrow)
+    }
+}
+
 #[allow(clippy::cast_possible_truncation, reason = "numbers of some nats at most")]
 fn narrow(number: f64) -> f32 {
     number as f32
-}
-
-/// Mean of some numbers; 0 of none.
-#[allow(clippy::cast_precision_loss, reason = "a handful of queries and words")]
-fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
-    let (sum, n) = numbers.fold((0.0, 0_usize), |(sum, n), number| (sum + number, n + 1));
-    sum / n.max(1) as f64
 }

@@ -3,13 +3,15 @@
 //! Queries and interests are matched one to one, the best pair first. Sum over interests c of
 //! w_c x logistic((cos(c, q of c) - 0.6) / 0.08) - 0.3 x share of queries that are near to no interest, at least 0. Without
 //! one-to-one matching a query in the middle of everything would meet all interests at once.
+//!
+//! An interest is served by news of the subject itself: sum over interests c of w_c x logistic((cos(c, text) - 0.75) / 0.05).
 use super::{interests::Interests, logistic, unit::Unit};
 
 /// Half of an interest is met at this cosine: where words of the same subject stand among each other.
 pub const MET: f64 = 0.6;
 /// How soon more nearness is worth more.
 const SOFTNESS: f64 = 0.08;
-/// Half of an interest is served by an article at this cosine: that is news of the subject itself.
+/// Half of an interest is served at this cosine: nearer to it stands what is about the subject itself.
 const SERVED: f64 = 0.75;
 /// How soon more nearness serves more.
 const SERVED_SOFTNESS: f64 = 0.05;
@@ -52,7 +54,7 @@ pub fn met(query: &Unit, reader: &Interests) -> f64 {
     reader.clusters.iter().map(meets).sum()
 }
 
-/// Sum of the weights of the interests that a text serves, an article or a word of one, from 0 to 1.
+/// Sum of the weights of the interests that a text serves, an article, a query or a word, from 0 to 1.
 pub fn served(text: &Unit, reader: &Interests) -> f64 {
     reader.clusters.iter().map(|(centre, weight)| weight * serves(centre.cosine(text))).sum()
 }
@@ -117,6 +119,8 @@ mod tests {
 
     #[test]
     fn readers_without_interests_have_nothing_to_cover() {
-        assert_eq!(asked(&[Some(&unit(1.0, 0.0, 0.0))], &Interests::default()), 0.0);
+        let (x, nobody) = (unit(1.0, 0.0, 0.0), Interests::default());
+        assert_eq!(asked(&[Some(&x)], &nobody), 0.0);
+        assert_eq!((served(&x, &nobody), served_together(&[Some(&x)], &nobody)), (0.0, 0.0));
     }
 }

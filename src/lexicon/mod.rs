@@ -2,7 +2,7 @@
 //!
 //! Words of the news have vectors; a text of the news is their mean, weighted by rarity. Searches and pages share no word with it: they are
 //! translated by what readers clicked who had typed the same words side by side. Both together say how far a list of queries asks for
-//! what a reader is interested in (`asked`). The rewards of training read it, and a bundle may carry it for its reward head, which knows then
+//! what a reader is interested in (`asked`, and in more numbers `affinity`). The rewards of training read it, and a bundle may carry it for its reward head, which knows then
 //! what thousands of readers have shown and a small network has not learned.
 //! Source of the idea: Berger, Lafferty, "Information retrieval as statistical translation", SIGIR 1999.
 pub mod affinity;

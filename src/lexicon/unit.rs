@@ -2,6 +2,8 @@
 
 /// Numbers of a vector. 128: more directions than a catalogue has topics, few enough to be searched exactly.
 pub const WIDTH: usize = 128;
+/// Distance of two queries that is enough: unrelated ones are no better than different ones.
+pub const APART_ENOUGH: f64 = 0.6;
 /// Sums that are added up side by side: what one vector register holds.
 const LANES: usize = 8;
 
@@ -39,9 +41,13 @@ pub fn mean_distance(units: &[Option<&Unit>], cap: f64) -> Option<f64> {
         (Some(a), Some(b)) => (1.0 - a.cosine(b)).min(cap),
         _ => 0.0,
     };
-    #[allow(clippy::cast_precision_loss, reason = "a handful of queries")]
-    let n_pairs = pairs(units.len()).count() as f64;
-    (n_pairs > 0.0).then(|| pairs(units.len()).map(distance).sum::<f64>() / n_pairs)
+    (units.len() > 1).then(|| mean(pairs(units.len()).map(distance)))
+}
+
+/// Mean of numbers; 0 of none.
+pub(super) fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
+    let (n, sum) = numbers.fold((0.0, 0.0), |(n, sum), number| (n + 1.0, sum + number));
+    if n == 0.0 { 0.0 } else { sum / n }
 }
 
 /// Scalar product of two vectors of one length.

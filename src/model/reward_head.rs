@@ -10,8 +10,8 @@ const N_QUERIES_FULL: f32 = 8.0;
 /// Extra inputs of the query head beside one hidden state: its mean log-probability, its consensus.
 const QUERY_EXTRA: usize = 2;
 /// Inputs of the list head: its queries' mean score, mean and lowest log-probability, consensus, number of queries; where the head reads it,
-/// affinity
-/// comes last in both.
+/// affinity comes last
+/// in both.
 ///
 /// Hidden states reach it through the scores of the queries alone. Given to it directly, they drowned the rest: rewards of
 /// lists are noisy, and a reader has few later clicks.
@@ -39,9 +39,10 @@ pub struct ListFeatures {
     pub affinity: Option<Affinity>,
 }
 
-/// How many numbers say how far a query asks for what a reader is interested in.
+/// How many numbers say how far a query asks for what a reader is interested in. What they are and their order is part of the format of a
+/// head's file: a head that was fitted to others has to be fitted anew.
 pub const QUERY_AFFINITY: usize = 10;
-/// How many say it of a list.
+/// How many say it of a list; the same holds.
 pub const LIST_AFFINITY: usize = 7;
 
 /// How far queries ask for what a reader is interested in, as numbers that the head weighs (`lexicon::affinity` says which).
@@ -231,7 +232,7 @@ impl RewardHead {
         let mut of_queries = of_queries.iter().map(|score| score.mean);
         let neutral = self.list.input_mean_at(LIST_CONSENSUS)?;
         let indifferent = self.list.input_means(LIST_INPUTS)?;
-        let mut rows = Vec::with_capacity(lists.len() * LIST_INPUTS);
+        let mut rows = Vec::with_capacity(lists.len() * self.list.n_inputs());
         for list in lists {
             self.check(list)?;
             #[allow(clippy::cast_precision_loss, reason = "a list has a handful of queries")]

@@ -87,7 +87,7 @@ async fn a_hundred_swaps_under_load_fail_no_call_and_mix_no_answer() {
 }
 
 #[tokio::test]
-async fn a_stored_answer_is_labelled_with_the_model_that_wrote_it() {
+async fn a_stored_answer_is_labelled_with_its_generation_before_and_after_a_swap() {
     let (_shelf, server) = Shelf::of(&["alpha", "beta"]).serve(Plan::new()).await;
     let mut client = server.client().await;
     let mut labelled = async |status: CacheStatus| {

@@ -5,10 +5,7 @@
 //! different ones. A list of one query has no pair and gets 0.
 use super::{super::statistics::jaccard, Asked, mean};
 use crate::{
-    lexicon::{
-        affinity::APART_ENOUGH,
-        unit::{Unit, mean_distance, pairs},
-    },
+    lexicon::unit::{APART_ENOUGH, Unit, mean_distance, pairs},
     news::article::Article,
 };
 use std::collections::BTreeSet;

@@ -18,7 +18,7 @@ pub mod alignment;
 pub mod calibration;
 pub mod composite;
 mod coverage;
-pub mod diversity;
+mod diversity;
 pub mod hit;
 pub mod meaning;
 pub mod rubric;

@@ -10,7 +10,8 @@ pub struct HeadSettings {
     pub seed: u64,
     /// Lists sampled per prompt: as many as the server samples.
     pub lists_per_prompt: usize,
-    /// Moments per reader at which lists are asked for.
+    /// Moments per reader at which lists are asked for. 6: a head that has seen three times as many lists as two moments give tells the better of
+    /// two lists more often (LOG.md). All lists are in memory at once, with the hidden states of their queries.
     pub cuts_per_reader: usize,
     /// Budget of the prompt in tokens, as the student learned it.
     pub prompt_tokens: usize,
@@ -31,7 +32,6 @@ impl HeadSettings {
         Self {
             seed: 3,
             lists_per_prompt: 8,
-            // Three times the lists of two tell the better of two of them more often (LOG.md).
             cuts_per_reader: 6,
             prompt_tokens: PROMPT_TOKENS,
             corrupted_per_prompt: 0,
@@ -45,7 +45,7 @@ impl HeadSettings {
 pub struct RubricSettings {
     /// Seed of corruptions, fresh parameters and order.
     pub seed: u64,
-    /// Moments per reader at which a list is written.
+    /// Moments per reader at which a list is written. 2: more has not been tried.
     pub cuts_per_reader: usize,
     /// Budget of the prompt in tokens: a list is held against the signals that it shows.
     pub prompt_tokens: usize,
