@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::reward_head::{Affinity, LIST_AFFINITY, QUERY_AFFINITY};
 
-/// Says of each query of a list (fields of [`OfQuery`] in their order) and of the whole list (fields of [`OfList`]) how far they ask for
+/// Says of each query of a list (fields of `OfQuery` in their order) and of the whole list (fields of `OfList`) how far they ask for
 /// what a reader is interested in. Cosines lie between -1 and 1, rarities are nats, all else lies between 0 and 1; of a reader without
 /// interests, or a query without a word of the news, nothing but rarities is above 0.
 pub fn affinity(
