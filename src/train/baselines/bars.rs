@@ -25,7 +25,7 @@ pub(super) const BY_JUDGE: &str = " by the rewards' judge";
 /// Recall@10 of each reader.
 type Found = Vec<f64>;
 
-/// The bars whose rows there are.
+/// The bars whose rows there are, but those that would divide by nothing.
 pub(super) fn bars(measured: &[Measurements], seed: u64) -> Vec<Gate> {
     let of = |word: &str, ending: &str| -> Option<Found> {
         measured.iter().find(|row| row.is(word, ending)).map(Measurements::mean_recall)
@@ -34,7 +34,11 @@ pub(super) fn bars(measured: &[Measurements], seed: u64) -> Vec<Gate> {
     let less = |one: Option<Found>, other: Option<Found>| -> Option<Found> {
         Some(one?.iter().zip(&other?).map(|(one, other)| one - other).collect())
     };
-    let ratio = |part: Option<Found>, whole: Option<Found>| Some(bootstrap_ratio(&part?, &whole?, seed));
+    let ratio = |part: Option<Found>, whole: Option<Found>| {
+        // The best of one list adds nothing to one list, whoever chooses it.
+        let whole = whole.filter(|whole| whole.iter().any(|found| *found != 0.0))?;
+        Some(bootstrap_ratio(&part?, &whole, seed))
+    };
     let gap = || less(one(TEACHER), one(UNDISTILLED));
     let recovered = |word: &str| ratio(less(one(word), one(UNDISTILLED)), gap());
     let of_composite =
@@ -89,5 +93,7 @@ mod tests {
         let names = |rows: &[Measurements]| bars(rows, 1).iter().map(|bar| bar.name).collect::<Vec<_>>();
         assert_eq!(names(&rows[..3]), ["teacher / prompt-only", "teacher / HSTU"]);
         assert!(names(&rows[4..5]).is_empty());
+        let of_one_list = [ONE_LIST, BY_HEAD, BY_JUDGE].map(|ending| row(STUDENT, ending, [0.4, 0.6]));
+        assert!(names(&of_one_list).is_empty());
     }
 }
