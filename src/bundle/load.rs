@@ -136,7 +136,7 @@ pub fn load(source: BundleSource<'_>, precision: Precision, device: &Device) -> 
 ///
 /// The head is tiny and its scores are compared closely: it stays in f32 on the CPU, wherever the network computes.
 /// # Errors
-/// If the file is none.
+/// If the file is none, or its head was fitted to another network or to other numbers of its lexicon.
 pub fn head(
     bytes: Cow<'static, [u8]>,
     hidden_size: usize,

@@ -13,7 +13,7 @@ use crate::model::reward_head::{Affinity, LIST_AFFINITY, QUERY_AFFINITY};
 
 /// Says of each query of a list (fields of `OfQuery` in their order) and of the whole list (fields of `OfList`) how far they ask for
 /// what a reader is interested in. Cosines lie between -1 and 1, rarities are nats, all else lies between 0 and 1; of a reader without
-/// interests, or a query without a word of the news, nothing but rarities is above 0.
+/// interests, or a query without a word of the news, nothing is above 0 but rarities and the distance of queries.
 pub fn affinity(
     queries: impl Iterator<Item = impl AsRef<str>>,
     lexicon: &Lexicon,
