@@ -115,7 +115,7 @@ impl Panelled for Matrix {
     fn panels<'a>(&'a self, bias: Option<&'a [f32]>, panels: &Range<usize>) -> Panels<'a> {
         let n_blocks = self.n_in.div_ceil(INPUTS);
         Panels {
-            blocks: &self.blocks[panels.start * n_blocks..panels.end * n_blocks],
+            blocks: &self.blocks[panels.start * n_blocks..],
             scales: &self.scales[panels.start * OUTPUTS..panels.end * OUTPUTS],
             bias: bias.map(|bias| &bias[panels.start * OUTPUTS..]),
         }

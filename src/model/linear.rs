@@ -1,4 +1,5 @@
 //! One linear layer behind one face.
+mod gated;
 #[cfg(feature = "cuda")]
 mod joined;
 
@@ -254,19 +255,6 @@ impl Linear {
         }
         let mut output = ops::with_floats(sum, |sum| Ok(sum.to_vec()))?;
         input.multiply((How::Add, &[self]), vec![&mut output])?;
-        input.of_rows(output)
-    }
-
-    /// silu(gate) · up of an input, elementwise.
-    ///
-    /// # Errors
-    /// As for `forward_all`, or if the layers differ in shape.
-    pub fn gated(gate: &Self, up: &Self, input: &Input) -> Result<Tensor> {
-        if let Input::Plain(rows) = input {
-            return ops::swiglu(&gate.plain(rows)?, &up.plain(rows)?);
-        }
-        let mut output = vec![0.0; input.n_rows() * up.weight.shape()?.0];
-        input.multiply((How::Gated, &[gate, up]), vec![&mut output])?;
         input.of_rows(output)
     }
 

@@ -59,10 +59,10 @@ pub fn softmax(input: &Tensor, numerics: Numerics) -> Result<Tensor> {
 /// If the rotation is of other lengths.
 pub fn rope(input: &Tensor, rotation: &Rotation, numerics: Numerics) -> Result<Tensor> {
     match numerics {
+        _ if fused::takes(input) => fused::rope(input, rotation),
         Numerics::Serve => {
             candle_nn::rotary_emb::rope_thd(&input.contiguous()?, &rotation.cos, &rotation.sin)
         }
-        Numerics::Train if fused::takes(input) => fused::rope(input, rotation),
         Numerics::Train => composed::rope(input, rotation),
     }
 }

@@ -5,7 +5,7 @@
 use super::{
     linear::Weight,
     panels::{self, Kernel, Matrix as Panel, PANEL, Sums, TILE_ROWS},
-    products::{Inputs, Panelled, Product, tiles},
+    products::{Inputs, Panelled, Product, filled, tiles},
     weights::ModelError,
 };
 use candle_core::{Device, Result, Tensor, bail};
@@ -174,9 +174,9 @@ fn multiply_with(
                 gate.values(kernel, panel_idx, inputs, &mut gates);
             }
             last.values(kernel, panel_idx, inputs, &mut sums);
-            let values = sums.chunks_exact(PANEL).zip(gates.chunks_exact(PANEL));
+            let values = sums.as_chunks().0.iter().zip(gates.as_chunks().0);
             for ((values, gates), row_idx) in values.zip(tile) {
-                product.write(values, gates, &mut output[row_idx][panel_idx * PANEL..]);
+                product.write::<PANEL>(values, gates, &mut output[row_idx][panel_idx * PANEL..]);
             }
         }
     }
@@ -197,9 +197,10 @@ impl Panels<'_> {
         let panel = Panel { values, panel_len, n_columns: PANEL };
         kernel(inputs, panel, &mut Sums { values: sums, stride: PANEL, adds: false });
         if let Some(bias) = self.bias {
-            let bias = &bias[panel_idx * PANEL..];
-            for sums in sums.chunks_exact_mut(PANEL).take(inputs.len()) {
-                sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+            let bias: [f32; PANEL] = filled(&bias[panel_idx * PANEL..]);
+            for sums in sums.as_chunks_mut().0.iter_mut().take(inputs.len()) {
+                let sums: &mut [f32; PANEL] = sums;
+                sums.iter_mut().zip(&bias).for_each(|(sum, bias)| *sum += bias);
             }
         }
     }

@@ -147,7 +147,19 @@ impl<P: Copy> Product<P> {
 
     /// Writes the outputs of one panel for one row, as many as there is room for. `gates`: those of the gate, where there is one.
     #[inline(always)]
-    pub(super) fn write(self, values: &[f32], gates: &[f32], output: &mut [f32]) {
+    pub(super) fn write<const W: usize>(self, values: &[f32; W], gates: &[f32; W], output: &mut [f32]) {
+        if let Some(output) = output.first_chunk_mut() {
+            self.fill(values, gates, output);
+        } else {
+            let mut room = filled(output);
+            self.fill(values, gates, &mut room);
+            output.copy_from_slice(&room[..output.len()]);
+        }
+    }
+
+    /// The same for a whole panel: of loops whose length is known, the compiler makes vector instructions and nothing else.
+    #[inline(always)]
+    fn fill<const W: usize>(self, values: &[f32; W], gates: &[f32; W], output: &mut [f32; W]) {
         let out = output.iter_mut().zip(values);
         match self {
             Self::Set(_) => out.for_each(|(out, value)| *out = *value),
@@ -155,6 +167,16 @@ impl<P: Copy> Product<P> {
             Self::Gated { .. } => out.zip(gates).for_each(|((out, value), gate)| *out = gated(*gate, *value)),
         }
     }
+}
+
+/// The first numbers of `values`, filled up with zeros where there are fewer.
+#[inline(always)]
+pub(super) fn filled<const W: usize>(values: &[f32]) -> [f32; W] {
+    values.first_chunk().copied().unwrap_or_else(|| {
+        let mut filled = [0.0; W];
+        filled[..values.len()].copy_from_slice(values);
+        filled
+    })
 }
 
 /// Some panels of a job, and of each row the columns that they write.
@@ -187,7 +209,8 @@ pub fn compute<M: Panelled>(rows: &M::Rows<'_>, jobs: Vec<(Job<'_, M>, &mut [f32
     if n_parts == 1 {
         parts.iter_mut().for_each(compute);
     } else {
-        parts.par_iter_mut().for_each(compute);
+        // One at a time: whoever is done first takes the next.
+        parts.par_iter_mut().with_max_len(1).for_each(compute);
     }
     Ok(())
 }
@@ -211,7 +234,7 @@ fn cut<'a, 'o, M: Panelled>(
 }
 
 /// Row numbers in runs of nearly equal length, none longer than a tile.
-pub(super) fn tiles(n_rows: usize, tile_rows: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn tiles(n_rows: usize, tile_rows: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
     let n_tiles = n_rows.div_ceil(tile_rows);
     (0..n_tiles).map(move |at| at * n_rows / n_tiles..(at + 1) * n_rows / n_tiles)
 }

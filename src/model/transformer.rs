@@ -13,6 +13,7 @@ use super::{
     ops::{self, Numerics},
     rotary::{Rotary, Rotation},
     weights::{ModelError, TensorSource},
+    workers::awake,
 };
 use candle_core::{DType, Device, Result, Tensor, bail};
 use layer::{Layer, Taken, last};
@@ -250,6 +251,16 @@ impl Transformer {
 
     /// Hidden states (B, `n_read`, D) of the last positions. Of the others the last layer has keys and values only: nothing reads more.
     fn run(
+        &self,
+        ids: &Tensor,
+        rotation: &Rotation,
+        attend: &mut dyn Attend,
+        n_read: usize,
+    ) -> Result<Tensor> {
+        awake(self.device(), || self.run_awake(ids, rotation, attend, n_read))
+    }
+
+    fn run_awake(
         &self,
         ids: &Tensor,
         rotation: &Rotation,

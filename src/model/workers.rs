@@ -1,5 +1,10 @@
 //! Threads that compute products for one of them.
-use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use candle_core::Device;
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder, Yield};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// Threads for what is installed on them: it is one of them itself, so that it begins a product at once and others join it. A thread outside would
 /// wake one of them at every product, and be woken at its end.
@@ -8,6 +13,37 @@ use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 /// If the system has no more threads.
 pub fn workers(name: &'static str) -> Result<ThreadPool, ThreadPoolBuildError> {
     ThreadPoolBuilder::new().thread_name(move |_| name.to_owned()).start_handler(|_| interrupt(true)).build()
+}
+
+/// Does `work` of a device on the current thread of a pool, whose other threads look for their part of it without a rest where the device is
+/// the processor.
+///
+/// A step of a network is some hundred products, and what lies between them one thread does alone. A thread that has had nothing to do for some
+/// microseconds falls asleep, and to wake it takes longer than many a product.
+pub fn awake<R>(device: &Device, work: impl FnOnce() -> R) -> R {
+    let has_others = device.is_cpu() && rayon::current_num_threads() > 1;
+    let own = rayon::current_thread_index().filter(|_| has_others);
+    let Some(own) = own else { return work() };
+    let over = Over(Arc::default());
+    let is_over = Arc::clone(&over.0);
+    rayon::spawn_broadcast(move |thread| {
+        // The current thread's part may begin while it waits for others: it must not wait for itself.
+        while thread.index() != own && !is_over.load(Ordering::Relaxed) {
+            if rayon::yield_now() != Some(Yield::Executed) {
+                std::thread::yield_now();
+            }
+        }
+    });
+    work()
+}
+
+/// Says that work is over, also where it panics.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whether the current thread, and those that it starts, interrupt others that compute when there is something for them; as they do unless they

@@ -102,7 +102,8 @@ impl<'a> Work<'a> {
     #[inline(always)]
     fn new(unit: &'a Unit<'a>) -> Self {
         let scale = (unit.head_dim as f32).sqrt().recip();
-        let queries = unit.queries.iter().flat_map(|row| row.iter().map(|value| value * scale)).collect();
+        let mut queries = unit.queries.concat();
+        queries.iter_mut().for_each(|value| *value *= scale);
         let longest = unit.visible.iter().copied().max().unwrap_or(0);
         let tail_at = padded(longest);
         let stride = tail_at + padded(unit.n_tail);

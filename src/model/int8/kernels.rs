@@ -6,7 +6,7 @@
 mod vnni;
 
 use super::rows::{INPUTS, Rows};
-use crate::model::products::{Inputs, Product, tiles};
+use crate::model::products::{Inputs, Product, filled, tiles};
 
 /// Outputs of a panel: four registers of 16 sums.
 pub(super) const OUTPUTS: usize = 64;
@@ -20,12 +20,15 @@ const TILE_ROWS: usize = 6;
 #[repr(C, align(64))]
 pub(super) struct Block(pub(super) [u8; OUTPUTS * INPUTS]);
 
+/// What a processor fetches from memory at a time.
+type Line = [u8; 64];
+
 /// Some panels of a matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Panels<'a> {
-    /// Panels one after another.
+    /// Panels one after another, and what lies behind them: it is likely to be read next.
     pub(super) blocks: &'a [Block],
-    /// Of each output: its weights are the rounded ones times this.
+    /// Of each output of these panels: its weights are the rounded ones times this.
     pub(super) scales: &'a [f32],
     /// Of each output, what is added; it may end within the last panel.
     pub(super) bias: Option<&'a [f32]>,
@@ -56,9 +59,12 @@ pub(super) fn multiply(rows: &Rows, product: Product<Panels<'_>>, output: &mut [
 type Sums = [[i32; OUTPUTS]; TILE_ROWS];
 
 /// Up to `TILE_ROWS` rows at a time, panel by panel: sums by `sums`, then what becomes of them.
+///
+/// While rows meet a panel, the next one is fetched, some lines for each tile: else the first tile waits for memory, and the others compute
+/// while memory is idle.
 #[inline(always)]
 fn multiply_with(
-    sums: impl Fn(&[&[[i8; INPUTS]]], &[Block], &mut Sums),
+    sums: impl Fn(&[&[[i8; INPUTS]]], &[Block], &[Line], &mut Sums),
     rows: &Rows,
     product: Product<Panels<'_>>,
     output: &mut [&mut [f32]],
@@ -68,18 +74,23 @@ fn multiply_with(
     let last = product.last();
     for panel_idx in 0..last.scales.len() / OUTPUTS {
         let panel = last.panel(panel_idx, rows.n_blocks());
-        for tile in tiles(rows.n_rows(), TILE_ROWS) {
+        let gate = match product {
+            Product::Gated { gate, .. } => Some(gate.panel(panel_idx, rows.n_blocks())),
+            Product::Set(_) | Product::Add(_) => None,
+        };
+        let tiles = tiles(rows.n_rows(), TILE_ROWS);
+        let n_tiles = tiles.len();
+        for (at, tile) in tiles.enumerate() {
             let mut inputs: [&[[i8; INPUTS]]; TILE_ROWS] = [&[]; TILE_ROWS];
             inputs.iter_mut().zip(tile.clone()).for_each(|(inputs, row_idx)| *inputs = rows.words(row_idx));
             let inputs = &inputs[..tile.len()];
-            if let Product::Gated { gate, .. } = product {
-                let gate = gate.panel(panel_idx, rows.n_blocks());
-                sums(inputs, gate.blocks, &mut tile_sums);
+            if let Some(gate) = &gate {
+                sums(inputs, gate.blocks, gate.ahead(at, n_tiles), &mut tile_sums);
                 for ((gates, sums), row_idx) in gates.iter_mut().zip(&tile_sums).zip(tile.clone()) {
                     *gates = gate.values(sums, rows, row_idx);
                 }
             }
-            sums(inputs, panel.blocks, &mut tile_sums);
+            sums(inputs, panel.blocks, panel.ahead(at, n_tiles), &mut tile_sums);
             for ((sums, gates), row_idx) in tile_sums.iter().zip(&gates).zip(tile) {
                 let values = panel.values(sums, rows, row_idx);
                 product.write(&values, gates, &mut output[row_idx][panel_idx * OUTPUTS..]);
@@ -89,25 +100,44 @@ fn multiply_with(
 }
 
 impl<'a> Panels<'a> {
-    fn panel(self, panel_idx: usize, n_blocks: usize) -> Self {
+    #[inline(always)]
+    fn panel(self, panel_idx: usize, n_blocks: usize) -> Panel<'a> {
         let first = panel_idx * OUTPUTS;
-        Self {
-            blocks: &self.blocks[panel_idx * n_blocks..][..n_blocks],
-            scales: &self.scales[first..][..OUTPUTS],
-            bias: self.bias.map(|bias| &bias[first..]),
+        let (blocks, behind) = self.blocks[panel_idx * n_blocks..].split_at(n_blocks);
+        Panel {
+            blocks,
+            next: bytemuck::must_cast_slice(behind.get(..n_blocks).unwrap_or_default()),
+            scales: filled(&self.scales[first..]),
+            bias: self.bias.map(|bias| filled(&bias[first..])),
         }
     }
+}
 
-    /// The outputs of one panel for one row.
+/// One panel.
+struct Panel<'a> {
+    blocks: &'a [Block],
+    /// The panel behind it.
+    next: &'a [Line],
+    scales: [f32; OUTPUTS],
+    bias: Option<[f32; OUTPUTS]>,
+}
+
+impl Panel<'_> {
+    /// The part of the next panel that is fetched while a tile meets this one.
+    fn ahead(&self, tile_idx: usize, n_tiles: usize) -> &[Line] {
+        self.next.chunks(self.next.len().div_ceil(n_tiles).max(1)).nth(tile_idx).unwrap_or_default()
+    }
+
+    /// Its outputs for one row.
     #[inline(always)]
     #[allow(clippy::cast_precision_loss, reason = "a sum's last bits are less than what rounding has cost")]
-    fn values(self, sums: &[i32; OUTPUTS], rows: &Rows, row_idx: usize) -> [f32; OUTPUTS] {
+    fn values(&self, sums: &[i32; OUTPUTS], rows: &Rows, row_idx: usize) -> [f32; OUTPUTS] {
         let (scale, excess) = (rows.scale(row_idx), i32::from(ZERO) * rows.sum(row_idx));
         let mut values = [0.0; OUTPUTS];
-        for ((value, sum), output_scale) in values.iter_mut().zip(sums).zip(self.scales) {
+        for ((value, sum), output_scale) in values.iter_mut().zip(sums).zip(&self.scales) {
             *value = (sum - excess) as f32 * (scale * output_scale);
         }
-        if let Some(bias) = self.bias {
+        if let Some(bias) = &self.bias {
             values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
         }
         values
@@ -116,7 +146,7 @@ impl<'a> Panels<'a> {
 
 /// Sums in plain arithmetic, which the compiler turns into what the enclosing function may use.
 #[inline(always)]
-fn sums_anywhere(rows: &[&[[i8; INPUTS]]], panel: &[Block], sums: &mut Sums) {
+fn sums_anywhere(rows: &[&[[i8; INPUTS]]], panel: &[Block], _: &[Line], sums: &mut Sums) {
     for (row, sums) in rows.iter().zip(sums) {
         *sums = [0; OUTPUTS];
         for (inputs, block) in row.iter().zip(panel) {

@@ -160,8 +160,8 @@ impl Layer {
         }
         let hidden = self.output.add_to(hidden, &self.output.input(attended)?)?;
         let normed = self.gate.normed_input(&hidden, norm, numerics)?;
-        let gated = Linear::gated(&self.gate, &self.up, &normed)?;
-        self.down.add_to(&hidden, &self.down.input(&gated)?)
+        let gated = Linear::gated(&self.gate, &self.up, &normed, &self.down)?;
+        self.down.add_to(&hidden, &gated)
     }
 }
 

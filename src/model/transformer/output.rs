@@ -7,6 +7,7 @@ use super::{
         packed,
         room::Room,
         weights::ModelError,
+        workers::awake,
     },
     Transformer, message,
 };
@@ -32,7 +33,8 @@ impl Transformer {
         room: &mut Room,
         take: impl FnOnce(&[f32], &[f32]) -> candle_core::Result<R>,
     ) -> Result<R, ModelError> {
-        Ok(self.head()?.read(hidden, room, take)?)
+        let head = self.head()?;
+        Ok(awake(self.device(), || head.read(hidden, room, take))?)
     }
 
     /// The weight (C, D) of the output head, for losses that compute logits of a few positions at a time.
