@@ -8,7 +8,7 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 /// Which kernels a network uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numerics {
-    /// Fused kernels without a backward pass. A gradient asked of them would be lost silently, so a network
+    /// Fused kernels, most of them without a backward pass. A gradient asked of them would be lost silently, so a network
     /// built for serving holds its weights outside of any graph: nothing at all gets a gradient from it.
     Serve,
     /// Differentiable operations.
@@ -58,8 +58,10 @@ pub fn softmax(input: &Tensor, numerics: Numerics) -> Result<Tensor> {
 /// # Errors
 /// If the rotation is of other lengths.
 pub fn rope(input: &Tensor, rotation: &Rotation, numerics: Numerics) -> Result<Tensor> {
+    if fused::takes(input) {
+        return fused::rope(input, rotation);
+    }
     match numerics {
-        _ if fused::takes(input) => fused::rope(input, rotation),
         Numerics::Serve => {
             candle_nn::rotary_emb::rope_thd(&input.contiguous()?, &rotation.cos, &rotation.sin)
         }

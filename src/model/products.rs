@@ -9,9 +9,10 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Parts of a product per thread: enough that a thread that starts late costs little.
-const PARTS_PER_THREAD: usize = 4;
-/// Products of fewer multiplications are computed by one thread: waking the others would take longer.
+/// At least so many parts of a product per thread, unless it has fewer panels: enough that a thread that starts late, or has one part more than
+/// others, costs little.
+const PARTS_PER_THREAD: usize = 8;
+/// Products of fewer multiplications are computed by one thread: to hand parts to others would take longer.
 const PARALLEL_WORK_MIN: usize = 1 << 18;
 
 /// Rows of inputs as a kernel reads them.
@@ -200,7 +201,7 @@ pub fn compute<M: Panelled>(rows: &M::Rows<'_>, jobs: Vec<(Job<'_, M>, &mut [f32
     let n_panels: usize = jobs.iter().map(|(job, _)| job.n_panels()).sum();
     let work = n_panels * M::OUTPUTS * rows.n_in() * rows.n_rows();
     let n_parts = if work < PARALLEL_WORK_MIN { 1 } else { rayon::current_num_threads() * PARTS_PER_THREAD };
-    let part_panels = n_panels.div_ceil(n_parts).max(1);
+    let part_panels = (n_panels / n_parts).max(1);
     let mut parts: Vec<Part<'_, '_, M>> =
         jobs.into_iter().flat_map(|(job, output)| cut(job, output, part_panels)).collect();
     let compute = |Part { job, panels, output }: &mut Part<'_, '_, M>| {
@@ -209,7 +210,7 @@ pub fn compute<M: Panelled>(rows: &M::Rows<'_>, jobs: Vec<(Job<'_, M>, &mut [f32
     if n_parts == 1 {
         parts.iter_mut().for_each(compute);
     } else {
-        // One at a time: whoever is done first takes the next.
+        // Whoever is done takes from what others have left, down to a single part.
         parts.par_iter_mut().with_max_len(1).for_each(compute);
     }
     Ok(())

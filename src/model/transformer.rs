@@ -257,10 +257,12 @@ impl Transformer {
         attend: &mut dyn Attend,
         n_read: usize,
     ) -> Result<Tensor> {
-        awake(self.device(), || self.run_awake(ids, rotation, attend, n_read))
+        let mut run = || self.run_layers(ids, rotation, attend, n_read);
+        // While a GPU computes, nobody on the host has a part.
+        if self.device().is_cpu() { awake(run) } else { run() }
     }
 
-    fn run_awake(
+    fn run_layers(
         &self,
         ids: &Tensor,
         rotation: &Rotation,

@@ -264,7 +264,7 @@ impl Engine {
                 let _ = warmed.send(());
                 thread::run(generator, opening, inbox, &of_thread);
             };
-            let how = match catch_unwind(AssertUnwindSafe(|| workers.install(run))) {
+            let how = match catch_unwind(AssertUnwindSafe(|| workers.run(run))) {
                 Ok(()) => Ending::Stopped,
                 Err(_) => {
                     error!("model thread panicked");

@@ -1,4 +1,4 @@
-//! Training kernels of the CPU: each op computes its forward and its backward pass in one sweep over memory.
+//! Training kernels of the CPU, of which rotation serves as well: each op computes its forward and its backward pass in one sweep over memory.
 //!
 //! The composed operations in `ops` say what is computed and serve every other device; each kernel here has a test
 //! that compares its values and gradients with them.

@@ -26,7 +26,8 @@ type Line = [u8; 64];
 /// Some panels of a matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Panels<'a> {
-    /// Panels one after another, and what lies behind them: it is likely to be read next.
+    /// These panels one after another (as many as `scales` has), and those behind them: a thread computes its parts in their order, so it mostly
+    /// reads these next.
     pub(super) blocks: &'a [Block],
     /// Of each output of these panels: its weights are the rounded ones times this.
     pub(super) scales: &'a [f32],
@@ -60,8 +61,8 @@ type Sums = [[i32; OUTPUTS]; TILE_ROWS];
 
 /// Up to `TILE_ROWS` rows at a time, panel by panel: sums by `sums`, then what becomes of them.
 ///
-/// While rows meet a panel, the next one is fetched, some lines for each tile: else the first tile waits for memory, and the others compute
-/// while memory is idle.
+/// While rows meet a panel, the next one is fetched, a part of it for each tile (of few rows, not all of it: such products wait for memory all the
+/// time): else the first tile waits for memory, and the others compute while memory is idle.
 #[inline(always)]
 fn multiply_with(
     sums: impl Fn(&[&[[i8; INPUTS]]], &[Block], &[Line], &mut Sums),
@@ -116,7 +117,7 @@ impl<'a> Panels<'a> {
 /// One panel.
 struct Panel<'a> {
     blocks: &'a [Block],
-    /// The panel behind it.
+    /// The panel behind it, in lines; none behind the last of a matrix.
     next: &'a [Line],
     scales: [f32; OUTPUTS],
     bias: Option<[f32; OUTPUTS]>,
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn every_kernel_gives_the_same_bits() {
         let mut rng = StdRng::seed_from_u64(1);
-        for (n_rows, n_in, n_panels) in [(1, 5, 1), (8, 64, 2), (11, 130, 3)] {
+        for (n_rows, n_in, n_panels) in [(1, 5, 1), (8, 64, 2), (11, 130, 3), (60, 5, 2)] {
             let values: Vec<f32> = (0..n_rows * n_in).map(|_| rng.random_range(-3.0..3.0)).collect();
             let rows = Rows::round(&values, n_in);
             let mut blocks = || -> Vec<Block> {

@@ -57,20 +57,11 @@ impl Layer {
 
     /// Copies the first positions of every sequence into room for more.
     fn grown(&self, n_used: usize, capacity: usize) -> Self {
-        let n_sequences = self.keys.len() / (self.heads.n_kv * self.heads.dim * self.capacity);
-        let mut grown = Self::new(self.heads, n_sequences, capacity);
         let dim = self.heads.dim;
-        let heads = grown.keys.chunks_mut(dim * capacity).zip(self.keys.chunks(dim * self.capacity));
-        for (to, from) in heads {
-            // Whole panels: what stands behind the last position is written before it is seen.
-            let n_copied = padded(n_used) * dim;
-            to[..n_copied].copy_from_slice(&from[..n_copied]);
-        }
-        let panels = grown.values.chunks_mut(capacity * PANEL).zip(self.values.chunks(self.capacity * PANEL));
-        for (to, from) in panels {
-            to[..n_used * PANEL].copy_from_slice(&from[..n_used * PANEL]);
-        }
-        grown
+        // Whole panels of keys: what stands behind the last position is written before it is seen.
+        let keys = resized(&self.keys, (dim * self.capacity, padded(n_used) * dim), dim * capacity);
+        let values = resized(&self.values, (self.capacity * PANEL, n_used * PANEL), capacity * PANEL);
+        Self { heads: self.heads, keys, values, capacity }
     }
 
     /// Copies the first positions.
@@ -115,6 +106,17 @@ impl Layer {
     pub(super) fn n_bytes(&self) -> usize {
         (self.keys.len() + self.values.len()) * size_of::<f32>()
     }
+}
+
+/// The first `n_copied` numbers of each chunk of `chunk_len`, in chunks of another length, filled up with zeros. Each is written once.
+fn resized(values: &[f32], (chunk_len, n_copied): (usize, usize), resized_len: usize) -> Vec<f32> {
+    debug_assert!(n_copied <= resized_len, "more is copied than there is room for");
+    let mut resized = Vec::with_capacity(values.len() / chunk_len * resized_len);
+    for (at, chunk) in values.chunks(chunk_len).enumerate() {
+        resized.extend_from_slice(&chunk[..n_copied]);
+        resized.resize((at + 1) * resized_len, 0.0);
+    }
+    resized
 }
 
 /// Attention of the last T positions of a prompt, `query` (1, T, `n_heads`, dim), of which `n_before` precede the first. Returns
@@ -267,7 +269,7 @@ fn run(mut units: Vec<(Unit<'_>, Vec<&mut [f32]>)>) {
     if units.iter().map(|(unit, _)| work(unit)).sum::<usize>() < PARALLEL_WORK_MIN {
         units.iter_mut().for_each(|(unit, output)| attend(unit, output));
     } else {
-        units.par_iter_mut().for_each(|(unit, output)| attend(unit, output));
+        units.par_iter_mut().with_max_len(1).for_each(|(unit, output)| attend(unit, output));
     }
 }
 

@@ -34,7 +34,7 @@ impl Transformer {
         take: impl FnOnce(&[f32], &[f32]) -> candle_core::Result<R>,
     ) -> Result<R, ModelError> {
         let head = self.head()?;
-        Ok(awake(self.device(), || head.read(hidden, room, take))?)
+        Ok(awake(|| head.read(hidden, room, take))?)
     }
 
     /// The weight (C, D) of the output head, for losses that compute logits of a few positions at a time.

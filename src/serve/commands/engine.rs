@@ -18,7 +18,7 @@ use crate::{
         precision::Precision,
         transformer::Transformer,
         weights::ModelError,
-        workers::workers,
+        workers::{awake, workers},
     },
 };
 use clap::Args;
@@ -152,15 +152,17 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     let subject = Subject::of(args)?;
     let model = &subject.model;
     let requests = requests(args, &subject)?;
-    let workers = workers("model").map_err(std::io::Error::other)?;
-    let (load, took) = workers.install(|| answer(args, &subject, &requests))?;
+    let threads = |name| workers(name).map_err(std::io::Error::other);
+    let (load, took) = threads("model")?.run(|| answer(args, &subject, &requests))?;
     let report = report(load, args, device::name(model.device()), took);
     let returning = (args.returning_tokens > 0)
         .then(|| returning::measure(model, &requests, args.returning_tokens))
         .transpose()?;
     // Last: what is read for it is no memory of the engine.
     let machine = if model.device().is_cpu() {
-        Limits::measure(args.dtype).map_err(ModelError::Forward)?
+        // By threads that are awake, as those of the engine are.
+        let limits = || awake(|| Limits::measure(args.dtype));
+        threads("limits")?.run(limits).map_err(ModelError::Forward)?
     } else {
         None
     };

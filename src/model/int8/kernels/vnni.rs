@@ -32,7 +32,7 @@ pub(super) fn multiply(rows: &Rows, product: Product<Panels<'_>>, output: &mut [
     multiply_with(sums, rows, product, output);
 }
 
-/// Sums of `R` rows with one panel, in registers throughout; fetches `ahead`, a line at each step.
+/// Sums of `R` rows with one panel, in registers throughout; fetches `ahead`, a line at each step, and no more.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 fn tile<const R: usize>(mut rows: [&[[i8; INPUTS]]; R], panel: &[Block], ahead: &[Line], sums: &mut Sums) {
