@@ -34,6 +34,8 @@ pub fn workers(name: &'static str) -> Result<Workers, ThreadPoolBuildError> {
 
 impl Workers {
     /// Does the work on one of the threads, and ends them with it.
+    ///
+    /// The others take part in what it does within `awake`, and may rest meanwhile: work outside of it must not wait for one of them.
     pub fn run<R: Send>(self, work: impl FnOnce() -> R + Send) -> R {
         self.0.install(|| {
             let _helped = Helped::new();

@@ -34,7 +34,11 @@ impl Transformer {
         take: impl FnOnce(&[f32], &[f32]) -> candle_core::Result<R>,
     ) -> Result<R, ModelError> {
         let head = self.head()?;
-        Ok(awake(|| head.read(hidden, room, take))?)
+        if self.device().is_cpu() {
+            return Ok(awake(|| head.read(hidden, room, take))?);
+        }
+        // While a GPU computes, nobody on the host has a part.
+        Ok(head.read(hidden, room, |hidden, logits| awake(|| take(hidden, logits)))?)
     }
 
     /// The weight (C, D) of the output head, for losses that compute logits of a few positions at a time.

@@ -2,6 +2,7 @@
 use super::{
     CommandError,
     bench::{house::ModelArgs, seen},
+    engine::as_a_server_does,
 };
 use crate::{
     decode::{
@@ -68,7 +69,7 @@ pub fn cost(args: &CostArgs, json: bool, out: &mut dyn Write) -> Result<(), Comm
                 stop_ids: Arc::new([]),
                 boundary_ids: Arc::clone(&boundary_ids),
             };
-            let took = once(&mut Batch::new(Arc::clone(&model)), request)?;
+            let took = as_a_server_does(|| once(&mut Batch::new(Arc::clone(&model)), request))??;
             if round > 0 {
                 times.push(took.as_secs_f64() * 1000.0);
             }

@@ -152,17 +152,15 @@ pub fn engine(args: &EngineArgs, json: bool, out: &mut dyn Write) -> Result<(), 
     let subject = Subject::of(args)?;
     let model = &subject.model;
     let requests = requests(args, &subject)?;
-    let threads = |name| workers(name).map_err(std::io::Error::other);
-    let (load, took) = threads("model")?.run(|| answer(args, &subject, &requests))?;
+    let (load, took) = as_a_server_does(|| answer(args, &subject, &requests))??;
     let report = report(load, args, device::name(model.device()), took);
     let returning = (args.returning_tokens > 0)
-        .then(|| returning::measure(model, &requests, args.returning_tokens))
+        .then(|| as_a_server_does(|| returning::measure(model, &requests, args.returning_tokens)))
+        .transpose()?
         .transpose()?;
     // Last: what is read for it is no memory of the engine.
     let machine = if model.device().is_cpu() {
-        // By threads that are awake, as those of the engine are.
-        let limits = || awake(|| Limits::measure(args.dtype));
-        threads("limits")?.run(limits).map_err(ModelError::Forward)?
+        as_a_server_does(|| awake(|| Limits::measure(args.dtype)))?.map_err(ModelError::Forward)?
     } else {
         None
     };
@@ -204,6 +202,11 @@ impl EngineArgs {
         let all_written = self.stopped_lists == 0 && self.early_stopping == EarlyStopping::Off;
         self.ignore_eos && self.late_prompt_tokens == 0 && all_written && self.draw == Draw::All
     }
+}
+
+/// Does work on threads of its own, as the server's model thread does.
+pub(super) fn as_a_server_does<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R, CommandError> {
+    Ok(workers("model").map_err(std::io::Error::other)?.run(work))
 }
 
 /// Answers all readers; returns what was seen and how long it took.

@@ -1,5 +1,5 @@
 //! Readers per second where one number of a measurement changes and the others stay.
-use super::{CommandError, EngineArgs, Subject, answer, rate, requests};
+use super::{CommandError, EngineArgs, Subject, answer, as_a_server_does, rate, requests};
 use crate::serve::commands::plot::{self, Sweep};
 use std::path::Path;
 
@@ -11,7 +11,8 @@ pub(super) fn draw(
     path: &Path,
 ) -> Result<(), CommandError> {
     let measured = |args: EngineArgs| -> Result<f64, CommandError> {
-        let (load, took) = answer(&args, subject, &requests(&args, subject)?)?;
+        let requests = requests(&args, subject)?;
+        let (load, took) = as_a_server_does(|| answer(&args, subject, &requests))??;
         Ok(rate(load.latencies.len(), took))
     };
     let over =
