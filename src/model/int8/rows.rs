@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 /// Inputs that one instruction multiplies and adds up for each output.
 pub(super) const INPUTS: usize = 4;
-/// Inputs of fewer values are rounded by one thread: waking the others would take longer.
+/// Inputs of fewer values are rounded by one thread: to hand parts to others would take longer.
 const PARALLEL_ROUNDING_MIN: usize = 1 << 14;
 /// Squares that are summed side by side, so that the compiler can use vector registers.
 const LANES: usize = 16;

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 /// Rows of one key head that are computed together: their scores stay in a core's cache.
 const UNIT_ROWS: usize = 8;
-/// Attention of fewer multiplications is computed by one thread: waking the others would take longer.
+/// Attention of fewer multiplications is computed by one thread: to hand parts to others would take longer.
 const PARALLEL_WORK_MIN: usize = 1 << 18;
 
 /// Heads of one layer's keys and values.

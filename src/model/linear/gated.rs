@@ -4,7 +4,7 @@ use crate::model::{int8, ops};
 use candle_core::Result;
 use std::cell::RefCell;
 
-/// Numbers that a thread keeps room for between layers: rows of a step in large networks. What is larger is asked for anew.
+/// Numbers that a thread keeps room for between layers, 16 MB: rows of a step in large networks. What a long prompt takes is asked for anew.
 const KEPT_MAX: usize = 1 << 22;
 
 thread_local! {
