@@ -1,7 +1,7 @@
 //! Keys and values, owned by the caller: a prompt's are computed and stored once and shared by every row that forks from it.
 //!
-//! On the CPU in f32 they lie in plain memory as the kernel wants them (`host`); elsewhere they are tensors (`composed`), on a GPU
-//! with a kernel of their own (`card`).
+//! On the CPU in f32 and 8 bits they lie in plain memory as the kernel wants them (`host`); elsewhere they are tensors (`composed`), on
+//! a GPU with a kernel of their own (`card`).
 #[cfg(feature = "cuda")]
 mod card;
 mod composed;
@@ -15,6 +15,7 @@ use super::{
     ops::Numerics,
 };
 use candle_core::{Result, Tensor, bail};
+pub(super) use host::Held;
 use std::sync::Arc;
 
 /// Keys and values of one prompt, layer by layer. Immutable; forks share it.
@@ -40,9 +41,9 @@ impl Prefix {
     /// Copies the first positions.
     ///
     /// # Errors
-    /// If there are fewer.
+    /// If there are fewer, or none are asked for.
     pub fn first(&self, n_positions: usize) -> Result<Self> {
-        if n_positions > self.n_positions {
+        if n_positions == 0 || n_positions > self.n_positions {
             bail!("{n_positions} of {} positions were asked for", self.n_positions)
         }
         let layers = match &self.layers {
@@ -172,14 +173,15 @@ pub(super) struct Prefill<'a> {
     known: Option<&'a Prefix>,
     n_known: usize,
     rows: WholeRows,
+    held: Held,
     layers: Option<Layers>,
 }
 
 impl<'a> Prefill<'a> {
-    /// `n_positions` in all, of which the first `n_known` are those of `known`.
-    pub(super) fn new(n_positions: usize, known: Option<&'a Prefix>, n_known: usize) -> Self {
+    /// `n_positions` in all, of which the first `n_known` are those of `known`. `held`: how the kernel of the CPU holds them.
+    pub(super) fn new(n_positions: usize, known: Option<&'a Prefix>, n_known: usize, held: Held) -> Self {
         let rows = WholeRows::new(n_positions, None, Numerics::Serve);
-        Self { known, n_known, rows, layers: None }
+        Self { known, n_known, rows, held, layers: None }
     }
 
     /// Keeps keys and values (1, T, `n_kv_heads`, `head_dim`) of one layer; layers come in their order.
@@ -193,7 +195,7 @@ impl<'a> Prefill<'a> {
         match (layers, known) {
             (Layers::Host(layers), None | Some(Layers::Host(_))) => {
                 let known = known.and_then(|known| known.host(layer_idx));
-                layers.push(host::Layer::after(known, self.n_known, &key, &value)?);
+                layers.push(host::Layer::after((known, self.n_known), (&key, &value), self.held)?);
             }
             (Layers::Composed(layers), None | Some(Layers::Composed(_))) => {
                 let known = known.and_then(|known| known.composed(layer_idx));

@@ -8,7 +8,7 @@ pub use packed::{Beginning, Packed};
 use super::{
     attention::{Attend, PackedRows, WholeRows},
     config::DecoderConfig,
-    kv_cache::{Beside, Forks, Prefill, Prefix, Step},
+    kv_cache::{Beside, Forks, Held, Prefill, Prefix, Step},
     linear::{Bias, Linear, Weight},
     ops::{self, Numerics},
     rotary::{Rotary, Rotation},
@@ -156,6 +156,14 @@ impl Transformer {
         self.prefill_behind(ids, Some(known), n_known)
     }
 
+    /// How keys and values are held on the CPU.
+    fn held(&self) -> Held {
+        match self.embedding {
+            Weight::Int8(_) => Held::Bf16,
+            Weight::Plain(_) | Weight::Packed(_) => Held::F32,
+        }
+    }
+
     fn check_known(
         &self,
         known: Option<&Prefix>,
@@ -182,7 +190,7 @@ impl Transformer {
         let (n_positions, n_new) = (ids.len(), ids.len() - n_known);
         let positions: Vec<u32> = (0..).take(n_positions).skip(n_known).collect();
         let rotation = self.rotary.at(&positions, &[n_new], self.embedding.dtype(), self.device())?;
-        let mut prefill = Prefill::new(n_positions, known, n_known);
+        let mut prefill = Prefill::new(n_positions, known, n_known, self.held());
         let ids = Tensor::from_slice(&ids[n_known..], (1, n_new), self.device())?;
         let last = self.run(&ids, &rotation, &mut prefill, 1)?.detach().squeeze(1)?;
         Ok((prefill.into_prefix(n_positions)?, last))
@@ -220,7 +228,8 @@ impl Transformer {
         let rotation = self.step_rotation(groups, ids, &positions)?;
         let all = [&prompt[n_known..], ids].concat();
         let tensor = Tensor::from_slice(&all, (1, all.len()), self.device())?;
-        let (step, prefill) = (Step { groups: &mut *groups }, Prefill::new(prompt.len(), known, n_known));
+        let step = Step { groups: &mut *groups };
+        let prefill = Prefill::new(prompt.len(), known, n_known, self.held());
         let mut beside = Beside { prompt: prefill, n_positions, step };
         let hidden = self.run(&tensor, &rotation, &mut beside, ids.len())?.detach();
         let prefix = beside.prompt.into_prefix(prompt.len())?;

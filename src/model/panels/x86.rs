@@ -1,53 +1,63 @@
 //! The same with the vector instructions of x86, named: whether a compiler finds them in a loop changes with the code around it, and where
 //! it does not, products take several times as long.
-use super::{Matrix, PANEL, Sums};
+use super::{Matrix, PANEL, Pair, Sums};
 use bytemuck::must_cast;
+use half::bf16;
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm512_fmadd_ps, _mm512_set1_ps,
-    _mm512_setzero_ps,
+    __m256, __m256i, __m512, __m512bh, __m512i, _mm256_and_si256, _mm256_fmadd_ps, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm512_and_si512, _mm512_dpbf16_ps,
+    _mm512_fmadd_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
 };
 
 /// Registers of columns that are computed at a time.
 const REGISTERS: usize = 2;
 
-/// AVX-512: 8 rows of two registers of 16 are 16 of 32 registers.
-#[target_feature(enable = "avx512f")]
-pub(in crate::model) fn wide(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
-    match *rows {
-        [a] => wide_tile([a], matrix, sums),
-        [a, b] => wide_tile([a, b], matrix, sums),
-        [a, b, c] => wide_tile([a, b, c], matrix, sums),
-        [a, b, c, d] => wide_tile([a, b, c, d], matrix, sums),
-        [a, b, c, d, e] => wide_tile([a, b, c, d, e], matrix, sums),
-        [a, b, c, d, e, f] => wide_tile([a, b, c, d, e, f], matrix, sums),
-        [a, b, c, d, e, f, g] => wide_tile([a, b, c, d, e, f, g], matrix, sums),
-        [a, b, c, d, e, f, g, h, ..] => wide_tile([a, b, c, d, e, f, g, h], matrix, sums),
-        [] => {}
-    }
+/// A function for up to eight rows of AVX-512: 8 rows of two registers of 16 are 16 of 32 registers.
+macro_rules! wide {
+    ($name:ident, $features:literal, $terms:ty, $tile:ident) => {
+        #[target_feature(enable = $features)]
+        pub(in crate::model) fn $name(rows: &[&[$terms]], matrix: Matrix<'_, $terms>, sums: &mut Sums<'_>) {
+            match *rows {
+                [a] => $tile([a], matrix, sums),
+                [a, b] => $tile([a, b], matrix, sums),
+                [a, b, c] => $tile([a, b, c], matrix, sums),
+                [a, b, c, d] => $tile([a, b, c, d], matrix, sums),
+                [a, b, c, d, e] => $tile([a, b, c, d, e], matrix, sums),
+                [a, b, c, d, e, f] => $tile([a, b, c, d, e, f], matrix, sums),
+                [a, b, c, d, e, f, g] => $tile([a, b, c, d, e, f, g], matrix, sums),
+                [a, b, c, d, e, f, g, h, ..] => $tile([a, b, c, d, e, f, g, h], matrix, sums),
+                [] => {}
+            }
+        }
+    };
 }
 
-/// AVX2 with fused multiplication: four rows of two registers of eight are half of 16 registers.
-#[target_feature(enable = "avx2,fma")]
-pub(in crate::model) fn narrow(rows: &[&[f32]], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
-    for (at, rows) in rows.chunks(4).enumerate() {
-        let (stride, adds) = (sums.stride, sums.adds);
-        let mut sums = Sums { values: &mut sums.values[at * 4 * stride..], stride, adds };
-        match *rows {
-            [a] => narrow_tile([a], matrix, &mut sums),
-            [a, b] => narrow_tile([a, b], matrix, &mut sums),
-            [a, b, c] => narrow_tile([a, b, c], matrix, &mut sums),
-            [a, b, c, d, ..] => narrow_tile([a, b, c, d], matrix, &mut sums),
-            [] => {}
+/// A function for any rows of AVX2, four at a time: four of two registers of eight are half of 16 registers.
+macro_rules! narrow {
+    ($name:ident, $terms:ty, $tile:ident) => {
+        #[target_feature(enable = "avx2,fma")]
+        pub(in crate::model) fn $name(rows: &[&[$terms]], matrix: Matrix<'_, $terms>, sums: &mut Sums<'_>) {
+            for (at, rows) in rows.chunks(4).enumerate() {
+                let (stride, adds) = (sums.stride, sums.adds);
+                let mut sums = Sums { values: &mut sums.values[at * 4 * stride..], stride, adds };
+                match *rows {
+                    [a] => $tile([a], matrix, &mut sums),
+                    [a, b] => $tile([a, b], matrix, &mut sums),
+                    [a, b, c] => $tile([a, b, c], matrix, &mut sums),
+                    [a, b, c, d, ..] => $tile([a, b, c, d], matrix, &mut sums),
+                    [] => {}
+                }
+            }
         }
-    }
+    };
 }
 
 /// A function with instructions of these features: sums of `R` rows (K) times (K, columns), in registers throughout.
 macro_rules! tile {
-    ($name:ident, $features:literal, $register:ty, $zero:ident, $splat:ident, $fused:ident) => {
+    ($name:ident, $features:literal, $terms:ty, $register:ty, $zero:ident, $add:ident) => {
         #[target_feature(enable = $features)]
         #[inline]
-        fn $name<const R: usize>(rows: [&[f32]; R], matrix: Matrix<'_>, sums: &mut Sums<'_>) {
+        fn $name<const R: usize>(rows: [&[$terms]; R], matrix: Matrix<'_, $terms>, sums: &mut Sums<'_>) {
             const WIDTH: usize = REGISTERS * size_of::<$register>() / size_of::<f32>();
             let n_terms = rows.iter().map(|row| row.len()).min().unwrap_or(0);
             let rows = rows.map(|row| &row[..n_terms]);
@@ -61,13 +71,12 @@ macro_rules! tile {
                         }
                     }
                     for (at, terms) in panel[..n_terms].iter().enumerate() {
-                        let terms: &[f32; WIDTH] =
+                        let terms: &[$terms; WIDTH] =
                             terms[within..].first_chunk().expect("a panel is a multiple of it");
                         let terms: [$register; REGISTERS] = must_cast(*terms);
                         for (registers, row) in registers.iter_mut().zip(rows) {
-                            let factor = $splat(row[at]);
-                            for (sum, term) in registers.iter_mut().zip(terms) {
-                                *sum = $fused(factor, term, *sum);
+                            for (sum, terms) in registers.iter_mut().zip(terms) {
+                                *sum = $add(*sum, row[at], terms);
                             }
                         }
                     }
@@ -80,5 +89,64 @@ macro_rules! tile {
     };
 }
 
-tile!(wide_tile, "avx512f", __m512, _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps);
-tile!(narrow_tile, "avx2,fma", __m256, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps);
+wide!(wide, "avx512f", f32, wide_tile);
+wide!(wide_pairs, "avx512f,avx512bf16", Pair, pairs_tile);
+wide!(wide_widened, "avx512f", Pair, wide_widened_tile);
+narrow!(narrow, f32, narrow_tile);
+narrow!(narrow_widened, Pair, narrow_widened_tile);
+
+tile!(wide_tile, "avx512f", f32, __m512, _mm512_setzero_ps, wide_fused);
+tile!(pairs_tile, "avx512f,avx512bf16", Pair, __m512, _mm512_setzero_ps, pairs);
+tile!(wide_widened_tile, "avx512f", Pair, __m512, _mm512_setzero_ps, wide_widening);
+tile!(narrow_tile, "avx2,fma", f32, __m256, _mm256_setzero_ps, narrow_fused);
+tile!(narrow_widened_tile, "avx2,fma", Pair, __m256, _mm256_setzero_ps, narrow_widening);
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn wide_fused(sum: __m512, factor: f32, terms: __m512) -> __m512 {
+    _mm512_fmadd_ps(_mm512_set1_ps(factor), terms, sum)
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn narrow_fused(sum: __m256, factor: f32, terms: __m256) -> __m256 {
+    _mm256_fmadd_ps(_mm256_set1_ps(factor), terms, sum)
+}
+
+/// Both products of each pair in one instruction.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+#[allow(unsafe_code, reason = "there is no function that takes a register of bits as one of bf16")]
+fn pairs(sum: __m512, factors: Pair, terms: __m512) -> __m512 {
+    let factors = _mm512_set1_epi32(must_cast(factors));
+    // SAFETY: all three are 512 bits, and any bits are numbers in bf16.
+    let (factors, terms) = unsafe {
+        (std::mem::transmute::<__m512i, __m512bh>(factors), std::mem::transmute::<__m512, __m512bh>(terms))
+    };
+    _mm512_dpbf16_ps(sum, factors, terms)
+}
+
+/// The bits of a pair, as one number, that are those of its second term in f32.
+const SECOND: i32 = i32::from_ne_bytes(0xffff_0000_u32.to_ne_bytes());
+/// By how many bits the first term is moved to where f32 has them.
+const FIRST: u32 = 16;
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn wide_widening(sum: __m512, factors: Pair, terms: __m512) -> __m512 {
+    let terms: __m512i = must_cast(terms);
+    let first = must_cast(_mm512_slli_epi32::<FIRST>(terms));
+    let second = must_cast(_mm512_and_si512(terms, _mm512_set1_epi32(SECOND)));
+    let factors = factors.map(bf16::to_f32);
+    wide_fused(wide_fused(sum, factors[0], first), factors[1], second)
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn narrow_widening(sum: __m256, factors: Pair, terms: __m256) -> __m256 {
+    let terms: __m256i = must_cast(terms);
+    let first = must_cast(_mm256_slli_epi32::<{ FIRST.cast_signed() }>(terms));
+    let second = must_cast(_mm256_and_si256(terms, _mm256_set1_epi32(SECOND)));
+    let factors = factors.map(bf16::to_f32);
+    narrow_fused(narrow_fused(sum, factors[0], first), factors[1], second)
+}

@@ -1,7 +1,7 @@
 //! What 8 bits cost: how far the rounded network's choice of each token lies from the network's own, in lists that this writes.
 use crate::{
     decode::sampler::SamplerSettings,
-    model::{precision::Precision, transformer::Transformer, weights::Checkpoint},
+    model::{kv_cache::Forks, precision::Precision, transformer::Transformer, weights::Checkpoint},
     train::{
         checkpoint,
         error::TrainError,
@@ -79,11 +79,15 @@ fn chosen(path: &Path) -> Result<Vec<Vec<u32>>, TrainError> {
     Ok(prompts.into_iter().step_by(stride).collect())
 }
 
-/// Log-probabilities (T, C) of what could stand at each place of a list.
+/// Log-probabilities (T, C) of what could stand at each place of a list, token after token as it is served: keys and values may be held
+/// in other numbers then than where whole rows are computed.
 fn logprobs(model: &Transformer, prompt: &[u32], ids: &[u32]) -> Result<Tensor, TrainError> {
-    let before = [prompt, &ids[..ids.len() - 1]].concat();
-    let before = Tensor::from_slice(&before, (1, before.len()), model.device())?;
-    let hidden = model.hidden(&before, None)?.squeeze(0)?;
-    let hidden = hidden.narrow(0, prompt.len() - 1, ids.len())?.contiguous()?;
-    Ok(candle_nn::ops::log_softmax(&model.logits(&hidden)?, D::Minus1)?)
+    let (prefix, first) = model.prefill(prompt)?;
+    let mut row = Forks::new(Arc::new(prefix), 1);
+    let mut hidden = vec![first];
+    for id in &ids[..ids.len() - 1] {
+        hidden.push(model.step(&mut [&mut row], &[*id])?);
+    }
+    let logits = model.logits(&Tensor::cat(&hidden, 0)?)?;
+    Ok(candle_nn::ops::log_softmax(&logits, D::Minus1)?)
 }
