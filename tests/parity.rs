@@ -159,43 +159,61 @@ fn packed_sequences_agree_with_rows_of_their_own() {
 #[test]
 fn cached_steps_agree_with_whole_rows() {
     for family in FAMILIES {
-        let (_, serve, _) = decoders(family);
-        let prompts = [row(5, 1), row(290, 2)];
-        let mut rows = vec![vec![prompts[0].clone(); 3], vec![prompts[1].clone(); 2]];
-        let mut groups: Vec<Forks> = Vec::new();
-        for (prompt, rows) in prompts.iter().zip(&rows) {
-            let (prefix, hidden) = serve.prefill(prompt).unwrap();
-            let last = logits(&serve, prompt).narrow(0, prompt.len() - 1, 1).unwrap();
-            assert_same(&serve.logits(&hidden).unwrap(), &last, 1e-4, "prefill");
-            assert_eq!(prefix.n_positions(), prompt.len());
-            // Layers, key and value, positions, heads of eight numbers, each filled up to whole registers where that is faster.
-            assert!(prefix.n_bytes() >= 3 * 2 * prompt.len() * 2 * 8 * 4);
-            groups.push(Forks::new(Arc::new(prefix), rows.len()));
+        let (mut parameters, serve, _) = decoders(family);
+        cached_steps_agree(&serve, |got, expected, what| assert_same(got, expected, 1e-4, what), 4);
+        if device().is_cpu() {
+            let rounded = Precision::Int8.load(&config(family), &mut parameters, &device()).unwrap();
+            cached_steps_agree(&rounded, assert_near, 2);
         }
-        for step in 0..70_usize {
-            if step == 20 {
-                groups[0].drop_row(1).unwrap();
-                rows[0].remove(1);
-            }
-            if step == 50 {
-                groups[1].drop_row(1).unwrap();
-                rows[1].remove(1);
-            }
-            let mut ids = Vec::new();
-            for (row_idx, row) in rows.iter_mut().flatten().enumerate() {
-                ids.push(u32::try_from((step * 13 + row_idx * 29 + row.len()) % 61).unwrap());
-                row.push(ids[row_idx]);
-            }
-            let mut borrowed: Vec<&mut Forks> = groups.iter_mut().collect();
-            let stepped = serve.step(&mut borrowed, &ids).unwrap();
-            if ![0, 19, 20, 31, 32, 33, 50, 69].contains(&step) {
-                continue;
-            }
-            for (row_idx, row) in rows.iter().flatten().enumerate() {
-                let whole = logits(&serve, row).narrow(0, row.len() - 1, 1).unwrap();
-                let cached = serve.logits(&stepped.narrow(0, row_idx, 1).unwrap()).unwrap();
-                assert_same(&cached, &whole, 1e-4, &format!("{family:?} step {step} row {row_idx}"));
-            }
+    }
+}
+
+/// Whole rows have keys and values as they are, steps in 8 bits have them in bf16; weights that are this large make much of that. What
+/// lay at another place would differ by more than its own size.
+#[track_caller]
+fn assert_near(got: &Tensor, expected: &Tensor, what: &str) {
+    let size = |tensor: Tensor| tensor.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+    let share = size((got - expected).unwrap()) / size(expected.clone());
+    assert!(share < 0.3, "{what}: differ by {share} of their size");
+}
+
+/// `n_bytes`: those of a number of keys and values.
+fn cached_steps_agree(serve: &Transformer, agree: impl Fn(&Tensor, &Tensor, &str), n_bytes: usize) {
+    let prompts = [row(5, 1), row(290, 2)];
+    let mut rows = vec![vec![prompts[0].clone(); 3], vec![prompts[1].clone(); 2]];
+    let mut groups: Vec<Forks> = Vec::new();
+    for (prompt, rows) in prompts.iter().zip(&rows) {
+        let (prefix, hidden) = serve.prefill(prompt).unwrap();
+        let last = logits(serve, prompt).narrow(0, prompt.len() - 1, 1).unwrap();
+        agree(&serve.logits(&hidden).unwrap(), &last, "prefill");
+        assert_eq!(prefix.n_positions(), prompt.len());
+        // Layers, key and value, positions, heads of eight numbers, each filled up to whole registers where that is faster.
+        assert!(prefix.n_bytes() >= 3 * 2 * prompt.len() * 2 * 8 * n_bytes);
+        groups.push(Forks::new(Arc::new(prefix), rows.len()));
+    }
+    for step in 0..70_usize {
+        if step == 20 {
+            groups[0].drop_row(1).unwrap();
+            rows[0].remove(1);
+        }
+        if step == 50 {
+            groups[1].drop_row(1).unwrap();
+            rows[1].remove(1);
+        }
+        let mut ids = Vec::new();
+        for (row_idx, row) in rows.iter_mut().flatten().enumerate() {
+            ids.push(u32::try_from((step * 13 + row_idx * 29 + row.len()) % 61).unwrap());
+            row.push(ids[row_idx]);
+        }
+        let mut borrowed: Vec<&mut Forks> = groups.iter_mut().collect();
+        let stepped = serve.step(&mut borrowed, &ids).unwrap();
+        if ![0, 19, 20, 31, 32, 33, 50, 69].contains(&step) {
+            continue;
+        }
+        for (row_idx, row) in rows.iter().flatten().enumerate() {
+            let whole = logits(serve, row).narrow(0, row.len() - 1, 1).unwrap();
+            let cached = serve.logits(&stepped.narrow(0, row_idx, 1).unwrap()).unwrap();
+            agree(&cached, &whole, &format!("{:?} step {step} row {row_idx}", serve.config().family));
         }
     }
 }

@@ -18,6 +18,12 @@ use candle_core::{Result, Tensor, bail};
 pub(super) use host::Held;
 use std::sync::Arc;
 
+/// Products of numbers in bf16 that this processor has for each of f32, where keys and values are held so.
+#[must_use]
+pub fn rounded_at_once() -> u8 {
+    host::Held::Bf16.products_at_once()
+}
+
 /// Keys and values of one prompt, layer by layer. Immutable; forks share it.
 #[derive(Clone, Debug)]
 pub struct Prefix {

@@ -30,6 +30,15 @@ impl Held {
             Self::Bf16 => Pair::N,
         }
     }
+
+    /// Products that an instruction has for each of f32.
+    pub(super) fn products_at_once(self) -> u8 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16 if is_x86_feature_detected!("avx512bf16") => 2,
+            Self::F32 | Self::Bf16 => 1,
+        }
+    }
 }
 
 /// Heads of one layer's keys and values.
@@ -111,7 +120,8 @@ impl Layer {
     /// Copies the first positions of every sequence into room for more.
     fn grown(&self, n_used: usize, capacity: usize) -> Self {
         let (heads, n_terms) = (self.heads, self.heads.held.n_terms());
-        // Whole panels of keys, whole words of values: what stands behind the last position is written before it is seen.
+        // Whole panels of keys: what stands behind the last position is written before it is seen. Whole words of values: a half that stands there
+        // is multiplied with a share of 0 until it is written.
         let n_keys = heads.n_keys(padded(n_used));
         let keys = resized(&self.keys, (heads.n_keys(self.capacity), n_keys), heads.n_keys(capacity));
         let panel_len = (heads.n_of_panel(self.capacity), n_used.div_ceil(n_terms) * PANEL);
@@ -282,6 +292,9 @@ fn step_of<T: Attended>(
 ) -> Result<Tensor> {
     let (n_rows, _, n_heads, dim) = query.dims4()?;
     let heads = Heads::new(key.dim(2)?, dim, groups[0].prefix.heads.held)?;
+    if groups.iter().any(|group| group.prefix.heads != heads) {
+        bail!("a prompt has other heads, or holds them in another way")
+    }
     let (width, kv_width) = (n_heads * dim, heads.n_kv * dim);
     with_values(key, |key| {
         with_values(value, |value| {

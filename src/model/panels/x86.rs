@@ -2,7 +2,6 @@
 //! it does not, products take several times as long.
 use super::{Matrix, PANEL, Pair, Sums};
 use bytemuck::must_cast;
-use half::bf16;
 use std::arch::x86_64::{
     __m256, __m256i, __m512, __m512bh, __m512i, _mm256_and_si256, _mm256_fmadd_ps, _mm256_set1_epi32,
     _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm512_and_si512, _mm512_dpbf16_ps,
@@ -127,26 +126,30 @@ fn pairs(sum: __m512, factors: Pair, terms: __m512) -> __m512 {
 }
 
 /// The bits of a pair, as one number, that are those of its second term in f32.
-const SECOND: i32 = i32::from_ne_bytes(0xffff_0000_u32.to_ne_bytes());
+const SECOND: i32 = 0xffff_0000_u32.cast_signed();
 /// By how many bits the first term is moved to where f32 has them.
 const FIRST: u32 = 16;
 
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn wide_widening(sum: __m512, factors: Pair, terms: __m512) -> __m512 {
-    let terms: __m512i = must_cast(terms);
-    let first = must_cast(_mm512_slli_epi32::<FIRST>(terms));
-    let second = must_cast(_mm512_and_si512(terms, _mm512_set1_epi32(SECOND)));
-    let factors = factors.map(bf16::to_f32);
-    wide_fused(wide_fused(sum, factors[0], first), factors[1], second)
+    let widened = |pairs: __m512i| -> [__m512; 2] {
+        let second = _mm512_and_si512(pairs, _mm512_set1_epi32(SECOND));
+        [must_cast(_mm512_slli_epi32::<FIRST>(pairs)), must_cast(second)]
+    };
+    let ([first, second], [like_first, like_second]) =
+        (widened(_mm512_set1_epi32(must_cast(factors))), widened(must_cast(terms)));
+    _mm512_fmadd_ps(second, like_second, _mm512_fmadd_ps(first, like_first, sum))
 }
 
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 fn narrow_widening(sum: __m256, factors: Pair, terms: __m256) -> __m256 {
-    let terms: __m256i = must_cast(terms);
-    let first = must_cast(_mm256_slli_epi32::<{ FIRST.cast_signed() }>(terms));
-    let second = must_cast(_mm256_and_si256(terms, _mm256_set1_epi32(SECOND)));
-    let factors = factors.map(bf16::to_f32);
-    narrow_fused(narrow_fused(sum, factors[0], first), factors[1], second)
+    let widened = |pairs: __m256i| -> [__m256; 2] {
+        let second = _mm256_and_si256(pairs, _mm256_set1_epi32(SECOND));
+        [must_cast(_mm256_slli_epi32::<{ FIRST.cast_signed() }>(pairs)), must_cast(second)]
+    };
+    let ([first, second], [like_first, like_second]) =
+        (widened(_mm256_set1_epi32(must_cast(factors))), widened(must_cast(terms)));
+    _mm256_fmadd_ps(second, like_second, _mm256_fmadd_ps(first, like_first, sum))
 }

@@ -45,7 +45,7 @@ pub struct EngineSettings {
     pub aging: Duration,
     /// `prefix_bytes_max`: memory of keys and values that are kept of readers' last prompts, so that a reader who comes back with a few
     /// more signals need not wait for all of them again, as long as all fit the prompt. Default 268,435,456: some five hundred readers of the demo, twenty of a
-    /// network of half a billion parameters. 0: none.
+    /// network of half a billion parameters, forty in 8 bits. 0: none.
     pub prefix_bytes_max: usize,
     /// `prefix_age_max_ms`: how long they are kept after their last use. Default 600,000: most of a visit.
     pub prefix_age_max: Duration,

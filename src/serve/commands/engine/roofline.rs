@@ -1,12 +1,13 @@
 //! What the machine could do at best with the work of a reader: the floor that a measured engine is compared with.
 //!
-//! Three limits are measured on the spot, products by the engine's own kernels: of matrices in cache, in f32 (attention), and reads of memory. In f32 the
+//! Three limits are measured on the spot, products by the engine's own kernels: of matrices in cache, in f32, and reads of memory. Attention has as many
+//! products as f32, or twice as many where the processor multiplies pairs in bf16 and the network is in 8 bits. In f32 the
 //! library's product is measured too, and the faster one counts: a kernel alone would hide that it is slow. Prompts are bound by products; a step of all rows by products or by reading every weight and all keys and values once, whichever takes longer.
 #![allow(clippy::cast_precision_loss, reason = "counts of a measurement")]
 use super::EngineArgs;
 use crate::model::{
     config::DecoderConfig,
-    int8, packed,
+    int8, kv_cache, packed,
     precision::Precision,
     products::{Job, Layer, Panelled, compute},
 };
@@ -25,9 +26,6 @@ const OPERATIONS: f64 = (2 * ROWS * WIDTH * WIDTH) as f64;
 const READ_BYTES: usize = 256 << 20;
 /// Each limit is measured so often; the best counts, since a machine is never faster than it is.
 const TRIES: usize = 40;
-/// Bytes of a number of keys and values in f32.
-const KV_BYTES: f64 = 4.0;
-
 /// Limits of the machine, per second.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Limits {
@@ -40,9 +38,15 @@ pub(super) struct Limits {
     /// Bytes read.
     #[serde(rename = "bytes_per_s")]
     bytes: f64,
+    /// Those of attention for each of f32.
+    #[serde(skip)]
+    attended_at_once: f64,
     /// Bytes of a weight.
     #[serde(skip)]
     weight_bytes: f64,
+    /// Bytes of a number of keys and values.
+    #[serde(skip)]
+    kv_bytes: f64,
 }
 
 impl Limits {
@@ -56,11 +60,12 @@ impl Limits {
         let rows = rows.flatten_all()?.to_vec1::<f32>()?;
         let packed = packed::Matrix::pack(&weight).map_err(candle_core::Error::wrap)?;
         let f32_products = products(&packed, &packed::Rows::new(&rows, WIDTH))?.max(stock);
-        let (products, weight_bytes) = match precision {
-            Precision::F32 => (f32_products, 4.0),
+        let (products, attended_at_once, weight_bytes, kv_bytes) = match precision {
+            Precision::F32 => (f32_products, 1.0, 4.0, 4.0),
             Precision::Int8 => {
                 let matrix = int8::Matrix::round(&weight).map_err(candle_core::Error::wrap)?;
-                (products(&matrix, &int8::Rows::round(&rows, WIDTH))?, 1.0)
+                let products = products(&matrix, &int8::Rows::round(&rows, WIDTH))?;
+                (products, f64::from(kv_cache::rounded_at_once()), 1.0, 2.0)
             }
             Precision::Bf16 | Precision::F16 => return Ok(None),
         };
@@ -68,7 +73,7 @@ impl Limits {
         let read =
             || Ok(black_box(memory.par_chunks(1 << 16).map(|part| part.iter().sum::<u64>()).sum::<u64>()));
         let bytes = READ_BYTES as f64 / best(read)?;
-        Ok(Some(Self { products, f32_products, bytes, weight_bytes }))
+        Ok(Some(Self { products, f32_products, bytes, attended_at_once, weight_bytes, kv_bytes }))
     }
 
     /// Readers per second at best.
@@ -81,15 +86,16 @@ impl Limits {
         // The last layer has more than keys and values only of the last position.
         let computed = work.body * n_new - work.body_unread * (n_new - 1.0) + work.head;
         let unseen = work.attention / config.n_layers as f64 * (seen - args.prompt_tokens as f64);
-        let prefill = 2.0 * computed / self.products + (work.attention * seen - unseen) / self.f32_products;
+        let attended_per_s = self.f32_products * self.attended_at_once;
+        let prefill = 2.0 * computed / self.products + (work.attention * seen - unseen) / attended_per_s;
         // The first token of a row follows from the prompt.
         let n_steps = (args.new_tokens - 1) as f64;
         let (n_rows, mean_tail) = (concurrency * args.n as f64, args.new_tokens as f64 / 2.0);
         let context = args.prompt_tokens as f64 + mean_tail;
         let computed = n_rows
-            * (2.0 * (work.body + work.head) / self.products + work.attention * context / self.f32_products);
+            * (2.0 * (work.body + work.head) / self.products + work.attention * context / attended_per_s);
         let kept = concurrency * args.prompt_tokens as f64 + n_rows * mean_tail;
-        let read = (work.body + work.head) * self.weight_bytes + work.kv * KV_BYTES * kept;
+        let read = (work.body + work.head) * self.weight_bytes + work.kv * self.kv_bytes * kept;
         let step = computed.max(read / self.bytes);
         (prefill + n_steps * step / concurrency).recip()
     }
@@ -165,10 +171,17 @@ mod tests {
             "config.json",
         )
         .unwrap();
-        let limits = Limits { products: 1340e9, f32_products: 317e9, bytes: 30.4e9, weight_bytes: 1.0 };
+        let limits = Limits {
+            products: 1340e9,
+            f32_products: 317e9,
+            bytes: 30.4e9,
+            attended_at_once: 1.0,
+            weight_bytes: 1.0,
+            kv_bytes: 2.0,
+        };
         let words = |n: &str| format!("bench --shared-prefix 160 --concurrency 8 --n {n}");
         let args = |n: &str| Bench::parse_from(words(n).split(' ')).args;
-        // Computed apart, for keys and values of half the bytes: 2.51 and 1.28 readers per second.
+        // Computed apart: 2.51 and 1.28 readers per second.
         let (one, eight) = (limits.users_per_s(&config, &args("1")), limits.users_per_s(&config, &args("8")));
         assert!((one - 2.51).abs() < 0.2, "{one}");
         assert!((eight - 1.28).abs() < 0.1, "{eight}");
