@@ -127,7 +127,7 @@ fn adapters_are_all_that_is_trained_and_a_run_goes_on_bit_for_bit() {
 
 #[test]
 fn teacher_and_student_learn_through_adapters_too() {
-    let watch = WatchSettings { every: 0, readers: 0 };
+    let watch = WatchSettings { every: 0, readers: 0, lists: 1 };
     let (out, fit) = (DIR.path().join("teacher"), each_step(1));
     let settings = TeacherSettings {
         prompt_tokens: 96,

@@ -3,6 +3,7 @@ mod bench;
 mod calls;
 mod end;
 mod experiments;
+mod killed_stages;
 mod kills;
 mod models;
 mod process;

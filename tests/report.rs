@@ -23,7 +23,7 @@ static RUN: LazyLock<PathBuf> = LazyLock::new(|| {
         cuts_per_reader: 1,
         lists_per_prompt: 3,
         grpo: GrpoSettings { query_credit: 0.5, ..GrpoSettings::plain() },
-        watch: WatchSettings { every: 2, readers: 4 },
+        watch: WatchSettings { every: 2, readers: 4, lists: 1 },
         fit: fit(2, 2),
         ..TeacherSettings::demo()
     };

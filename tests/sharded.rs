@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const OFF: WatchSettings = WatchSettings { every: 0, readers: 0 };
+const OFF: WatchSettings = WatchSettings { every: 0, readers: 0, lists: 1 };
 
 /// The same model in two files with an index.
 fn sharded(model: &Path, to: &Path) -> PathBuf {

@@ -33,7 +33,7 @@ fn settings(mode: Distillation, steps: u64) -> StudentSettings {
         prompt_tokens: 96,
         cuts_per_reader: 1,
         lists_per_prompt: 2,
-        watch: WatchSettings { every: 0, readers: 0 },
+        watch: WatchSettings { every: 0, readers: 0, lists: 1 },
         fit: fit(steps, 4),
         ..StudentSettings::demo()
     }
@@ -88,7 +88,7 @@ fn a_student_that_is_its_teacher_has_nothing_to_learn() {
 #[test]
 fn four_steps_are_two_and_two_after_a_restart_under_watch() {
     let watched = StudentSettings {
-        watch: WatchSettings { every: 2, readers: 8 },
+        watch: WatchSettings { every: 2, readers: 8, lists: 1 },
         ..settings(Distillation::ReverseKl, 4)
     };
     let at = |name: &str| DIR.path().join(name);
@@ -196,7 +196,7 @@ fn a_student_with_a_pruned_output_samples_what_it_learns_from() {
         prompt_tokens: 96,
         cuts_per_reader: 1,
         lists_per_prompt: 4,
-        watch: WatchSettings { every: 0, readers: 0 },
+        watch: WatchSettings { every: 0, readers: 0, lists: 1 },
         fit: fit(1, 2),
         ..TeacherSettings::demo()
     };

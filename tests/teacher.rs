@@ -42,7 +42,7 @@ fn settings(steps: u64) -> TeacherSettings {
         prompt_tokens: 96,
         cuts_per_reader: 1,
         lists_per_prompt: 4,
-        watch: WatchSettings { every: 2, readers: 12 },
+        watch: WatchSettings { every: 2, readers: 12, lists: 2 },
         fit: FitSettings { peak_learning_rate: 1e-3, ..fit(steps, 3) },
         ..TeacherSettings::demo()
     }
@@ -149,7 +149,7 @@ fn other_settings_do_not_go_on_with_a_run_and_an_empty_world_has_nobody_to_ask()
 #[test]
 fn a_sign_that_holds_for_three_looks_ends_the_run() {
     let out = DIR.path().join("alarm");
-    let settings = TeacherSettings { watch: WatchSettings { every: 1, readers: 6 }, ..settings(6) };
+    let settings = TeacherSettings { watch: WatchSettings { every: 1, readers: 6, lists: 1 }, ..settings(6) };
     let run = || teacher::run(&STAGES.watched, start(), &settings, &out, &Device::Cpu).unwrap();
     run();
     // As if it had been killed after its fourth step, and as if no list had been valid at the last looks.
@@ -191,7 +191,7 @@ pub fn optional(steps: u64) -> TeacherSettings {
     };
     let plain = settings(steps);
     let fit = FitSettings { checkpoint_every: 1, ..plain.fit.clone() };
-    TeacherSettings { grpo, watch: WatchSettings { every: 0, readers: 0 }, fit, ..plain }
+    TeacherSettings { grpo, watch: WatchSettings { every: 0, readers: 0, lists: 1 }, fit, ..plain }
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn updated_twice(entropy_coef: f64) -> TeacherSettings {
     };
     let plain = settings(4);
     let fit = FitSettings { peak_learning_rate: 5e-3, ..plain.fit.clone() };
-    TeacherSettings { grpo, watch: WatchSettings { every: 0, readers: 0 }, fit, ..plain }
+    TeacherSettings { grpo, watch: WatchSettings { every: 0, readers: 0, lists: 1 }, fit, ..plain }
 }
 
 #[test]

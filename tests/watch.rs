@@ -19,7 +19,7 @@ fn run(out: &Path, checkpoint_every: u64) -> Result<PathBuf, TrainError> {
         prompt_tokens: 96,
         cuts_per_reader: 1,
         lists_per_prompt: 4,
-        watch: WatchSettings { every: 1, readers: 40 },
+        watch: WatchSettings { every: 1, readers: 40, lists: 1 },
         fit: fit(2, 3),
         ..TeacherSettings::demo()
     };

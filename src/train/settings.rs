@@ -278,9 +278,9 @@ pub struct TeacherSettings {
 }
 
 /// Looks as often as checkpoints are written, at readers enough that Recall@10 is known to some two hundredths.
-const WATCH: WatchSettings = WatchSettings { every: 100, readers: 300 };
+const WATCH: WatchSettings = WatchSettings { every: 100, readers: 300, lists: 1 };
 /// A student takes longer, and its best steps differ by a hundredth, as much as is known of Recall@10 with six hundred readers.
-const STUDENT_WATCH: WatchSettings = WatchSettings { every: 250, readers: 600 };
+const STUDENT_WATCH: WatchSettings = WatchSettings { every: 250, readers: 600, lists: 1 };
 
 impl TeacherSettings {
     /// Settings of the demo teacher.

@@ -43,6 +43,20 @@ pub struct WatchSettings {
     pub every: u64,
     /// Most validation readers that are asked.
     pub readers: usize,
+    /// Lists of each, so that steps are told apart by what was learned and less by the dice. Default 1: what runs had before there was a choice.
+    #[serde(default = "WatchSettings::one_list", skip_serializing_if = "WatchSettings::is_one_list")]
+    pub lists: usize,
+}
+
+impl WatchSettings {
+    fn one_list() -> usize {
+        1
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_one_list(lists: &usize) -> bool {
+        *lists == Self::one_list()
+    }
 }
 
 /// A validation reader, as she is served and judged.
@@ -108,6 +122,9 @@ impl<'a> Watch<'a> {
             })
             .take(settings.readers)
             .unzip();
+        if settings.lists == 0 {
+            return Err(TrainError::Settings { reason: "watch.lists is at least 1".to_owned() });
+        }
         if readers.len() < 2 {
             return Err(TrainError::TooLittleData {
                 reason: "fewer than two validation readers have signals and held-out clicks".to_owned(),
@@ -160,15 +177,16 @@ impl Eyes<'_> {
             return Ok(());
         }
         let sampled = Sampled { model: Arc::new(run.writer()?), tokens: self.tokens.clone() };
-        let lists = sampled.lists(&self.prompts, 1, SEED, &|| ())?;
+        let lists = sampled.lists(&self.prompts, self.settings.lists, SEED, &|| ())?;
         let answers: Vec<Option<Answer>> = lists
             .into_par_iter()
-            .map(|samples| match samples.into_iter().next() {
-                Some(Ok((list, _))) => Ok(Some(Answer {
+            .flatten()
+            .map(|sample| match sample {
+                Ok((list, _)) => Ok(Some(Answer {
                     found: self.judge.ranking(list.as_slice().iter().map(|query| query.as_str()))?,
                     list,
                 })),
-                Some(Err(_)) | None => Ok(None),
+                Err(_) => Ok(None),
             })
             .collect::<Result<_, TrainError>>()?;
         let signs = self.signs(run.state.step, &answers)?;
@@ -182,28 +200,29 @@ impl Eyes<'_> {
         keep_best(self.place, self.diary.lines())
     }
 
+    /// `answers`: of each reader, as many.
     fn signs(&self, step: u64, answers: &[Option<Answer>]) -> Result<Signs, TrainError> {
-        let n_readers = answers.len();
-        let next = |idx: usize| (idx + 1) % n_readers;
-        let reward = |of: usize, reader: usize| -> Result<f64, TrainError> {
+        let (n_answers, n_lists) = (answers.len(), answers.len() / self.readers.len());
+        let reader = |idx: usize| &self.readers[idx / n_lists];
+        // The same answer of the next reader.
+        let next = |idx: usize| (idx + n_lists) % n_answers;
+        let reward = |of: usize, at: usize| -> Result<f64, TrainError> {
             let list = answers[of].as_ref().map(|answer| &answer.list);
-            Ok(self.judge.rewards(list, &self.readers[reader].view)?.composite(Aggregation::Weighted))
+            Ok(self.judge.rewards(list, &reader(at).view)?.composite(Aggregation::Weighted))
         };
-        let own =
-            (0..n_readers).into_par_iter().map(|idx| reward(idx, idx)).collect::<Result<Vec<_>, _>>()?;
-        let others = (0..n_readers)
-            .into_par_iter()
-            .map(|idx| reward(idx, next(idx)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let rewards = |at: &(dyn Fn(usize) -> usize + Sync)| {
+            (0..n_answers).into_par_iter().map(|idx| reward(idx, at(idx))).collect::<Result<Vec<_>, _>>()
+        };
+        let (own, others) = (rewards(&|idx| idx)?, rewards(&next)?);
         let found = |idx: usize| answers[idx].as_ref().map_or(&[][..], |answer| &answer.found);
         let measure = |of: &dyn Fn(&[usize], &Grades<usize>) -> f64| {
-            mean((0..n_readers).map(|idx| of(found(idx), &self.readers[idx].clicked)))
+            mean((0..n_answers).map(|idx| of(found(idx), &reader(idx).clicked)))
         };
         let words: Vec<BTreeSet<&str>> = answers.iter().map(|answer| words(answer.as_ref())).collect();
         let overlap = |idx: usize| super::statistics::jaccard(&words[idx], &words[next(idx)]).unwrap_or(0.0);
         let queries = || {
-            let of = answers.iter().zip(&self.readers);
-            of.filter_map(|(answer, reader)| answer.as_ref().map(|answer| (&answer.list, reader)))
+            let of = answers.iter().enumerate();
+            of.filter_map(|(idx, answer)| answer.as_ref().map(|answer| (&answer.list, reader(idx))))
                 .flat_map(|(list, reader)| list.as_slice().iter().map(move |query| (query.as_str(), reader)))
         };
         let (reward, reward_of_others) = (mean(own.into_iter()), mean(others.into_iter()));
@@ -214,13 +233,14 @@ impl Eyes<'_> {
             ndcg_10: measure(&|ranking, clicked| ranking::ndcg(ranking, clicked, RECALL_K, Gain::Linear)),
             reward,
             permutation_gap: reward - reward_of_others,
-            overlap: mean((0..n_readers).map(overlap)),
+            overlap: mean((0..n_answers).map(overlap)),
             copy_rate: mean(
                 queries().map(|(query, reader)| f64::from(u8::from(is_copied(query, &reader.texts)))),
             ),
             top_query_share: signs::top_share(queries().map(|(query, _)| query), 1),
+            top_trigram_share: signs::top_share(queries().flat_map(|(query, _)| trigrams(query)), 1),
             hub_rate: signs::top_share(
-                (0..n_readers).flat_map(|idx| found(idx).iter().take(RECALL_K)),
+                (0..n_answers).flat_map(|idx| found(idx).iter().take(RECALL_K)),
                 HUB_ARTICLES,
             ),
         })
@@ -250,6 +270,12 @@ fn is_copied(query: &str, texts: &[&str]) -> bool {
     })
 }
 
+/// Every three words in a row.
+fn trigrams(query: &str) -> Vec<[&str; 3]> {
+    let words: Vec<&str> = query.split_whitespace().collect();
+    words.array_windows().copied().collect()
+}
+
 fn words(answer: Option<&Answer>) -> BTreeSet<&str> {
     let queries = answer.into_iter().flat_map(|answer| answer.list.as_slice());
     queries.flat_map(|query| query.as_str().split_whitespace()).collect()
@@ -264,6 +290,20 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_one_list_are_those_of_runs_that_had_no_choice() {
+        let before = r#"{"every":100,"readers":300}"#;
+        let settings: WatchSettings = serde_json::from_str(before).unwrap();
+        assert_eq!(settings.lists, 1);
+        assert_eq!(serde_json::to_string(&settings).unwrap(), before, "their digests are the same");
+    }
+
+    #[test]
+    fn trigrams_are_every_three_words_in_a_row() {
+        assert_eq!(trigrams("used car loan rates"), [["used", "car", "loan"], ["car", "loan", "rates"]]);
+        assert_eq!(trigrams("used car"), [[""; 3]; 0]);
+    }
 
     #[test]
     fn three_words_in_a_row_are_copied_and_two_are_not() {

@@ -65,7 +65,7 @@ fn arguments(out: &Path) -> Vec<PathBuf> {
     arguments
 }
 
-fn trainer() -> &'static str {
+pub fn trainer() -> &'static str {
     env!("CARGO_BIN_EXE_newshound-trainer")
 }
 
@@ -101,29 +101,41 @@ fn ended_as_the_whole(run: &Path) {
     assert_eq!(losses(run), losses(&WHOLE));
 }
 
-/// Moments are drawn over a whole life and not waited for: start, reading, steps and the writing of checkpoints are all hit.
-#[test]
-fn a_run_killed_fifty_times_ends_with_the_weights_of_one_that_was_not() {
-    LazyLock::force(&WHOLE);
-    let out = DIR.path().join("killed");
+/// Kills the command so many times. Moments are drawn over a whole life and not waited for: start, reading, steps and the writing of
+/// checkpoints are all hit. `at`: how far it has come, by what it has left. Ends where the command does; returns where kills found it.
+pub fn killed<T: Ord>(
+    arguments: &[PathBuf],
+    (kills, first_life): (usize, Duration),
+    at: impl Fn() -> T,
+) -> BTreeSet<T> {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
-    let mut life = Duration::from_millis(100);
-    let mut steps = BTreeSet::new();
-    for _ in 0..KILLS {
+    let (mut life, mut found) = (first_life, BTreeSet::new());
+    for _ in 0..kills {
         let mut child = Command::new(trainer())
-            .args(arguments(&out))
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         std::thread::sleep(rng.random_range(Duration::ZERO..life * 2));
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
         child.kill().unwrap();
         child.wait().unwrap();
-        let step = newshound::train::checkpoint::latest(&out).unwrap();
-        // Lives long enough to take a step, and no longer.
-        life = if steps.insert(step) { life * 9 / 10 } else { life * 6 / 5 };
+        // Lives long enough to come further, and no longer.
+        life = if found.insert(at()) { life * 9 / 10 } else { life * 6 / 5 };
     }
-    assert!(steps.len() > 3, "kills hit nothing but starts: {steps:?}");
+    found
+}
+
+#[test]
+fn a_run_killed_fifty_times_ends_with_the_weights_of_one_that_was_not() {
+    LazyLock::force(&WHOLE);
+    let out = DIR.path().join("killed");
+    let newest = || newshound::train::checkpoint::latest(&out).unwrap();
+    let found = killed(&arguments(&out), (KILLS, Duration::from_millis(100)), newest);
+    assert!(found.len() > 3, "kills hit nothing but starts: {found:?}");
     let output = to_the_end(&out);
     assert!(output.status.success(), "{output:?}");
     ended_as_the_whole(&out);
@@ -286,7 +298,7 @@ fn bytes_on_disk(path: &Path) -> u64 {
     if path.is_dir() { own + files(path).iter().map(|path| bytes_on_disk(path)).sum::<u64>() } else { own }
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files

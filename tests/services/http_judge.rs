@@ -194,7 +194,7 @@ fn taught(http_judge: HttpJudgeSettings, out: PathBuf) -> (Vec<u8>, Vec<Value>) 
         cuts_per_reader: 1,
         lists_per_prompt: 4,
         http_judge,
-        watch: WatchSettings { every: 0, readers: 0 },
+        watch: WatchSettings { every: 0, readers: 0, lists: 1 },
         fit: fit(2, 3),
         ..TeacherSettings::demo()
     };

@@ -98,7 +98,7 @@ fn settings(steps: u64) -> StudentSettings {
     StudentSettings {
         prompt_tokens: 96,
         cuts_per_reader: 1,
-        watch: WatchSettings { every: 0, readers: 0 },
+        watch: WatchSettings { every: 0, readers: 0, lists: 1 },
         fit: fit(steps, 4),
         ..StudentSettings::demo()
     }

@@ -57,7 +57,7 @@ impl Profile {
             fit: FitSettings { micro_batch_tokens: 256, ..tiny_fit(1_200, 2) },
             ..SftSettings::demo()
         };
-        let watch = WatchSettings { every: 3, readers: 12 };
+        let watch = WatchSettings { every: 3, readers: 12, lists: 1 };
         Self {
             name: "tiny",
             size: Size::Tiny,

@@ -14,7 +14,7 @@ const SHARE_FLOOR: f64 = 0.1;
 /// Lists may be valid, or find, this share of what they did first.
 const KEPT: f64 = 0.8;
 
-/// Means over the readers of one look.
+/// Means over the lists of one look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Signs {
     /// Optimiser steps before the look.
@@ -35,8 +35,16 @@ pub struct Signs {
     pub copy_rate: f64,
     /// Share of all queries that is the most frequent one.
     pub top_query_share: f64,
+    /// Share of all three words in a row of queries that are the most frequent three.
+    #[serde(default = "unknown_share")]
+    pub top_trigram_share: f64,
     /// Share of all places among the first ten that the ten most found articles take.
     pub hub_rate: f64,
+}
+
+/// Of looks that were noted before there was such a share: nothing grows beyond a multiple of it.
+fn unknown_share() -> f64 {
+    1.0
 }
 
 /// A sign that a reward is raised at the reader's cost.
@@ -52,6 +60,8 @@ pub enum Alarm {
     CopyRate,
     /// Readers get the same query.
     TopQuery,
+    /// Readers get queries that say the same in part.
+    TopTrigram,
     /// Readers get the same articles.
     Hub,
     /// The reward has risen, and lists find less of what is clicked.
@@ -59,12 +69,13 @@ pub enum Alarm {
 }
 
 impl Alarm {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Format,
         Self::PermutationGap,
         Self::Overlap,
         Self::CopyRate,
         Self::TopQuery,
+        Self::TopTrigram,
         Self::Hub,
         Self::RewardAgainstHits,
     ];
@@ -83,6 +94,7 @@ impl Alarm {
             Self::Overlap => "overlap of readers",
             Self::CopyRate => "copy rate",
             Self::TopQuery => "most frequent query",
+            Self::TopTrigram => "most frequent three words",
             Self::Hub => "hub articles",
             Self::RewardAgainstHits => "reward against hits",
         }
@@ -99,6 +111,7 @@ impl Alarm {
             Self::Overlap => has_grown(|signs| signs.overlap),
             Self::CopyRate => has_grown(|signs| signs.copy_rate),
             Self::TopQuery => has_grown(|signs| signs.top_query_share),
+            Self::TopTrigram => has_grown(|signs| signs.top_trigram_share),
             Self::Hub => has_grown(|signs| signs.hub_rate),
             Self::RewardAgainstHits => {
                 signs.reward > first.reward && signs.recall_10 < KEPT * first.recall_10
@@ -151,6 +164,7 @@ mod tests {
         overlap: 0.1,
         copy_rate: 0.0,
         top_query_share: 0.01,
+        top_trigram_share: 0.01,
         hub_rate: 0.1,
     };
 
@@ -173,9 +187,19 @@ mod tests {
         check(Signs { copy_rate: 0.09, ..FIRST }, None);
         check(Signs { copy_rate: 0.11, ..FIRST }, Some(Alarm::CopyRate));
         check(Signs { top_query_share: 0.2, ..FIRST }, Some(Alarm::TopQuery));
+        check(Signs { top_trigram_share: 0.2, ..FIRST }, Some(Alarm::TopTrigram));
         check(Signs { hub_rate: 0.4, ..FIRST }, Some(Alarm::Hub));
         check(Signs { reward: 0.5, recall_10: 0.15, ..FIRST }, Some(Alarm::RewardAgainstHits));
         check(Signs { reward: 0.3, recall_10: 0.15, ..FIRST }, None);
+    }
+
+    #[test]
+    fn a_look_that_was_noted_before_there_were_trigrams_gives_no_alarm_of_them() {
+        let mut line = serde_json::to_value(FIRST).unwrap();
+        line.as_object_mut().unwrap().remove("top_trigram_share");
+        let first: Signs = serde_json::from_value(line).unwrap();
+        let now = Signs { top_trigram_share: 0.2, ..FIRST };
+        assert_eq!(Alarm::of(&[first, now, now, now], 3), None);
     }
 
     #[test]
