@@ -255,35 +255,6 @@ fn known_positions_agree(serve: &Transformer, tolerance: f32, family: Family) {
     assert!(known.first(0).is_err() && known.first(11).is_err());
 }
 
-/// Enough rows for two threads to take some each: they say to the last bit what they say without the others, and what one thread refuses
-/// the other has not done.
-#[test]
-fn a_step_that_threads_share_is_that_of_one_and_moves_all_groups_or_none() {
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    for precision in [Precision::F32, Precision::Int8] {
-        let mut parameters = Parameters::fresh(13, &Device::Cpu);
-        let serve = precision.load(&config(Family::Qwen2), &mut parameters, &Device::Cpu).unwrap();
-        threads.install(|| shared_step(&serve));
-    }
-}
-
-fn shared_step(serve: &Transformer) {
-    let forks = |length: usize| Forks::new(Arc::new(serve.prefill(&row(length, 1)).unwrap().0), 16);
-    let (mut first, mut alone, mut longest) = (forks(5), forks(5), forks(511));
-    let ids = |step: u32| (0..16).map(|row| row + step).collect::<Vec<u32>>();
-    let both = |step: u32| [ids(step), ids(step + 7)].concat();
-    let stepped = serve.step(&mut [&mut first, &mut longest], &both(1)).unwrap();
-    let expected = serve.step(&mut [&mut alone], &ids(1)).unwrap();
-    assert_same(&stepped.narrow(0, 0, 16).unwrap(), &expected, 0.0, "beside others");
-    // Position 512 is the model's last.
-    assert!(serve.step(&mut [&mut first, &mut longest], &both(2)).is_err());
-    for n_ids in [16, 31, 33] {
-        assert!(serve.step(&mut [&mut first, &mut alone], &vec![1; n_ids]).is_err(), "{n_ids} of 32 ids");
-    }
-    let (again, expected) = (serve.step(&mut [&mut first], &ids(3)), serve.step(&mut [&mut alone], &ids(3)));
-    assert_same(&again.unwrap(), &expected.unwrap(), 0.0, "after a refusal");
-}
-
 #[test]
 fn a_step_that_does_not_fit_is_refused_and_can_be_tried_again() {
     let (_, serve, _) = decoders(Family::Qwen2);

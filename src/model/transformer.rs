@@ -2,7 +2,6 @@
 mod layer;
 mod output;
 mod packed;
-mod side_by_side;
 
 pub use packed::{Beginning, Packed};
 
@@ -203,9 +202,13 @@ impl Transformer {
     /// # Errors
     /// If there is not one id per row, an id is not below the vocabulary, or a row stands at the last position.
     pub fn step(&self, groups: &mut [&mut Forks], ids: &[u32]) -> std::result::Result<Tensor, ModelError> {
-        let hidden = self.stepped(groups, ids)?;
+        let rotation = self.step_rotation(groups, ids, &[])?;
+        let tensor = Tensor::from_slice(ids, (ids.len(), 1), self.device())?;
+        // A step has a row for each, of one position.
+        let rotation = rotation.of_rows()?;
+        let hidden = self.run(&tensor, &rotation, &mut Step { groups: &mut *groups }, 1)?.detach();
         groups.iter_mut().for_each(|group| group.advance());
-        Ok(hidden)
+        Ok(hidden.squeeze(1)?)
     }
 
     /// The same, and beside it some positions of a prompt, so that weights are read once for both: those of `ids` behind the first
