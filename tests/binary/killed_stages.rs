@@ -93,7 +93,7 @@ fn a_pipeline_killed_again_and_again_makes_the_bundle_of_one_that_was_not() {
     let (whole, out) = (dir.path().join("whole"), dir.path().join("killed"));
     let life = to_the_end(&arguments(&whole)) / 10;
     let found = killed(&arguments(&out), (PIPELINE_KILLS, life), || n_files(&out));
-    assert!(found.len() > 2, "kills hit nothing but starts: {found:?}");
+    assert!(found.len() > 1, "kills hit nothing but starts: {found:?}");
     to_the_end(&arguments(&out));
     same_files(&out.join("bundle"), &whole.join("bundle"), &["manifest.json", "CARD.md"]);
 }

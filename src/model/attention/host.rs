@@ -1,8 +1,8 @@
 //! Attention on the CPU: queries of one key head meet keys and values in registers, without tensors in between. Sums and shares are in
 //! f32; where keys and values are in bf16, queries and shares are rounded to meet them.
 //!
-//! Every number is a sum in the order of its terms, whatever the tile that it is computed in. So a row's result does not depend on
-//! the rows beside it.
+//! Every number is a sum in one order (`panels`), whatever the tile that it is computed in. So a row's result does not depend on the rows
+//! beside it.
 #![allow(clippy::cast_precision_loss, reason = "head widths are small")]
 use crate::model::{
     fused::exponentiate,
